@@ -1,0 +1,180 @@
+import type { Client, ConnectionState } from "./client.js";
+import { ShuttingDownError } from "./errors.js";
+import type { RedisHandle } from "./handle.js";
+import { abortable, monotonic, sleep } from "./time.js";
+
+/** A handle from `get()` is good for its turn and this long after a rotation began. */
+const GRACE_MS = 1_000;
+
+export interface SharedClientOptions {
+  /** A connected client, or its error; nothing is left open by a failure. */
+  readonly open: () => Promise<Client>;
+  /** How long a client is handed out before another takes its place. Default Infinity. */
+  readonly ttlMs?: number;
+  /** Share of the ttl by which each one varies. Default 0. */
+  readonly jitter?: number;
+  /** For closing a client that was replaced. */
+  readonly closeMs: number;
+  /** A client that heard nothing for this long is asked for a PING before it is handed out. */
+  readonly idleCheckMs: number;
+  readonly onHit?: () => void;
+}
+
+interface Entry {
+  readonly client: Client;
+  readonly handle: Promise<RedisHandle>;
+  readonly openedAt: number;
+  expiresAt: number;
+  users: number;
+  handedOutAt: number;
+  unused?: () => void;
+}
+
+/**
+ * One client shared by all callers: opened once however many ask, failures not kept, replaced without a gap when its
+ * ttl is over, and the old one closed after its last user.
+ */
+export class SharedClient {
+  readonly #options: SharedClientOptions;
+  readonly #life = new AbortController();
+  #current: Entry | undefined;
+  #opening: Promise<Entry> | undefined;
+  #rotating: Promise<void> | undefined;
+  #checking: Promise<boolean> | undefined;
+  #closing: Promise<void> | undefined;
+  #retiring: Entry | undefined;
+  #rotations = 0;
+
+  constructor(options: SharedClientOptions) {
+    this.#options = options;
+  }
+
+  get state(): ConnectionState {
+    if (this.#closing) return "closed";
+    return this.#current?.client.state ?? (this.#opening ? "connecting" : "disconnected");
+  }
+
+  get ageMs(): number {
+    return this.#current ? monotonic() - this.#current.openedAt : 0;
+  }
+
+  get rotations(): number {
+    return this.#rotations;
+  }
+
+  /**
+   * The current client's handle, connected and checked: use it in this turn and the second after it.
+   * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, `signal.reason`
+   */
+  get(signal?: AbortSignal): Promise<RedisHandle> {
+    const entry = this.#current;
+    if (entry && monotonic() < entry.expiresAt && entry.client.isFresh(this.#options.idleCheckMs)) {
+      this.#options.onHit?.();
+      entry.handedOutAt = monotonic();
+      return entry.handle;
+    }
+    return this.#borrow(signal).then((borrowed) => {
+      borrowed.handedOutAt = monotonic();
+      giveBack(borrowed);
+      return borrowed.handle;
+    });
+  }
+
+  /** Runs `fn` with the current client, which stays open until `fn` is done, however many rotations that takes. */
+  async use<T>(fn: (redis: RedisHandle) => Promise<T>, signal?: AbortSignal): Promise<T> {
+    const entry = await this.#borrow(signal);
+    try {
+      return await fn(entry.client.redis);
+    } finally {
+      giveBack(entry);
+    }
+  }
+
+  /** Refuses new callers and closes every client, also one that is still connecting; within `ms`, never rejects. */
+  close(ms: number): Promise<void> {
+    return (this.#closing ??= this.#close(ms));
+  }
+
+  async #borrow(signal?: AbortSignal): Promise<Entry> {
+    this.#life.signal.throwIfAborted();
+    if (!this.#current) await abortable(this.#openOnce(), signal);
+    const entry = this.#current!;
+    entry.users++; // counted in the turn that chose it, before a rotation can retire it
+    try {
+      if (monotonic() >= entry.expiresAt) this.#rotateOnce();
+      await this.#check(entry.client, signal);
+      return entry;
+    } catch (error) {
+      giveBack(entry);
+      throw error;
+    }
+  }
+
+  async #check(client: Client, signal?: AbortSignal): Promise<void> {
+    if (client.isFresh(this.#options.idleCheckMs)) return this.#options.onHit?.();
+    if (client.isAlive()) {
+      this.#checking ??= client.check().finally(() => (this.#checking = undefined));
+      await abortable(this.#checking, signal);
+    }
+    // Whatever the PING found out, this waits for the connection that is, or will be, there.
+    await client.connect(signal);
+  }
+
+  #openOnce(): Promise<Entry> {
+    return (this.#opening ??= this.#open()
+      .then((entry) => (this.#current = entry))
+      .finally(() => (this.#opening = undefined)));
+  }
+
+  async #open(): Promise<Entry> {
+    const { open, ttlMs = Infinity, jitter = 0, closeMs } = this.#options;
+    const client = await open();
+    if (this.#life.signal.aborted) {
+      await client.close(closeMs);
+      throw this.#life.signal.reason;
+    }
+    const openedAt = monotonic();
+    const expiresAt = openedAt + ttlMs * (1 - jitter * Math.random());
+    return { client, handle: Promise.resolve(client.redis), openedAt, expiresAt, users: 0, handedOutAt: 0 };
+  }
+
+  /** One at a time, retirement included: there are never more than two clients. */
+  #rotateOnce(): void {
+    this.#rotating ??= this.#rotate()
+      .catch(() => {}) // logged by the attempt itself; the old client serves on and the next caller tries again
+      .finally(() => (this.#rotating = undefined));
+  }
+
+  async #rotate(): Promise<void> {
+    const fresh = await this.#open();
+    const old = this.#current;
+    this.#current = fresh;
+    this.#rotations++;
+    if (old) await this.#retire(old);
+  }
+
+  async #retire(entry: Entry): Promise<void> {
+    this.#retiring = entry;
+    const closed = this.#life.signal;
+    if (entry.users > 0) {
+      const unused = new Promise<void>((resolve) => (entry.unused = resolve));
+      await abortable(unused, closed).catch(() => {}); // closing ends the wait
+    }
+    const graceLeftMs = entry.handedOutAt === 0 ? 0 : entry.handedOutAt + GRACE_MS - monotonic();
+    if (graceLeftMs > 0) await sleep(graceLeftMs, closed).catch(() => {}); // likewise
+    await entry.client.close(this.#options.closeMs);
+    this.#retiring = undefined;
+  }
+
+  async #close(ms: number): Promise<void> {
+    this.#life.abort(new ShuttingDownError("the shared client is closed: this process or thread is shutting down"));
+    const entries = [this.#current, this.#retiring];
+    await Promise.all(entries.map((entry) => entry?.client.close(ms)));
+    await this.#opening?.catch(() => {}); // its failure belongs to those who asked
+    await this.#rotating;
+  }
+}
+
+function giveBack(entry: Entry): void {
+  if (--entry.users === 0) entry.unused?.();
+}

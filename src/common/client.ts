@@ -1,0 +1,352 @@
+import type { ConnectionOptions } from "node:tls";
+import { traitOf } from "./commands.js";
+import { AuthFailedError, ConnectFailedError, NotSentError } from "./errors.js";
+import { type CommandStream, type Gate, Handle, type QueuedCommand, type RedisHandle } from "./handle.js";
+import type { Logger } from "./log.js";
+import type { ClientRole } from "./names.js";
+import type { RedisConfig, RetryConfig } from "./options.js";
+import { connRetry } from "./retry.js";
+import { abortable, monotonic, within } from "./time.js";
+import { Traffic } from "./traffic.js";
+
+export type ConnectionState = "disconnected" | "connecting" | "connected" | "closed";
+
+export interface ClientOptions {
+  readonly redis: RedisConfig;
+  readonly retry: RetryConfig;
+  /** The connection's name on the server, and in errors and logs. */
+  readonly name: string;
+  readonly role: ClientRole;
+  readonly logger: Logger;
+  readonly onState?: (state: ConnectionState, previous: ConnectionState) => void;
+  readonly onReconnected?: () => void;
+}
+
+const NEXT: Record<ConnectionState, readonly ConnectionState[]> = {
+  disconnected: ["connecting", "closed"],
+  connecting: ["connected", "disconnected", "closed"],
+  connected: ["connecting", "closed"],
+  closed: [],
+};
+
+/**
+ * One connection and its life: the handle stays, sockets come and go under it. Nobody else connects, reconnects or
+ * ends it, and every command it was given settles.
+ */
+export class Client implements Gate {
+  readonly redis: Handle;
+  readonly #options: ClientOptions;
+  readonly #traffic: Traffic;
+  readonly #life = new AbortController();
+  readonly #ownListeners: ReadonlyMap<string | symbol, ReadonlySet<unknown>>;
+  #state: ConnectionState = "disconnected";
+  #connecting: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
+  /** What ioredis last said of the socket. */
+  #lastError: Error | undefined;
+  /** Why the last attempt to connect failed. */
+  #lastFailure: Error | undefined;
+  #receivedAt = 0;
+  #isReconnect = false;
+
+  /** A connected client; after a failure nothing is left open. */
+  static async open(options: ClientOptions, closeMs: number): Promise<Client> {
+    const client = new Client(options);
+    try {
+      await client.connect();
+      return client;
+    } catch (error) {
+      await client.close(closeMs);
+      throw error;
+    }
+  }
+
+  constructor(options: ClientOptions) {
+    const { redis, name, role } = options;
+    this.#options = options;
+    this.redis = new Handle(ioredisOptions(redis), this);
+    this.#traffic = new Traffic(this.redis, redis, name, role);
+    this.redis.on("error", (error: Error) => {
+      this.#lastError = error;
+    });
+    this.#ownListeners = new Map(
+      this.redis.eventNames().map((event) => [event, new Set<unknown>(this.redis.rawListeners(event))]),
+    );
+    clients.set(this.redis, this);
+  }
+
+  get state(): ConnectionState {
+    return this.#state;
+  }
+
+  get name(): string {
+    return this.#options.name;
+  }
+
+  /**
+   * Connected, or an error by the retry deadline; concurrent callers share one attempt. An abort frees its caller,
+   * the attempt goes on for the others.
+   * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_NOT_SENT (closed), `signal.reason`
+   */
+  async connect(signal?: AbortSignal): Promise<void> {
+    if (this.isAlive()) return;
+    if (this.#life.signal.aborted) throw this.#closedError();
+    const { deadlineMs } = this.#options.retry;
+    if (!this.#connecting) return abortable(this.#reconnected(deadlineMs), signal);
+    // After a loss the attempts go on for as long as it takes; this caller's patience is its own.
+    await within(abortable(this.#connecting, signal), deadlineMs, () => this.#lastFailure ?? this.#connectFailed());
+  }
+
+  /** The free look: no system call, no promise. */
+  isAlive(): boolean {
+    return this.#state === "connected" && this.redis.stream.writable;
+  }
+
+  /** Alive, and heard from within `idleMs`: no need to ask for a PING. */
+  isFresh(idleMs: number): boolean {
+    return this.isAlive() && monotonic() - this.#receivedAt <= idleMs;
+  }
+
+  /** Whether a PING is answered by the command timeout; a connection that fails is destroyed, and so replaced. */
+  async check(): Promise<boolean> {
+    if (!this.isAlive()) return false;
+    try {
+      await within(this.redis.own("ping"), this.#options.redis.commandTimeoutMs, () => this.#connectFailed());
+      return true;
+    } catch (error) {
+      if (isReplyError(error)) return true;
+      this.redis.stream.destroy();
+      return false;
+    }
+  }
+
+  /** Fit for the next holder? Repairs what can be repaired in one round trip and takes off the holder's listeners. */
+  async reset(): Promise<boolean> {
+    const { session } = this.#traffic;
+    if (!this.isAlive() || session.tainted || this.redis.commandQueue.length > 0) return false;
+    this.#removeForeignListeners();
+    if (session.clean) return true;
+    const { db, commandTimeoutMs } = this.#options.redis;
+    const repairs = session.repairs(db).map(([name, ...args]) => this.redis.own(name!, ...args));
+    await within(Promise.all(repairs), commandTimeoutMs, () => this.#connectFailed());
+    session.repaired();
+    return true;
+  }
+
+  /**
+   * Answers what was written, says QUIT, and is gone after `ms` at the latest; never rejects. Nothing is connected
+   * in order to be closed.
+   */
+  close(ms: number): Promise<void> {
+    return (this.#closing ??= this.#close(ms));
+  }
+
+  // The gate of the handle
+
+  send(command: QueuedCommand, stream?: CommandStream): unknown {
+    if (this.isAlive()) return this.#traffic.send(command, stream);
+    if (this.#belongsToHandshake(command)) return this.#transmit(command);
+    if (this.#life.signal.aborted) {
+      command.reject(this.#closedError());
+      return command.promise;
+    }
+    if (this.#state === "disconnected") void this.#reconnected(Infinity);
+    return this.#traffic.hold(command, stream, this.#lastFailure ?? this.#lastError);
+  }
+
+  refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
+    return this.#traffic.refuse(pipeline);
+  }
+
+  failed(error: Error): void {
+    this.#lastError = error;
+    this.#traffic.lost(error);
+  }
+
+  async end(ms: number = this.#options.redis.commandTimeoutMs): Promise<void> {
+    if (this.#options.role !== "owned") throw this.#traffic.needsDedicated("quit");
+    await this.close(ms);
+  }
+
+  // Connecting
+
+  #reconnected(deadlineMs: number): Promise<void> {
+    this.#become("connecting");
+    this.#connecting = this.#connectWithRetry(deadlineMs).finally(() => {
+      this.#connecting = undefined;
+    });
+    this.#connecting.catch(() => {}); // heard by those who wait in connect(), by the held commands and by the log
+    return this.#connecting;
+  }
+
+  async #connectWithRetry(deadlineMs: number): Promise<void> {
+    const { retry, logger, name } = this.#options;
+    const deadline = monotonic() + deadlineMs;
+    const options = { ...retry, deadlineMs, logger, signal: this.#life.signal };
+    try {
+      await connRetry("Redis", `connecting ${name}`, options)(() => this.#attempt(deadline - monotonic()))();
+    } catch (error) {
+      if (this.#life.signal.aborted) throw this.#closedError();
+      this.#become("disconnected");
+      this.#traffic.rejectHeld(error);
+      throw error;
+    }
+  }
+
+  async #attempt(leftMs: number): Promise<void> {
+    await this.redis.hangUp();
+    this.#lastError = undefined;
+    const ms = Math.min(this.#options.redis.connectTimeoutMs, Math.max(leftMs, 1));
+    const timeout = (): Error => new Error(`no connection and no answer within ${Math.round(ms)} ms`);
+    try {
+      const opening = this.redis.dial().then(() => this.#introduce());
+      await abortable(within(opening, ms, timeout), this.#life.signal);
+    } catch (error) {
+      // ioredis says "Connection is closed."; why it closed came as an error event.
+      const cause = this.#lastError ?? error;
+      await this.#destroy();
+      throw (this.#lastFailure = this.#judgeAttempt(isReplyError(error) ? error : cause));
+    }
+    this.#connected();
+  }
+
+  /** One round trip that proves the handshake, ends LOADING's silence and names the connection. */
+  async #introduce(): Promise<void> {
+    const { name, logger } = this.#options;
+    const named = this.redis.own("client", "SETNAME", name).catch((error: unknown) => {
+      if (!isReplyError(error)) throw error;
+      logger.warn("connection could not be named", { name, code: replyCode(error) });
+    });
+    const pinged = this.redis.own("ping").catch((error: unknown) => {
+      // An ACL that forbids PING has answered all the same.
+      if (!isReplyError(error) || replyCode(error) !== "NOPERM") throw error;
+    });
+    await Promise.all([named, pinged]);
+  }
+
+  #judgeAttempt(cause: unknown): Error {
+    if (!isReplyError(cause)) return this.#connectFailed(cause);
+    const code = replyCode(cause);
+    if (!AUTH_CODES.has(code)) return this.#connectFailed(new Error(`the server answered ${code}`));
+    return new AuthFailedError(
+      `Redis refused the credentials of ${this.name} (${code}): check redis.username and redis.password`,
+      { reply: code },
+    );
+  }
+
+  #connected(): void {
+    const { stream } = this.redis;
+    stream.prependOnceListener("close", () => this.#lost());
+    stream.on("data", () => {
+      this.#receivedAt = monotonic();
+    });
+    this.#receivedAt = monotonic();
+    this.#become("connected");
+    this.#traffic.release();
+    if (this.#isReconnect) this.#options.onReconnected?.();
+    this.#isReconnect = true;
+  }
+
+  #lost(): void {
+    this.#traffic.lost(this.#lastError);
+    if (!this.#life.signal.aborted) void this.#reconnected(Infinity);
+  }
+
+  /** What ioredis itself sends while it connects; a user's command of that name in that instant does no harm. */
+  #belongsToHandshake(command: QueuedCommand): boolean {
+    if (this.#state !== "connecting") return false;
+    const trait = traitOf(command.name);
+    if (this.redis.status === "connect") return trait === "session" || trait === "select" || trait === "client";
+    return this.redis.status === "ready" && (trait === "session" || trait === "select");
+  }
+
+  #transmit(command: QueuedCommand): unknown {
+    const written = this.redis.transmit(command);
+    (written as Promise<unknown>).catch(() => {}); // ioredis leaves its own re-SUBSCRIBE and SELECT unheard
+    return written;
+  }
+
+  // Closing
+
+  async #close(ms: number): Promise<void> {
+    const wasAlive = this.isAlive();
+    this.#traffic.flush();
+    // QUIT is answered after everything written before it, unless a blocking command holds the line.
+    const quit = wasAlive ? this.redis.own("quit") : Promise.resolve();
+    this.#life.abort(this.#closedError());
+    this.#traffic.rejectHeld(this.#closedError());
+    await within(quit, ms, () => this.#closedError()).catch(() => {}); // gone, frozen or held: destroyed below
+    await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
+    await this.#destroy();
+    this.#traffic.stop();
+    this.#become("closed");
+  }
+
+  async #destroy(): Promise<void> {
+    const hungUp = this.redis.hangUp();
+    this.redis.stream?.destroy();
+    await hungUp;
+  }
+
+  #removeForeignListeners(): void {
+    for (const event of this.redis.eventNames()) {
+      const own = this.#ownListeners.get(event);
+      for (const listener of this.redis.rawListeners(event)) {
+        if (!own?.has(listener)) this.redis.removeListener(event, listener as () => void);
+      }
+    }
+  }
+
+  #become(state: ConnectionState): void {
+    const previous = this.#state;
+    if (state === previous) return;
+    if (!NEXT[previous].includes(state)) throw new Error(`${this.name} cannot go from ${previous} to ${state}`);
+    this.#state = state;
+    this.#options.onState?.(state, previous);
+  }
+
+  #connectFailed(cause: unknown = this.#lastError): ConnectFailedError {
+    const { host, port, path } = this.#options.redis;
+    const reason = cause instanceof Error ? `: ${cause.message || (cause as NodeJS.ErrnoException).code}` : "";
+    return new ConnectFailedError(`no connection for ${this.name} to ${path ?? `${host}:${port}`}${reason}`, {
+      outcome: "not-sent",
+      cause,
+    });
+  }
+
+  #closedError(): NotSentError {
+    return new NotSentError(`${this.name} is closed`, { outcome: "not-sent" });
+  }
+}
+
+const AUTH_CODES: ReadonlySet<string> = new Set(["WRONGPASS", "NOAUTH"]);
+const clients = new WeakMap<object, Client>();
+
+/** The client behind a handle, if it is one of ours. */
+export function clientOf(redis: RedisHandle): Client | undefined {
+  return clients.get(redis);
+}
+
+function ioredisOptions(redis: RedisConfig): ConstructorParameters<typeof Handle>[0] {
+  const { host, port, path, username, password, db, tls, keyPrefix, scripts, ioredis } = redis;
+  return {
+    ...ioredis,
+    ...(path === undefined ? { host, port } : { path }),
+    ...(username === undefined ? {} : { username }),
+    ...(password === undefined ? {} : { password }),
+    // A copy each: ioredis and node:tls write into what they are given, the configuration is frozen.
+    ...(tls === false ? {} : { tls: structuredClone(tls) as ConnectionOptions }),
+    scripts: structuredClone(scripts),
+    keyPrefix,
+    db,
+  };
+}
+
+function isReplyError(error: unknown): error is Error {
+  return error instanceof Error && error.name === "ReplyError";
+}
+
+/** The first word: the rest of a server's sentence can quote arguments, and those can be passwords. */
+function replyCode(error: Error): string {
+  return error.message.split(" ", 1)[0]!;
+}

@@ -1,0 +1,33 @@
+import { clientOf, Client } from "./client.js";
+import { ConfigInvalidError } from "./errors.js";
+import type { RedisHandle } from "./handle.js";
+import { noopLogger } from "./log.js";
+import { connectionName } from "./names.js";
+import type { ConnectOptions } from "./options.js";
+
+/**
+ * One client of your own: connected, asked for a PING, and then yours to `disconnect()`. It reconnects by itself and
+ * keeps every rule of redthread's clients. On failure nothing is left open.
+ * @throws REDTHREAD_CONFIG_INVALID, REDTHREAD_CONNECT_FAILED at `retry.deadlineMs`, REDTHREAD_AUTH_FAILED at once
+ */
+export async function connect(options: ConnectOptions = {}): Promise<RedisHandle> {
+  const { loadConfig } = await import("./env.js"); // not at load: a thread with a manager never needs dotenv
+  const config = loadConfig(options);
+  const { redis, retry, appName, shutdown } = config;
+  const { logger = noopLogger } = options;
+  const client = await Client.open(
+    { redis, retry, role: "owned", logger, name: connectionName(appName, "owned") },
+    shutdown.closeMs,
+  );
+  return client.redis;
+}
+
+/**
+ * Closes a client made by `connect`: what was written is answered, then QUIT, and after `closeMs` (default 2 000) the
+ * socket is destroyed. Idempotent; a client that is not connected is not connected for it.
+ */
+export async function disconnect(redis: RedisHandle, { closeMs = 2_000 }: { closeMs?: number } = {}): Promise<void> {
+  const client = clientOf(redis);
+  if (!client) throw new ConfigInvalidError("disconnect() takes a client made by connect(): this one is not redthread's");
+  await client.end(closeMs);
+}

@@ -1,0 +1,118 @@
+/** Whether the work took effect: never reached Redis or a thread, may have, or was turned away by the receiver. */
+export type Outcome = "not-sent" | "unknown" | "refused";
+
+/** What an error carries beside its sentence: the numbers of the moment and, where a command or task is concerned, the outcome. */
+export interface ErrorDetails {
+  readonly cause?: unknown;
+  readonly outcome?: Outcome;
+  readonly [field: string]: unknown;
+}
+
+/**
+ * Base of every error redthread throws on purpose. Branch on `code`, never on the message or on `instanceof`:
+ * classes differ between realms and between two copies of a package, codes do not.
+ */
+export abstract class RedthreadError extends Error {
+  abstract readonly code: `REDTHREAD_${string}`;
+  declare readonly outcome?: Outcome;
+
+  constructor(message: string, details: ErrorDetails = {}) {
+    const { cause, ...fields } = details;
+    super(message, cause === undefined ? undefined : { cause });
+    Object.assign(this, fields);
+  }
+
+  override get name(): string {
+    return this.constructor.name;
+  }
+}
+
+/** Options or environment are wrong; `problems` names every one of them. Nothing was opened. */
+export class ConfigInvalidError extends RedthreadError {
+  override readonly code = "REDTHREAD_CONFIG_INVALID";
+}
+/** No connection within the retry deadline; `cause` is the last attempt's failure. */
+export class ConnectFailedError extends RedthreadError {
+  override readonly code = "REDTHREAD_CONNECT_FAILED";
+}
+/** The server refused the credentials; never retried. */
+export class AuthFailedError extends RedthreadError {
+  override readonly code = "REDTHREAD_AUTH_FAILED";
+}
+/** The command never left this process: repeating it is safe. */
+export class NotSentError extends RedthreadError {
+  override readonly code = "REDTHREAD_NOT_SENT";
+}
+/** The connection went after the command was written: it may or may not have run. */
+export class ReplyLostError extends RedthreadError {
+  override readonly code = "REDTHREAD_REPLY_LOST";
+}
+/** The command was written and no reply came by its deadline: it may still run. */
+export class CommandTimeoutError extends RedthreadError {
+  override readonly code = "REDTHREAD_COMMAND_TIMEOUT";
+}
+/** The command would spoil a client that others share; use `withDedicated`. */
+export class NeedsDedicatedError extends RedthreadError {
+  override readonly code = "REDTHREAD_NEEDS_DEDICATED";
+}
+/** No dedicated client within `acquireTimeoutMs`; `phase` says where the time went. */
+export class AcquireTimeoutError extends RedthreadError {
+  override readonly code = "REDTHREAD_ACQUIRE_TIMEOUT";
+}
+/** The manager, or this thread, no longer takes work. */
+export class ShuttingDownError extends RedthreadError {
+  override readonly code = "REDTHREAD_SHUTTING_DOWN";
+}
+/** The tasks module exports no such task; `tasks` lists those it does. */
+export class TaskNotFoundError extends RedthreadError {
+  override readonly code = "REDTHREAD_TASK_NOT_FOUND";
+}
+/** The task did not settle within its `timeoutMs`, counted from the call to `run`. */
+export class TaskTimeoutError extends RedthreadError {
+  override readonly code = "REDTHREAD_TASK_TIMEOUT";
+}
+/** The task was given up: by its caller's signal, or by the shutdown. */
+export class TaskAbortedError extends RedthreadError {
+  override readonly code = "REDTHREAD_TASK_ABORTED";
+}
+/** `queue.max` tasks are waiting already. */
+export class QueueFullError extends RedthreadError {
+  override readonly code = "REDTHREAD_QUEUE_FULL";
+}
+/** A task's input, result or context cannot cross threads; `path` names the value. */
+export class NotCloneableError extends RedthreadError {
+  override readonly code = "REDTHREAD_NOT_CLONEABLE";
+}
+/** A thread could not start: tasks module, `setup`, or silence for `startTimeoutMs`. */
+export class ThreadStartFailedError extends RedthreadError {
+  override readonly code = "REDTHREAD_THREAD_START_FAILED";
+}
+/** The thread ended under the task; `cause` says why. */
+export class ThreadDiedError extends RedthreadError {
+  override readonly code = "REDTHREAD_THREAD_DIED";
+}
+/** A stored tensor's header does not describe its bytes. */
+export class TensorInvalidError extends RedthreadError {
+  override readonly code = "REDTHREAD_TENSOR_INVALID";
+}
+
+/** Every class, for rebuilding an error that crossed threads. */
+export const ERROR_CLASSES = [
+  ConfigInvalidError,
+  ConnectFailedError,
+  AuthFailedError,
+  NotSentError,
+  ReplyLostError,
+  CommandTimeoutError,
+  NeedsDedicatedError,
+  AcquireTimeoutError,
+  ShuttingDownError,
+  TaskNotFoundError,
+  TaskTimeoutError,
+  TaskAbortedError,
+  QueueFullError,
+  NotCloneableError,
+  ThreadStartFailedError,
+  ThreadDiedError,
+  TensorInvalidError,
+] as const;

@@ -1,0 +1,166 @@
+import { once } from "node:events";
+import { Command, Redis, type RedisOptions } from "ioredis";
+
+/** An ioredis client, whoever made it: what users hold. */
+export type RedisHandle = Redis;
+export type QueuedCommand = Command;
+export type CommandStream = Parameters<Redis["sendCommand"]>[1];
+type CommandItem = Parameters<Redis["handleReconnection"]>[1];
+type Callback = (error: Error | null, result?: unknown) => void;
+interface PipelineInternals {
+  readonly _queue: readonly QueuedCommand[];
+  exec(callback?: Callback): Promise<unknown>;
+}
+
+/** Who decides what becomes of a command, and of the wish to end the connection: the `Client` around the handle. */
+export interface Gate {
+  send(command: QueuedCommand, stream?: CommandStream): unknown;
+  /** Why this pipeline may not run here, if so. */
+  refuse(pipeline: readonly QueuedCommand[]): Error | undefined;
+  /** ioredis gives up what it has in flight: the parser failed, or the handshake was refused. */
+  failed(error: Error): void;
+  connect(): Promise<void>;
+  /** The holder asks to end the connection: done for its owner, an error for everybody else. */
+  end(): Promise<void>;
+}
+
+/** ioredis reconnects, queues, resends and times out nothing: all of that is the gate's. */
+const RULED_BY_US = {
+  lazyConnect: true,
+  retryStrategy: null,
+  enableOfflineQueue: false,
+  autoResendUnfulfilledCommands: false,
+  maxRetriesPerRequest: 0,
+  enableReadyCheck: false, // its LOADING wait is a timer out of our hands; PING tells as much
+  enableAutoPipelining: false,
+  connectTimeout: 0, // blames the peer for a blocked loop, and does not cover the handshake
+  disconnectTimeout: 100,
+} as const;
+
+/**
+ * The ioredis instance that users hold, good for the life of its client across any number of reconnects.
+ * Every command, also those of pipelines and scripts, passes the gate.
+ */
+export class Handle extends Redis {
+  readonly #gate: Gate;
+
+  constructor(options: Omit<RedisOptions, "replyMapping">, gate: Gate) {
+    super({ ...options, ...RULED_BY_US });
+    this.#gate = gate;
+  }
+
+  override sendCommand(command: QueuedCommand, stream?: CommandStream): unknown {
+    return this.#gate.send(command, stream);
+  }
+
+  /** Past the gate, onto the socket. The promise returned may be a traced one: hand it on, or handle it. */
+  transmit(command: QueuedCommand, stream?: CommandStream): unknown {
+    return super.sendCommand(command, stream);
+  }
+
+  /** Past the gate, for the client's own PING, QUIT and the like; rejections are the caller's to handle. */
+  async own(name: string, ...args: string[]): Promise<unknown> {
+    return await (super.sendCommand(new Command(name, args, { replyEncoding: "utf8" })) as Promise<unknown>);
+  }
+
+  /** TCP, TLS and handshake, once. */
+  dial(): Promise<void> {
+    return super.connect();
+  }
+
+  /** Resolves when the socket is gone, whatever state the connection was in. */
+  async hangUp(): Promise<void> {
+    if (this.status === "end" || this.status === "wait") return;
+    const ended = once(this, "end");
+    super.disconnect();
+    await ended;
+  }
+
+  override recoverFromFatalError(commandError: Error, error: Error, options: never): void {
+    this.#gate.failed(error);
+    super.recoverFromFatalError(commandError, error, options);
+  }
+
+  override handleReconnection(error: Error, item: CommandItem): void {
+    // ioredis hangs the arguments on the error: users' values, and passwords, which would end in their logs.
+    (error as { command?: unknown }).command = { name: item.command.name };
+    super.handleReconnection(error, item);
+  }
+
+  override pipeline(commands?: unknown[][]): ReturnType<Redis["pipeline"]> {
+    return this.#checked(super.pipeline(commands));
+  }
+
+  override multi(options: { pipeline: false }): Promise<"OK">;
+  override multi(): ReturnType<Redis["pipeline"]>;
+  override multi(options: { pipeline: true }): ReturnType<Redis["pipeline"]>;
+  override multi(commands?: unknown[][]): ReturnType<Redis["pipeline"]>;
+  override multi(...args: unknown[]): never {
+    const made = (super.multi as (...args: unknown[]) => unknown).apply(this, args);
+    return (isPipeline(made) ? this.#checked(made) : made) as never;
+  }
+
+  override connect(callback?: (error?: Error | null) => void): Promise<void> {
+    return settle(this.#gate.connect(), callback as Callback | undefined) as Promise<void>;
+  }
+
+  override disconnect(reconnect = false): void {
+    if (reconnect) return super.disconnect(true); // ioredis' own way out of a failed handshake
+    // The interface is synchronous: what the gate answers can only be an unhandled rejection, and loud it should be.
+    void this.#gate.end();
+  }
+
+  override quit(callback?: (error?: Error | null, result?: "OK") => void): Promise<"OK"> {
+    return settle(
+      this.#gate.end().then(() => "OK"),
+      callback as Callback | undefined,
+    ) as Promise<"OK">;
+  }
+
+  override end(): void {
+    this.disconnect();
+  }
+
+  override duplicate(): never {
+    throw new TypeError("a client of redthread cannot be duplicated: its copy would belong to nobody; use connect()");
+  }
+
+  /** MONITOR on this very connection, where ioredis would open one more that nobody closes. */
+  override monitor(callback?: (error: Error | null | undefined, result?: Redis) => void): Promise<Redis> {
+    const command = new Command("monitor");
+    const { resolve } = command;
+    command.resolve = (reply: unknown) => {
+      // The first line can come in the same chunk as the OK: the parser must know before it reads on.
+      (this as unknown as { setStatus(status: string): void }).setStatus("monitoring");
+      resolve(reply);
+    };
+    const monitoring = (this.sendCommand(command) as Promise<unknown>).then(() => this as unknown as Redis);
+    return settle(monitoring, callback as Callback | undefined) as Promise<Redis>;
+  }
+
+  /** A pipeline is refused as a whole, before a byte of it is written. */
+  #checked<P>(pipeline: P): P {
+    const internals = pipeline as unknown as PipelineInternals;
+    const { exec } = internals;
+    internals.exec = (callback) => {
+      const refused = this.#gate.refuse(internals._queue);
+      return refused ? settle(Promise.reject(refused), callback) : exec.call(internals, callback);
+    };
+    return pipeline;
+  }
+}
+
+function isPipeline(made: unknown): made is ReturnType<Redis["pipeline"]> {
+  return typeof made === "object" && made !== null && "isPipeline" in made;
+}
+
+/** ioredis' two styles: with a callback the promise's failure has been heard. */
+function settle(promise: Promise<unknown>, callback?: Callback): Promise<unknown> {
+  if (callback) {
+    promise.then(
+      (result) => callback(null, result),
+      (error: Error) => callback(error),
+    );
+  }
+  return promise;
+}

@@ -1,0 +1,43 @@
+import { fields, flag, integer, oneOf, text, type Kind } from "./option-kinds.js";
+
+/** Options that ioredis knows and redthread does not let through, each with its reason. */
+export const REFUSED_BY_REDTHREAD: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    "redthread alone reconnects, see retry.*": "retryStrategy reconnectOnError",
+    "a repeated command may run twice": "autoResendUnfulfilledCommands maxRetriesPerRequest himportFieldsets",
+    "a command waits in redthread's hands, see redis.whenDown": "enableOfflineQueue offlineQueue commandQueue",
+    "redthread says when to connect": "lazyConnect",
+    "a client is ready only once the server has loaded its data": "enableReadyCheck",
+    "use redis.connectTimeoutMs, which covers the handshake too": "connectTimeout maxLoadingRetryTime",
+    "use redis.commandTimeoutMs, which makes no false timeouts in a busy thread":
+      "commandTimeout socketTimeout blockingTimeout blockingTimeoutGrace",
+    "use shutdown.closeMs": "disconnectTimeout",
+    "it reorders MULTI and loses writes before quit; the writes of a loop turn are coalesced without it":
+      "enableAutoPipelining autoPipeliningIgnoredCommands",
+    "redthread names its connections, see appName": "connectionName",
+    "subscriptions come back after every reconnect": "autoResubscribe",
+    "use a dedicated client": "monitor",
+    "replicas, Sentinel and Cluster are not supported in this version":
+      "readOnly sentinels name role sentinelUsername sentinelPassword sentinelRetryStrategy " +
+      "sentinelReconnectStrategy sentinelCommandTimeout sentinelTLS sentinelMaxConnections preferredSlaves " +
+      "enableTLSForSentinelMode natMap updateSentinels failoverDetector",
+    "redthread makes the socket itself": "Connector",
+    "it belongs beside redis.ioredis, not into it": "host port path username password db tls keyPrefix scripts url",
+  }).flatMap(([reason, names]) => names.split(" ").map((name) => [name, reason] as const)),
+);
+
+/** The passthrough: only names known to be harmless, so that a new option of ioredis is refused until judged. */
+export const IOREDIS_OPTIONS: Kind = fields(
+  {
+    family: oneOf(0, 4, 6),
+    keepAlive: integer(0),
+    noDelay: flag(),
+    stringNumbers: flag(),
+    protocol: oneOf(2, 3),
+    replyMapping: oneOf("legacy", "resp3"),
+    disableClientInfo: flag(),
+    clientInfoTag: text(/^[\w.-]+$/, "must be text of letters, digits, _ . -"),
+    showFriendlyErrorStack: flag(),
+  },
+  REFUSED_BY_REDTHREAD,
+);

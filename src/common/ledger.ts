@@ -1,0 +1,71 @@
+/** What only a thread knows of itself, in the order of its row. */
+export const LEDGER_FIELDS = [
+  "acquires",
+  "cacheHits",
+  "reconnects",
+  "connecting",
+  "open",
+  "dedicatedOut",
+  "dedicatedIdle",
+  "dedicatedWaiting",
+  "loopBusy",
+  "logsSent",
+  "logsTaken", // the one field that the manager writes
+] as const;
+export type LedgerField = (typeof LEDGER_FIELDS)[number];
+
+const COLUMN = Object.fromEntries(LEDGER_FIELDS.map((field, column) => [field, column])) as Record<LedgerField, number>;
+
+const BYTES_PER_ROW = LEDGER_FIELDS.length * Float64Array.BYTES_PER_ELEMENT;
+
+/**
+ * One row of numbers per thread in shared memory: readable while that thread is blocked by CPU, and after its death.
+ * Each field has one writer, the thread unless said otherwise. Twice as many rows as threads, so that a replacement need not wait for its
+ * predecessor's end.
+ */
+export class Ledger {
+  readonly buffer: SharedArrayBuffer;
+  readonly #free: number[];
+
+  constructor(threads: number) {
+    this.buffer = new SharedArrayBuffer(2 * threads * BYTES_PER_ROW);
+    this.#free = Array.from({ length: 2 * threads }, (_, row) => row);
+  }
+
+  /** An empty row for a new thread. */
+  take(): number {
+    const row = this.#free.shift();
+    if (row === undefined) throw new Error("the ledger has no free row: more threads live than it was made for");
+    this.row(row).values.fill(0);
+    return row;
+  }
+
+  /** The row's thread is gone. */
+  free(row: number): void {
+    this.#free.push(row);
+  }
+
+  row(row: number): LedgerRow {
+    return new LedgerRow(this.buffer, row);
+  }
+}
+
+export class LedgerRow {
+  readonly values: Float64Array<SharedArrayBuffer>;
+
+  constructor(buffer: SharedArrayBuffer, row: number) {
+    this.values = new Float64Array(buffer, row * BYTES_PER_ROW, LEDGER_FIELDS.length);
+  }
+
+  get(field: LedgerField): number {
+    return this.values[COLUMN[field]]!;
+  }
+
+  set(field: LedgerField, value: number): void {
+    this.values[COLUMN[field]] = value;
+  }
+
+  add(field: LedgerField, by: number): void {
+    this.values[COLUMN[field]]! += by;
+  }
+}

@@ -1,0 +1,35 @@
+/** From the gravest to the chattiest; a threshold lets through itself and all before it. */
+export const LOG_LEVELS = ["error", "warn", "info", "debug"] as const;
+export const LOG_FORMATS = ["json", "text"] as const;
+
+export type LogLevel = (typeof LOG_LEVELS)[number];
+export type LogFormat = (typeof LOG_FORMATS)[number];
+export type LogFields = Readonly<Record<string, unknown>>;
+
+/** What redthread writes to. Winston, pino (behind a two-line adapter) and `console` fit; a method must not throw. */
+export interface Logger {
+  debug(message: string, fields?: LogFields): void;
+  info(message: string, fields?: LogFields): void;
+  warn(message: string, fields?: LogFields): void;
+  error(message: string, fields?: LogFields): void;
+}
+
+export const noopLogger: Logger = { debug: noop, info: noop, warn: noop, error: noop };
+
+/** Whether a record of `level` is written when the configured level is `threshold`. */
+export function isLogged(level: LogLevel, threshold: LogLevel): boolean {
+  return LOG_LEVELS.indexOf(level) <= LOG_LEVELS.indexOf(threshold);
+}
+
+/**
+ * The part of an error that may be logged: its `code`, else its name. Never the message: a server's
+ * reply can quote a command's arguments, and those are the users' values.
+ */
+export function errorCode(error: unknown): string {
+  if (typeof error !== "object" || error === null) return typeof error;
+  const { code, name } = error as { code?: unknown; name?: unknown };
+  if (typeof code === "string" || typeof code === "number") return String(code);
+  return typeof name === "string" ? name : "object";
+}
+
+function noop(): void {}

@@ -1,0 +1,225 @@
+import { monotonic } from "./time.js";
+
+/** Why a value left: its ttl was over, `max` others were used since, or somebody asked for it. */
+export type DisposeReason = "expired" | "evicted" | "deleted" | "cleared";
+
+export interface ThreadCacheOptions<Args extends readonly unknown[], Value> {
+  /** Values kept at most; the one unused for the longest leaves first. Default 128. */
+  readonly max?: number | undefined;
+  /** What calls must have in common to share a value. Default: their arguments, which then must be primitives. */
+  readonly key?: ((...args: Args) => unknown) | undefined;
+  /** Called once for every value that leaves; its failure never reaches the caller. */
+  readonly dispose?: ((value: Value, reason: DisposeReason) => void | Promise<void>) | undefined;
+  readonly onDisposeError?: ((error: unknown) => void) | undefined;
+  /** Functions of one thread that give the same name share one cache, with the options of the first. */
+  readonly name?: string | undefined;
+}
+
+export interface CacheOptions<Args extends readonly unknown[], Value>
+  extends Omit<ThreadCacheOptions<Args, Value>, "name"> {
+  /** Age at which a value is no longer handed out, counted from when it was there. Default 3 600 000. */
+  readonly ttlMs?: number | undefined;
+  /** Share of the ttl by which each value's varies at random, up or down. Default 0. */
+  readonly jitter?: number | undefined;
+  readonly now?: (() => number) | undefined;
+  readonly random?: (() => number) | undefined;
+}
+
+/** `misses` counts computations begun; who joined one that was under way is a hit. */
+export interface CacheInfo {
+  readonly hits: number;
+  readonly misses: number;
+  readonly size: number;
+  readonly max: number;
+  readonly ttlMs: number;
+}
+
+export interface Cached<Args extends readonly unknown[], Value> {
+  (...args: Args): Promise<Value>;
+  /** Forgets everything in this turn, computations under way included; resolves when all is disposed of. */
+  clear(): Promise<void>;
+  /** Forgets one value in this turn; resolves, when it is disposed of, to whether there was one. */
+  delete(...args: Args): Promise<boolean>;
+  info(): CacheInfo;
+}
+
+/**
+ * Keeps what `fn` returns. Concurrent calls share one computation and its failure; a failure is not kept. A value
+ * whose computation was overtaken by `clear` or `delete` goes to those who waited for it, then to `dispose`.
+ */
+export function cached<Args extends readonly unknown[], Value>(
+  fn: (...args: Args) => Value | PromiseLike<Value>,
+  options: CacheOptions<Args, Value> = {},
+): Cached<Args, Value> {
+  return wrap(fn, options, new Memo(options));
+}
+
+/** As `cached`, without a ttl: one cache per thread, by `name` also across two copies of this package. */
+export function threadCached<Args extends readonly unknown[], Value>(
+  fn: (...args: Args) => Value | PromiseLike<Value>,
+  options: ThreadCacheOptions<Args, Value> = {},
+): Cached<Args, Value> {
+  const { name } = options;
+  if (name === undefined) return wrap(fn, options, new Memo({ ...options, ttlMs: Infinity }));
+  const named = threadRegistry();
+  const memo = named.get(name) ?? new Memo({ ...options, ttlMs: Infinity });
+  named.set(name, memo);
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- whoever shares a name vouches for the type
+  return wrap(fn, options, memo as Memo<Value>);
+}
+
+function wrap<Args extends readonly unknown[], Value>(
+  fn: (...args: Args) => Value | PromiseLike<Value>,
+  { key = primitivesKey }: { readonly key?: ((...args: Args) => unknown) | undefined },
+  memo: Memo<Value>,
+): Cached<Args, Value> {
+  return Object.assign(async (...args: Args) => await memo.get(key(...args), async () => await fn(...args)), {
+    clear: () => memo.clear(),
+    delete: async (...args: Args) => await memo.delete(key(...args)),
+    info: () => memo.info(),
+  });
+}
+
+interface Entry<Value> {
+  readonly value: Value;
+  readonly expiresAt: number;
+}
+
+interface Flight<Value> {
+  readonly value: Promise<Value>;
+  /** Set when the value, once there, is no longer wanted. */
+  overtaken?: DisposeReason;
+}
+
+type MemoOptions<Value> = Omit<CacheOptions<never, Value>, "key">;
+
+class Memo<Value> {
+  readonly #options: MemoOptions<Value>;
+  readonly #now: () => number;
+  readonly #ttlMs: number;
+  readonly #max: number;
+  /** In the order of use, the latest last. */
+  readonly #entries = new Map<unknown, Entry<Value>>();
+  readonly #flights = new Map<unknown, Flight<Value>>();
+  #hits = 0;
+  #misses = 0;
+
+  constructor(options: MemoOptions<Value>) {
+    const { ttlMs = 3_600_000, max = 128, jitter = 0, now = monotonic } = options;
+    if (!(ttlMs > 0)) throw new RangeError(`ttlMs must be more than 0, got ${ttlMs}`);
+    if (!(max >= 1)) throw new RangeError(`max must be at least 1, got ${max}`);
+    if (!(jitter >= 0 && jitter <= 1)) throw new RangeError(`jitter must be from 0 to 1, got ${jitter}`);
+    this.#options = options;
+    this.#now = now;
+    this.#ttlMs = ttlMs;
+    this.#max = Math.floor(max);
+  }
+
+  async get(key: unknown, compute: () => Promise<Value>): Promise<Value> {
+    const entry = this.#entries.get(key);
+    if (entry && this.#now() < entry.expiresAt) {
+      this.#hits++;
+      this.#entries.delete(key);
+      this.#entries.set(key, entry);
+      return entry.value;
+    }
+    if (entry) void this.#remove(key, entry, "expired"); // never rejects
+    const flight = this.#flights.get(key);
+    if (flight) {
+      this.#hits++;
+      return await flight.value;
+    }
+    this.#misses++;
+    return await this.#compute(key, compute);
+  }
+
+  async clear(): Promise<void> {
+    for (const flight of this.#flights.values()) flight.overtaken = "cleared";
+    this.#flights.clear();
+    await Promise.all(Array.from(this.#entries, ([key, entry]) => this.#remove(key, entry, "cleared")));
+  }
+
+  async delete(key: unknown): Promise<boolean> {
+    const flight = this.#flights.get(key);
+    if (flight) flight.overtaken = "deleted";
+    this.#flights.delete(key);
+    const entry = this.#entries.get(key);
+    if (entry) await this.#remove(key, entry, "deleted");
+    return entry !== undefined || flight !== undefined;
+  }
+
+  info(): CacheInfo {
+    return { hits: this.#hits, misses: this.#misses, size: this.#entries.size, max: this.#max, ttlMs: this.#ttlMs };
+  }
+
+  #compute(key: unknown, compute: () => Promise<Value>): Promise<Value> {
+    const flight: Flight<Value> = {
+      value: compute().then(
+        (value) => {
+          this.#land(key, flight, value);
+          return value;
+        },
+        (error: unknown) => {
+          if (!flight.overtaken) this.#flights.delete(key);
+          throw error;
+        },
+      ),
+    };
+    this.#flights.set(key, flight);
+    return flight.value;
+  }
+
+  #land(key: unknown, flight: Flight<Value>, value: Value): void {
+    const { overtaken } = flight;
+    if (overtaken) {
+      // Those who waited have their turn with it first.
+      setImmediate(() => void this.#dispose(value, overtaken));
+      return;
+    }
+    this.#flights.delete(key);
+    const { jitter = 0, random = Math.random } = this.#options;
+    const ttlMs = this.#ttlMs * (1 + jitter * (2 * random() - 1));
+    this.#entries.set(key, { value, expiresAt: this.#now() + ttlMs });
+    if (this.#entries.size > this.#max) {
+      for (const [oldestKey, oldest] of this.#entries) return void this.#remove(oldestKey, oldest, "evicted");
+    }
+  }
+
+  /** Gone in this turn, disposed of when the promise resolves; it never rejects. */
+  async #remove(key: unknown, entry: Entry<Value>, reason: DisposeReason): Promise<void> {
+    this.#entries.delete(key);
+    await this.#dispose(entry.value, reason);
+  }
+
+  async #dispose(value: Value, reason: DisposeReason): Promise<void> {
+    const { dispose, onDisposeError } = this.#options;
+    try {
+      await dispose?.(value, reason);
+    } catch (error) {
+      try {
+        onDisposeError?.(error);
+      } catch {
+        // Whoever called for another value cannot do anything about this one.
+      }
+    }
+  }
+}
+
+/** Equal for equal primitives only: 1 and "1" differ, and so do ["a,b"] and ["a", "b"]. */
+function primitivesKey(...args: readonly unknown[]): string {
+  const parts = args.map((arg, index) => {
+    if ((typeof arg === "object" && arg !== null) || typeof arg === "function" || typeof arg === "symbol") {
+      throw new TypeError(`argument ${index} is a ${typeof arg}: give the option \`key\` to say when calls are equal`);
+    }
+    return [arg === null ? "null" : typeof arg, String(arg)];
+  });
+  return JSON.stringify(parts);
+}
+
+const REGISTRY = Symbol.for("redthread.thread-cached");
+
+/** On globalThis, because two copies of this package in one thread have two of every module variable. */
+function threadRegistry(): Map<string, Memo<unknown>> {
+  const holder: { [REGISTRY]?: Map<string, Memo<unknown>> } = globalThis;
+  return (holder[REGISTRY] ??= new Map());
+}

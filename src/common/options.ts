@@ -1,0 +1,200 @@
+import type { LogFormat, Logger, LogLevel } from "./log.js";
+
+/** The configuration in effect: complete, checked, deeply frozen, and plain data, so that it can go to a thread. */
+export interface Config {
+  /** The users' tasks module, as a file: href. A thread that no manager started has none. */
+  readonly tasks?: string;
+  /** In the names of connections. Characters outside `A-Z a-z 0-9 _ . -` become `-`; cut at 64. Default "app". */
+  readonly appName: string;
+  readonly redis: RedisConfig;
+  readonly primary: PrimaryConfig;
+  readonly threads: ThreadsConfig;
+  readonly dedicated: DedicatedConfig;
+  readonly retry: RetryConfig;
+  readonly queue: QueueConfig;
+  readonly shutdown: ShutdownConfig;
+  readonly log: LogConfig;
+}
+
+export interface RedisConfig {
+  /** Default "127.0.0.1". */
+  readonly host: string;
+  /** Default 6379. */
+  readonly port: number;
+  /** Unix socket; when set, host and port mean nothing. */
+  readonly path?: string;
+  readonly username?: string;
+  readonly password?: string;
+  /** Default 0. */
+  readonly db: number;
+  /** What `tls.connect` gets, or false for plain TCP (the default). */
+  readonly tls: false | TlsOptions;
+  /** Put before every key. Default "". */
+  readonly keyPrefix: string;
+  /** Lua scripts, by the name of the method each becomes. */
+  readonly scripts: Readonly<Record<string, ScriptOptions>>;
+  /** Options of ioredis that cannot break a promise of redthread. */
+  readonly ioredis: IoredisOptions;
+  /** TCP, TLS, handshake and first PING together. Default 10 000. */
+  readonly connectTimeoutMs: number;
+  /** From the call of a command to its reply. Default 5 000. */
+  readonly commandTimeoutMs: number;
+  /** A client that heard nothing for this long is asked for a PING before it is handed out. Default 500. */
+  readonly idleCheckMs: number;
+  /** A command issued while Redis is away: wait until its deadline (the default), or reject NOT_SENT at once. */
+  readonly whenDown: "wait" | "fail";
+}
+
+export interface ScriptOptions {
+  readonly lua: string;
+  /** Without it the first argument of each call says how many keys follow. */
+  readonly numberOfKeys?: number;
+  readonly readOnly?: boolean;
+}
+
+type Pem = string | Uint8Array | readonly (string | Uint8Array)[];
+
+/** The part of `tls.connect`'s options that is plain data. */
+export interface TlsOptions {
+  readonly ca?: Pem;
+  readonly cert?: Pem;
+  readonly key?: Pem;
+  readonly pfx?: Pem;
+  readonly crl?: Pem;
+  readonly passphrase?: string;
+  readonly servername?: string;
+  readonly rejectUnauthorized?: boolean;
+  readonly minVersion?: "TLSv1.2" | "TLSv1.3";
+  readonly maxVersion?: "TLSv1.2" | "TLSv1.3";
+  readonly ciphers?: string;
+  readonly ecdhCurve?: string;
+  readonly sigalgs?: string;
+}
+
+export interface IoredisOptions {
+  readonly family?: 0 | 4 | 6;
+  readonly keepAlive?: number;
+  readonly noDelay?: boolean;
+  readonly stringNumbers?: boolean;
+  readonly protocol?: 2 | 3;
+  readonly replyMapping?: "legacy" | "resp3";
+  readonly disableClientInfo?: boolean;
+  readonly clientInfoTag?: string;
+  readonly showFriendlyErrorStack?: boolean;
+}
+
+export interface PrimaryConfig {
+  /** Age at which the primary client is replaced. Default 3 600 000. */
+  readonly ttlMs: number;
+  /** Share of the ttl by which it varies at random, so that many processes do not reconnect together. Default 0.1. */
+  readonly jitter: number;
+}
+
+export interface ThreadsConfig {
+  /** Default: the cores this process may use, cgroup quota included, at least 1. */
+  readonly count: number;
+  /** Tasks running at once in one thread. Default 16. */
+  readonly concurrency: number;
+  /** From birth to a loaded tasks module and a finished `setup`. Default 10 000. */
+  readonly startTimeoutMs: number;
+  readonly resourceLimits?: ResourceLimits;
+  readonly execArgv?: readonly string[];
+  /** The threads' process.env. Default: a copy of the main thread's. */
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+export interface ResourceLimits {
+  readonly maxOldGenerationSizeMb?: number;
+  readonly maxYoungGenerationSizeMb?: number;
+  readonly codeRangeSizeMb?: number;
+  readonly stackSizeMb?: number;
+}
+
+export interface DedicatedConfig {
+  /** Dedicated clients per thread. Default 4. */
+  readonly max: number;
+  /** Default 30 000, at least 250. */
+  readonly acquireTimeoutMs: number;
+  /** Default 600 000. */
+  readonly idleTimeoutMs: number;
+  /** Default 1 800 000. */
+  readonly maxLifetimeMs: number;
+}
+
+/** How connects are retried; see connRetry. */
+export interface RetryConfig {
+  /** Default 30 000. */
+  readonly deadlineMs: number;
+  /** Default 50. */
+  readonly baseDelayMs: number;
+  /** Default 1 000. */
+  readonly maxDelayMs: number;
+  /** Calls in all, the first one included. Default Infinity. */
+  readonly attempts: number;
+}
+
+export interface QueueConfig {
+  /** Tasks waiting for a thread; one more rejects QUEUE_FULL. Default 10 000. */
+  readonly max: number;
+}
+
+export interface ShutdownConfig {
+  /** Tasks are still taken while `health().ready` is false already. Default 0. */
+  readonly lameDuckMs: number;
+  /** For running tasks to finish. Default 10 000. */
+  readonly drainMs: number;
+  /** For closing every client. Default 2 000. */
+  readonly closeMs: number;
+  /** Between aborting a task's signal and ending its thread. Default 1 000. */
+  readonly cancelGraceMs: number;
+  /** Shut down on SIGTERM and SIGINT. Default false. */
+  readonly handleSignals: boolean;
+}
+
+export interface LogConfig {
+  /** Default "info". */
+  readonly level: LogLevel;
+  /** Default "json". */
+  readonly format: LogFormat;
+}
+
+/** Options may be left out or be undefined; both mean: look further down, at last in the defaults. */
+type Optional<T> = { readonly [K in keyof T]?: T[K] | undefined };
+
+export type RedisOptions = Optional<Omit<RedisConfig, "tls">> & {
+  /** redis://user:password@host:port/db, rediss:// for TLS, unix:/path. Fields given beside it win over its parts. */
+  readonly url?: string | undefined;
+  readonly tls?: boolean | TlsOptions | undefined;
+};
+
+/** What `connect` and threads without a manager take. Precedence: options, environment, .env, configFile. */
+export interface ConnectOptions {
+  readonly appName?: string | undefined;
+  /** Read in place of process.env. */
+  readonly env?: NodeJS.ProcessEnv | undefined;
+  /** A JSON file of these options, without the keys env, configFile, logger and tasks. */
+  readonly configFile?: string | undefined;
+  readonly redis?: RedisOptions | undefined;
+  readonly primary?: Optional<PrimaryConfig> | undefined;
+  readonly threads?: Optional<ThreadsConfig> | undefined;
+  readonly dedicated?: Optional<DedicatedConfig> | undefined;
+  readonly retry?: Optional<RetryConfig> | undefined;
+  readonly queue?: Optional<QueueConfig> | undefined;
+  readonly shutdown?: Optional<ShutdownConfig> | undefined;
+  readonly log?: Optional<LogConfig> | undefined;
+  /** Receives the records of all threads, on the main thread. Winston is loaded only when none is given. */
+  readonly logger?: Logger | undefined;
+}
+
+export interface ManagerOptions extends ConnectOptions {
+  /** The tasks module, loaded by every thread: a file URL or an absolute path. */
+  readonly tasks: URL | string;
+}
+
+/** Freezes in depth, in place; for a Config that crossed to a thread, where the copy is no longer frozen. */
+export function freezeConfig<T>(value: T): T {
+  // Views of bytes (tls keys) cannot be frozen.
+  if (typeof value !== "object" || value === null || ArrayBuffer.isView(value)) return value;
+  for (const part of Object.values(value)) freezeConfig(part);
+  return Object.freeze(value);
+}

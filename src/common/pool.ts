@@ -1,0 +1,348 @@
+import genericPool, { type Factory, type Options, type Pool } from "generic-pool";
+import { AcquireTimeoutError, ShuttingDownError } from "./errors.js";
+import { FencedFactory, type PoolFactory } from "./fence.js";
+import { monotonic, within } from "./time.js";
+import { deferred, Waiters } from "./waiters.js";
+
+export type { PoolFactory } from "./fence.js";
+
+export interface PoolOptions {
+  /** What the clients are called in errors, e.g. "dedicated client". */
+  name: string;
+  max: number;
+  /** One budget for waiting, connecting and validating. */
+  acquireTimeoutMs: number;
+  idleTimeoutMs: number;
+  /** Each client draws 75–100 % of it, so that a pool filled at once is not emptied at once. */
+  maxLifetimeMs: number;
+  /** Clients idle for longer are checked before they are handed out. */
+  idleCheckMs: number;
+  retry: { baseDelayMs: number; maxDelayMs: number };
+  /** Limit of one `check` or `reset`. Default: 5 s, never more than half of `acquireTimeoutMs`. */
+  judgeMs?: number;
+  now?: () => number;
+  random?: () => number;
+  /** Failures of `open` that no retry mends. Default: wrong password, wrong configuration. */
+  isFatal?(error: unknown): boolean;
+}
+
+/** A client that is yours until you give it back. */
+export interface Lease<T> extends AsyncDisposable {
+  readonly client: T;
+  /** Idempotent; never rejects. Settles once the next can have the client, or its closing has begun. */
+  release(): Promise<void>;
+  /** For a client you know to be spoilt. Idempotent; never rejects. Settles once its closing has begun. */
+  destroy(): Promise<void>;
+}
+
+export interface PoolStats {
+  out: number;
+  idle: number;
+  waiting: number;
+  max: number;
+}
+
+/** `wait`: for a client, or room for one. `connect`: a dial, or the pause before it. `validate`: a check after idleness. */
+export type AcquirePhase = "wait" | "connect" | "validate";
+
+/** What generic-pool holds: a place for one client. */
+interface Slot<T> {
+  stage: "connecting" | "idle" | "checking" | "out" | "closing";
+  client?: T;
+  isFresh: boolean;
+  readonly attempt: AbortController;
+  idleSince: number;
+  expiresAt: number;
+  closed?: Promise<void>;
+}
+
+/**
+ * Clients for one holder at a time. generic-pool keeps the set of slots, its max, their order and eviction; who waits,
+ * for how long, and what goes wrong meanwhile is ours, because generic-pool tells nobody.
+ */
+export class ClientPool<T> {
+  readonly #options: Required<PoolOptions>;
+  readonly #factory: FencedFactory<T>;
+  readonly #pool: Pool<Slot<T>>;
+  // Every slot with a socket, or about to have one: generic-pool forgets a client as soon as it starts to close it.
+  readonly #slots = new Set<Slot<T>>();
+  readonly #waiters = new Waiters<Lease<T>>();
+  #suppliers = 0;
+  #freed = deferred();
+  #isClosing = false;
+  #closing: Promise<void> | undefined;
+
+  constructor(factory: PoolFactory<T>, options: PoolOptions) {
+    const judgeMs = Math.min(5_000, options.acquireTimeoutMs / 2);
+    this.#options = { judgeMs, now: monotonic, random: Math.random, isFatal: isPermanent, ...options };
+    this.#factory = new FencedFactory(factory, { ...this.#options, openMs: options.acquireTimeoutMs });
+    this.#pool = this.#makePool();
+  }
+
+  /** Rejects with ACQUIRE_TIMEOUT, SHUTTING_DOWN, the signal's reason, or a failure to connect that no retry mends. */
+  async acquire(signal?: AbortSignal): Promise<Lease<T>> {
+    signal?.throwIfAborted();
+    if (this.#isClosing) throw this.#shuttingDown();
+    const { acquireTimeoutMs, now } = this.#options;
+    const since = now();
+    const lease = this.#waiters.wait(acquireTimeoutMs, (ahead) => this.#expired(ahead, now() - since), signal);
+    this.#supply();
+    return lease;
+  }
+
+  /** Acquires, runs `fn`, gives back: also when `fn` throws, which by itself says nothing against the client. */
+  async use<R>(fn: (client: T) => Promise<R>, signal?: AbortSignal): Promise<R> {
+    const lease = await this.acquire(signal);
+    try {
+      return await fn(lease.client);
+    } finally {
+      await lease.release();
+    }
+  }
+
+  stats(): PoolStats {
+    const { max } = this.#options;
+    return { out: this.#count("out"), idle: this.#count("idle"), waiting: this.#waiters.size, max };
+  }
+
+  /**
+   * Turns away who asks and who waits, lets leases come back for `ms`, then closes every client, leased or not.
+   * Idempotent; ends by `ms` + `judgeMs`, also when a client's `close` hangs.
+   */
+  close(ms: number): Promise<void> {
+    return (this.#closing ??= this.#shut(ms));
+  }
+
+  /** One supplier per waiter, but not his own: who leaves bequeaths supplier, and dial under way, to the next. */
+  #supply(): void {
+    if (this.#suppliers >= this.#waiters.size) return;
+    this.#suppliers++;
+    void this.#bring(); // rejects only by a bug
+  }
+
+  async #bring(): Promise<void> {
+    do {
+      const slot = await this.#pool.acquire();
+      if (await this.#isGood(slot)) {
+        this.#suppliers--;
+        return this.#handOut(slot);
+      }
+      this.#discard(slot);
+    } while (this.#suppliers <= this.#waiters.size);
+    this.#suppliers--;
+  }
+
+  /** generic-pool's `create`. Never rejects, or it would be called again at once: a failed dial's slot is empty, and dropped by its supplier. */
+  async #open(): Promise<Slot<T>> {
+    const slot: Slot<T> = {
+      stage: "connecting",
+      isFresh: true,
+      attempt: new AbortController(),
+      idleSince: 0,
+      expiresAt: 0,
+    };
+    // generic-pool does not count what is being closed; the server does.
+    while (this.#slots.size >= this.#options.max && !this.#isClosing) await this.#freed.promise;
+    this.#slots.add(slot);
+    try {
+      await this.#factory.pause(slot.attempt.signal);
+      // With nobody waiting any more there is nothing to dial for, and a dead server would be dialled for ever.
+      if (this.#waiters.size > 0) slot.client = await this.#factory.open(slot.attempt);
+    } catch (error) {
+      if (!this.#isClosing) this.#fail(error);
+    }
+    const { now, random, maxLifetimeMs } = this.#options;
+    slot.idleSince = now();
+    slot.expiresAt = now() + maxLifetimeMs * (0.75 + random() / 4);
+    slot.stage = "idle";
+    if (slot.client === undefined || this.#isClosing) void this.#retire(slot);
+    return slot;
+  }
+
+  #fail(error: unknown): void {
+    this.#factory.failed(error);
+    if (this.#options.isFatal(error)) this.#waiters.dismissAll(error);
+  }
+
+  async #isGood(slot: Slot<T>): Promise<boolean> {
+    const { client, isFresh } = slot;
+    if (client === undefined || slot.stage === "closing") return false;
+    slot.stage = "checking";
+    slot.isFresh = false;
+    const hasRested = this.#options.now() - slot.idleSince > this.#options.idleCheckMs;
+    const passed = this.#factory.isAlive(client) && (!hasRested || (await this.#factory.check(client)));
+    if (passed && (isFresh || hasRested)) this.#factory.passed();
+    // A server that accepts and hangs up is no better than one that refuses: uncounted, it would be dialled without a pause.
+    if (!passed && isFresh) {
+      const cause = this.#factory.lastError;
+      this.#fail(new Error(`a ${this.#options.name} was dead on arrival`, { cause }));
+    }
+    return passed && slot.stage === "checking" && this.#factory.isAlive(client); // not closed or lost meanwhile
+  }
+
+  #handOut(slot: Slot<T>): void {
+    if (slot.client === undefined || this.#waiters.size === 0) return this.#shelve(slot);
+    slot.stage = "out";
+    this.#waiters.serve(new ClientLease(slot.client, (isWanted) => this.#takeBack(slot, isWanted)));
+  }
+
+  async #takeBack(slot: Slot<T>, isWanted: boolean): Promise<void> {
+    if (isWanted && (await this.#isReusable(slot))) this.#shelve(slot);
+    else this.#discard(slot);
+  }
+
+  async #isReusable(slot: Slot<T>): Promise<boolean> {
+    const { client } = slot;
+    if (client === undefined) return false;
+    const isFit = (): boolean =>
+      !this.#isClosing && this.#options.now() < slot.expiresAt && this.#factory.isAlive(client);
+    return isFit() && (await this.#factory.reset(client)) && isFit();
+  }
+
+  #shelve(slot: Slot<T>): void {
+    if (slot.stage === "closing") return;
+    slot.stage = "idle";
+    slot.idleSince = this.#options.now();
+    void this.#pool.release(slot); // rejects only for a slot that is not out
+  }
+
+  #discard(slot: Slot<T>): void {
+    if (this.#pool.isBorrowedResource(slot)) void this.#pool.destroy(slot);
+    else void this.#retire(slot);
+  }
+
+  /** generic-pool's `destroy`; never rejects. The slot counts until its client is closed. */
+  #retire(slot: Slot<T>): Promise<void> {
+    slot.stage = "closing";
+    return (slot.closed ??= this.#closeClient(slot));
+  }
+
+  async #closeClient(slot: Slot<T>): Promise<void> {
+    if (slot.client !== undefined) await this.#factory.close(slot.client);
+    this.#forget(slot);
+  }
+
+  #forget(slot: Slot<T>): void {
+    this.#slots.delete(slot);
+    this.#wake();
+  }
+
+  #wake(): void {
+    this.#freed.resolve();
+    this.#freed = deferred();
+  }
+
+  async #shut(ms: number): Promise<void> {
+    this.#isClosing = true;
+    const reason = this.#shuttingDown();
+    this.#waiters.dismissAll(reason);
+    for (const slot of this.#slots) {
+      if (slot.stage === "connecting") slot.attempt.abort(reason);
+      else if (slot.stage !== "out") this.#discard(slot);
+    }
+    this.#wake();
+    await this.#emptied(ms);
+    for (const slot of this.#slots) this.#discard(slot);
+    await this.#emptied(this.#options.judgeMs);
+    // Stops the evictor, and ends because no lease is out any more. `clear` is for pools that are never used again.
+    void this.#pool.drain().then(() => this.#pool.clear());
+  }
+
+  async #emptied(ms: number): Promise<void> {
+    const empty = async (): Promise<void> => {
+      while (this.#slots.size > 0) await this.#freed.promise;
+    };
+    await within(empty(), ms, () => new Error("not empty yet")).catch(() => undefined);
+  }
+
+  #expired(ahead: number, elapsedMs: number): AcquireTimeoutError {
+    const { name, acquireTimeoutMs } = this.#options;
+    const details = { phase: this.#phaseOf(ahead), elapsedMs, cause: this.#factory.lastError, ...this.stats() };
+    const { phase, out, idle, waiting, max } = details;
+    const numbers = `${out}/${max} out, ${idle} idle, ${waiting} waiting`;
+    return new AcquireTimeoutError(`no ${name} within ${acquireTimeoutMs} ms (phase: ${phase}; ${numbers})`, details);
+  }
+
+  /** Suppliers are not bound to waiters: who has waited longest gets what is furthest on. */
+  #phaseOf(ahead: number): AcquirePhase {
+    const checking = this.#count("checking");
+    if (ahead < checking) return "validate";
+    return ahead < checking + this.#count("connecting") ? "connect" : "wait";
+  }
+
+  #count(stage: Slot<T>["stage"]): number {
+    return [...this.#slots].filter((slot) => slot.stage === stage).length;
+  }
+
+  #shuttingDown(): ShuttingDownError {
+    return new ShuttingDownError(`no ${this.#options.name} any more: its pool is closed`);
+  }
+
+  #makePool(): Pool<Slot<T>> {
+    const { max, idleTimeoutMs, maxLifetimeMs } = this.#options;
+    const isSpent = (slot: Slot<T>): boolean => this.#isSpent(slot);
+    class Evictor {
+      evict(_config: unknown, { obj }: { readonly obj: Slot<T> }): boolean {
+        return isSpent(obj);
+      }
+    }
+    const factory = { create: () => this.#open(), destroy: (slot: Slot<T>) => this.#retire(slot) };
+    const shortestMs = Math.min(idleTimeoutMs, maxLifetimeMs);
+    const evictionRunIntervalMillis = Math.max(1, Math.min(EVICTION_MS, Math.ceil(shortestMs / 2)));
+    // Last in, first out: otherwise every client is used now and then, and the pool never shrinks.
+    const options = { max, min: 0, fifo: false, evictionRunIntervalMillis, numTestsPerEvictionRun: max };
+    return new generic.Pool(Evictor, generic.Deque, generic.PriorityQueue, factory, options);
+  }
+
+  /** The evictor's question, asked of idle clients only. */
+  #isSpent({ client, idleSince, expiresAt }: Slot<T>): boolean {
+    const now = this.#options.now();
+    const isDead = client === undefined || !this.#factory.isAlive(client);
+    return isDead || now >= expiresAt || now - idleSince > this.#options.idleTimeoutMs;
+  }
+}
+
+class ClientLease<T> implements Lease<T> {
+  readonly client: T;
+  readonly #giveBack: (isWanted: boolean) => Promise<void>;
+  #returned: Promise<void> | undefined;
+
+  constructor(client: T, giveBack: (isWanted: boolean) => Promise<void>) {
+    this.client = client;
+    this.#giveBack = giveBack;
+  }
+
+  release(): Promise<void> {
+    return (this.#returned ??= this.#giveBack(true));
+  }
+
+  destroy(): Promise<void> {
+    return (this.#returned ??= this.#giveBack(false));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.release();
+  }
+}
+
+const EVICTION_MS = 30_000;
+const PERMANENT = new Set<unknown>(["REDTHREAD_AUTH_FAILED", "REDTHREAD_CONFIG_INVALID"]);
+
+function isPermanent(error: unknown): boolean {
+  return typeof error === "object" && error !== null && "code" in error && PERMANENT.has(error.code);
+}
+
+/** generic-pool's types leave out the constructor its own createPool uses, the only one that takes an evictor. */
+interface GenericPool {
+  Pool: new <S>(
+    evictor: new () => { evict(config: unknown, resource: { readonly obj: S }): boolean },
+    deque: unknown,
+    queue: unknown,
+    factory: Factory<S>,
+    options: Options,
+  ) => Pool<S>;
+  Deque: unknown;
+  PriorityQueue: unknown;
+}
+// oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the classes are exported and public, only untyped
+const generic = genericPool as unknown as GenericPool;

@@ -1,0 +1,66 @@
+import type { MessagePort } from "node:worker_threads";
+import type { LogFields, LogLevel } from "./log.js";
+import type { Config } from "./options.js";
+
+/** What every thread of a manager is born with. */
+export interface ThreadData {
+  readonly redthread: { readonly config: Config & { readonly tasks: string }; readonly ledger: SharedArrayBuffer };
+}
+
+/** The one endless job of a thread, as piscina hands it over. */
+export interface Serve {
+  readonly serve: number;
+  readonly row: number;
+}
+
+/** A thread's first word, over its parentPort: its end of the link. */
+export interface Hello {
+  readonly hello: number;
+  readonly threadId: number;
+  readonly port: MessagePort;
+}
+
+export interface TaskMessage {
+  readonly id: number;
+  readonly name: string;
+  readonly input: unknown;
+  readonly context?: unknown;
+}
+
+export type CancelReason = "timeout" | "aborted" | "shutdown";
+
+/** Over the link, from the manager. */
+export type ToThread =
+  | { readonly type: "tasks"; readonly tasks: readonly TaskMessage[] }
+  | { readonly type: "cancel"; readonly id: number; readonly reason: CancelReason }
+  | { readonly type: "close"; readonly closeMs: number; readonly graceMs: number };
+
+/** Over the link, from a thread. */
+export type FromThread =
+  | { readonly type: "ready"; readonly tasks: readonly string[] }
+  | { readonly type: "failed"; readonly error: ErrorData }
+  | { readonly type: "results"; readonly results: readonly ResultMessage[] }
+  | { readonly type: "logs"; readonly records: readonly LogRecord[]; readonly dropped: number }
+  | { readonly type: "closed" };
+
+export type ResultMessage =
+  | { readonly id: number; readonly ok: true; readonly value: unknown }
+  | { readonly id: number; readonly ok: false; readonly error: ErrorData };
+
+export interface LogRecord {
+  readonly level: LogLevel;
+  readonly message: string;
+  readonly fields: LogFields;
+}
+
+/** A failure as data: what structured cloning would lose of an error. A thrown value that is no error is `thrown`. */
+export type ErrorData =
+  | { readonly thrown: unknown }
+  | {
+      readonly name: string;
+      readonly message: string;
+      readonly stack?: string;
+      readonly fields: Readonly<Record<string, unknown>>;
+      readonly cause?: ErrorData;
+      readonly errors?: readonly ErrorData[];
+    };

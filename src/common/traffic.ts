@@ -1,0 +1,241 @@
+import { isSharedClient, traitOf } from "./commands.js";
+import { Deadlines } from "./deadlines.js";
+import { CommandTimeoutError, NeedsDedicatedError, NotSentError, ReplyLostError } from "./errors.js";
+import type { CommandStream, Handle, QueuedCommand } from "./handle.js";
+import type { ClientRole } from "./names.js";
+import type { RedisConfig } from "./options.js";
+import { Session } from "./session.js";
+import { monotonic } from "./time.js";
+
+interface Held {
+  readonly command: QueuedCommand;
+  readonly stream: CommandStream;
+}
+
+const DUE_AT = Symbol("dueAt");
+type Timed = QueuedCommand & { [DUE_AT]?: number };
+
+const SHARED_ROLES: ReadonlySet<ClientRole> = new Set(["primary", "thread", "subscriber"]);
+
+/**
+ * The commands of one connection: refused, held while it is down, written once per loop turn, timed, and judged when
+ * it is lost. Each one settles, and says whether it left this process.
+ */
+export class Traffic {
+  /** What the server remembers of a dedicated connection. */
+  readonly session = new Session();
+  readonly #handle: Handle;
+  readonly #redis: RedisConfig;
+  readonly #name: string;
+  readonly #role: ClientRole;
+  readonly #deadlines: Deadlines;
+  #held: Held[] = [];
+  #corked: Handle["stream"] | undefined;
+  /** The newest commands of the queue, which wait for this turn's uncork. */
+  #unsent = 0;
+
+  constructor(handle: Handle, redis: RedisConfig, name: string, role: ClientRole) {
+    this.#handle = handle;
+    this.#redis = redis;
+    this.#name = name;
+    this.#role = role;
+    this.#deadlines = new Deadlines({
+      expire: (now) => Math.min(this.#expireWritten(now), this.#expireHeld(now)),
+      graceMs: redis.commandTimeoutMs,
+      now: monotonic,
+    });
+  }
+
+  /** Onto the connection, which is up. */
+  send(command: QueuedCommand, stream?: CommandStream): unknown {
+    const refused = this.#judge(command, stream);
+    if (refused) return reject(command, refused);
+    if (!this.#isShared) this.session.sent(command);
+    this.#time(command);
+    this.#cork();
+    return this.#handle.transmit(command, stream);
+  }
+
+  /** Until the connection is back or the command's deadline has come; refused at once with `whenDown: "fail"`. */
+  hold(command: QueuedCommand, stream: CommandStream, why: unknown): unknown {
+    const refused =
+      this.#judge(command, stream) ?? (this.#redis.whenDown === "fail" ? this.#notSent(command, why) : undefined);
+    if (refused) return reject(command, refused);
+    this.#time(command);
+    this.#held.push({ command, stream });
+    return command.promise;
+  }
+
+  /** The connection is back: what was held leaves in its order. */
+  release(): void {
+    const held = this.#held;
+    this.#held = [];
+    // Their callers hold the commands' own promises; a traced twin has no other ear.
+    for (const { command, stream } of held) (this.send(command, stream) as Promise<unknown>).catch(() => {});
+  }
+
+  rejectHeld(why: unknown): void {
+    const held = this.#held;
+    this.#held = [];
+    for (const { command } of held) command.reject(this.#notSent(command, why));
+  }
+
+  /** ioredis says "Connection is closed." to all alike; here each command learns whether it left this process. */
+  lost(why: unknown): void {
+    const { commandQueue } = this.#handle;
+    const firstUnsent = commandQueue.length - this.#unsent;
+    for (let i = 0; i < commandQueue.length; i++) {
+      const command = commandQueue.peekAt(i)!.command as Timed;
+      if (command[DUE_AT] === undefined) continue; // the library's own PING or QUIT
+      command.reject(i < firstUnsent ? this.#replyLost(command, why) : this.#notSent(command, why));
+    }
+    this.#unsent = 0;
+    this.session.connectionLost();
+  }
+
+  /** What this turn has corked leaves now. */
+  flush(): void {
+    const stream = this.#corked;
+    this.#corked = undefined;
+    // Destroyed in this very turn: what was corked never left, and lost() judges it by #unsent.
+    if (!stream || stream.destroyed) return;
+    this.#unsent = 0;
+    stream.uncork();
+  }
+
+  stop(): void {
+    this.#deadlines.stop();
+  }
+
+  /** Why this pipeline may not run here, if so. */
+  refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
+    if (!this.#isShared) return undefined;
+    let open = 0;
+    for (const command of pipeline) {
+      const trait = traitOf(command.name);
+      if (trait === "multi") open++;
+      else if (trait === "exec" || trait === "discard") open--;
+      else if (this.#isRefused(command)) return this.needsDedicated(command.name);
+    }
+    // redis.multi() adds its EXEC only now, so one may be missing; a second one never comes.
+    return open > 1 ? this.needsDedicated("multi") : undefined;
+  }
+
+  needsDedicated(command: string): NeedsDedicatedError {
+    const advice = command === "quit" ? "redthread closes it" : "use withDedicated() for it";
+    return new NeedsDedicatedError(
+      `${command.toUpperCase()} would spoil ${this.#name}, which others use too: ${advice}`,
+      { outcome: "not-sent", command },
+    );
+  }
+
+  get #isShared(): boolean {
+    return SHARED_ROLES.has(this.#role);
+  }
+
+  #judge(command: QueuedCommand, stream: CommandStream): Error | undefined {
+    // Pipelines were judged as a whole, before their first command came here.
+    if (stream === undefined && this.#isRefused(command)) return this.needsDedicated(command.name);
+    return this.session.isLost(command) ? this.#transactionLost(command) : undefined;
+  }
+
+  #isRefused(command: QueuedCommand): boolean {
+    const trait = traitOf(command.name);
+    if (trait === "plain") return false;
+    if (trait === "quit") return this.#role !== "owned";
+    if (!this.#isShared) return false;
+    if (trait === "client") return !isSharedClient(command.args);
+    if (trait === "blocking") return command.extractBlockingTimeout() !== null; // XREAD without BLOCK
+    return !(trait === "session" && this.#role === "subscriber");
+  }
+
+  /** All of a turn's commands leave in one write; nothing is delayed beyond the turn, and the order stays. */
+  #cork(): void {
+    this.#unsent++;
+    if (this.#corked) return;
+    this.#corked = this.#handle.stream;
+    this.#corked.cork();
+    process.nextTick(() => this.flush());
+  }
+
+  #time(command: Timed): void {
+    if (command[DUE_AT] !== undefined) return; // held before: its time runs since then
+    const blockingMs = traitOf(command.name) === "blocking" ? blockingTimeoutMs(command) : 0;
+    const dueAt = monotonic() + this.#redis.commandTimeoutMs + blockingMs;
+    command[DUE_AT] = dueAt;
+    this.#deadlines.arm(dueAt);
+  }
+
+  #expireWritten(now: number): number {
+    let next = Infinity;
+    const { commandQueue } = this.#handle;
+    for (let i = 0; i < commandQueue.length; i++) {
+      const command = commandQueue.peekAt(i)!.command as Timed;
+      const dueAt = command[DUE_AT] ?? Infinity;
+      if (command.isSettled) continue;
+      if (dueAt > now) next = Math.min(next, dueAt);
+      else command.reject(this.#timedOut(command));
+    }
+    return next;
+  }
+
+  #expireHeld(now: number): number {
+    let next = Infinity;
+    const dueAt = ({ command }: Held): number => (command as Timed)[DUE_AT]!;
+    // A pipeline goes as a whole: half of it could never be written.
+    const due = new Set(this.#held.filter((held) => held.stream && dueAt(held) <= now).map(({ stream }) => stream));
+    this.#held = this.#held.filter((held) => {
+      const isDue = dueAt(held) <= now || due.has(held.stream);
+      if (isDue) held.command.reject(this.#notSent(held.command, undefined));
+      else next = Math.min(next, dueAt(held));
+      return !isDue;
+    });
+    return next;
+  }
+
+  #notSent(command: QueuedCommand, cause: unknown): NotSentError {
+    return new NotSentError(`${nameOf(command)} was not sent: ${this.#name} has no connection`, {
+      outcome: "not-sent",
+      command: command.name,
+      cause,
+    });
+  }
+
+  #transactionLost(command: QueuedCommand): NotSentError {
+    return new NotSentError(
+      `${nameOf(command)} was not sent: ${this.#name} lost its connection, and the WATCH or MULTI on it; start over`,
+      { outcome: "not-sent", command: command.name },
+    );
+  }
+
+  #replyLost(command: QueuedCommand, cause: unknown): ReplyLostError {
+    return new ReplyLostError(
+      `${nameOf(command)} was written and the connection ${this.#name} went before its reply: it may have run`,
+      { outcome: "unknown", command: command.name, cause },
+    );
+  }
+
+  #timedOut(command: QueuedCommand): CommandTimeoutError {
+    const { commandTimeoutMs } = this.#redis;
+    return new CommandTimeoutError(
+      `no reply to ${nameOf(command)} on ${this.#name} within ${commandTimeoutMs} ms: it may still run`,
+      { outcome: "unknown", command: command.name, commandTimeoutMs },
+    );
+  }
+}
+
+function reject(command: QueuedCommand, error: Error): unknown {
+  command.reject(error);
+  return command.promise;
+}
+
+function blockingTimeoutMs(command: QueuedCommand): number {
+  const name = command.name.toLowerCase();
+  if (name === "wait" || name === "waitaof") return Number(command.args.at(-1)) || Infinity;
+  const ms = command.extractBlockingTimeout();
+  return ms === 0 ? Infinity : (ms ?? 0);
+}
+
+function nameOf(command: QueuedCommand): string {
+  return command.name.toUpperCase();
+}

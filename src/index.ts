@@ -1,0 +1,14 @@
+export * from "./common/errors.js";
+export { connect, disconnect } from "./common/connect.js";
+export { loadConfig } from "./common/env.js";
+export { cached, threadCached } from "./common/memo.js";
+export { connRetry } from "./common/retry.js";
+export { ConnectionManager, type Health, type ShutdownOptions } from "./main/manager.js";
+export type { Config, ConnectOptions, ManagerOptions, RedisOptions } from "./common/options.js";
+export type { Logger } from "./common/log.js";
+export type { RetryOptions } from "./common/retry.js";
+export type { RunOptions } from "./main/dispatcher.js";
+export type { ShutdownReport } from "./main/shutdown.js";
+export type { Stats, ThreadStats } from "./main/stats.js";
+export type { OnMessage, SubscribeOptions } from "./main/subscriptions.js";
+export type { TaskInput, TaskName, TaskResult } from "./main/task-types.js";

@@ -1,0 +1,285 @@
+import { SharedClient } from "../common/cache.js";
+import { Client, type ClientOptions, type ConnectionState } from "../common/client.js";
+import { loadConfig } from "../common/env.js";
+import { ConfigInvalidError, ShuttingDownError, TaskAbortedError } from "../common/errors.js";
+import type { RedisHandle } from "../common/handle.js";
+import { Ledger } from "../common/ledger.js";
+import type { Logger } from "../common/log.js";
+import { type ClientRole, connectionName } from "../common/names.js";
+import type { ManagerOptions } from "../common/options.js";
+import type { LogRecord, ThreadData } from "../common/protocol.js";
+import { Dispatcher, type RunOptions } from "./dispatcher.js";
+import { createLogger } from "./logger.js";
+import { type ShutdownReport, shutDown } from "./shutdown.js";
+import { handleSignals } from "./signals.js";
+import { collectStats, type Stats } from "./stats.js";
+import { type OnMessage, type SubscribeOptions, Subscriptions } from "./subscriptions.js";
+import type { TaskInput, TaskName, TaskResult } from "./task-types.js";
+import { type Thread, Threads } from "./threads.js";
+
+export interface Health {
+  /** False once the shutdown is over. */
+  readonly live: boolean;
+  /** Whether new work should be sent here. */
+  readonly ready: boolean;
+  /** Why it is not ready. */
+  readonly reasons: readonly string[];
+}
+
+export interface ShutdownOptions {
+  /** In the report and in the log. Default "shutdown". */
+  readonly reason?: string;
+  /** Each overrides its namesake in the manager's options. */
+  readonly lameDuckMs?: number;
+  readonly drainMs?: number;
+  readonly closeMs?: number;
+}
+
+interface Waiting {
+  readonly resolve: () => void;
+  readonly reject: (error: Error) => void;
+}
+
+/**
+ * One per process, on the main thread: owns the primary client, the threads and their shutdown. `Tasks` is the type of
+ * the tasks module. Threads start with the manager; the process stays until `shutdown()`.
+ */
+export class ConnectionManager<Tasks extends object = Record<string, (input: never, context: never) => unknown>>
+  implements AsyncDisposable
+{
+  readonly #config: ThreadData["redthread"]["config"];
+  readonly #logger: Logger;
+  readonly #closeLogger: () => Promise<void>;
+  readonly #dispatcher: Dispatcher;
+  readonly #threads: Threads;
+  readonly #primary: SharedClient;
+  readonly #subscriber: SharedClient;
+  readonly #subscriptions: Subscriptions;
+  readonly #mainConnections = { open: 0, connecting: 0 };
+  readonly #waitingForThreads = new Set<Waiting>();
+  readonly #stopSignals: (() => void) | undefined;
+  #phase: "serving" | "lame duck" | "refusing" | "closed" = "serving";
+  #shutdown: Promise<ShutdownReport> | undefined;
+
+  /** @throws REDTHREAD_CONFIG_INVALID, naming everything that is wrong, before anything is opened */
+  constructor(options: ManagerOptions) {
+    this.#config = loadConfig(options, { requireTasks: true });
+    const { threads, queue, primary, shutdown, log } = this.#config;
+    if (options.logger) {
+      this.#logger = options.logger;
+      this.#closeLogger = async () => {}; // the caller's own
+    } else {
+      const logger = createLogger(log);
+      this.#logger = logger;
+      this.#closeLogger = () => logger.close();
+    }
+    this.#dispatcher = new Dispatcher({ concurrency: threads.concurrency, maxQueue: queue.max });
+    this.#primary = this.#shared("primary", { ttlMs: primary.ttlMs, jitter: primary.jitter });
+    this.#subscriber = this.#shared("subscriber", {}, () => this.#subscriptions.reconnected());
+    this.#subscriptions = new Subscriptions(this.#subscriber, this.#logger);
+    this.#threads = this.#startThreads();
+    this.#stopSignals = shutdown.handleSignals
+      ? handleSignals((signal) => this.shutdown({ reason: signal }))
+      : undefined;
+  }
+
+  /**
+   * Every thread is up with its tasks module loaded, and the primary client is connected.
+   * @throws REDTHREAD_THREAD_START_FAILED, REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN
+   */
+  async ready(): Promise<void> {
+    await Promise.all([this.#allThreadsReady(), this.getRedis()]);
+  }
+
+  /**
+   * The primary client, replaced every `primary.ttlMs` without a gap: use it in this turn and the second after it, or
+   * hold it with `use`.
+   * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN
+   */
+  async getRedis({ signal }: { signal?: AbortSignal } = {}): Promise<RedisHandle> {
+    this.#refuseIfClosed();
+    return this.#primary.get(signal);
+  }
+
+  /** Runs `fn` with the primary client, which is not closed before `fn` is done. */
+  async use<T>(fn: (redis: RedisHandle) => Promise<T>, { signal }: { signal?: AbortSignal } = {}): Promise<T> {
+    this.#refuseIfClosed();
+    return this.#primary.use(fn, signal);
+  }
+
+  /**
+   * Runs a task in one of the threads and gives its result, or its own error as thrown.
+   * @throws REDTHREAD_TASK_NOT_FOUND, REDTHREAD_TASK_TIMEOUT, REDTHREAD_TASK_ABORTED, REDTHREAD_QUEUE_FULL,
+   *   REDTHREAD_NOT_CLONEABLE, REDTHREAD_THREAD_START_FAILED, REDTHREAD_THREAD_DIED, REDTHREAD_SHUTTING_DOWN
+   */
+  run<Name extends TaskName<Tasks>>(
+    name: Name,
+    ...[input, options = {}]: undefined extends TaskInput<Tasks[Name]>
+      ? [input?: TaskInput<Tasks[Name]>, options?: RunOptions]
+      : [input: TaskInput<Tasks[Name]>, options?: RunOptions]
+  ): Promise<TaskResult<Tasks[Name]>> {
+    const refused = this.#refusal() ?? this.#threads.startFailure() ?? badRunOptions(name, options);
+    if (refused) return Promise.reject(refused);
+    return this.#dispatcher.run(name, input, options) as Promise<TaskResult<Tasks[Name]>>;
+  }
+
+  /**
+   * Subscribed when it resolves, and again after every reconnect, of which `onGap` tells. The function it gives ends
+   * the subscription.
+   */
+  async subscribe(channel: string, onMessage: OnMessage, options?: SubscribeOptions): Promise<() => Promise<void>> {
+    this.#refuseIfClosed();
+    return this.#subscriptions.subscribe(channel, onMessage, options);
+  }
+
+  stats(): Stats {
+    return collectStats({
+      primary: this.#primary,
+      mainConnections: this.#mainConnections,
+      dispatcher: this.#dispatcher,
+      threads: this.#threads,
+      maxDedicated: this.#config.dedicated.max,
+    });
+  }
+
+  health(): Health {
+    const reasons: string[] = [];
+    if (this.#phase !== "serving") reasons.push(this.#phase === "closed" ? "shut down" : "shutting down");
+    else {
+      if (![...this.#threads].some(({ state }) => state === "ready")) reasons.push("no thread is ready");
+      if (this.#primary.state === "connecting") reasons.push("the primary client is connecting");
+    }
+    return { live: this.#phase !== "closed", ready: reasons.length === 0, reasons };
+  }
+
+  /**
+   * Lets accepted tasks finish, then closes every client of every thread; idempotent, all calls share one report.
+   * Takes at most lameDuckMs + drainMs + closeMs + 500 ms, also when a thread spins in an endless loop.
+   */
+  shutdown({ reason = "shutdown", ...overrides }: ShutdownOptions = {}): Promise<ShutdownReport> {
+    return (this.#shutdown ??= this.#shutDown(reason, overrides));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.shutdown({ reason: "disposed" });
+  }
+
+  async #shutDown(reason: string, overrides: Omit<ShutdownOptions, "reason">): Promise<ShutdownReport> {
+    this.#phase = "lame duck";
+    try {
+      return await shutDown(
+        reason,
+        { ...this.#config.shutdown, ...overrides },
+        {
+          dispatcher: this.#dispatcher,
+          threads: this.#threads,
+          clients: [this.#subscriber, this.#primary],
+          logger: this.#logger,
+          closeLogger: this.#closeLogger,
+          refuse: () => this.#refuse(),
+        },
+      );
+    } finally {
+      this.#phase = "closed";
+      this.#stopSignals?.();
+    }
+  }
+
+  #refuse(): void {
+    this.#phase = "refusing";
+    for (const { reject } of this.#waitingForThreads) reject(this.#shuttingDown());
+    this.#waitingForThreads.clear();
+  }
+
+  #refuseIfClosed(): void {
+    const refused = this.#phase === "closed" ? this.#shuttingDown() : undefined;
+    if (refused) throw refused;
+  }
+
+  #refusal(): Error | undefined {
+    return this.#phase === "serving" || this.#phase === "lame duck" ? undefined : this.#shuttingDown();
+  }
+
+  #shuttingDown(): ShuttingDownError {
+    return new ShuttingDownError("the manager is shutting down and takes no more work", { outcome: "refused" });
+  }
+
+  #startThreads(): Threads {
+    return new Threads({
+      config: this.#config,
+      ledger: new Ledger(this.#config.threads.count),
+      logger: this.#logger,
+      onReady: (thread) => {
+        this.#dispatcher.threadReady(thread);
+        this.#checkReady();
+      },
+      onResults: (thread, results) => this.#dispatcher.results(thread, results),
+      onLogs: (thread, records, dropped) => this.#writeLogs(thread, records, dropped),
+      onGone: (thread, reason) => this.#dispatcher.threadGone(thread, this.#lost(reason)),
+      onAllFailed: (error) => {
+        this.#dispatcher.failQueued(error);
+        for (const { reject } of this.#waitingForThreads) reject(error);
+        this.#waitingForThreads.clear();
+      },
+    });
+  }
+
+  /** A task that the shutdown could not wait for is its doing, whatever ended the thread. */
+  #lost(reason: Error): Error {
+    if (this.#phase === "serving" || this.#phase === "lame duck") return reason;
+    return new TaskAbortedError("the shutdown could not wait for this task: its thread was ended", {
+      outcome: "unknown",
+      cause: reason,
+    });
+  }
+
+  async #allThreadsReady(): Promise<void> {
+    const failed = this.#refusal() ?? this.#threads.startFailure();
+    if (failed) throw failed;
+    await new Promise<void>((resolve, reject) => {
+      this.#waitingForThreads.add({ resolve, reject });
+      this.#checkReady();
+    });
+  }
+
+  #checkReady(): void {
+    const states = [...this.#threads].map(({ state }) => state);
+    if (states.length < this.#config.threads.count || states.some((state) => state !== "ready")) return;
+    for (const { resolve } of this.#waitingForThreads) resolve();
+    this.#waitingForThreads.clear();
+  }
+
+  #writeLogs(thread: Thread, records: readonly LogRecord[], dropped: number): void {
+    for (const { level, message, fields } of records) {
+      this.#logger[level](message, { threadId: thread.threadId, ...fields });
+    }
+    if (dropped > 0) this.#logger.warn("log records were dropped", { threadId: thread.threadId, dropped });
+  }
+
+  #shared(role: ClientRole, lifetime: { ttlMs?: number; jitter?: number }, onReconnected?: () => void): SharedClient {
+    const { redis, retry, appName, shutdown } = this.#config;
+    const client: ClientOptions = {
+      ...{ redis, retry, role, logger: this.#logger, name: connectionName(appName, role) },
+      ...(onReconnected && { onReconnected }),
+      onState: (state, previous) => this.#countConnection(state, previous),
+    };
+    return new SharedClient({
+      ...lifetime,
+      open: () => Client.open(client, shutdown.closeMs),
+      closeMs: shutdown.closeMs,
+      idleCheckMs: redis.idleCheckMs,
+    });
+  }
+
+  #countConnection(state: ConnectionState, previous: ConnectionState): void {
+    if (previous === "connected") this.#mainConnections.open--;
+    if (previous === "connecting") this.#mainConnections.connecting--;
+    if (state === "connected") this.#mainConnections.open++;
+    if (state === "connecting") this.#mainConnections.connecting++;
+  }
+}
+
+function badRunOptions(name: string, { timeoutMs }: RunOptions): Error | undefined {
+  if (timeoutMs === undefined || (timeoutMs >= 0 && timeoutMs < 2 ** 31)) return undefined;
+  return new ConfigInvalidError(`task ${name}: timeoutMs must be between 0 and 2 147 483 647 ms, not ${timeoutMs}`);
+}

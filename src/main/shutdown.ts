@@ -1,0 +1,98 @@
+import type { SharedClient } from "../common/cache.js";
+import { TaskAbortedError } from "../common/errors.js";
+import { errorCode, type Logger } from "../common/log.js";
+import type { ShutdownConfig } from "../common/options.js";
+import { monotonic, sleep, within } from "../common/time.js";
+import type { Dispatcher } from "./dispatcher.js";
+import type { Threads } from "./threads.js";
+
+export interface ShutdownReport {
+  /** What `shutdown` was called with, or the signal's name. */
+  readonly reason: string;
+  readonly durationMs: number;
+  /** Tasks that were accepted and open when it began. */
+  readonly tasks: { readonly finished: number; readonly abandoned: number };
+  readonly threads: readonly {
+    readonly threadId: number;
+    readonly outcome: "graceful" | "forced";
+    readonly durationMs: number;
+  }[];
+}
+
+export interface ShutdownParts {
+  readonly dispatcher: Dispatcher;
+  readonly threads: Threads;
+  /** The main thread's clients, in the order in which they are closed. */
+  readonly clients: readonly SharedClient[];
+  readonly logger: Logger;
+  readonly closeLogger: () => Promise<void>;
+  /** From here on no task is taken. */
+  readonly refuse: () => void;
+}
+
+/** A server that answers has answered QUIT long before; one that does not is not waited for twice. */
+const LAST_CLOSE_MS = 200;
+
+/**
+ * Refuse, drain, close: running tasks finish with Redis still there, then everything is closed in the reverse order of
+ * its opening. Every step is run, whatever became of the one before. Over after lameDuckMs + drainMs + closeMs + 500 ms.
+ */
+export async function shutDown(reason: string, config: ShutdownConfig, parts: ShutdownParts): Promise<ShutdownReport> {
+  const { dispatcher, threads, clients, logger, closeLogger, refuse } = parts;
+  const startedAt = monotonic();
+  const failures: unknown[] = [];
+  const step = async (work: () => unknown): Promise<void> => {
+    try {
+      await work();
+    } catch (error) {
+      failures.push(error);
+      logger.error("a step of the shutdown failed", { code: errorCode(error) });
+    }
+  };
+  logger.info("shutting down", { reason, ...config });
+
+  if (config.lameDuckMs > 0) await step(() => sleep(config.lameDuckMs));
+  refuse();
+  const before = dispatcher.tally;
+  const isDrained = await drain(dispatcher, config.drainMs);
+  if (!isDrained) dispatcher.failQueued(abandonedByShutdown(config.drainMs));
+
+  const closeBy = monotonic() + config.closeMs;
+  const graceMs = Math.min(config.cancelGraceMs, config.closeMs / 2);
+  const open = [...threads];
+  await step(() => threads.close(config.closeMs, graceMs));
+  const outcomes = open.map((thread) => ({
+    threadId: thread.threadId,
+    outcome: thread.state === "closed" ? ("graceful" as const) : ("forced" as const),
+    durationMs: Math.round(thread.closeMs ?? config.closeMs),
+  }));
+  await step(() => threads.destroy());
+  for (const client of clients) await step(() => client.close(Math.max(closeBy - monotonic(), LAST_CLOSE_MS)));
+
+  const after = dispatcher.tally;
+  const report: ShutdownReport = {
+    reason,
+    durationMs: Math.round(monotonic() - startedAt),
+    tasks: { finished: after.finished - before.finished, abandoned: after.abandoned - before.abandoned },
+    threads: outcomes,
+  };
+  logger.info("shut down", { ...report });
+  await step(() => within(closeLogger(), LAST_CLOSE_MS, () => new Error("the log was not written in time")));
+  if (failures.length > 0) throw new AggregateError(failures, "the shutdown is done, but steps of it failed");
+  return report;
+}
+
+async function drain(dispatcher: Dispatcher, ms: number): Promise<boolean> {
+  try {
+    await within(dispatcher.drained(), ms, () => new Error());
+    return true;
+  } catch {
+    return false; // only the time limit rejects
+  }
+}
+
+function abandonedByShutdown(drainMs: number): TaskAbortedError {
+  return new TaskAbortedError(`the shutdown could not wait for this task: it had not started within ${drainMs} ms`, {
+    outcome: "not-sent",
+  });
+}

@@ -1,0 +1,290 @@
+import { fileURLToPath } from "node:url";
+import type { MessagePort, Transferable } from "node:worker_threads";
+import { Piscina } from "piscina";
+import { fromErrorData } from "../common/envelope.js";
+import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
+import type { Ledger, LedgerRow } from "../common/ledger.js";
+import { errorCode, type Logger } from "../common/log.js";
+import type { FromThread, Hello, LogRecord, ResultMessage, Serve, ThreadData, ToThread } from "../common/protocol.js";
+import { monotonic, within } from "../common/time.js";
+
+export type ThreadState = "starting" | "ready" | "closing" | "closed" | "dead";
+
+export interface ThreadsOptions {
+  readonly config: ThreadData["redthread"]["config"];
+  readonly ledger: Ledger;
+  readonly logger: Logger;
+  readonly onReady: (thread: Thread) => void;
+  readonly onResults: (thread: Thread, results: readonly ResultMessage[]) => void;
+  readonly onLogs: (thread: Thread, records: readonly LogRecord[], dropped: number) => void;
+  /** A thread that served is gone, expected or not; what it ran is lost with `reason`. */
+  readonly onGone: (thread: Thread, reason: Error) => void;
+  /** No thread serves, and none is on its way: who waits for one waits in vain. */
+  readonly onAllFailed: (error: Error) => void;
+}
+
+const ENTRY = fileURLToPath(new URL("../../workers/entry.js", import.meta.url));
+/** A thread that lived for less is counted as a quick death, and its replacement comes later each time. */
+const SETTLED_MS = 10_000;
+const FIRST_DELAY_MS = 100;
+const MAX_DELAY_MS = 30_000;
+
+/**
+ * The threads of a manager: piscina gives birth to them, limits and buries them; each runs one endless `serve`, whose
+ * rejection is the reason of its death. What they do meanwhile travels on their links.
+ */
+export class Threads {
+  readonly #options: ThreadsOptions;
+  readonly #pool: Piscina;
+  readonly #threads = new Set<Thread>();
+  readonly #replacements = new Set<NodeJS.Timeout>();
+  #tokens = 0;
+  #quickDeaths = 0;
+  #startFailure: ThreadStartFailedError | undefined;
+  #retryStartAt = 0;
+  #closing = false;
+
+  constructor(options: ThreadsOptions) {
+    this.#options = options;
+    const { config, ledger } = options;
+    const { count, resourceLimits, execArgv, env } = config.threads;
+    const data: ThreadData = { redthread: { config, ledger: ledger.buffer } };
+    this.#pool = new Piscina({
+      filename: ENTRY,
+      minThreads: count,
+      maxThreads: count,
+      concurrentTasksPerWorker: 1,
+      idleTimeout: Infinity,
+      // The default parks an idle thread in Atomics.wait: its sockets and messages go unheard.
+      atomics: "disabled",
+      workerData: data,
+      ...(resourceLimits && { resourceLimits }),
+      ...(execArgv && { execArgv: [...execArgv] }),
+      ...(env && { env: { ...env } }),
+    });
+    this.#pool.on("message", (message: unknown) => this.#greet(message));
+    // Without a listener an error between two lives of a thread would end the process.
+    this.#pool.on("error", (error: Error) => options.logger.error("thread error", { code: errorCode(error) }));
+    for (let i = 0; i < count; i++) this.#start();
+  }
+
+  [Symbol.iterator](): IterableIterator<Thread> {
+    return this.#threads.values();
+  }
+
+  /** Why no thread could start, if that is so and another try would come too early; else tries again. */
+  startFailure(): ThreadStartFailedError | undefined {
+    if (!this.#startFailure || this.#threads.size > 0) return undefined;
+    if (monotonic() < this.#retryStartAt) return this.#startFailure;
+    this.#startMissing();
+    return undefined;
+  }
+
+  /** Asks every thread to close; resolves when all have, at the latest after `ms`. */
+  async close(ms: number, graceMs: number): Promise<void> {
+    this.#closing = true;
+    for (const timer of this.#replacements) clearTimeout(timer);
+    const threads = [...this.#threads];
+    for (const thread of threads) thread.close(ms, graceMs);
+    const closed = Promise.all(threads.map((thread) => thread.gone));
+    await within(closed, ms, () => new Error()).catch(() => {}); // who did not answer is ended next
+  }
+
+  /** Ends whatever thread is left, also one in an endless loop. */
+  async destroy(): Promise<void> {
+    this.#closing = true;
+    await this.#pool.destroy();
+  }
+
+  #start(): void {
+    const { ledger, config } = this.#options;
+    const row = ledger.take();
+    const controller = new AbortController();
+    const token = ++this.#tokens;
+    const thread = new Thread(token, ledger.row(row), () => controller.abort());
+    this.#threads.add(thread);
+    const { startTimeoutMs } = config.threads;
+    const timer = setTimeout(() => {
+      this.#startFailed(thread, new Error(`the tasks module was not loaded and set up within ${startTimeoutMs} ms`));
+    }, startTimeoutMs);
+    thread.onStarted = () => clearTimeout(timer);
+    const job: Serve = { serve: token, row };
+    void this.#pool
+      .run(job, { signal: controller.signal })
+      .then(
+        () => this.#ended(thread, undefined),
+        (reason: unknown) => this.#ended(thread, reason),
+      )
+      .finally(() => {
+        clearTimeout(timer);
+        ledger.free(row);
+      });
+  }
+
+  #greet(message: unknown): void {
+    const { hello, threadId, port } = message as Partial<Hello>;
+    const thread = [...this.#threads].find(({ token }) => token === hello);
+    if (!thread || threadId === undefined || !port) return;
+    port.on("message", (heard: FromThread) => this.#receive(thread, heard));
+    thread.greeted(threadId, port);
+  }
+
+  #receive(thread: Thread, message: FromThread): void {
+    switch (message.type) {
+      case "results":
+        this.#options.onResults(thread, message.results);
+        break;
+      case "ready":
+        if (!thread.started(message.tasks)) return;
+        this.#startFailure = undefined;
+        this.#options.onReady(thread);
+        break;
+      case "failed":
+        this.#startFailed(thread, fromErrorData(message.error));
+        break;
+      case "logs":
+        thread.row.add("logsTaken", message.records.length);
+        this.#options.onLogs(thread, message.records, message.dropped);
+        break;
+      case "closed":
+        thread.closed();
+        break;
+    }
+  }
+
+  #startFailed(thread: Thread, cause: unknown): void {
+    if (thread.state !== "starting") return;
+    const why = cause instanceof Error ? cause.message : String(cause);
+    this.#startFailure = new ThreadStartFailedError(`a thread could not start: ${why}`, { cause });
+    // A module that failed to load stays failed in its thread; the next try needs a new one.
+    thread.end();
+  }
+
+  /** The end of `serve`, whatever led to it. */
+  #ended(thread: Thread, reason: unknown): void {
+    const { state } = thread;
+    this.#threads.delete(thread);
+    thread.died(state === "closed" ? "closed" : "dead");
+    if (state === "starting" && !this.#closing) return this.#failedToStart(thread, reason);
+    this.#options.onGone(thread, threadDied(thread, reason));
+    if (!this.#closing) this.#replace(thread, reason);
+  }
+
+  #failedToStart(thread: Thread, reason: unknown): void {
+    const { logger, onAllFailed } = this.#options;
+    this.#startFailure ??= new ThreadStartFailedError("a thread ended before its tasks module was set up", {
+      cause: reason,
+    });
+    this.#retryStartAt = monotonic() + this.#nextDelayMs();
+    logger.error("thread could not start", { threadId: thread.threadId, code: errorCode(this.#startFailure.cause) });
+    if (this.#threads.size === 0) onAllFailed(this.#startFailure);
+  }
+
+  #replace(thread: Thread, reason: unknown): void {
+    const livedMs = monotonic() - thread.startedAt;
+    if (livedMs >= SETTLED_MS) this.#quickDeaths = 0;
+    const delayMs = this.#quickDeaths === 0 ? 0 : this.#nextDelayMs();
+    this.#quickDeaths++;
+    this.#options.logger.error("thread died", { threadId: thread.threadId, code: errorCode(reason), delayMs });
+    const timer = setTimeout(() => {
+      this.#replacements.delete(timer);
+      this.#startMissing();
+    }, delayMs);
+    this.#replacements.add(timer);
+  }
+
+  #startMissing(): void {
+    const { count } = this.#options.config.threads;
+    while (!this.#closing && this.#threads.size < count) this.#start();
+  }
+
+  #nextDelayMs(): number {
+    return Math.min(FIRST_DELAY_MS * 2 ** this.#quickDeaths, MAX_DELAY_MS) * (0.5 + Math.random() / 2);
+  }
+}
+
+/** One thread as the manager sees it. */
+export class Thread {
+  readonly token: number;
+  readonly row: LedgerRow;
+  readonly startedAt = monotonic();
+  /** Resolves when the thread has closed or died. */
+  readonly gone: Promise<void>;
+  onStarted: (() => void) | undefined;
+  threadId = -1;
+  tasks: readonly string[] = [];
+  closeMs: number | undefined;
+  #state: ThreadState = "starting";
+  #port: MessagePort | undefined;
+  #closeMessage: ToThread | undefined;
+  #closeAskedAt = 0;
+  #onGone!: () => void;
+  readonly #end: () => void;
+
+  constructor(token: number, row: LedgerRow, end: () => void) {
+    this.token = token;
+    this.row = row;
+    this.#end = end;
+    this.gone = new Promise((resolve) => (this.#onGone = resolve));
+  }
+
+  get state(): ThreadState {
+    return this.#state;
+  }
+
+  greeted(threadId: number, port: MessagePort): void {
+    this.threadId = threadId;
+    this.#port = port;
+    if (this.#closeMessage) this.post(this.#closeMessage);
+  }
+
+  started(tasks: readonly string[]): boolean {
+    this.onStarted?.();
+    this.tasks = tasks;
+    if (this.#state !== "starting") return false;
+    this.#state = "ready";
+    return true;
+  }
+
+  /** @throws DataCloneError if a part of the message cannot cross. */
+  post(message: ToThread, transferList: readonly Transferable[] = []): void {
+    this.#port?.postMessage(message, transferList as Transferable[]);
+  }
+
+  close(closeMs: number, graceMs: number): void {
+    this.#state = "closing";
+    this.#closeAskedAt = monotonic();
+    this.#closeMessage = { type: "close", closeMs, graceMs };
+    this.post(this.#closeMessage);
+  }
+
+  closed(): void {
+    this.#state = "closed";
+    this.#finish();
+  }
+
+  died(state: "closed" | "dead"): void {
+    this.#state = state;
+    this.#finish();
+  }
+
+  /** Terminates this thread and no other. */
+  end(): void {
+    this.#end();
+  }
+
+  #finish(): void {
+    if (this.#closeMessage) this.closeMs ??= monotonic() - this.#closeAskedAt;
+    this.#port?.close();
+    this.#onGone();
+  }
+}
+
+function threadDied(thread: Thread, reason: unknown): ThreadDiedError {
+  const why = reason instanceof Error ? reason.message : "it was closed";
+  return new ThreadDiedError(`thread ${thread.threadId} ended under the task: ${why}`, {
+    outcome: "unknown",
+    threadId: thread.threadId,
+    cause: reason,
+  });
+}

@@ -1,0 +1,35 @@
+import { noopLogger } from "../common/log.js";
+import { ThreadClients } from "./clients.js";
+
+/** On globalThis, so that two copies of this package in one thread share its clients instead of doubling them. */
+const KEY = Symbol.for("redthread.thread-clients");
+const registry = globalThis as { [KEY]?: Promise<ThreadClients> | undefined };
+
+/** The clients of this thread: those its manager gave it, else new ones, configured by the environment. */
+export function currentClients(): Promise<ThreadClients> {
+  return (registry[KEY] ??= fromEnvironment());
+}
+
+/** Makes these the clients of this thread. */
+export function adopt(clients: ThreadClients): void {
+  registry[KEY] = Promise.resolve(clients);
+}
+
+/** Closes this thread's clients, if there are any; the next acquire starts afresh. Connects nothing. */
+export async function closeCurrent(ms: number): Promise<void> {
+  const current = registry[KEY];
+  if (!current) return;
+  await (await current.catch(() => undefined))?.close(ms); // a configuration that failed opened nothing
+  if (registry[KEY] === current) registry[KEY] = undefined;
+}
+
+async function fromEnvironment(): Promise<ThreadClients> {
+  try {
+    // Only here: a thread with a manager never needs dotenv.
+    const { loadConfig } = await import("../common/env.js");
+    return new ThreadClients({ config: loadConfig(), logger: noopLogger });
+  } catch (error) {
+    registry[KEY] = undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,57 @@
+import type { Transferable } from "node:worker_threads";
+import { disconnect as disconnectOne } from "./common/connect.js";
+import type { RedisHandle } from "./common/handle.js";
+import type { DedicatedLease } from "./thread/clients.js";
+import { closeCurrent, currentClients } from "./thread/current.js";
+import { Transfer } from "./thread/runtime.js";
+
+export * from "./common/errors.js";
+export { cached, threadCached } from "./common/memo.js";
+export { connRetry } from "./common/retry.js";
+export { connect } from "./common/connect.js";
+export type { DedicatedLease } from "./thread/clients.js";
+export type { TaskContext } from "./thread/runtime.js";
+
+interface AcquireOptions {
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * This thread's cached client, connected and checked. Concurrent first calls share one connect; a failed one is not
+ * kept. In a thread that no manager started it is configured by the environment.
+ * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, REDTHREAD_CONFIG_INVALID
+ */
+export async function getRedis({ signal }: AcquireOptions = {}): Promise<RedisHandle> {
+  return (await currentClients()).getRedis(signal);
+}
+
+/**
+ * Runs `fn` with a client of its own, for WATCH, MULTI, BLPOP, XREAD BLOCK, SUBSCRIBE or MONITOR; it comes back on
+ * every path, and the next holder finds it clean.
+ * @throws REDTHREAD_ACQUIRE_TIMEOUT, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, and what `fn` throws
+ */
+export async function withDedicated<T>(
+  fn: (redis: RedisHandle) => Promise<T>,
+  { signal }: AcquireOptions = {},
+): Promise<T> {
+  return (await currentClients()).withDedicated(fn, signal);
+}
+
+/** Like `withDedicated`, for those who must hold on: `release()` it, or declare it with `await using`. */
+export async function acquireDedicated({ signal }: AcquireOptions = {}): Promise<DedicatedLease> {
+  return (await currentClients()).acquireDedicated(signal);
+}
+
+/**
+ * Closes a client made by `connect`, or without one this thread's cached clients: the next `getRedis()` connects anew.
+ * Idempotent; with nothing connected it connects nothing. `closeMs` (default 2 000) bounds it.
+ */
+export async function disconnect(redis?: RedisHandle, { closeMs = 2_000 }: { closeMs?: number } = {}): Promise<void> {
+  await (redis ? disconnectOne(redis, { closeMs }) : closeCurrent(closeMs));
+}
+
+/** A task's result that moves the buffers in `list` to the main thread instead of copying them. */
+export function transfer<T>(value: T, list: readonly Transferable[]): T {
+  // The thread's runtime unwraps it: to task and caller it is the value.
+  return new Transfer(value, list) as T;
+}

@@ -1,0 +1,200 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test, type TestContext } from "node:test";
+import { loadConfig } from "../src/common/env.js";
+import { ConfigInvalidError } from "../src/common/errors.js";
+import { OPTION_PATHS, variableOf } from "../src/common/option-table.js";
+import type { Config, ConnectOptions } from "../src/common/options.js";
+
+test("options beat the environment, which beats .env, which beats the config file", (t) => {
+  const cwd = folder(t, {
+    ".env": "REDIS_HOST=dotenv\nREDIS_USERNAME=dotenv\nREDIS_DB=2\nREDTHREAD_CONFIG_FILE=conf.json\n",
+    "conf.json": JSON.stringify({
+      appName: "file",
+      redis: { host: "file", username: "file", db: 1, keyPrefix: "file:" },
+    }),
+  });
+  const env = { REDIS_HOST: "environment", REDIS_USERNAME: "environment", REDIS_DB: "" };
+  const { appName, redis } = loadConfig({ env, redis: { host: "option" } }, { cwd });
+  assert.deepEqual([redis.host, redis.username, redis.db, redis.keyPrefix], ["option", "environment", 2, "file:"]);
+  assert.equal(appName, "file");
+});
+
+test("reading .env writes nothing into process.env, and process.env is read when no env is given", (t) => {
+  const cwd = folder(t, { ".env": "REDIS_HOST=dotenv\nREDIS_DB=3\n" });
+  const before = { ...process.env };
+  t.after(() => delete process.env["REDTHREAD_REDIS_DB"]);
+  process.env["REDTHREAD_REDIS_DB"] = "4";
+  assert.equal(loadConfig({}, { cwd }).redis.db, 4);
+  delete process.env["REDTHREAD_REDIS_DB"];
+  assert.deepEqual({ ...process.env }, before);
+});
+
+test("every scalar option has a variable by one rule", () => {
+  const env = {
+    REDTHREAD_APP_NAME: "shop",
+    REDTHREAD_REDIS_CONNECT_TIMEOUT_MS: "1234",
+    REDTHREAD_REDIS_TLS: "yes",
+    REDTHREAD_PRIMARY_JITTER: "0.25",
+    REDTHREAD_RETRY_ATTEMPTS: "Infinity",
+    REDTHREAD_SHUTDOWN_HANDLE_SIGNALS: "1",
+    REDTHREAD_LOG_LEVEL: "WARN",
+  };
+  const config = load(env);
+  assert.equal(config.appName, "shop");
+  assert.equal(config.redis.connectTimeoutMs, 1234);
+  assert.deepEqual(config.redis.tls, {});
+  assert.equal(config.primary.jitter, 0.25);
+  assert.equal(config.retry.attempts, Infinity);
+  assert.equal(config.shutdown.handleSignals, true);
+  assert.equal(config.log.level, "warn");
+  assert.equal(variableOf("threads.startTimeoutMs"), "REDTHREAD_THREADS_START_TIMEOUT_MS");
+  assert.equal(new Set(OPTION_PATHS.map(variableOf)).size, OPTION_PATHS.length);
+});
+
+test("the common names work, and redthread's own name beats them", () => {
+  const common = { REDIS_HOST: "a", REDIS_PORT: "1", REDIS_USERNAME: "u", REDIS_PASSWORD: "p", REDIS_DB: "2" };
+  const { redis, log } = load({ ...common, REDIS_TLS: "0", LOG_LEVEL: "debug", LOG_FORMAT: "text" });
+  assert.deepEqual([redis.host, redis.port, redis.username, redis.password, redis.db], ["a", 1, "u", "p", 2]);
+  assert.deepEqual([redis.tls, log], [false, { level: "debug", format: "text" }]);
+  assert.equal(load({ ...common, REDTHREAD_REDIS_HOST: "b" }).redis.host, "b");
+});
+
+test("a variable that is wrong is named, with what is allowed; one of ours that means nothing as well", () => {
+  const env = {
+    REDIS_PORT: "tcp://10.0.0.1:6379",
+    REDTHREAD_REDIS_COMMAND_TIMEOUT_MS: "5s",
+    REDTHREAD_SHUTDOWN_HANDLE_SIGNALS: "on",
+    REDTHREAD_THREAD_COUNT: "2",
+    REDTHREAD_REDIS_SCRIPTS: "{}",
+  };
+  assert.deepEqual(problemsOf({ env }), [
+    'REDTHREAD_THREAD_COUNT in the environment: no such option (did you mean "REDTHREAD_THREADS_COUNT"?)',
+    "redis.scripts (REDTHREAD_REDIS_SCRIPTS in the environment): cannot be set by a variable, only as an option or in the configFile",
+    "redis.port (REDIS_PORT in the environment): must be a whole number from 1 to 65535, got text with a scheme (Kubernetes sets this for a service named redis; REDTHREAD_REDIS_PORT wins)",
+    "redis.commandTimeoutMs (REDTHREAD_REDIS_COMMAND_TIMEOUT_MS in the environment): must be a whole number of at least 10, got text",
+    "shutdown.handleSignals (REDTHREAD_SHUTDOWN_HANDLE_SIGNALS in the environment): must be true or false (in the environment also 1, 0, yes, no), got text",
+  ]);
+});
+
+test("a wrong value that a stronger source overrides does no harm", () => {
+  assert.equal(loadConfig({ env: { REDIS_PORT: "tcp://1:2" }, redis: { port: 7 } }, NOWHERE).redis.port, 7);
+  assert.equal(load({ REDIS_PORT: "tcp://1:2", REDTHREAD_REDIS_PORT: "8" }).redis.port, 8);
+});
+
+test("a url gives the whole address, percent-decoded", () => {
+  const { redis } = load({ REDIS_URL: "rediss://us%40er:p%3Ass@[::1]:7000/5" });
+  assert.deepEqual([redis.host, redis.port, redis.username, redis.password], ["::1", 7000, "us@er", "p:ss"]);
+  assert.deepEqual([redis.db, redis.tls], [5, {}]);
+  assert.equal(load({ REDIS_URL: "unix:/run/redis.sock" }).redis.path, "/run/redis.sock");
+});
+
+test("fields beside a url beat its parts; a stronger url beats the fields of a weaker source", () => {
+  const url = "redis://url:1000/1";
+  assert.deepEqual(pick(load({ REDTHREAD_REDIS_URL: url, REDIS_PORT: "2000" })), ["url", 2000, 1]);
+  const env = { REDIS_HOST: "environment", REDIS_PORT: "2000", REDIS_DB: "2" };
+  assert.deepEqual(pick(loadConfig({ env, redis: { url } }, NOWHERE)), ["url", 1000, 1]);
+  assert.deepEqual(pick(loadConfig({ env, redis: { url: "redis://url" } }, NOWHERE)), ["url", 6379, 2]);
+  assert.deepEqual(pick(loadConfig({ env: { REDIS_URL: url }, redis: { host: "option" } }, NOWHERE)), [
+    "option",
+    1000,
+    1,
+  ]);
+});
+
+test("the password of a weaker url is not sent to the server of a stronger one", () => {
+  const env = { REDIS_URL: "rediss://:secret@old" };
+  const { redis } = loadConfig({ env, redis: { url: "redis://new" } }, NOWHERE);
+  assert.deepEqual([redis.host, redis.password, redis.tls], ["new", undefined, false]);
+});
+
+test("turning TLS on keeps the certificates that a weaker source gives", (t) => {
+  const cwd = folder(t, { "conf.json": JSON.stringify({ redis: { tls: { ca: "pem" } } }) });
+  const tlsOf = (env: NodeJS.ProcessEnv) => loadConfig({ env, configFile: "conf.json" }, { cwd }).redis.tls;
+  assert.deepEqual(tlsOf({ REDIS_URL: "rediss://h" }), { ca: "pem" });
+  assert.deepEqual(tlsOf({ REDIS_TLS: "true" }), { ca: "pem" });
+  assert.equal(tlsOf({ REDIS_TLS: "false" }), false);
+});
+
+test("of a socket's path and a host the stronger source's is used", () => {
+  const env = { REDTHREAD_REDIS_PATH: "/run/redis.sock" };
+  assert.equal(loadConfig({ env, redis: { host: "h" } }, NOWHERE).redis.path, undefined);
+  assert.equal(loadConfig({ env: { REDIS_HOST: "h" }, redis: { path: "/s" } }, NOWHERE).redis.path, "/s");
+  assert.equal(load({ ...env, REDIS_URL: "redis://h" }).redis.path, "/run/redis.sock");
+  assert.match(problemsOf({ env: { ...env, REDIS_HOST: "h" } }).join(), /conflicts with redis.host \(REDIS_HOST/);
+});
+
+test("a url that is wrong is named without being quoted", () => {
+  for (const url of [
+    "http://:secret@h",
+    "redis://:secret@h:99999",
+    "redis://:secret%@h",
+    "redis://h/secret",
+    "redis://h?password=secret",
+    "redis://:sec#ret@h",
+    "redis:secret",
+    "unix:/",
+    "secret",
+  ]) {
+    const problems = problemsOf({ env: { REDIS_URL: url } });
+    assert.ok(problems.length > 0, url);
+    assert.match(problems.join(), /^redis.url \(REDIS_URL in the environment\): /, url);
+    assert.doesNotMatch(problems.join(), /secret|sec#ret/);
+  }
+});
+
+test("a config file that is missing, no JSON, or has unknown keys is named without being quoted", (t) => {
+  const cwd = folder(t, {
+    "broken.json": '{ "redis": { "password": secret',
+    "list.json": "[]",
+    "wrong.json": '{ "tasks": "/x", "redis": { "pasword": "secret", "port": "secret" } }',
+  });
+  const problems = (configFile: string): unknown[] => problemsOf({ env: {}, configFile }, cwd);
+  assert.deepEqual(problems("none.json"), [`configFile: ${cwd}/none.json cannot be read (ENOENT)`]);
+  assert.deepEqual(problems("broken.json"), [`configFile: ${cwd}/broken.json is not valid JSON`]);
+  assert.deepEqual(problems("list.json"), [`options (file ${cwd}/list.json): must be an object, got an array`]);
+  assert.deepEqual(problems("wrong.json"), [
+    `tasks (file ${cwd}/wrong.json): unknown option`,
+    `redis.pasword (file ${cwd}/wrong.json): unknown option (did you mean "password"?)`,
+    `redis.port (file ${cwd}/wrong.json): must be a whole number from 1 to 65535, got text`,
+  ]);
+});
+
+test("a wrong line in .env is named as such, and foreign variables are nobody's business", (t) => {
+  const cwd = folder(t, { ".env": "PATH=/bin\nREDIS_DB=one\nREDTHREAD_NOPE=1\n" });
+  assert.deepEqual(problemsOf({ env: { HOME: "/root" } }, cwd), [
+    "REDTHREAD_NOPE in .env: no such option",
+    "redis.db (REDIS_DB in .env): must be a whole number from 0 to 2147483647, got text",
+  ]);
+});
+
+const NOWHERE = { cwd: "/nowhere" };
+
+function load(env: NodeJS.ProcessEnv): Config {
+  return loadConfig({ env }, NOWHERE);
+}
+
+function pick({ redis }: Config): unknown[] {
+  return [redis.host, redis.port, redis.db];
+}
+
+function problemsOf(options: ConnectOptions, cwd = "/nowhere"): unknown[] {
+  try {
+    loadConfig(options, { cwd });
+  } catch (error) {
+    assert.ok(error instanceof ConfigInvalidError);
+    const problems: unknown = Reflect.get(error, "problems");
+    assert.ok(Array.isArray(problems));
+    return problems;
+  }
+  return [];
+}
+
+function folder(t: TestContext, files: Record<string, string>): string {
+  const path = mkdtempSync(join(tmpdir(), "redthread-env-"));
+  t.after(() => rmSync(path, { recursive: true }));
+  for (const [name, content] of Object.entries(files)) writeFileSync(join(path, name), content);
+  return path;
+}

@@ -1,0 +1,295 @@
+import assert from "node:assert/strict";
+import { after, before, test, type TestContext } from "node:test";
+import { ConnectionManager, type ManagerOptions } from "../src/index.js";
+import type * as Tasks from "./fixtures/tasks.js";
+import { eventually } from "./support/gate.js";
+import { leakCheck } from "./support/leak-check.js";
+import { startRedis, type RedisServer } from "./support/redis-server.js";
+
+let server: RedisServer;
+before(async () => {
+  server = await startRedis();
+});
+after(() => server.stop());
+
+const silent = { debug() {}, info() {}, warn() {}, error() {} };
+type Overrides = Partial<ManagerOptions>;
+
+function manage(t: TestContext, overrides: Overrides = {}): ConnectionManager<typeof Tasks> {
+  const manager = new ConnectionManager<typeof Tasks>({
+    tasks: new URL("./fixtures/tasks.js", import.meta.url),
+    env: {},
+    logger: silent,
+    ...overrides,
+    redis: { port: server.port, ...overrides.redis },
+    threads: { count: 2, ...overrides.threads },
+  });
+  t.after(() => manager.shutdown({ drainMs: 1_000 }));
+  leakCheck(t, server);
+  return manager;
+}
+
+const code = (expected: string) => (error: unknown) => (error as { code?: string }).code === `REDTHREAD_${expected}`;
+
+test("a task runs in a thread with that thread's own cached client", async (t) => {
+  const manager = manage(t);
+  await manager.ready();
+  const value = await manager.run("setAndGet", { key: "a", value: "1" });
+  assert.equal(value, "1");
+  const { threadId, context } = await manager.run("whoAmI", undefined, { context: { request: 7 } });
+  assert.ok(threadId > 0);
+  assert.deepEqual(context, { request: 7 });
+});
+
+test("fifty first acquires in a thread make one connection and give one handle", async (t) => {
+  const manager = manage(t, { threads: { count: 1 }, appName: "fifty app" });
+  const { handles, name } = await manager.run("firstAcquires");
+  assert.equal(handles, 1);
+  assert.match(name!, /^redthread:fifty-app:[\w.-]+:\d+:\d+:thread$/);
+  assert.equal((await server.clients()).length, 1);
+});
+
+test("a task's own error reaches the caller as thrown", async (t) => {
+  const manager = manage(t);
+  await assert.rejects(manager.run("fail", "type"), (error: Error & { detail?: unknown }) => {
+    assert.ok(error instanceof TypeError);
+    assert.equal(error.message, "bad input");
+    assert.equal((error as { code?: string }).code, "E_OWN");
+    assert.deepEqual(error.detail, { n: 1 });
+    assert.ok(error.cause instanceof RangeError);
+    assert.equal(error.cause.cause, "deepest");
+    assert.match(error.stack!, /fixtures\/tasks/);
+    return true;
+  });
+  await assert.rejects(manager.run("fail", "aggregate"), (error: AggregateError) => {
+    assert.deepEqual(
+      error.errors.map(({ message }: Error) => message),
+      ["one", "two"],
+    );
+    return error instanceof AggregateError;
+  });
+  await assert.rejects(manager.run("fail", "redthread"), code("NEEDS_DEDICATED"));
+  await assert.rejects(manager.run("fail", "null"), (error) => error === null);
+});
+
+test("an unknown task is refused with the names that exist", async (t) => {
+  const manager = manage(t);
+  await assert.rejects(manager.run("ecko" as "echo", 1), (error: Error & { tasks?: string[] }) => {
+    assert.ok(code("TASK_NOT_FOUND")(error));
+    assert.ok(error.tasks!.includes("echo"));
+    assert.match(error.message, /setAndGet/);
+    return true;
+  });
+});
+
+test("an input that cannot be cloned is refused by its path, and the tasks beside it run", async (t) => {
+  const manager = manage(t);
+  const good = manager.run("echo", 1);
+  const bad = manager.run("echo", { list: [1, { fn: () => {} }] });
+  await assert.rejects(bad, (error: Error & { path?: string }) => {
+    assert.ok(code("NOT_CLONEABLE")(error));
+    assert.equal(error.path, "input.list[1].fn");
+    assert.match(error.message, /task echo/);
+    return true;
+  });
+  assert.equal(await good, 1);
+  await assert.rejects(manager.run("echo", 1, { context: () => {} }), code("NOT_CLONEABLE"));
+});
+
+test("a result that cannot be cloned is NOT_CLONEABLE, and the thread lives on", async (t) => {
+  const manager = manage(t, { threads: { count: 1 } });
+  const [bad, good] = await Promise.allSettled([manager.run("uncloneable"), manager.run("echo", 2)]);
+  assert.equal(bad.status, "rejected");
+  assert.ok(code("NOT_CLONEABLE")(bad.reason));
+  assert.equal((bad.reason as { path?: string }).path, "result.rows[1].onDone");
+  assert.deepEqual(good, { status: "fulfilled", value: 2 });
+});
+
+test("buffers move in both directions without a copy where that is asked for", async (t) => {
+  const manager = manage(t);
+  const input = new Uint8Array(1_000);
+  assert.equal(await manager.run("receive", input, { transferList: [input.buffer] }), 1_000);
+  assert.equal(input.byteLength, 0);
+  const result = await manager.run("bytes", 64);
+  assert.equal(result.length, 64);
+  assert.equal(result[63], 7);
+});
+
+test("a full queue refuses, and what was taken still runs", async (t) => {
+  const manager = manage(t, { threads: { count: 1, concurrency: 1 }, queue: { max: 2 } });
+  const taken = [manager.run("echo", 1), manager.run("echo", 2)];
+  await assert.rejects(manager.run("echo", 3), code("QUEUE_FULL"));
+  assert.deepEqual(await Promise.all(taken), [1, 2]);
+});
+
+test("a timeout aborts the task's signal and says where the task was", async (t) => {
+  const manager = manage(t);
+  await manager.ready();
+  await assert.rejects(manager.run("waitForKey", "never", { timeoutMs: 50 }), code("TASK_TIMEOUT"));
+  // The signal reached the task, or this thread would still count it.
+  await eventually(() => manager.stats().threads.every(({ running }) => running === 0));
+});
+
+test("a caller's signal ends a waiting task as not sent and a running one as unknown", async (t) => {
+  const manager = manage(t, { threads: { count: 1, concurrency: 1 } });
+  await manager.ready();
+  const stop = new AbortController();
+  const running = manager.run("waitForKey", "never", { signal: stop.signal });
+  const waiting = manager.run("echo", 1, { signal: stop.signal });
+  await eventually(() => manager.stats().threads.some(({ running: n }) => n === 1));
+  stop.abort(new Error("enough"));
+  for (const [task, outcome] of [
+    [running, "unknown"],
+    [waiting, "not-sent"],
+  ] as const) {
+    await assert.rejects(task, (error: Error & { outcome?: string }) => {
+      assert.ok(code("TASK_ABORTED")(error));
+      assert.equal(error.outcome, outcome);
+      assert.equal((error.cause as Error).message, "enough");
+      return true;
+    });
+  }
+  assert.equal(await manager.run("echo", 2), 2);
+});
+
+test("an exclusive task has its thread to itself", async (t) => {
+  const manager = manage(t, { threads: { count: 1, concurrency: 4 } });
+  await manager.ready();
+  const before = manager.run("waitForKey", "gate");
+  const exclusive = manager.run("stubborn", { started: "alone", until: "gate2" }, { exclusive: true });
+  const behind = manager.run("echo", "behind");
+  let passed = false;
+  void behind.then(() => (passed = true));
+  assert.equal(await server.admin.get("alone"), null);
+  await server.admin.set("gate", "open");
+  await before;
+  await eventually(async () => (await server.admin.get("alone")) === "1");
+  assert.equal(passed, false);
+  assert.equal(manager.stats().threads[0]!.running, 1);
+  await server.admin.set("gate2", "open");
+  assert.equal(await exclusive, "open");
+  assert.equal(await behind, "behind");
+});
+
+test("a thread that dies rejects its own tasks with the reason, and is replaced", async (t) => {
+  const manager = manage(t);
+  await manager.ready();
+  const elsewhere = manager.run("waitForKey", "later");
+  const [before] = await Promise.all([manager.stats().threads.map(({ threadId }) => threadId)]);
+  await assert.rejects(manager.run("exit", 3), (error: Error & { threadId?: number }) => {
+    assert.ok(code("THREAD_DIED")(error), String(error));
+    assert.ok(before.includes(error.threadId!));
+    assert.match((error.cause as Error).message, /3/);
+    return true;
+  });
+  await server.admin.set("later", "yes");
+  assert.equal(await elsewhere, "yes");
+  await eventually(() => manager.stats().threads.filter(({ state }) => state === "ready").length === 2);
+  assert.equal(await manager.run("echo", "again"), "again");
+});
+
+for (const [fixture, message] of [
+  ["throws-at-import", "this module is broken"],
+  ["setup-rejects", "setup says no"],
+]) {
+  test(`a tasks module that ${fixture!.replaceAll("-", " ")} fails ready() and every waiting run with the cause`, async (t) => {
+    const manager = manage(t, { tasks: new URL(`./fixtures/${fixture}.js`, import.meta.url) });
+    const attempts = [manager.ready(), manager.run("echo", 1), manager.run("echo", 2)];
+    for (const attempt of await Promise.allSettled(attempts)) {
+      assert.equal(attempt.status, "rejected");
+      assert.ok(code("THREAD_START_FAILED")(attempt.reason), String(attempt.reason));
+      assert.equal((attempt.reason as { cause: Error }).cause.message, message);
+    }
+    await assert.rejects(manager.run("echo", 3), code("THREAD_START_FAILED"));
+  });
+}
+
+test("wrong options are all named in one error, before anything is opened", () => {
+  assert.throws(
+    () =>
+      new ConnectionManager({
+        tasks: "relative.js",
+        env: {},
+        threads: { count: 0 },
+        redis: { port: 99_999, ioredis: { retryStrategy: () => 1 } as object },
+      }),
+    (error: Error & { problems?: string[] }) => {
+      assert.ok(code("CONFIG_INVALID")(error));
+      for (const part of ["tasks", "threads.count", "redis.port", "retryStrategy"]) {
+        assert.ok(error.message.includes(part), `${part} in ${error.message}`);
+      }
+      return true;
+    },
+  );
+});
+
+test("after shutdown nothing is taken, and every call shares one report", async (t) => {
+  const manager = manage(t);
+  await manager.ready();
+  const [first, second] = await Promise.all([manager.shutdown(), manager.shutdown()]);
+  assert.equal(first, second);
+  assert.deepEqual(first.tasks, { finished: 0, abandoned: 0 });
+  assert.equal(first.threads.length, 2);
+  assert.ok(first.threads.every(({ outcome }) => outcome === "graceful"));
+  await assert.rejects(manager.run("echo", 1), code("SHUTTING_DOWN"));
+  await assert.rejects(manager.getRedis(), code("SHUTTING_DOWN"));
+  await assert.rejects(manager.ready(), code("SHUTTING_DOWN"));
+  assert.deepEqual(manager.health(), { live: false, ready: false, reasons: ["shut down"] });
+});
+
+test("a lame duck takes tasks but is not ready, and shutdown waits for what it took", async (t) => {
+  const manager = manage(t, { threads: { count: 1, concurrency: 1 } });
+  await manager.ready();
+  assert.deepEqual(manager.health(), { live: true, ready: true, reasons: [] });
+  const done = manager.shutdown({ lameDuckMs: 200 });
+  assert.equal(manager.health().ready, false);
+  const tasks = Array.from({ length: 10 }, (_, i) => manager.run("setAndGet", { key: `duck:${i}`, value: "x" }));
+  assert.ok((await Promise.all(tasks)).every((value) => value === "x"));
+  assert.equal((await done).tasks.abandoned, 0);
+});
+
+test("a thread's log lines arrive on the main thread with their task", async (t) => {
+  const lines: [string, Record<string, unknown>][] = [];
+  const manager = manage(t, {
+    logger: { ...silent, info: (message, fields) => lines.push([message, fields ?? {}]) },
+  });
+  await manager.run("log", "hello from a thread");
+  await eventually(() => lines.some(([message]) => message === "hello from a thread"));
+  const [, fields] = lines.find(([message]) => message === "hello from a thread")!;
+  assert.equal(fields["task"], "log");
+  assert.equal(fields["n"], 1);
+  assert.equal(typeof fields["threadId"], "number");
+});
+
+test("a subscription hears messages, survives a kill with a gap told, and ends", async (t) => {
+  const manager = manage(t);
+  const heard: string[] = [];
+  let gaps = 0;
+  const stop = await manager.subscribe("news", (message) => heard.push(message), { onGap: () => gaps++ });
+  await server.admin.publish("news", "one");
+  await eventually(() => heard.length === 1);
+  const subscriber = (await server.clients()).find(({ name }) => name.endsWith(":subscriber"))!;
+  await server.admin.client("KILL", "ID", subscriber.id);
+  await eventually(() => gaps === 1);
+  await server.admin.publish("news", "two");
+  await eventually(() => heard.length === 2);
+  await stop();
+  await stop();
+  assert.equal(await server.admin.publish("news", "three"), 0);
+  assert.deepEqual(heard, ["one", "two"]);
+});
+
+test("stats tell of the primary, the connections and each thread without asking it", async (t) => {
+  const manager = manage(t, { threads: { count: 1 } });
+  await manager.ready();
+  await manager.run("setAndGet", { key: "s", value: "1" });
+  await manager.run("watchAndAdd", "n");
+  await manager.run("fail", "x").catch(() => {});
+  const stats = manager.stats();
+  assert.equal(stats.primary.state, "connected");
+  assert.deepEqual(stats.connections, { open: 3, connecting: 0 });
+  const [thread] = stats.threads;
+  assert.equal(thread!.state, "ready");
+  assert.deepEqual([thread!.running, thread!.done, thread!.failed, thread!.acquires], [0, 2, 1, 2]);
+  assert.deepEqual(thread!.dedicated, { out: 0, idle: 1, waiting: 0, max: 4 });
+});

@@ -1,0 +1,119 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { connect } from "node:net";
+import { after, before, test } from "node:test";
+import { Redis } from "ioredis";
+import { eventually, gate } from "./support/gate.js";
+import { leakCheck } from "./support/leak-check.js";
+import { startProxy } from "./support/proxy.js";
+import { startRedis, type RedisServer } from "./support/redis-server.js";
+
+let server: RedisServer;
+before(async () => {
+  server = await startRedis();
+});
+after(() => server.stop());
+
+function client(port: number): Redis {
+  const redis = new Redis({ port, host: "127.0.0.1", retryStrategy: null, lazyConnect: true, connectionName: "guest" });
+  redis.on("error", () => undefined);
+  return redis;
+}
+
+test("the observer sees everybody but itself", async (t) => {
+  leakCheck(t, server);
+  const redis = client(server.port);
+  await redis.ping();
+  const [listed, ...others] = await server.waitForClients((clients) => clients.length === 1);
+  assert.equal(listed?.name, "guest");
+  assert.equal(listed.cmd, "ping");
+  assert.deepEqual(others, []);
+  redis.disconnect();
+});
+
+test("a killed server comes back on its port and the observer with it", async (t) => {
+  leakCheck(t, server);
+  await server.admin.set("k", "v");
+  await server.kill();
+  await assert.rejects(client(server.port).connect());
+  await server.restart();
+  assert.equal(await server.admin.get("k"), null);
+  assert.match(server.log(), /Ready to accept connections[^]*Ready to accept connections/);
+});
+
+test("a frozen server accepts and stays silent until it is thawed", async (t) => {
+  leakCheck(t, server);
+  await server.admin.ping();
+  server.freeze();
+  const socket = connect(server.port, "127.0.0.1");
+  await once(socket, "connect");
+  socket.write("PING\r\n");
+  const pong = once(socket, "data");
+  server.thaw();
+  assert.equal(String((await pong)[0]), "+PONG\r\n");
+  socket.destroy();
+});
+
+test("a reply cut in the middle is lost after the server has run the command", async (t) => {
+  leakCheck(t, server);
+  await using proxy = await startProxy(server.port);
+  const redis = client(proxy.port);
+  await redis.set("big", "x".repeat(100));
+  proxy.cutAfterReplyBytes(50);
+  await assert.rejects(redis.get("big"));
+  proxy.cutAfterReplyBytes(0);
+  const second = client(proxy.port);
+  await assert.rejects(second.connect());
+  assert.equal(proxy.connections, 0);
+});
+
+test("a black hole holds what is sent and lets it through once it is off", async (t) => {
+  leakCheck(t, server);
+  await using proxy = await startProxy(server.port);
+  const redis = client(proxy.port);
+  await redis.ping();
+  proxy.blackhole(true);
+  const held = redis.set("held", "1");
+  const stranger = connect(proxy.port, "127.0.0.1");
+  await once(stranger, "connect");
+  assert.equal(await server.admin.get("held"), null);
+  proxy.blackhole(false);
+  await held;
+  stranger.destroy();
+  redis.disconnect();
+});
+
+test("reset, fin, down and up each do what they are called", async (t) => {
+  leakCheck(t, server);
+  await using proxy = await startProxy(server.port);
+  for (const cut of ["reset", "fin"] as const) {
+    const socket = connect(proxy.port, "127.0.0.1");
+    await once(socket, "connect");
+    await eventually(() => proxy.connections === 1);
+    const ended = gate<string>();
+    socket.on("error", (error: NodeJS.ErrnoException) => ended.open(error.code ?? ""));
+    socket.on("end", () => ended.open("FIN"));
+    socket.resume();
+    proxy[cut]();
+    assert.equal(await ended.promise, cut === "reset" ? "ECONNRESET" : "FIN");
+    socket.destroy();
+    await eventually(() => proxy.connections === 0);
+  }
+  proxy.down();
+  await assert.rejects(once(connect(proxy.port, "127.0.0.1"), "connect"), { code: "ECONNREFUSED" });
+  await proxy.up();
+  proxy.latencyMs = 5;
+  const redis = client(proxy.port);
+  const replies = await Promise.all(Array.from({ length: 20 }, (_, i) => redis.echo(String(i))));
+  assert.deepEqual(replies.map(Number), [...replies.keys()]);
+  redis.disconnect();
+});
+
+test("what did not happen in time is named", async () => {
+  const never = eventually(() => assert.equal(1, 2), 30, "one is two");
+  await assert.rejects(never, /not within 30 ms: one is two[^]*1 !== 2/);
+  await assert.rejects(
+    eventually(() => gate().promise, 30, "a gate nobody opens"),
+    /a gate nobody opens/,
+  );
+});

@@ -1,0 +1,10 @@
+import type { Config } from "../../src/common/options.js";
+import { loadConfig } from "../../src/common/env.js";
+import type { RedisServer } from "./redis-server.js";
+
+type Overrides = Omit<NonNullable<Parameters<typeof loadConfig>[0]>, "env">;
+
+/** A configuration for this server that owes nothing to the environment of whoever runs the tests. */
+export function configFor(server: Pick<RedisServer, "port">, overrides: Overrides = {}): Config {
+  return loadConfig({ ...overrides, env: {}, redis: { port: server.port, ...overrides.redis } });
+}

@@ -1,0 +1,54 @@
+export interface Gate<T = void> {
+  readonly promise: Promise<T>;
+  open(value: T): void;
+}
+
+/** Holds a test, or a fake, at a point of its own choosing until somebody opens it; stays open. */
+export function gate<T = void>(): Gate<T> {
+  let open!: (value: T) => void;
+  const promise = new Promise<T>((resolve) => {
+    open = resolve;
+  });
+  return { promise, open };
+}
+
+const POLL_MS = 10;
+
+/**
+ * Tries `assertion` until it neither throws nor returns false, and gives its value. The deadline is there for liveness
+ * only: it names what was awaited instead of letting a test hang.
+ */
+export async function eventually<T>(
+  assertion: () => T | Promise<T>,
+  deadlineMs = 5_000,
+  awaited = assertion.toString(),
+): Promise<T> {
+  const deadline = performance.now() + deadlineMs;
+  let last: unknown;
+  for (;;) {
+    try {
+      const value = await by(deadline, assertion);
+      if (value !== false) return value;
+      last = undefined;
+    } catch (error) {
+      last = error;
+    }
+    if (performance.now() >= deadline) {
+      const why = last instanceof Error ? `\nlast failure: ${last.message}` : "";
+      throw new Error(`not within ${deadlineMs} ms: ${awaited}${why}`, { cause: last });
+    }
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
+async function by<T>(deadline: number, assertion: () => T | Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error("the assertion itself did not settle")), deadline - performance.now());
+  });
+  try {
+    return await Promise.race([assertion(), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

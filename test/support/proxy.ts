@@ -1,0 +1,163 @@
+import { once } from "node:events";
+import { createServer, connect, type Server, type Socket } from "node:net";
+
+/** A TCP proxy on loopback that misbehaves on request. */
+export async function startProxy(targetPort: number): Promise<Proxy> {
+  const proxy = new Proxy(targetPort);
+  await proxy.up();
+  return proxy;
+}
+
+interface Link {
+  readonly client: Socket;
+  readonly upstream: Socket;
+}
+
+export class Proxy implements AsyncDisposable {
+  /** Added to every chunk, each way; order is kept. */
+  latencyMs = 0;
+  readonly #targetPort: number;
+  readonly #links = new Set<Link>();
+  #server: Server | undefined;
+  #port = 0;
+  #blackhole = false;
+  #replyBytesLeft = Infinity;
+
+  constructor(targetPort: number) {
+    this.#targetPort = targetPort;
+  }
+
+  get port(): number {
+    return this.#port;
+  }
+
+  get url(): string {
+    return `redis://127.0.0.1:${this.#port}`;
+  }
+
+  /** Connections open through the proxy now. */
+  get connections(): number {
+    return this.#links.size;
+  }
+
+  /** While on, nothing passes either way, not even a FIN; connects are accepted and hear nothing. Switched off, all that was held passes. */
+  blackhole(on: boolean): void {
+    this.#blackhole = on;
+    for (const { client, upstream } of this.#links) {
+      for (const socket of [client, upstream]) {
+        if (on) socket.pause();
+        else socket.resume();
+      }
+    }
+  }
+
+  /** RST to every client, as from a crashed host. */
+  reset(): void {
+    for (const { client, upstream } of this.#links) {
+      client.resetAndDestroy();
+      upstream.destroy();
+    }
+  }
+
+  /** FIN to every client, as from a server that closes politely. */
+  fin(): void {
+    for (const { client, upstream } of this.#links) {
+      client.end();
+      upstream.destroy();
+    }
+  }
+
+  /** Lets `n` more bytes of replies through, counted over all connections, then cuts the connection in the middle of that reply. Once. */
+  cutAfterReplyBytes(n: number): void {
+    this.#replyBytesLeft = n;
+  }
+
+  /** Refuses new connects; those open stay (see `reset`). */
+  down(): void {
+    this.#server?.close();
+    this.#server = undefined;
+  }
+
+  /** Listens, on the same port as before. */
+  async up(): Promise<void> {
+    if (this.#server) return;
+    const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (client) => this.#join(client));
+    this.#server = server;
+    server.listen(this.#port, "127.0.0.1");
+    await once(server, "listening");
+    server.unref();
+    this.#port = portOf(server);
+  }
+
+  close(): void {
+    this.down();
+    this.#blackhole = false;
+    for (const { client, upstream } of this.#links) {
+      client.destroy();
+      upstream.destroy();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+
+  #join(client: Socket): void {
+    const upstream = connect({ port: this.#targetPort, host: "127.0.0.1", allowHalfOpen: true, noDelay: true });
+    const link = { client, upstream };
+    this.#links.add(link);
+    client.setNoDelay(true);
+    this.#pump(client, upstream, (chunk) => upstream.write(chunk));
+    this.#pump(upstream, client, (chunk) => this.#reply(link, chunk));
+    for (const [socket, other] of [
+      [client, upstream],
+      [upstream, client],
+    ] as const) {
+      // A refused or broken side shows as the close of the other; there is nobody here to tell.
+      socket.on("error", () => undefined);
+      socket.on("close", (hadError) => {
+        this.#links.delete(link);
+        if (hadError) other.resetAndDestroy();
+        else other.destroySoon();
+      });
+    }
+    if (this.#blackhole) upstream.pause();
+    else client.resume();
+  }
+
+  #pump(from: Socket, to: Socket, write: (chunk: Buffer) => boolean): void {
+    let dueAt = 0;
+    const later = (step: () => void): void => {
+      dueAt = Math.max(dueAt, performance.now() + this.latencyMs);
+      const wait = dueAt - performance.now();
+      if (wait <= 0) step();
+      else setTimeout(step, wait);
+    };
+    from.on("data", (chunk) =>
+      later(() => {
+        if (!to.writable || write(chunk)) return;
+        from.pause();
+        to.once("drain", () => this.#blackhole || from.resume());
+      }),
+    );
+    from.on("end", () => later(() => to.end()));
+  }
+
+  #reply({ client, upstream }: Link, chunk: Buffer): boolean {
+    if (chunk.length < this.#replyBytesLeft) {
+      this.#replyBytesLeft -= chunk.length;
+      return client.write(chunk);
+    }
+    const passed = chunk.subarray(0, this.#replyBytesLeft);
+    this.#replyBytesLeft = Infinity;
+    upstream.destroy();
+    client.end(passed);
+    return true;
+  }
+}
+
+export function portOf(server: Server): number {
+  const address = server.address();
+  if (address === null || typeof address === "string") throw new Error("not listening on TCP");
+  return address.port;
+}

@@ -1,0 +1,275 @@
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { accessSync, constants } from "node:fs";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createServer, Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { delimiter, join } from "node:path";
+import { Redis } from "ioredis";
+import { eventually } from "./gate.js";
+import { portOf } from "./proxy.js";
+
+export interface RedisServerOptions {
+  /** Further command-line arguments, e.g. `["--enable-debug-command", "local"]`. */
+  args?: readonly string[];
+  /** No "warning": the line that says the server is ready is a notice. */
+  loglevel?: "debug" | "verbose" | "notice";
+  /** The content of an ACL file; name the observer's user in `observer` if the default user is off. */
+  acl?: string;
+  observer?: { username?: string; password?: string };
+}
+
+/** One line of CLIENT LIST. */
+export interface ListedClient {
+  id: string;
+  addr: string;
+  name: string;
+  cmd: string;
+  flags: string;
+  db: string;
+  user: string;
+  [field: string]: string;
+}
+
+export const HOW_TO_GET_REDIS =
+  "The tests need a real Redis: install redis-server or valkey-server (Debian: apt-get install redis-server), or name its binary in REDTHREAD_REDIS_SERVER.";
+
+const OBSERVER = "observer";
+const START_MS = 15_000;
+const STOP_MS = 3_000;
+const PORT_ATTEMPTS = 5;
+
+/** The binary to run, or undefined if this machine has none. */
+export function findRedisServer(): string | undefined {
+  const named = process.env["REDTHREAD_REDIS_SERVER"];
+  if (named) return named;
+  const folders = (process.env["PATH"] ?? "").split(delimiter);
+  const candidates = ["redis-server", "valkey-server"].flatMap((name) => folders.map((folder) => join(folder, name)));
+  return candidates.find(isExecutable);
+}
+
+/** A real server on a free loopback port, in a folder of its own, ready to accept connections. */
+export async function startRedis(options: RedisServerOptions = {}): Promise<RedisServer> {
+  const binary = findRedisServer();
+  if (!binary) throw new Error(HOW_TO_GET_REDIS);
+  const folder = await mkdtemp(join(tmpdir(), "redthread-redis-"));
+  const args = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", folder];
+  args.push("--loglevel", options.loglevel ?? "notice");
+  if (options.acl !== undefined) {
+    await writeFile(join(folder, "users.acl"), options.acl);
+    args.push("--aclfile", join(folder, "users.acl"));
+  }
+  args.push(...(options.args ?? []));
+  for (let attempt = 1; ; attempt++) {
+    const server = new RedisServer(binary, folder, await freePort(), args, options.observer ?? {});
+    try {
+      await server.start();
+      return server;
+    } catch (error) {
+      // Between finding a free port and binding it, another test file may have taken it.
+      if (attempt < PORT_ATTEMPTS && /address already in use/i.test(server.log())) continue;
+      await rm(folder, { recursive: true, force: true });
+      throw error;
+    }
+  }
+}
+
+export class RedisServer implements AsyncDisposable {
+  readonly port: number;
+  readonly url: string;
+  readonly #binary: string;
+  readonly #folder: string;
+  readonly #args: readonly string[];
+  readonly #credentials: { username?: string; password?: string };
+  #process: ChildProcess | undefined;
+  #admin: Redis | undefined;
+  #log = "";
+  #stopping: Promise<void> | undefined;
+
+  constructor(
+    binary: string,
+    folder: string,
+    port: number,
+    args: readonly string[],
+    credentials: { username?: string; password?: string },
+  ) {
+    this.port = port;
+    this.url = `redis://127.0.0.1:${port}`;
+    this.#binary = binary;
+    this.#folder = folder;
+    this.#args = args;
+    this.#credentials = credentials;
+  }
+
+  /** Everything the server wrote so far, over restarts. */
+  log(): string {
+    return this.#log;
+  }
+
+  get pid(): number {
+    const pid = this.#process?.pid;
+    if (pid === undefined) throw new Error("this redis-server is not running");
+    return pid;
+  }
+
+  /** The tests' own connection: reconnects for itself, waits while the server is away, never listed by `clients()`. */
+  get admin(): Redis {
+    if (!this.#admin) {
+      this.#admin = new Redis({
+        host: "127.0.0.1",
+        port: this.port,
+        ...this.#credentials,
+        connectionName: OBSERVER,
+        lazyConnect: true,
+        maxRetriesPerRequest: null,
+        retryStrategy: () => 20,
+      });
+      // Servers die here on purpose; the observer's commands wait for the next one.
+      this.#admin.on("error", () => undefined);
+    }
+    return this.#admin;
+  }
+
+  /** CLIENT LIST without the observer. */
+  async clients(): Promise<ListedClient[]> {
+    return String(await this.admin.client("LIST"))
+      .split("\n")
+      .filter((line) => line.trim() !== "")
+      .map(parseClient)
+      .filter((client) => client.name !== OBSERVER);
+  }
+
+  /** Waits until `predicate` holds for CLIENT LIST (without the observer) and gives that list. */
+  async waitForClients(
+    predicate: (clients: ListedClient[]) => boolean,
+    deadlineMs = 5_000,
+    awaited = predicate.toString(),
+  ): Promise<ListedClient[]> {
+    const check = async (): Promise<ListedClient[]> => {
+      const clients = await this.clients();
+      if (predicate(clients)) return clients;
+      throw new Error(
+        `CLIENT LIST holds ${clients.length}: ${clients.map(({ name, cmd }) => `${name} ${cmd}`).join(", ")}`,
+      );
+    };
+    return eventually(check, deadlineMs, `clients such that ${awaited}`);
+  }
+
+  async start(): Promise<void> {
+    const child = spawn(this.#binary, ["--port", String(this.port), ...this.#args], {
+      cwd: this.#folder,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    this.#process = child;
+    alive.add(child);
+    child.once("exit", () => alive.delete(child));
+    process.off("exit", killAll).on("exit", killAll);
+    await this.#ready(child);
+    // A test that forgets to stop its server must not hang the file: the exit hook kills it.
+    child.unref();
+    for (const pipe of [child.stdout, child.stderr]) if (pipe instanceof Socket) pipe.unref();
+  }
+
+  /** SIGKILL, as in a crash; returns once the process is gone. */
+  async kill(): Promise<void> {
+    await this.#end("SIGKILL");
+  }
+
+  /** A new process on the same port, empty; the old one is killed if it still runs. */
+  async restart(): Promise<void> {
+    await this.kill();
+    await this.start();
+  }
+
+  /** SIGSTOP: TCP connects are still accepted by the kernel, nothing is answered. */
+  freeze(): void {
+    process.kill(this.pid, "SIGSTOP");
+  }
+
+  thaw(): void {
+    process.kill(this.pid, "SIGCONT");
+  }
+
+  /** Ends observer and server and removes its folder; idempotent. */
+  stop(): Promise<void> {
+    return (this.#stopping ??= this.#stop());
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
+  }
+
+  async #stop(): Promise<void> {
+    this.#admin?.disconnect();
+    await this.#end("SIGTERM");
+    await rm(this.#folder, { recursive: true, force: true });
+  }
+
+  #ready(child: ChildProcess): Promise<void> {
+    const from = this.#log.length;
+    return new Promise((resolve, reject) => {
+      const fail = (why: string): void => {
+        child.kill("SIGKILL");
+        reject(new Error(`redis-server on port ${this.port} ${why}\n${this.#log.slice(from)}`));
+      };
+      const timer = setTimeout(() => fail(`was not ready within ${START_MS} ms`), START_MS);
+      const hear = (text: Buffer): void => {
+        this.#log += text.toString();
+        if (!this.#log.includes("Ready to accept connections", from)) return;
+        clearTimeout(timer);
+        resolve();
+      };
+      child.stdout?.on("data", hear);
+      child.stderr?.on("data", hear);
+      child.once("error", (error) => (clearTimeout(timer), fail(`did not start: ${error.message}`)));
+      // "close", not "exit": only then has its last word been read.
+      child.once("close", (code, signal) => (clearTimeout(timer), fail(`ended with ${signal ?? code}`)));
+    });
+  }
+
+  async #end(signal: NodeJS.Signals): Promise<void> {
+    const child = this.#process;
+    this.#process = undefined;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    child.ref();
+    const gone = once(child, "exit");
+    const timer = setTimeout(() => child.kill("SIGKILL"), STOP_MS);
+    child.kill(signal);
+    // A frozen process hears nothing but SIGKILL until it is thawed.
+    child.kill("SIGCONT");
+    await gone;
+    clearTimeout(timer);
+  }
+}
+
+const alive = new Set<ChildProcess>();
+
+function killAll(): void {
+  for (const child of alive) child.kill("SIGKILL");
+}
+
+function parseClient(line: string): ListedClient {
+  const fields = line
+    .trim()
+    .split(" ")
+    .map((field) => [field.slice(0, field.indexOf("=")), field.slice(field.indexOf("=") + 1)] as const);
+  return { id: "", addr: "", name: "", cmd: "", flags: "", db: "", user: "", ...Object.fromEntries(fields) };
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false; // not there, or not ours to run: the next candidate
+  }
+}
+
+async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, "127.0.0.1");
+  await once(probe, "listening");
+  const port = portOf(probe);
+  probe.close();
+  await once(probe, "close");
+  return port;
+}

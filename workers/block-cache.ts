@@ -1,0 +1,60 @@
+/** Something loaded from Redis, and what keeping it costs. */
+export interface Sized {
+  readonly bytes: number;
+}
+
+/**
+ * Blocks that a thread keeps at hand, the least recently used ones going first. Concurrent callers share one load; a
+ * failed load is not kept. For content that never changes under its key.
+ */
+export class BlockCache<T extends Sized> {
+  readonly #maxBytes: number;
+  readonly #load: (key: string) => Promise<T>;
+  readonly #loading = new Map<string, Promise<T>>();
+  /** In the order of use: a Map gives its keys back in the order of insertion. */
+  readonly #blocks = new Map<string, T>();
+  #bytes = 0;
+
+  constructor(maxBytes: number, load: (key: string) => Promise<T>) {
+    this.#maxBytes = maxBytes;
+    this.#load = load;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  get(key: string): Promise<T> | T {
+    const block = this.#blocks.get(key);
+    if (!block) return this.#loadOnce(key);
+    this.#blocks.delete(key);
+    this.#blocks.set(key, block);
+    return block;
+  }
+
+  clear(): void {
+    this.#blocks.clear();
+    this.#bytes = 0;
+  }
+
+  #loadOnce(key: string): Promise<T> {
+    const running = this.#loading.get(key);
+    if (running) return running;
+    const loading = this.#load(key)
+      .then((block) => this.#keep(key, block))
+      .finally(() => this.#loading.delete(key));
+    this.#loading.set(key, loading);
+    return loading;
+  }
+
+  #keep(key: string, block: T): T {
+    this.#blocks.set(key, block);
+    this.#bytes += block.bytes;
+    for (const [oldest, { bytes }] of this.#blocks) {
+      if (this.#bytes <= this.#maxBytes) break;
+      this.#blocks.delete(oldest);
+      this.#bytes -= bytes;
+    }
+    return block;
+  }
+}

@@ -1,0 +1,108 @@
+import { getRedis, transfer, type TaskContext } from "../src/worker.js";
+import { BlockCache } from "./block-cache.js";
+import { LazyTensor } from "./lazy-tensor.js";
+import { QUANTIZERS, type QuantizerName } from "./quantize.js";
+import { exactCosines, SearchBlock } from "./search-block.js";
+import { packTensor, unpackTensor } from "./tensor.js";
+import { TopK, type Hits } from "./top-k.js";
+
+export interface StoreInput {
+  readonly key: string;
+  readonly quantizer: QuantizerName;
+  readonly dimensions: number;
+  /** Row after row; move it here with `transferList`. */
+  readonly values: Float32Array<ArrayBuffer>;
+  /** For a writer that may die before it has deleted its keys. Default: kept until deleted. */
+  readonly ttlSeconds?: number;
+}
+
+export interface SearchInput {
+  readonly key: string;
+  /** Added to the rows of the hits: where this block begins in the whole. */
+  readonly firstRow: number;
+  readonly query: Float32Array<ArrayBuffer>;
+  readonly k: number;
+}
+
+export interface SearchSignsInput extends SearchInput {
+  /** The same rows in a form good enough to rank by. */
+  readonly rankKey: string;
+  /** How many rows to rank. */
+  readonly candidates: number;
+}
+
+/** Per thread; about the 20 000 most frequent words in every form, or all 341 479 in one small one. */
+const CACHED_BYTES = 96 * 1024 * 1024;
+
+const blocks = new BlockCache(CACHED_BYTES, loadBlock);
+const lazyTensors = new Map<string, Promise<LazyTensor>>();
+
+/** Quantizes a block of rows and stores it. */
+export async function store(input: StoreInput): Promise<{ bytes: number }> {
+  const { key, quantizer, dimensions, values, ttlSeconds } = input;
+  const bytes = packTensor(QUANTIZERS[quantizer], values, dimensions);
+  const packed = Buffer.from(bytes.buffer);
+  const redis = await getRedis();
+  if (ttlSeconds === undefined) await redis.set(key, packed);
+  else await redis.set(key, packed, "EX", ttlSeconds);
+  return { bytes: bytes.length };
+}
+
+/** The k rows of a block nearest to the query by cosine, judged by the packed or decoded rows. */
+export async function search({ key, firstRow, query, k }: SearchInput): Promise<Hits> {
+  const block = await blocks.get(key);
+  return moved(best(block.cosines(query), k).hits((row) => row + firstRow));
+}
+
+/** As `search`, in two steps: candidates by their sign bits, then ranked by rows loaded for them alone. */
+export async function searchSigns(input: SearchSignsInput): Promise<Hits> {
+  const { key, rankKey, firstRow, query, k, candidates } = input;
+  const block = await blocks.get(key);
+  const { rows } = best(block.cosines(query), candidates).hits();
+  const tensor = await lazyTensor(rankKey);
+  const ranked = best(exactCosines(await tensor.rows(rows), query), k);
+  return moved(ranked.hits((candidate) => rows[candidate]! + firstRow));
+}
+
+/** As `search`, from float32 rows and in double precision: what the others are measured by. */
+export async function searchExactly({ key, firstRow, query, k }: SearchInput, { signal }: TaskContext): Promise<Hits> {
+  const { header, packed } = unpackTensor(await load(key), key);
+  signal.throwIfAborted();
+  const values = QUANTIZERS[header.quantizer].decode(packed, header.dimensions);
+  return moved(best(exactCosines(values, query), k).hits((row) => row + firstRow));
+}
+
+export function teardown(): void {
+  blocks.clear();
+  lazyTensors.clear();
+}
+
+async function loadBlock(key: string): Promise<SearchBlock> {
+  return SearchBlock.from(await load(key), key);
+}
+
+async function load(key: string): Promise<Buffer> {
+  const redis = await getRedis();
+  // A missing key is as wrong as an empty one: the reader of the header says so.
+  return (await redis.getBuffer(key)) ?? Buffer.alloc(0);
+}
+
+/** Kept without a bound: a tensor in Redis costs its header here. */
+function lazyTensor(key: string): Promise<LazyTensor> {
+  const known = lazyTensors.get(key);
+  if (known) return known;
+  const opening = getRedis().then((redis) => LazyTensor.open(redis, key));
+  lazyTensors.set(key, opening);
+  opening.catch(() => lazyTensors.delete(key));
+  return opening;
+}
+
+function best(scores: Float32Array | Float64Array, k: number): TopK {
+  const top = new TopK(Math.min(k, scores.length));
+  for (let row = 0; row < scores.length; row++) top.offer(row, scores[row]!);
+  return top;
+}
+
+function moved(hits: Hits): Hits {
+  return transfer(hits, [hits.rows.buffer, hits.scores.buffer]);
+}
