@@ -7,7 +7,7 @@ export { ConnectionManager, type Health, type ShutdownOptions } from "./main/man
 export type { Config, ConnectOptions, ManagerOptions, RedisOptions } from "./common/options.js";
 export type { Logger } from "./common/log.js";
 export type { RetryOptions } from "./common/retry.js";
-export type { RunOptions } from "./main/dispatcher.js";
+export type { RunOptions } from "./main/job.js";
 export type { ShutdownReport } from "./main/shutdown.js";
 export type { Stats, ThreadStats } from "./main/stats.js";
 export type { OnMessage, SubscribeOptions } from "./main/subscriptions.js";

@@ -155,14 +155,14 @@ test("a caller's signal ends a waiting task as not sent and a running one as unk
 test("an exclusive task has its thread to itself", async (t) => {
   const manager = manage(t, { threads: { count: 1, concurrency: 4 } });
   await manager.ready();
-  const before = manager.run("waitForKey", "gate");
+  const earlier = manager.run("waitForKey", "gate");
   const exclusive = manager.run("stubborn", { started: "alone", until: "gate2" }, { exclusive: true });
   const behind = manager.run("echo", "behind");
   let passed = false;
   void behind.then(() => (passed = true));
   assert.equal(await server.admin.get("alone"), null);
   await server.admin.set("gate", "open");
-  await before;
+  await earlier;
   await eventually(async () => (await server.admin.get("alone")) === "1");
   assert.equal(passed, false);
   assert.equal(manager.stats().threads[0]!.running, 1);
@@ -175,10 +175,10 @@ test("a thread that dies rejects its own tasks with the reason, and is replaced"
   const manager = manage(t);
   await manager.ready();
   const elsewhere = manager.run("waitForKey", "later");
-  const [before] = await Promise.all([manager.stats().threads.map(({ threadId }) => threadId)]);
+  const born = manager.stats().threads.map(({ threadId }) => threadId);
   await assert.rejects(manager.run("exit", 3), (error: Error & { threadId?: number }) => {
     assert.ok(code("THREAD_DIED")(error), String(error));
-    assert.ok(before.includes(error.threadId!));
+    assert.ok(born.includes(error.threadId!));
     assert.match((error.cause as Error).message, /3/);
     return true;
   });

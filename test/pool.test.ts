@@ -299,6 +299,43 @@ test("close ends although a client's close hangs and a dial ignores its signal",
   await eventually(() => fakes.opened.length === 2 && fakes.living.length === 0, 5_000, "both are closed after all");
 });
 
+// trap 6
+test("close at the very moment a client arrives, passes its check or comes back closes it without waiting", async (t) => {
+  const moments: Array<(made: ReturnType<typeof poolOf>, arrival: Promise<void>) => Promise<void>> = [
+    ({ pool, fakes }, arrival) => {
+      fakes.onOpen = () => arrival;
+      return pool.use(nothing);
+    },
+    async ({ pool, fakes, clock }, arrival) => {
+      await pool.use(nothing);
+      clock.ms += 501;
+      fakes.onCheck = () => arrival.then(() => true);
+      return pool.use(nothing);
+    },
+    ({ pool, fakes }, arrival) => {
+      fakes.onReset = () => arrival.then(() => true);
+      return pool.use(nothing);
+    },
+  ];
+  for (const moment of moments) {
+    for (let ticks = 0; ticks < 16; ticks++) {
+      const made = poolOf(t);
+      const arrival = gate();
+      const used = moment(made, arrival.promise).then(
+        () => "served",
+        (error: { code?: string }) => error.code,
+      );
+      await turns(2);
+      arrival.open();
+      for (let i = 0; i < ticks; i++) await Promise.resolve();
+      const closed = made.pool.close(60_000).then(() => true);
+      await eventually(() => closed, 5_000, `closed, ${ticks} microtasks after moment ${moments.indexOf(moment)}`);
+      assert.equal(made.fakes.living.length, 0);
+      assert.match(String(await used), /served|REDTHREAD_SHUTTING_DOWN/);
+    }
+  }
+});
+
 // traps 7, 10, 13
 test("whatever happens to them, no client is handed out closed, dead or twice, and never more than max exist", async (t) => {
   const { pool, fakes } = poolOf(t, { max: 3, retry: { baseDelayMs: 0, maxDelayMs: 0 } });
@@ -500,6 +537,13 @@ test("an abort frees the waiter, and the dial under way serves the next", async 
   connected.open();
   await (await next).release();
   assert.equal(fakes.dials, 1);
+});
+
+// trap 15
+test("a signal that never fires is left without a listener", async (t) => {
+  const { pool } = poolOf(t);
+  const { signal } = stopper();
+  await pool.use(async (client) => assert.ok(client), signal);
   assert.equal(getEventListeners(signal, "abort").length, 0);
 });
 
@@ -615,7 +659,7 @@ test("real connections: never above max, a killed one is replaced, none is left"
   assert.equal(new Set(await Promise.all(increments)).size, 60);
   assert.equal((await server.clients()).length, 3);
 
-  await server.admin.client("KILL", "TYPE", "normal", "SKIPME", "yes");
+  await server.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
   assert.equal(await pool.use((redis) => redis.incr("n")), 61);
 
   await server.kill();
@@ -653,6 +697,8 @@ function redisFactory(port: number): PoolFactory<Redis> {
     },
   };
 }
+
+async function nothing(): Promise<void> {}
 
 function timersHoldingOn(): number {
   return process.getActiveResourcesInfo().filter((name) => name === "Timeout").length;

@@ -211,7 +211,8 @@ function countRows(values: Float32Array, dimensions: number): number {
     throw new RangeError(`${values.length} values do not fill rows of ${dimensions}`);
   }
   const wrong = values.findIndex((value) => !Number.isFinite(value));
-  if (wrong >= 0) throw new RangeError(`value ${wrong % dimensions} of row ${Math.floor(wrong / dimensions)} is not finite`);
+  if (wrong >= 0)
+    throw new RangeError(`value ${wrong % dimensions} of row ${Math.floor(wrong / dimensions)} is not finite`);
   return rows;
 }
 

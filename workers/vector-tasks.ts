@@ -31,6 +31,11 @@ export interface SearchSignsInput extends SearchInput {
   readonly candidates: number;
 }
 
+export interface SearchExactlyInput extends Omit<SearchInput, "query"> {
+  /** Many at once: the block is loaded and decoded for each call. */
+  readonly queries: readonly Float32Array<ArrayBuffer>[];
+}
+
 /** Per thread; about the 20 000 most frequent words in every form, or all 341 479 in one small one. */
 const CACHED_BYTES = 96 * 1024 * 1024;
 
@@ -64,12 +69,15 @@ export async function searchSigns(input: SearchSignsInput): Promise<Hits> {
   return moved(ranked.hits((candidate) => rows[candidate]! + firstRow));
 }
 
-/** As `search`, from float32 rows and in double precision: what the others are measured by. */
-export async function searchExactly({ key, firstRow, query, k }: SearchInput, { signal }: TaskContext): Promise<Hits> {
+/** For each query what `search` gives, from float32 rows and in double precision: what the others are measured by. */
+export async function searchExactly(input: SearchExactlyInput, { signal }: TaskContext): Promise<Hits[]> {
+  const { key, firstRow, queries, k } = input;
   const { header, packed } = unpackTensor(await load(key), key);
-  signal.throwIfAborted();
   const values = QUANTIZERS[header.quantizer].decode(packed, header.dimensions);
-  return moved(best(exactCosines(values, query), k).hits((row) => row + firstRow));
+  return queries.map((query) => {
+    signal.throwIfAborted();
+    return best(exactCosines(values, query), k).hits((row) => row + firstRow);
+  });
 }
 
 export function teardown(): void {

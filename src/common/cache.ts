@@ -168,8 +168,7 @@ export class SharedClient {
 
   async #close(ms: number): Promise<void> {
     this.#life.abort(new ShuttingDownError("the shared client is closed: this process or thread is shutting down"));
-    const entries = [this.#current, this.#retiring];
-    await Promise.all(entries.map((entry) => entry?.client.close(ms)));
+    await Promise.all([this.#current?.client.close(ms), this.#retiring?.client.close(ms)]);
     await this.#opening?.catch(() => {}); // its failure belongs to those who asked
     await this.#rotating;
   }

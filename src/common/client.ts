@@ -49,11 +49,11 @@ export class Client implements Gate {
   #receivedAt = 0;
   #isReconnect = false;
 
-  /** A connected client; after a failure nothing is left open. */
-  static async open(options: ClientOptions, closeMs: number): Promise<Client> {
+  /** A connected client; after a failure or an abort nothing is left open. */
+  static async open(options: ClientOptions, closeMs: number, signal?: AbortSignal): Promise<Client> {
     const client = new Client(options);
     try {
-      await client.connect();
+      await client.connect(signal);
       return client;
     } catch (error) {
       await client.close(closeMs);
@@ -91,10 +91,14 @@ export class Client implements Gate {
   async connect(signal?: AbortSignal): Promise<void> {
     if (this.isAlive()) return;
     if (this.#life.signal.aborted) throw this.#closedError();
-    const { deadlineMs } = this.#options.retry;
-    if (!this.#connecting) return abortable(this.#reconnected(deadlineMs), signal);
+    const { retry } = this.#options;
+    if (!this.#connecting) return abortable(this.#startConnecting(retry), signal);
     // After a loss the attempts go on for as long as it takes; this caller's patience is its own.
-    await within(abortable(this.#connecting, signal), deadlineMs, () => this.#lastFailure ?? this.#connectFailed());
+    await within(
+      abortable(this.#connecting, signal),
+      retry.deadlineMs,
+      () => this.#lastFailure ?? this.#connectFailed(),
+    );
   }
 
   /** The free look: no system call, no promise. */
@@ -150,7 +154,7 @@ export class Client implements Gate {
       command.reject(this.#closedError());
       return command.promise;
     }
-    if (this.#state === "disconnected") void this.#reconnected(Infinity);
+    if (this.#state === "disconnected") void this.#startConnecting(FOR_EVER);
     return this.#traffic.hold(command, stream, this.#lastFailure ?? this.#lastError);
   }
 
@@ -170,19 +174,19 @@ export class Client implements Gate {
 
   // Connecting
 
-  #reconnected(deadlineMs: number): Promise<void> {
+  #startConnecting(limits: Limits): Promise<void> {
     this.#become("connecting");
-    this.#connecting = this.#connectWithRetry(deadlineMs).finally(() => {
+    this.#connecting = this.#connectWithRetry(limits).finally(() => {
       this.#connecting = undefined;
     });
     this.#connecting.catch(() => {}); // heard by those who wait in connect(), by the held commands and by the log
     return this.#connecting;
   }
 
-  async #connectWithRetry(deadlineMs: number): Promise<void> {
+  async #connectWithRetry(limits: Limits): Promise<void> {
     const { retry, logger, name } = this.#options;
-    const deadline = monotonic() + deadlineMs;
-    const options = { ...retry, deadlineMs, logger, signal: this.#life.signal };
+    const deadline = monotonic() + limits.deadlineMs;
+    const options = { ...retry, ...limits, logger, signal: this.#life.signal };
     try {
       await connRetry("Redis", `connecting ${name}`, options)(() => this.#attempt(deadline - monotonic()))();
     } catch (error) {
@@ -249,7 +253,7 @@ export class Client implements Gate {
 
   #lost(): void {
     this.#traffic.lost(this.#lastError);
-    if (!this.#life.signal.aborted) void this.#reconnected(Infinity);
+    if (!this.#life.signal.aborted) void this.#startConnecting(FOR_EVER);
   }
 
   /** What ioredis itself sends while it connects; a user's command of that name in that instant does no harm. */
@@ -319,6 +323,9 @@ export class Client implements Gate {
   }
 }
 
+type Limits = Pick<RetryConfig, "deadlineMs" | "attempts">;
+/** A connection that was lost is sought until it is back or nobody wants it: no budget counted from its birth. */
+const FOR_EVER: Limits = { deadlineMs: Infinity, attempts: Infinity };
 const AUTH_CODES: ReadonlySet<string> = new Set(["WRONGPASS", "NOAUTH"]);
 const clients = new WeakMap<object, Client>();
 

@@ -28,6 +28,7 @@ export async function connect(options: ConnectOptions = {}): Promise<RedisHandle
  */
 export async function disconnect(redis: RedisHandle, { closeMs = 2_000 }: { closeMs?: number } = {}): Promise<void> {
   const client = clientOf(redis);
-  if (!client) throw new ConfigInvalidError("disconnect() takes a client made by connect(): this one is not redthread's");
+  if (!client)
+    throw new ConfigInvalidError("disconnect() takes a client made by connect(): this one is not redthread's");
   await client.end(closeMs);
 }

@@ -35,8 +35,8 @@ export function fromErrorData(data: ErrorData): unknown {
   return Object.assign(error, fields);
 }
 
-/** Where in `value` the first part sits that structured cloning refuses, e.g. `input.rows[3].onDone`. */
-export function uncloneablePath(value: unknown, root: string): string {
+/** Where in `value` the first part sits that structured cloning refuses, e.g. `input.rows[3].onDone`; else undefined. */
+export function uncloneablePath(value: unknown, root: string): string | undefined {
   const seen = new Set<unknown>();
   const search = (part: unknown, path: string): string | undefined => {
     if (isCloneable(part)) return undefined;
@@ -48,7 +48,7 @@ export function uncloneablePath(value: unknown, root: string): string {
     }
     return path;
   };
-  return search(value, root) ?? root;
+  return search(value, root);
 }
 
 const LANGUAGE_ERRORS = new Map<string, new (message: string) => Error>(

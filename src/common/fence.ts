@@ -52,7 +52,7 @@ export class FencedFactory<T> {
   async open(attempt: AbortController): Promise<T> {
     const { name, openMs, judgeMs } = this.#options;
     const hung = (): Error => new Error(`a ${name} was still connecting after ${openMs} ms`);
-    const opening = (async () => this.#factory.open(attempt.signal))();
+    const opening = this.#factory.open(attempt.signal);
     try {
       return await abortable(within(opening, openMs, hung), attempt.signal);
     } catch (error) {

@@ -1,4 +1,3 @@
-import { once } from "node:events";
 import { Command, Redis, type RedisOptions } from "ioredis";
 
 /** An ioredis client, whoever made it: what users hold. */
@@ -60,7 +59,7 @@ export class Handle extends Redis {
 
   /** Past the gate, for the client's own PING, QUIT and the like; rejections are the caller's to handle. */
   async own(name: string, ...args: string[]): Promise<unknown> {
-    return await (super.sendCommand(new Command(name, args, { replyEncoding: "utf8" })) as Promise<unknown>);
+    return await super.sendCommand(new Command(name, args, { replyEncoding: "utf8" }));
   }
 
   /** TCP, TLS and handshake, once. */
@@ -71,7 +70,8 @@ export class Handle extends Redis {
   /** Resolves when the socket is gone, whatever state the connection was in. */
   async hangUp(): Promise<void> {
     if (this.status === "end" || this.status === "wait") return;
-    const ended = once(this, "end");
+    // Not events.once(): that one rejects when an error event comes first, as it often does.
+    const ended = new Promise<void>((resolve) => this.once("end", resolve));
     super.disconnect();
     await ended;
   }
@@ -101,7 +101,7 @@ export class Handle extends Redis {
   }
 
   override connect(callback?: (error?: Error | null) => void): Promise<void> {
-    return settle(this.#gate.connect(), callback as Callback | undefined) as Promise<void>;
+    return settle(this.#gate.connect(), callback) as Promise<void>;
   }
 
   override disconnect(reconnect = false): void {
@@ -128,7 +128,7 @@ export class Handle extends Redis {
   /** MONITOR on this very connection, where ioredis would open one more that nobody closes. */
   override monitor(callback?: (error: Error | null | undefined, result?: Redis) => void): Promise<Redis> {
     const command = new Command("monitor");
-    const { resolve } = command;
+    const resolve = command.resolve.bind(command);
     command.resolve = (reply: unknown) => {
       // The first line can come in the same chunk as the OK: the parser must know before it reads on.
       (this as unknown as { setStatus(status: string): void }).setStatus("monitoring");
@@ -141,10 +141,10 @@ export class Handle extends Redis {
   /** A pipeline is refused as a whole, before a byte of it is written. */
   #checked<P>(pipeline: P): P {
     const internals = pipeline as unknown as PipelineInternals;
-    const { exec } = internals;
+    const exec = internals.exec.bind(internals);
     internals.exec = (callback) => {
       const refused = this.#gate.refuse(internals._queue);
-      return refused ? settle(Promise.reject(refused), callback) : exec.call(internals, callback);
+      return refused ? settle(Promise.reject(refused), callback) : exec(callback);
     };
     return pipeline;
   }

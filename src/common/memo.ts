@@ -15,8 +15,10 @@ export interface ThreadCacheOptions<Args extends readonly unknown[], Value> {
   readonly name?: string | undefined;
 }
 
-export interface CacheOptions<Args extends readonly unknown[], Value>
-  extends Omit<ThreadCacheOptions<Args, Value>, "name"> {
+export interface CacheOptions<Args extends readonly unknown[], Value> extends Omit<
+  ThreadCacheOptions<Args, Value>,
+  "name"
+> {
   /** Age at which a value is no longer handed out, counted from when it was there. Default 3 600 000. */
   readonly ttlMs?: number | undefined;
   /** Share of the ttl by which each value's varies at random, up or down. Default 0. */
@@ -61,11 +63,10 @@ export function threadCached<Args extends readonly unknown[], Value>(
 ): Cached<Args, Value> {
   const { name } = options;
   if (name === undefined) return wrap(fn, options, new Memo({ ...options, ttlMs: Infinity }));
-  const named = threadRegistry();
-  const memo = named.get(name) ?? new Memo({ ...options, ttlMs: Infinity });
+  const named = threadRegistry<Value>();
+  const memo = named.get(name) ?? new Memo<Value>({ ...options, ttlMs: Infinity });
   named.set(name, memo);
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- whoever shares a name vouches for the type
-  return wrap(fn, options, memo as Memo<Value>);
+  return wrap(fn, options, memo);
 }
 
 function wrap<Args extends readonly unknown[], Value>(
@@ -219,7 +220,9 @@ function primitivesKey(...args: readonly unknown[]): string {
 const REGISTRY = Symbol.for("redthread.thread-cached");
 
 /** On globalThis, because two copies of this package in one thread have two of every module variable. */
-function threadRegistry(): Map<string, Memo<unknown>> {
-  const holder: { [REGISTRY]?: Map<string, Memo<unknown>> } = globalThis;
-  return (holder[REGISTRY] ??= new Map());
+function threadRegistry<Value>(): Map<string, Memo<Value>> {
+  if (!Reflect.has(globalThis, REGISTRY)) Reflect.set(globalThis, REGISTRY, new Map());
+  // Of any type: whoever shares a name vouches for what is kept under it.
+  const registry: Map<string, Memo<Value>> = Reflect.get(globalThis, REGISTRY);
+  return registry;
 }

@@ -142,11 +142,11 @@ export class ClientPool<T> {
       expiresAt: 0,
     };
     // generic-pool does not count what is being closed; the server does.
-    while (this.#slots.size >= this.#options.max && !this.#isClosing) await this.#freed.promise;
+    while (this.#slots.size >= this.#options.max) await this.#freed.promise;
     this.#slots.add(slot);
     try {
-      await this.#factory.pause(slot.attempt.signal);
       // With nobody waiting any more there is nothing to dial for, and a dead server would be dialled for ever.
+      if (this.#waiters.size > 0) await this.#factory.pause(slot.attempt.signal);
       if (this.#waiters.size > 0) slot.client = await this.#factory.open(slot.attempt);
     } catch (error) {
       if (!this.#isClosing) this.#fail(error);
@@ -200,7 +200,7 @@ export class ClientPool<T> {
   }
 
   #shelve(slot: Slot<T>): void {
-    if (slot.stage === "closing") return;
+    if (this.#isClosing) return this.#discard(slot); // begun since the client was judged
     slot.stage = "idle";
     slot.idleSince = this.#options.now();
     void this.#pool.release(slot); // rejects only for a slot that is not out
@@ -224,10 +224,6 @@ export class ClientPool<T> {
 
   #forget(slot: Slot<T>): void {
     this.#slots.delete(slot);
-    this.#wake();
-  }
-
-  #wake(): void {
     this.#freed.resolve();
     this.#freed = deferred();
   }
@@ -240,7 +236,6 @@ export class ClientPool<T> {
       if (slot.stage === "connecting") slot.attempt.abort(reason);
       else if (slot.stage !== "out") this.#discard(slot);
     }
-    this.#wake();
     await this.#emptied(ms);
     for (const slot of this.#slots) this.#discard(slot);
     await this.#emptied(this.#options.judgeMs);

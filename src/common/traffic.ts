@@ -161,9 +161,9 @@ export class Traffic {
   #time(command: Timed): void {
     if (command[DUE_AT] !== undefined) return; // held before: its time runs since then
     const blockingMs = traitOf(command.name) === "blocking" ? blockingTimeoutMs(command) : 0;
-    const dueAt = monotonic() + this.#redis.commandTimeoutMs + blockingMs;
-    command[DUE_AT] = dueAt;
-    this.#deadlines.arm(dueAt);
+    const due = monotonic() + this.#redis.commandTimeoutMs + blockingMs;
+    command[DUE_AT] = due;
+    this.#deadlines.arm(due);
   }
 
   #expireWritten(now: number): number {
@@ -171,9 +171,9 @@ export class Traffic {
     const { commandQueue } = this.#handle;
     for (let i = 0; i < commandQueue.length; i++) {
       const command = commandQueue.peekAt(i)!.command as Timed;
-      const dueAt = command[DUE_AT] ?? Infinity;
+      const due = command[DUE_AT] ?? Infinity;
       if (command.isSettled) continue;
-      if (dueAt > now) next = Math.min(next, dueAt);
+      if (due > now) next = Math.min(next, due);
       else command.reject(this.#timedOut(command));
     }
     return next;
@@ -181,7 +181,6 @@ export class Traffic {
 
   #expireHeld(now: number): number {
     let next = Infinity;
-    const dueAt = ({ command }: Held): number => (command as Timed)[DUE_AT]!;
     // A pipeline goes as a whole: half of it could never be written.
     const due = new Set(this.#held.filter((held) => held.stream && dueAt(held) <= now).map(({ stream }) => stream));
     this.#held = this.#held.filter((held) => {
@@ -234,6 +233,10 @@ function blockingTimeoutMs(command: QueuedCommand): number {
   if (name === "wait" || name === "waitaof") return Number(command.args.at(-1)) || Infinity;
   const ms = command.extractBlockingTimeout();
   return ms === 0 ? Infinity : (ms ?? 0);
+}
+
+function dueAt({ command }: Held): number {
+  return (command as Timed)[DUE_AT]!;
 }
 
 function nameOf(command: QueuedCommand): string {

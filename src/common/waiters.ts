@@ -16,7 +16,7 @@ export function deferred<V = void>(): Deferred<V> {
   return { promise, resolve, reject };
 }
 
-/** Those who wait for a pool, the longest first. Each is settled once; who was served is no longer here to be dismissed. */
+/** Those who wait for a pool, the longest first. */
 export class Waiters<V> {
   readonly #queue = new Set<Deferred<V>>();
 
@@ -57,6 +57,7 @@ export class Waiters<V> {
   }
 
   #dismiss(waiter: Deferred<V>, reason: unknown): void {
-    if (this.#queue.delete(waiter)) waiter.reject(reason);
+    this.#queue.delete(waiter);
+    waiter.reject(reason);
   }
 }

@@ -1,44 +1,14 @@
-import type { Transferable } from "node:worker_threads";
-import { fromErrorData, uncloneablePath } from "../common/envelope.js";
-import {
-  NotCloneableError,
-  QueueFullError,
-  TaskAbortedError,
-
-  TaskTimeoutError,
-  type Outcome,
-} from "../common/errors.js";
-import type { CancelReason, ResultMessage, TaskMessage } from "../common/protocol.js";
+import { QueueFullError } from "../common/errors.js";
+import type { CancelReason, ResultMessage } from "../common/protocol.js";
+import { Job, type RunOptions } from "./job.js";
 import type { Thread } from "./threads.js";
-
-export interface RunOptions {
-  /** Aborts the task's own signal and rejects TASK_ABORTED. */
-  readonly signal?: AbortSignal;
-  /** From this call to the result; then TASK_TIMEOUT. Default: none. */
-  readonly timeoutMs?: number;
-  /** Parts of the input that move to the thread instead of being copied. */
-  readonly transferList?: readonly Transferable[];
-  /** No other task runs in that thread meanwhile. Default false. */
-  readonly exclusive?: boolean;
-  /** Plain data for the task's context, shown in its log lines. */
-  readonly context?: unknown;
-}
-
-interface Job {
-  readonly message: TaskMessage;
-  readonly options: RunOptions;
-  readonly resolve: (value: unknown) => void;
-  readonly reject: (error: unknown) => void;
-  thread: Thread | undefined;
-  settled: boolean;
-  timer: NodeJS.Timeout | undefined;
-  onAbort: (() => void) | undefined;
-}
 
 interface Load {
   readonly jobs: Map<number, Job>;
   /** Waits for this thread to be empty, or has it to itself; nothing else is sent there. */
   exclusive: Job | undefined;
+  done: number;
+  failed: number;
 }
 
 /** Between `run()` and the threads: queues, deals out to the least loaded, and settles every task exactly once. */
@@ -47,6 +17,7 @@ export class Dispatcher {
   readonly #maxQueue: number;
   readonly #loads = new Map<Thread, Load>();
   #queue: Job[] = [];
+  /** Of the queue, those whose callers still wait; reserved ones are no longer in it. */
   #queued = 0;
   #inThreads = 0;
   #ids = 0;
@@ -54,7 +25,6 @@ export class Dispatcher {
   #onDrained: (() => void) | undefined;
   #finished = 0;
   #abandoned = 0;
-  readonly #counts = new WeakMap<Thread, { done: number; failed: number }>();
 
   constructor({ concurrency, maxQueue }: { concurrency: number; maxQueue: number }) {
     this.#concurrency = concurrency;
@@ -72,40 +42,26 @@ export class Dispatcher {
   }
 
   countsOf(thread: Thread): { running: number; done: number; failed: number } {
-    const { done, failed } = this.#counts.get(thread) ?? { done: 0, failed: 0 };
-    return { running: this.#loads.get(thread)?.jobs.size ?? 0, done, failed };
+    const load = this.#loads.get(thread);
+    return { running: load?.jobs.size ?? 0, done: load?.done ?? 0, failed: load?.failed ?? 0 };
   }
 
   run(name: string, input: unknown, options: RunOptions): Promise<unknown> {
-    const { signal, timeoutMs, context } = options;
-    if (signal?.aborted) return Promise.reject(aborted(name, "not-sent", signal.reason));
-    if (this.#queued >= this.#maxQueue) {
-      return Promise.reject(
-        new QueueFullError(`${this.#queued} tasks are waiting already (queue.max): task ${name} was not taken`, {
-          outcome: "refused",
-          queued: this.#queued,
-        }),
-      );
+    if (this.#queued >= this.#maxQueue) return Promise.reject(this.#queueFull(name));
+    const job = new Job(++this.#ids, name, input, options);
+    if (options.signal?.aborted) {
+      job.abandon(job.aborted(options.signal.reason));
+      return job.result;
     }
-    return new Promise((resolve, reject) => {
-      const message = { id: ++this.#ids, name, input, ...(context === undefined ? {} : { context }) };
-      const job: Job = {
-        ...{ message, options, resolve, reject },
-        ...{ thread: undefined, settled: false, timer: undefined, onAbort: undefined },
-      };
-      if (timeoutMs !== undefined) job.timer = setTimeout(() => this.#timedOut(job, timeoutMs), timeoutMs);
-      if (signal) {
-        job.onAbort = () => this.#giveUp(job, "aborted", aborted(name, outcomeOf(job), signal.reason));
-        signal.addEventListener("abort", job.onAbort, { once: true });
-      }
-      this.#queue.push(job);
-      this.#queued++;
-      this.#schedule();
-    });
+    job.watch((given, reason, error) => this.#giveUp(given, reason, error));
+    this.#queue.push(job);
+    this.#queued++;
+    this.#schedule();
+    return job.result;
   }
 
   threadReady(thread: Thread): void {
-    this.#loads.set(thread, { jobs: new Map(), exclusive: undefined });
+    this.#loads.set(thread, { jobs: new Map(), exclusive: undefined, done: 0, failed: 0 });
     this.#schedule();
   }
 
@@ -115,8 +71,11 @@ export class Dispatcher {
     this.#loads.delete(thread);
     this.#inThreads -= load.jobs.size;
     for (const job of load.jobs.values()) this.#abandon(job, reason);
-    const { exclusive } = load;
-    if (exclusive && !exclusive.settled && exclusive.thread === undefined) this.#requeue(exclusive);
+    const reserved = load.exclusive;
+    if (reserved && !reserved.settled && !reserved.thread) {
+      this.#queue.unshift(reserved);
+      this.#queued++;
+    }
     this.#schedule();
     this.#checkDrained();
   }
@@ -127,11 +86,10 @@ export class Dispatcher {
     for (const result of results) {
       const job = load.jobs.get(result.id);
       if (!job) continue;
-      load.jobs.delete(result.id);
-      this.#inThreads--;
-      if (load.exclusive === job) load.exclusive = undefined;
-      this.#count(thread, result.ok);
-      this.#finish(job, result);
+      this.#leave(job, load);
+      if (result.ok) load.done++;
+      else load.failed++;
+      if (job.finish(result)) this.#finished++;
     }
     this.#pump(); // room now: what waits leaves in this turn
     this.#checkDrained();
@@ -141,14 +99,14 @@ export class Dispatcher {
   failQueued(error: Error): void {
     const waiting = this.#queue;
     this.#queue = [];
+    this.#queued = 0;
     for (const job of waiting) this.#abandon(job, error);
     for (const load of this.#loads.values()) {
-      if (load.exclusive?.thread === undefined) {
-        if (load.exclusive) this.#abandon(load.exclusive, error);
-        load.exclusive = undefined;
-      }
+      const reserved = load.exclusive;
+      if (!reserved || reserved.thread) continue;
+      load.exclusive = undefined;
+      this.#abandon(reserved, error);
     }
-    this.#queued = 0;
     this.#checkDrained();
   }
 
@@ -171,7 +129,6 @@ export class Dispatcher {
   }
 
   #pump(): void {
-    if (this.#queued === 0) return;
     const batches = new Map<Thread, Job[]>();
     let next = 0;
     for (; next < this.#queue.length; next++) {
@@ -216,22 +173,28 @@ export class Dispatcher {
       this.#schedule();
       return;
     }
-    this.#take(job, thread);
+    this.#enter(job, thread);
     this.#sendAlone(thread, job);
   }
 
   #assign(job: Job, thread: Thread, batches: Map<Thread, Job[]>): void {
-    this.#take(job, thread);
+    this.#enter(job, thread);
     if (job.options.transferList) return this.#sendAlone(thread, job);
     const batch = batches.get(thread);
     if (batch) batch.push(job);
     else batches.set(thread, [job]);
   }
 
-  #take(job: Job, thread: Thread): void {
+  #enter(job: Job, thread: Thread): void {
     job.thread = thread;
     this.#loads.get(thread)!.jobs.set(job.message.id, job);
     this.#inThreads++;
+  }
+
+  #leave(job: Job, load: Load): void {
+    load.jobs.delete(job.message.id);
+    if (load.exclusive === job) load.exclusive = undefined;
+    this.#inThreads--;
   }
 
   #send(thread: Thread, jobs: readonly Job[]): void {
@@ -247,74 +210,24 @@ export class Dispatcher {
     try {
       thread.post({ type: "tasks", tasks: [job.message] }, job.options.transferList);
     } catch (cause) {
-      const load = this.#loads.get(thread)!;
-      load.jobs.delete(job.message.id);
-      if (load.exclusive === job) load.exclusive = undefined;
-      this.#inThreads--;
-      this.#abandon(job, notCloneable(job.message, cause));
+      this.#leave(job, this.#loads.get(thread)!);
+      this.#abandon(job, job.notCloneable(cause));
       this.#schedule();
+      this.#checkDrained();
     }
-  }
-
-  #finish(job: Job, result: ResultMessage): void {
-    if (!this.#settle(job)) return;
-    this.#finished++;
-    if (result.ok) job.resolve(result.value);
-    else job.reject(fromErrorData(result.error));
-  }
-
-  #timedOut(job: Job, timeoutMs: number): void {
-    const { name } = job.message;
-    const where = job.thread ? `in thread ${job.thread.threadId}` : "waiting for a thread";
-    this.#giveUp(
-      job,
-      "timeout",
-      new TaskTimeoutError(`task ${name} did not settle within ${timeoutMs} ms (${where})`, {
-        outcome: outcomeOf(job),
-        timeoutMs,
-      }),
-    );
   }
 
   /** The caller is told at once; a task that runs already keeps its place in the thread until it has ended. */
   #giveUp(job: Job, reason: CancelReason, error: Error): void {
-    if (job.settled) return;
     if (job.thread) job.thread.post({ type: "cancel", id: job.message.id, reason });
-    else if (!this.#isReserving(job)) this.#queued--;
+    else if (![...this.#loads.values()].some((load) => load.exclusive === job)) this.#queued--;
     this.#abandon(job, error);
-    this.#schedule();
+    this.#schedule(); // a thread set aside for it is free again
     this.#checkDrained();
   }
 
-  #isReserving(job: Job): boolean {
-    for (const load of this.#loads.values()) if (load.exclusive === job) return true;
-    return false;
-  }
-
-  #requeue(job: Job): void {
-    this.#queue.unshift(job);
-    this.#queued++;
-  }
-
   #abandon(job: Job, error: Error): void {
-    if (!this.#settle(job)) return;
-    this.#abandoned++;
-    job.reject(error);
-  }
-
-  #settle(job: Job): boolean {
-    if (job.settled) return false;
-    job.settled = true;
-    clearTimeout(job.timer);
-    if (job.onAbort) job.options.signal?.removeEventListener("abort", job.onAbort);
-    return true;
-  }
-
-  #count(thread: Thread, ok: boolean): void {
-    let counts = this.#counts.get(thread);
-    if (!counts) this.#counts.set(thread, (counts = { done: 0, failed: 0 }));
-    if (ok) counts.done++;
-    else counts.failed++;
+    if (job.abandon(error)) this.#abandoned++;
   }
 
   #checkDrained(): void {
@@ -322,32 +235,11 @@ export class Dispatcher {
     for (const load of this.#loads.values()) if (load.exclusive && !load.exclusive.settled) return;
     this.#onDrained?.();
   }
-}
 
-function outcomeOf(job: Job): Outcome {
-  return job.thread ? "unknown" : "not-sent";
-}
-
-function aborted(name: string, outcome: Outcome, cause: unknown): TaskAbortedError {
-  return new TaskAbortedError(`task ${name} was given up by its caller's signal`, { outcome, cause });
-}
-
-function notCloneable({ name, input, context }: TaskMessage, cause: unknown): NotCloneableError {
-  const inInput = uncloneablePath(input, "input");
-  const path = isRefused(input) || context === undefined ? inInput : uncloneablePath(context, "context");
-  return new NotCloneableError(`task ${name} was not sent: ${path} cannot be cloned or transferred to a thread`, {
-    outcome: "not-sent",
-    path,
-    cause,
-  });
-}
-
-function isRefused(value: unknown): boolean {
-  try {
-    structuredClone(value);
-    return false;
-  } catch {
-    return true; // the question was whether it throws
+  #queueFull(name: string): QueueFullError {
+    return new QueueFullError(`${this.#queued} tasks are waiting already (queue.max): task ${name} was not taken`, {
+      outcome: "refused",
+      queued: this.#queued,
+    });
   }
 }
-

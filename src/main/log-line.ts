@@ -1,4 +1,5 @@
 import { types } from "node:util";
+import { isPlainObject } from "../common/option-kinds.js";
 import type { LogFields, LogFormat, LogLevel } from "../common/log.js";
 
 /** Deep enough for a cause of a cause; also what ends a circle. */
@@ -8,7 +9,7 @@ const MAX_DEPTH = 6;
 export function logLine(format: LogFormat, level: LogLevel, message: string, fields: LogFields = {}): string {
   const ts = new Date().toISOString();
   const plainFields = Object.entries(fields).flatMap(([name, value]) => {
-    const plain = plainValue(value, MAX_DEPTH);
+    const plain = SECRET.test(name) ? "[hidden]" : plainValue(value, MAX_DEPTH);
     return plain === undefined || RESERVED.has(name) ? [] : [[name, plain] as const];
   });
   if (format === "json") return JSON.stringify({ ts, level, message, ...Object.fromEntries(plainFields) });
@@ -17,6 +18,8 @@ export function logLine(format: LogFormat, level: LogLevel, message: string, fie
 }
 
 const RESERVED: ReadonlySet<string> = new Set(["ts", "level", "message"]);
+
+const SECRET = /password|passphrase|secret|^args$/i;
 
 function plainValue(value: unknown, depth: number): unknown {
   if (typeof value === "bigint") return String(value);
@@ -28,7 +31,11 @@ function plainValue(value: unknown, depth: number): unknown {
   if (types.isDate(value)) return Number.isNaN(value.getTime()) ? "Invalid Date" : value.toISOString();
   if (ArrayBuffer.isView(value)) return `${value.byteLength} bytes`;
   if (Array.isArray(value)) return value.map((item) => plainValue(item, depth - 1) ?? null);
-  return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, plainValue(part, depth - 1)]));
+  // Not into the instances of classes: a client holds its password, a url as well.
+  if (!isPlainObject(value)) return Object.prototype.toString.call(value);
+  return Object.fromEntries(
+    Object.entries(value).map(([name, part]) => [name, SECRET.test(name) ? "[hidden]" : plainValue(part, depth - 1)]),
+  );
 }
 
 /** A server's reply and a user's error can quote a command's arguments; redthread's own sentences do not. */
@@ -44,9 +51,8 @@ function plainError(error: Error & { code?: unknown }, depth: number): object {
 }
 
 function textValue(value: unknown): string {
-  const text = typeof value === "string" ? value : JSON.stringify(value);
-  const isBare = typeof value !== "object" && /^[^\s"=\p{Cc}]+$/u.test(text);
-  return isBare || (typeof value === "object" && value !== null) ? text : JSON.stringify(text);
+  const isBare = typeof value === "string" && /^[^\s"=\p{Cc}]+$/u.test(value);
+  return isBare ? value : JSON.stringify(value);
 }
 
 /** A record is one line, whatever stands in its message. */

@@ -8,7 +8,8 @@ import type { Logger } from "../common/log.js";
 import { type ClientRole, connectionName } from "../common/names.js";
 import type { ManagerOptions } from "../common/options.js";
 import type { LogRecord, ThreadData } from "../common/protocol.js";
-import { Dispatcher, type RunOptions } from "./dispatcher.js";
+import { Dispatcher } from "./dispatcher.js";
+import type { RunOptions } from "./job.js";
 import { createLogger } from "./logger.js";
 import { type ShutdownReport, shutDown } from "./shutdown.js";
 import { handleSignals } from "./signals.js";
@@ -44,9 +45,9 @@ interface Waiting {
  * One per process, on the main thread: owns the primary client, the threads and their shutdown. `Tasks` is the type of
  * the tasks module. Threads start with the manager; the process stays until `shutdown()`.
  */
-export class ConnectionManager<Tasks extends object = Record<string, (input: never, context: never) => unknown>>
-  implements AsyncDisposable
-{
+export class ConnectionManager<
+  Tasks extends object = Record<string, (input: never, context: never) => unknown>,
+> implements AsyncDisposable {
   readonly #config: ThreadData["redthread"]["config"];
   readonly #logger: Logger;
   readonly #closeLogger: () => Promise<void>;
@@ -259,7 +260,11 @@ export class ConnectionManager<Tasks extends object = Record<string, (input: nev
   #shared(role: ClientRole, lifetime: { ttlMs?: number; jitter?: number }, onReconnected?: () => void): SharedClient {
     const { redis, retry, appName, shutdown } = this.#config;
     const client: ClientOptions = {
-      ...{ redis, retry, role, logger: this.#logger, name: connectionName(appName, role) },
+      redis,
+      retry,
+      role,
+      logger: this.#logger,
+      name: connectionName(appName, role),
       ...(onReconnected && { onReconnected }),
       onState: (state, previous) => this.#countConnection(state, previous),
     };

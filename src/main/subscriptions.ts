@@ -26,7 +26,11 @@ export class Subscriptions {
   }
 
   /** Subscribed when it resolves; the function it gives ends this one subscription and is idempotent. */
-  async subscribe(channel: string, onMessage: OnMessage, { onGap }: SubscribeOptions = {}): Promise<() => Promise<void>> {
+  async subscribe(
+    channel: string,
+    onMessage: OnMessage,
+    { onGap }: SubscribeOptions = {},
+  ): Promise<() => Promise<void>> {
     const redis = await this.#client.get();
     if (!this.#listening) {
       this.#listening = true;

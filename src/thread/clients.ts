@@ -4,8 +4,8 @@ import { Client, type ClientOptions, type ConnectionState } from "../common/clie
 import type { RedisHandle } from "../common/handle.js";
 import type { LedgerRow } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
-import { connectionName } from "../common/names.js";
-import type { Config } from "../common/options.js";
+import { type ClientRole, connectionName } from "../common/names.js";
+import type { Config, RetryConfig } from "../common/options.js";
 import { ClientPool, type Lease } from "../common/pool.js";
 
 export interface DedicatedLease extends AsyncDisposable {
@@ -26,25 +26,28 @@ export class ThreadClients {
   readonly #options: ThreadClientsOptions;
   readonly #shared: SharedClient;
   readonly #dedicated: ClientPool<Client>;
+  #closeMs: number;
 
   constructor(options: ThreadClientsOptions) {
     this.#options = options;
     const { redis, dedicated, retry, shutdown } = options.config;
+    this.#closeMs = shutdown.closeMs;
     this.#shared = new SharedClient({
-      open: () => this.#open("thread"),
+      open: () => this.#open("thread", retry),
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,
       onHit: () => options.row?.add("cacheHits", 1),
     });
     this.#dedicated = new ClientPool<Client>(
       {
-        open: () => this.#open("dedicated"),
+        // One attempt: the pool paces and counts them, within its own budget.
+        open: (signal) => this.#open("dedicated", { ...retry, attempts: 1 }, signal),
         isAlive: (client) => client.isAlive(),
         check: (client) => client.check(),
         reset: (client) => client.reset(),
-        close: (client) => client.close(shutdown.closeMs),
+        close: (client) => client.close(this.#closeMs),
       },
-      { ...dedicated, name: `dedicated clients of thread ${threadId}`, idleCheckMs: redis.idleCheckMs, retry },
+      { ...dedicated, name: `dedicated client of thread ${threadId}`, idleCheckMs: redis.idleCheckMs, retry },
     );
   }
 
@@ -71,8 +74,10 @@ export class ThreadClients {
     }
   }
 
+  /** Leases have half the time to come back; then their clients are closed under them. */
   async close(ms: number): Promise<void> {
-    await Promise.all([this.#shared.close(ms), this.#dedicated.close(ms)]);
+    this.#closeMs = ms / 2;
+    await Promise.all([this.#shared.close(ms), this.#dedicated.close(ms / 2)]);
     this.#report();
   }
 
@@ -87,15 +92,18 @@ export class ThreadClients {
     }
   }
 
-  #open(role: "thread" | "dedicated"): Promise<Client> {
+  #open(role: ClientRole, retry: RetryConfig, signal?: AbortSignal): Promise<Client> {
     const { config, logger } = this.#options;
-    const { redis, retry, appName, shutdown } = config;
     const options: ClientOptions = {
-      ...{ redis, retry, role, logger, name: connectionName(appName, role) },
+      redis: config.redis,
+      retry,
+      role,
+      logger,
+      name: connectionName(config.appName, role),
       onState: (state, previous) => this.#count(state, previous),
       onReconnected: () => this.#options.row?.add("reconnects", 1),
     };
-    return Client.open(options, shutdown.closeMs);
+    return Client.open(options, this.#closeMs, signal);
   }
 
   #count(state: ConnectionState, previous: ConnectionState): void {

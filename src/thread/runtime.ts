@@ -136,7 +136,7 @@ export class Runtime {
     try {
       this.#post({ type: "results", results: [result] }, transfer);
     } catch (cause) {
-      const path = uncloneablePath(result.ok ? result.value : result.error, "result");
+      const path = uncloneablePath(result.ok ? result.value : result.error, "result") ?? "its transfer list";
       const error = new NotCloneableError(
         `the result of task ${name} cannot be sent to the main thread: ${path} cannot be cloned or transferred`,
         { path, cause },
@@ -249,7 +249,7 @@ function tasksOf(module: TasksModule): [string, Task][] {
   const { default: fallback, ...named } = module;
   const exported = Object.keys(named).length === 0 && typeof fallback === "object" ? { ...fallback } : named;
   return Object.entries(exported).filter(
-    (entry): entry is [string, Task] => typeof entry[1] === "function" && entry[0] !== "setup" && entry[0] !== "teardown",
+    (entry): entry is [string, Task] =>
+      typeof entry[1] === "function" && entry[0] !== "setup" && entry[0] !== "teardown",
   );
 }
-

@@ -32,7 +32,7 @@ export interface ListedClient {
 }
 
 export const HOW_TO_GET_REDIS =
-  "The tests need a real Redis: install redis-server or valkey-server (Debian: apt-get install redis-server), or name its binary in REDTHREAD_REDIS_SERVER.";
+  "The tests need a real Redis: install redis-server or valkey-server (Debian: apt-get install redis-server), or name its binary in REDIS_SERVER_BIN.";
 
 const OBSERVER = "observer";
 const START_MS = 15_000;
@@ -41,7 +41,7 @@ const PORT_ATTEMPTS = 5;
 
 /** The binary to run, or undefined if this machine has none. */
 export function findRedisServer(): string | undefined {
-  const named = process.env["REDTHREAD_REDIS_SERVER"];
+  const named = process.env["REDIS_SERVER_BIN"];
   if (named) return named;
   const folders = (process.env["PATH"] ?? "").split(delimiter);
   const candidates = ["redis-server", "valkey-server"].flatMap((name) => folders.map((folder) => join(folder, name)));

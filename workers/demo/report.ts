@@ -1,0 +1,43 @@
+import type { ShutdownReport } from "../../src/index.js";
+import type { Progress } from "./progress.js";
+
+/** What `--json` prints. */
+export interface DemoReport {
+  readonly words: number;
+  readonly dimensions: number;
+  readonly strategies: readonly StrategyReport[];
+  readonly queries: readonly { word: string; neighbours: readonly { word: string; score: number }[] }[];
+  readonly threads: number;
+  /** Of all threads together, from the first block stored to the last query answered. */
+  readonly tasksPerSecond: number;
+  readonly connectionsLeft: number;
+  readonly shutdown: ShutdownReport;
+}
+
+export interface StrategyReport {
+  readonly name: string;
+  /** Of what is searched; "sign" ranks its candidates by the rows of int8. */
+  readonly bytesPerVector: number;
+  readonly recallAt10: number;
+  readonly queriesPerSecond: number;
+}
+
+export function printNeighbours(progress: Progress, queries: DemoReport["queries"]): void {
+  progress.line();
+  for (const { word, neighbours } of queries) {
+    const list = neighbours.map((neighbour) => `${neighbour.word} ${neighbour.score.toFixed(2)}`).join(", ");
+    progress.line(`  ${word}: ${list}`);
+  }
+  progress.line();
+}
+
+export function printStrategies(progress: Progress, strategies: readonly StrategyReport[]): void {
+  progress.line();
+  progress.line(["  strategy", "bytes per vector", "recall@10", "queries/s"].map((head) => head.padStart(18)).join(""));
+  for (const { name, bytesPerVector, recallAt10, queriesPerSecond } of strategies) {
+    const cells = [name, String(bytesPerVector), recallAt10.toFixed(3), queriesPerSecond.toFixed(0)];
+    progress.line(cells.map((cell) => cell.padStart(18)).join(""));
+  }
+  progress.line("  (sign: 1 bit per dimension to choose candidates, which are then ranked by their int8 rows)");
+  progress.line();
+}
