@@ -1,114 +1,13 @@
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
-import { test, type TestContext } from "node:test";
-import { setImmediate as turn } from "node:timers/promises";
+import { test } from "node:test";
 import { Redis } from "ioredis";
 import { AuthFailedError, type AcquireTimeoutError } from "../src/common/errors.js";
-import { ClientPool, type Lease, type PoolFactory, type PoolOptions } from "../src/common/pool.js";
+import { ClientPool, type Lease, type PoolFactory } from "../src/common/pool.js";
+import { poolOf, stopTimers, turns, type Fake, type FakePool } from "./support/fake-pool.js";
 import { eventually, gate } from "./support/gate.js";
 import { leakCheck } from "./support/leak-check.js";
 import { startRedis } from "./support/redis-server.js";
-
-class Fake {
-  readonly id: number;
-  isAlive = true;
-  isClosed = false;
-  constructor(id: number) {
-    this.id = id;
-  }
-}
-
-/** Behaves, unless a test replaces one of its steps. */
-class Fakes implements PoolFactory<Fake> {
-  readonly opened: Fake[] = [];
-  dials = 0;
-  peak = 0;
-  onOpen: (dial: number, signal: AbortSignal) => unknown = () => undefined;
-  onCheck: (client: Fake) => any = () => true;
-  onReset: (client: Fake) => any = () => true;
-  onClose: (client: Fake) => unknown = () => undefined;
-  onIsAlive: (client: Fake) => boolean = (client) => client.isAlive;
-
-  get living(): Fake[] {
-    return this.opened.filter((client) => !client.isClosed);
-  }
-
-  // Not async: what a hook throws must be thrown.
-  open(signal: AbortSignal): Promise<Fake> {
-    this.dials++;
-    // A pool that dials without a pause would otherwise starve the loop, and the test with it.
-    if (this.dials > 2_000) return gate<Fake>().promise;
-    return this.#made(this.onOpen(this.dials, signal));
-  }
-
-  isAlive(client: Fake): boolean {
-    return this.onIsAlive(client);
-  }
-
-  check(client: Fake): Promise<boolean> {
-    return this.onCheck(client);
-  }
-
-  reset(client: Fake): Promise<boolean> {
-    return this.onReset(client);
-  }
-
-  close(client: Fake): Promise<void> {
-    return this.#closed(client, this.onClose(client));
-  }
-
-  async #made(opening: unknown): Promise<Fake> {
-    await opening;
-    const client = new Fake(this.opened.length + 1);
-    this.opened.push(client);
-    this.peak = Math.max(this.peak, this.living.length);
-    return client;
-  }
-
-  async #closed(client: Fake, closing: unknown): Promise<void> {
-    await closing;
-    client.isClosed = true;
-  }
-}
-
-/** A pool of fakes on a clock that stands still unless moved; closed after the test, with nothing left. */
-function poolOf(t: TestContext, overrides: Partial<PoolOptions> = {}) {
-  const fakes = new Fakes();
-  const clock = { ms: 0 };
-  const pool = new ClientPool<Fake>(fakes, {
-    name: "fake",
-    max: 4,
-    acquireTimeoutMs: 5_000,
-    idleTimeoutMs: 600_000,
-    maxLifetimeMs: 1_800_000,
-    idleCheckMs: 500,
-    retry: { baseDelayMs: 5, maxDelayMs: 5 },
-    now: () => clock.ms,
-    random: () => 1,
-    ...overrides,
-  });
-  t.after(async () => {
-    fakes.onClose = () => undefined;
-    await pool.close(0);
-    await eventually(() => fakes.living.length === 0, 5_000, "every client that was opened is closed");
-  });
-  return { pool, fakes, clock };
-}
-
-async function turns(count = 20): Promise<void> {
-  for (let i = 0; i < count; i++) await turn();
-}
-
-/** Timers on demand: what waits, waits until `pass` says so. */
-function stopTimers(t: TestContext, clock: { ms: number }): (ms: number) => Promise<void> {
-  t.mock.timers.enable({ apis: ["setTimeout"] });
-  return async (ms) => {
-    await turns();
-    clock.ms += ms;
-    t.mock.timers.tick(ms);
-    await turns();
-  };
-}
 
 const refused = (): Promise<never> => Promise.reject(new Error("ECONNREFUSED"));
 
@@ -277,9 +176,11 @@ test("close waits for a lease that comes back, and tells a dial under way to sto
   await waiting;
   assert.equal(signal.aborted, true);
   assert.equal(lease.client.isClosed, false, "a lease keeps its client while there is time");
+  const reset = t.mock.method(fakes, "reset");
   await lease.release();
   await closing;
   assert.equal(lease.client.isClosed, true);
+  assert.equal(reset.mock.callCount(), 0);
 });
 
 // trap 6
@@ -301,7 +202,7 @@ test("close ends although a client's close hangs and a dial ignores its signal",
 
 // trap 6
 test("close at the very moment a client arrives, passes its check or comes back closes it without waiting", async (t) => {
-  const moments: Array<(made: ReturnType<typeof poolOf>, arrival: Promise<void>) => Promise<void>> = [
+  const moments: Array<(made: FakePool, arrival: Promise<void>) => Promise<void>> = [
     ({ pool, fakes }, arrival) => {
       fakes.onOpen = () => arrival;
       return pool.use(nothing);
@@ -316,6 +217,15 @@ test("close at the very moment a client arrives, passes its check or comes back 
       fakes.onReset = () => arrival.then(() => true);
       return pool.use(nothing);
     },
+    // a dial whose waiter was served otherwise
+    async ({ pool, fakes }, arrival) => {
+      const holder = await pool.acquire();
+      fakes.onOpen = () => arrival;
+      const used = pool.use(nothing);
+      await turns(1);
+      await holder.release();
+      return used;
+    },
   ];
   for (const moment of moments) {
     for (let ticks = 0; ticks < 16; ticks++) {
@@ -328,7 +238,7 @@ test("close at the very moment a client arrives, passes its check or comes back 
       await turns(2);
       arrival.open();
       for (let i = 0; i < ticks; i++) await Promise.resolve();
-      const closed = made.pool.close(60_000).then(() => true);
+      const closed = made.pool.close(10_000).then(() => true);
       await eventually(() => closed, 5_000, `closed, ${ticks} microtasks after moment ${moments.indexOf(moment)}`);
       assert.equal(made.fakes.living.length, 0);
       assert.match(String(await used), /served|REDTHREAD_SHUTTING_DOWN/);

@@ -20,7 +20,7 @@ interface Range {
   last: number;
 }
 
-const MAX_GAP_BYTES = 1_024;
+const MAX_GAP_BYTES = 4_096;
 
 /**
  * A tensor that stays in Redis: only the bytes of the rows asked for are loaded, and decoded here. The header is checked

@@ -149,7 +149,7 @@ export class ClientPool<T> {
       if (this.#waiters.size > 0) await this.#factory.pause(slot.attempt.signal);
       if (this.#waiters.size > 0) slot.client = await this.#factory.open(slot.attempt);
     } catch (error) {
-      if (!this.#isClosing) this.#fail(error);
+      this.#fail(error);
     }
     const { now, random, maxLifetimeMs } = this.#options;
     slot.idleSince = now();
@@ -166,7 +166,7 @@ export class ClientPool<T> {
 
   async #isGood(slot: Slot<T>): Promise<boolean> {
     const { client, isFresh } = slot;
-    if (client === undefined || slot.stage === "closing") return false;
+    if (client === undefined) return false;
     slot.stage = "checking";
     slot.isFresh = false;
     const hasRested = this.#options.now() - slot.idleSince > this.#options.idleCheckMs;
@@ -177,7 +177,7 @@ export class ClientPool<T> {
       const cause = this.#factory.lastError;
       this.#fail(new Error(`a ${this.#options.name} was dead on arrival`, { cause }));
     }
-    return passed && slot.stage === "checking" && this.#factory.isAlive(client); // not closed or lost meanwhile
+    return passed && this.#factory.isAlive(client); // not lost while it was checked
   }
 
   #handOut(slot: Slot<T>): void {
@@ -187,15 +187,14 @@ export class ClientPool<T> {
   }
 
   async #takeBack(slot: Slot<T>, isWanted: boolean): Promise<void> {
-    if (isWanted && (await this.#isReusable(slot))) this.#shelve(slot);
+    if (isWanted && !this.#isClosing && (await this.#isReusable(slot))) this.#shelve(slot);
     else this.#discard(slot);
   }
 
   async #isReusable(slot: Slot<T>): Promise<boolean> {
     const { client } = slot;
     if (client === undefined) return false;
-    const isFit = (): boolean =>
-      !this.#isClosing && this.#options.now() < slot.expiresAt && this.#factory.isAlive(client);
+    const isFit = (): boolean => this.#options.now() < slot.expiresAt && this.#factory.isAlive(client);
     return isFit() && (await this.#factory.reset(client)) && isFit();
   }
 

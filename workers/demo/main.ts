@@ -19,16 +19,19 @@ async function main(argv: readonly string[]): Promise<number> {
     return options.help ? help() : await demo(options, stopped.signal);
   } catch (error) {
     if (stopped.signal.aborted) {
-      process.stderr.write(`demo: stopped by ${String(stopped.signal.reason)}\n`);
-      return 128 + constants.signals[stopped.signal.reason as NodeJS.Signals];
+      const name = stopped.signal.reason as NodeJS.Signals;
+      return complained(`stopped by ${name}`, 128 + constants.signals[name]);
     }
-    process.stderr.write(`demo: ${describe(error)}\n`);
-    if (!(error instanceof UsageError)) return 1;
-    process.stderr.write(`\n${USAGE}\n`);
-    return 2;
+    if (!(error instanceof UsageError)) return complained(describe(error), 1);
+    return complained(`${error.message}\n\n${USAGE}`, 2);
   } finally {
     stopped.close();
   }
+}
+
+function complained(message: string, exitCode: number): number {
+  process.stderr.write(`demo: ${message}\n`);
+  return exitCode;
 }
 
 function help(): number {
@@ -71,6 +74,7 @@ function listenForSignals(): Signals {
   const pipeClosed = (): void => controller.abort("SIGPIPE");
   process.on("SIGINT", hear).on("SIGTERM", hear);
   process.stdout.on("error", pipeClosed);
+  process.stderr.on("error", () => {}); // a complaint nobody reads
   return { signal: controller.signal, close: () => void process.off("SIGINT", hear).off("SIGTERM", hear) };
 }
 

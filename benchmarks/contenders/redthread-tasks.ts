@@ -1,0 +1,6 @@
+import { getRedis } from "../../src/worker.js";
+import { type Item, work } from "../work.js";
+
+export async function item(input: Item): Promise<number> {
+  return work(await getRedis(), input);
+}

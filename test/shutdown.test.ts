@@ -1,0 +1,279 @@
+import assert from "node:assert/strict";
+import { after, before, beforeEach, test, type TestContext } from "node:test";
+import type { ManagerOptions, ShutdownReport } from "../src/index.js";
+import type * as ClosingTasks from "./fixtures/closing-tasks.js";
+import type { ServiceArgument } from "./fixtures/service.js";
+import { eventually } from "./support/gate.js";
+import { leakCheck } from "./support/leak-check.js";
+import { code, fixture, manage } from "./support/manage.js";
+import { Program } from "./support/program.js";
+import { startRedis, type RedisServer } from "./support/redis-server.js";
+
+/** What redis-server 7 writes at loglevel verbose when a connection ends otherwise than by QUIT. */
+const ABRUPT = /Reading from client|Error writing to client|Client closed connection(?!.*name=observer)/;
+
+let server: RedisServer;
+before(async () => {
+  server = await startRedis({ loglevel: "verbose" });
+});
+beforeEach(() => server.admin.flushall());
+after(() => server.stop());
+
+interface Service extends Partial<Pick<ServiceArgument, "tasks" | "awaitReady">> {
+  run?: ServiceArgument["run"];
+  threads?: ManagerOptions["threads"];
+  shutdown?: ManagerOptions["shutdown"];
+}
+
+async function startService(t: TestContext, { run = [], threads, shutdown, ...rest }: Service): Promise<Program> {
+  const argument: ServiceArgument = {
+    ...{ tasks: "./closing-tasks.js", awaitReady: true, ...rest, run },
+    options: {
+      redis: { port: server.port },
+      threads: { count: 4, concurrency: 16, ...threads },
+      shutdown: { handleSignals: true, ...shutdown },
+    },
+  };
+  leakCheck(t, server);
+  const program = new Program(t, "service", argument);
+  await program.hears("ready");
+  return program;
+}
+
+const started = (key: string, count: number): Promise<boolean> =>
+  eventually(async () => Number(await server.admin.get(key)) === count, 15_000, `${count} tasks in ${key}`);
+
+const reportOf = (program: Program): ShutdownReport => program.all("report")[0]!["report"] as ShutdownReport;
+
+for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  test(`all 50 tasks running at ${signal} finish, and the server sees every connection say goodbye`, async (t) => {
+    const logged = server.log().length;
+    const service = await startService(t, { run: [["work", { started: "started", until: "go" }, 50]] });
+    await started("started", 50);
+    service.signal(signal);
+    await service.hears("reason"); // it is draining
+    await server.admin.set("go", 1);
+    const { code: exitCode } = await service.exit;
+    assert.equal(exitCode, 0);
+    assert.equal(service.all("value").length, 50);
+    assert.equal(await server.admin.get("worked"), "50");
+    const { tasks, threads, reason } = reportOf(service);
+    assert.deepEqual({ tasks, reason }, { tasks: { finished: 50, abandoned: 0 }, reason: signal });
+    assert.ok(threads.length === 4 && threads.every(({ outcome }) => outcome === "graceful"));
+    assert.deepEqual(await server.clients(), []);
+    assert.doesNotMatch(server.log().slice(logged), ABRUPT);
+  });
+}
+
+test("an endless loop costs its own thread's tasks, and the shutdown still ends in time", async (t) => {
+  const limits = { drainMs: 1_000, closeMs: 1_000 };
+  const work = ["work", { started: "started", until: "go" }, 8] as const;
+  const service = await startService(t, {
+    run: [work, ["spin", "spinning", 1]],
+    threads: { count: 2 },
+    shutdown: limits,
+  });
+  await started("started", 8);
+  await started("spinning", 1);
+  service.signal("SIGTERM");
+  await service.hears("reason");
+  await server.admin.set("go", 1);
+  const { code: exitCode, ms } = await service.exit;
+  const { durationMs, tasks, threads } = reportOf(service);
+  assert.ok(durationMs <= limits.drainMs + limits.closeMs + 500, `${durationMs} ms`);
+  assert.ok(ms - durationMs < 2_000, `the process outlived its report by ${ms - durationMs} ms`);
+  assert.equal(exitCode, 1);
+  // Two threads, eight tasks dealt evenly, and the loop on top of four of them.
+  const values = service.all("value").map(({ value }) => value);
+  assert.equal(values.length, 4);
+  assert.equal(new Set(values).size, 1);
+  const errors = service.all("error").map(({ task, error }) => `${String(task)} ${String(error)}`);
+  assert.deepEqual(errors.toSorted(), [
+    "spin REDTHREAD_TASK_ABORTED",
+    ...Array.from({ length: 4 }, () => "work REDTHREAD_TASK_ABORTED"),
+  ]);
+  assert.deepEqual(tasks, { finished: 4, abandoned: 5 });
+  assert.deepEqual(threads.map(({ outcome }) => outcome).toSorted(), ["forced", "graceful"]);
+  t.diagnostic(`report ${durationMs} ms, from the signal to the end of the process ${Math.round(ms)} ms`);
+});
+
+test("a second signal ends the process at once with 128 and its number", async (t) => {
+  const service = await startService(t, { run: [["spin", "spinning", 1]], shutdown: { drainMs: 60_000 } });
+  await started("spinning", 1);
+  service.signal("SIGTERM");
+  await service.hears("reason");
+  service.signal("SIGINT");
+  const { code: exitCode, ms } = await service.exit;
+  assert.equal(exitCode, 130);
+  assert.ok(ms < 30_000);
+  assert.deepEqual(service.all("report"), []);
+});
+
+test("a task that obeys the shutdown's abort was not finished: it is abandoned, and the exit code says so", async (t) => {
+  const service = await startService(t, {
+    run: [["obedient", { started: "started" }, 2]],
+    shutdown: { drainMs: 100 },
+  });
+  await started("started", 2);
+  service.signal("SIGTERM");
+  assert.equal((await service.exit).code, 1);
+  assert.deepEqual(
+    service.all("error").map(({ error }) => error),
+    ["REDTHREAD_TASK_ABORTED", "REDTHREAD_TASK_ABORTED"],
+  );
+  const { tasks, threads } = reportOf(service);
+  assert.deepEqual(tasks, { finished: 0, abandoned: 2 });
+  assert.ok(threads.every(({ outcome }) => outcome === "graceful"));
+});
+
+test("a task held by a BLPOP that nobody answers does not hold the shutdown", async (t) => {
+  const limits = { drainMs: 100, closeMs: 1_000 };
+  const service = await startService(t, { run: [["block", "started", 1]], shutdown: limits });
+  await started("started", 1);
+  service.signal("SIGTERM");
+  assert.equal((await service.exit).code, 1);
+  assert.equal(service.all("error")[0]!["error"], "REDTHREAD_TASK_ABORTED");
+  const { durationMs } = reportOf(service);
+  assert.ok(durationMs <= limits.drainMs + limits.closeMs + 500, `${durationMs} ms`);
+});
+
+test("a shutdown while the threads are still being set up leaves nothing", async (t) => {
+  const service = await startService(t, { tasks: "./slow-setup.js", awaitReady: false, threads: { count: 2 } });
+  await started("setting up", 2);
+  service.signal("SIGTERM");
+  assert.equal((await service.exit).code, 0);
+  assert.deepEqual(reportOf(service).tasks, { finished: 0, abandoned: 0 });
+});
+
+test("a task taken before its threads were up is still run by the shutdown", async (t) => {
+  const service = await startService(t, {
+    tasks: "./slow-setup.js",
+    run: [["echo", "hello", 3]],
+    awaitReady: false,
+    threads: { count: 2 },
+  });
+  await started("setting up", 2);
+  service.signal("SIGTERM");
+  await service.hears("reason");
+  await server.admin.set("set up", 1);
+  assert.equal((await service.exit).code, 0);
+  assert.deepEqual(
+    service.all("value").map(({ value }) => value),
+    ["hello", "hello", "hello"],
+  );
+});
+
+test("a manager that is shut down in the turn of its birth opens nothing that stays", async (t) => {
+  const manager = closing(t);
+  const { threads, tasks } = await manager.shutdown();
+  assert.equal(threads.length, 2);
+  assert.deepEqual(tasks, { finished: 0, abandoned: 0 });
+});
+
+test("at the end of its `await using` block a manager lets the process end by itself, in silence", async (t) => {
+  leakCheck(t, server);
+  const logged = server.log().length;
+  const program = new Program(t, "disposing", { port: server.port });
+  const { code: exitCode, stderr } = await program.exit;
+  assert.deepEqual({ exitCode, stderr }, { exitCode: 0, stderr: "" });
+  assert.deepEqual(program.said, [{ value: "thread" }]);
+  assert.doesNotMatch(server.log().slice(logged), ABRUPT);
+});
+
+function closing(t: TestContext, options: Partial<ManagerOptions> = {}) {
+  return manage<typeof ClosingTasks>(t, server, { tasks: fixture("closing-tasks"), ...options });
+}
+
+test("a task that starts while the manager drains still has Redis", async (t) => {
+  const manager = closing(t, { threads: { count: 1, concurrency: 1 } });
+  const tasks = Array.from({ length: 3 }, () => manager.run("work", { started: "started", until: "go" }));
+  await started("started", 1);
+  const done = manager.shutdown();
+  await assert.rejects(manager.run("work", { started: "started", until: "go" }), code("SHUTTING_DOWN"));
+  await server.admin.set("go", 1);
+  await Promise.all(tasks);
+  assert.deepEqual((await done).tasks, { finished: 3, abandoned: 0 });
+  assert.equal(await server.admin.get("worked"), "3");
+});
+
+test("a lame duck takes tasks until its time is over, and not one more", async (t) => {
+  const manager = closing(t);
+  await manager.ready();
+  const done = manager.shutdown({ lameDuckMs: 300 });
+  await server.admin.set("go", 1);
+  assert.deepEqual(manager.health(), { live: true, ready: false, reasons: ["shutting down"] });
+  let taken = 0;
+  const refused = eventually(async () => {
+    await manager.run("work", { started: "started", until: "go" }).then(() => taken++);
+    return false;
+  });
+  await assert.rejects(refused, (error: Error) => code("SHUTTING_DOWN")(error.cause));
+  assert.ok(taken > 0);
+  assert.equal((await done).tasks.abandoned, 0);
+});
+
+test("teardown runs once per thread, with Redis still there, and what it logs arrives", async (t) => {
+  const heard: unknown[] = [];
+  const info = (message: string, fields: object = {}): void => {
+    if (message === "last words") heard.push((fields as { from?: number }).from);
+  };
+  const manager = closing(t, { logger: { debug() {}, info, warn() {}, error() {} } });
+  await manager.ready();
+  const calls = Array.from({ length: 4 }, () => manager.run("keepLogger"));
+  const threadIds = [...new Set(await Promise.all(calls))];
+  const [report] = await Promise.all([manager.shutdown(), manager.shutdown()]);
+  assert.equal(await manager.shutdown(), report);
+  const expected = Object.fromEntries(report.threads.map(({ threadId }) => [threadId, "1"]));
+  assert.deepEqual({ ...(await server.admin.hgetall("teardowns")) }, expected);
+  assert.deepEqual(new Set(heard), new Set(threadIds));
+});
+
+test("a teardown that hangs does not hang the shutdown, and its thread's clients are still closed politely", async (t) => {
+  const logged = server.log().length;
+  const manager = closing(t, { threads: { count: 1 } });
+  await manager.run("hangInTeardown");
+  const limits = { drainMs: 1_000, closeMs: 600 };
+  const { durationMs, threads } = await manager.shutdown(limits);
+  assert.ok(durationMs <= limits.closeMs + 500, `${durationMs} ms`);
+  assert.deepEqual(
+    threads.map(({ outcome }) => outcome),
+    ["graceful"],
+  );
+  await server.waitForClients((clients) => clients.length === 0);
+  assert.doesNotMatch(server.log().slice(logged), ABRUPT);
+});
+
+test("a Redis that is gone or frozen holds neither the shutdown nor its callers", async (t) => {
+  const own = await startRedis();
+  const limits = { drainMs: 200, closeMs: 500 };
+  const manager = manage<typeof ClosingTasks>(t, own, { tasks: fixture("closing-tasks") });
+  t.after(() => own.stop());
+  await manager.ready();
+  await manager.subscribe("news", () => {});
+  const tasks = [1, 2, 3, 4].map(() => manager.run("work", { started: "started", until: "never" }));
+  await eventually(async () => (await own.admin.get("started")) === "4");
+  own.freeze();
+  const done = manager.shutdown(limits);
+  for (const { status, reason } of (await Promise.allSettled(tasks)) as PromiseRejectedResult[]) {
+    assert.equal(status, "rejected");
+    assert.match((reason as { code: string }).code, /^REDTHREAD_/);
+  }
+  const { durationMs } = await done;
+  own.thaw();
+  assert.ok(durationMs <= limits.drainMs + limits.closeMs + 500, `${durationMs} ms`);
+});
+
+test("a shutdown does not wait for a connection that cannot be made", async (t) => {
+  const own = await startRedis();
+  await own.kill();
+  const limits = { drainMs: 200, closeMs: 500 };
+  const manager = manage<typeof ClosingTasks>(t, own, { tasks: fixture("closing-tasks") });
+  t.after(() => own.stop());
+  const primary = assert.rejects(manager.getRedis());
+  const task = assert.rejects(manager.run("work", { started: "started", until: "never" }));
+  await eventually(() => manager.stats().threads.some(({ running }) => running === 1), 15_000);
+  const { durationMs } = await manager.shutdown(limits);
+  assert.ok(durationMs <= limits.drainMs + limits.closeMs + 500, `${durationMs} ms`);
+  await Promise.all([primary, task]);
+  await own.start(); // for the check that nobody is connected
+});

@@ -1,0 +1,112 @@
+import type { TestContext } from "node:test";
+import { setImmediate as turn } from "node:timers/promises";
+import { ClientPool, type PoolFactory, type PoolOptions } from "../../src/common/pool.js";
+import { eventually, gate } from "./gate.js";
+
+export class Fake {
+  readonly id: number;
+  isAlive = true;
+  isClosed = false;
+  constructor(id: number) {
+    this.id = id;
+  }
+}
+
+/** Behaves, unless a test replaces one of its steps. */
+export class Fakes implements PoolFactory<Fake> {
+  readonly opened: Fake[] = [];
+  dials = 0;
+  peak = 0;
+  onOpen: (dial: number, signal: AbortSignal) => unknown = () => undefined;
+  onCheck: (client: Fake) => any = () => true;
+  onReset: (client: Fake) => any = () => true;
+  onClose: (client: Fake) => unknown = () => undefined;
+  onIsAlive: (client: Fake) => boolean = (client) => client.isAlive;
+
+  get living(): Fake[] {
+    return this.opened.filter((client) => !client.isClosed);
+  }
+
+  // Not async: what a hook throws must be thrown.
+  open(signal: AbortSignal): Promise<Fake> {
+    this.dials++;
+    // A pool that dials without a pause would otherwise starve the loop, and the test with it.
+    if (this.dials > 2_000) return gate<Fake>().promise;
+    return this.#made(this.onOpen(this.dials, signal));
+  }
+
+  isAlive(client: Fake): boolean {
+    return this.onIsAlive(client);
+  }
+
+  check(client: Fake): Promise<boolean> {
+    return this.onCheck(client);
+  }
+
+  reset(client: Fake): Promise<boolean> {
+    return this.onReset(client);
+  }
+
+  close(client: Fake): Promise<void> {
+    return this.#closed(client, this.onClose(client));
+  }
+
+  async #made(opening: unknown): Promise<Fake> {
+    await opening;
+    const client = new Fake(this.opened.length + 1);
+    this.opened.push(client);
+    this.peak = Math.max(this.peak, this.living.length);
+    return client;
+  }
+
+  async #closed(client: Fake, closing: unknown): Promise<void> {
+    await closing;
+    client.isClosed = true;
+  }
+}
+
+export interface FakePool {
+  readonly pool: ClientPool<Fake>;
+  readonly fakes: Fakes;
+  readonly clock: { ms: number };
+}
+
+/** A pool of fakes on a clock that stands still unless moved; closed after the test, with nothing left. */
+export function poolOf(t: TestContext, overrides: Partial<PoolOptions> = {}): FakePool {
+  const fakes = new Fakes();
+  const clock = { ms: 0 };
+  const pool = new ClientPool<Fake>(fakes, {
+    name: "fake",
+    max: 4,
+    acquireTimeoutMs: 5_000,
+    idleTimeoutMs: 600_000,
+    maxLifetimeMs: 1_800_000,
+    idleCheckMs: 500,
+    retry: { baseDelayMs: 5, maxDelayMs: 5 },
+    now: () => clock.ms,
+    random: () => 1,
+    ...overrides,
+  });
+  t.after(async () => {
+    fakes.onClose = () => undefined;
+    const closed = pool.close(0).then(() => true);
+    await eventually(() => closed, 5_000, "the pool is closed");
+    await eventually(() => fakes.living.length === 0, 5_000, "every client that was opened is closed");
+  });
+  return { pool, fakes, clock };
+}
+
+export async function turns(count = 20): Promise<void> {
+  for (let i = 0; i < count; i++) await turn();
+}
+
+/** Timers on demand: what waits, waits until `pass` says so. */
+export function stopTimers(t: TestContext, clock: { ms: number }): (ms: number) => Promise<void> {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  return async (ms) => {
+    await turns();
+    clock.ms += ms;
+    t.mock.timers.tick(ms);
+    await turns();
+  };
+}

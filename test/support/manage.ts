@@ -1,0 +1,34 @@
+import type { TestContext } from "node:test";
+import { ConnectionManager, type Logger, type ManagerOptions } from "../../src/index.js";
+import { leakCheck } from "./leak-check.js";
+import type { RedisServer } from "./redis-server.js";
+
+export const silent: Logger = { debug() {}, info() {}, warn() {}, error() {} };
+
+/** For `assert.rejects`: an error with this code of redthread's. */
+export const code =
+  (expected: string) =>
+  (error: unknown): boolean =>
+    (error as { code?: string } | null)?.code === `REDTHREAD_${expected}`;
+
+export function fixture(name: string): URL {
+  return new URL(`../fixtures/${name}.js`, import.meta.url);
+}
+
+/** A manager on this server that owes nothing to the environment, is shut down after the test, and then leaves nothing. */
+export function manage<Tasks extends object>(
+  t: TestContext,
+  server: RedisServer,
+  options: ManagerOptions,
+): ConnectionManager<Tasks> {
+  const manager = new ConnectionManager<Tasks>({
+    env: {},
+    logger: silent,
+    ...options,
+    redis: { port: server.port, ...options.redis },
+    threads: { count: 2, ...options.threads },
+  });
+  t.after(() => manager.shutdown({ drainMs: 1_000 }));
+  leakCheck(t, server);
+  return manager;
+}

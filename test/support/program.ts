@@ -1,0 +1,74 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import type { TestContext } from "node:test";
+import { fileURLToPath } from "node:url";
+import { eventually } from "./gate.js";
+import { fixture } from "./manage.js";
+
+export type Said = Readonly<Record<string, unknown>>;
+
+export interface Exit {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly stderr: string;
+  /** From the first signal sent to it, or from its start. */
+  readonly ms: number;
+}
+
+/** A program of test/fixtures in a process of its own, killed after the test; it speaks in lines of JSON on stdout. */
+export class Program {
+  readonly said: Said[] = [];
+  readonly exit: Promise<Exit>;
+  readonly #child: ChildProcess;
+  #stdout = "";
+  #stderr = "";
+  #since = performance.now();
+  #isSignalled = false;
+
+  constructor(t: TestContext, name: string, argument: unknown) {
+    const file = fileURLToPath(fixture(name));
+    this.#child = spawn(process.execPath, [file, JSON.stringify(argument)], { stdio: ["ignore", "pipe", "pipe"] });
+    this.#child.stdout!.setEncoding("utf8").on("data", (text: string) => this.#hear(text));
+    this.#child.stderr!.setEncoding("utf8").on("data", (text: string) => (this.#stderr += text));
+    this.exit = this.#exit();
+    t.after(async () => {
+      this.#child.kill("SIGKILL");
+      await this.exit;
+    });
+  }
+
+  signal(name: NodeJS.Signals): void {
+    if (!this.#isSignalled) this.#since = performance.now();
+    this.#isSignalled = true;
+    this.#child.kill(name);
+  }
+
+  /** Waits until it has said a line with this key, and gives the line. */
+  async hears(key: string): Promise<Said> {
+    const isDead = (): boolean => this.#child.exitCode !== null || this.#child.signalCode !== null;
+    const line = await eventually(
+      () => this.said.find((said) => key in said) ?? (isDead() ? { [key]: undefined } : false),
+      15_000,
+      `the program says "${key}"`,
+    );
+    if (line[key] === undefined) throw new Error(`the program ended without saying "${key}":\n${this.#stderr}`);
+    return line;
+  }
+
+  /** Every line with this key. */
+  all(key: string): Said[] {
+    return this.said.filter((line) => key in line);
+  }
+
+  #hear(text: string): void {
+    const lines = (this.#stdout + text).split("\n");
+    this.#stdout = lines.pop()!;
+    this.said.push(...lines.map((line) => JSON.parse(line) as Said));
+  }
+
+  async #exit(): Promise<Exit> {
+    // "close", not "exit": only then has its last line been read.
+    const [exitCode, signal] = (await once(this.#child, "close")) as [number | null, NodeJS.Signals | null];
+    return { code: exitCode, signal, stderr: this.#stderr, ms: performance.now() - this.#since };
+  }
+}
