@@ -204,6 +204,17 @@ for (const [fixture, message] of [
   });
 }
 
+test("a thread whose setup fails while others serve is started again, and ready() has told of it", async (t) => {
+  await server.admin.del("setups");
+  const manager = manage(t, {
+    tasks: new URL("./fixtures/setup-rejects-once.js", import.meta.url),
+  });
+  await assert.rejects(manager.ready(), code("THREAD_START_FAILED"));
+  await eventually(() => manager.stats().threads.filter(({ state }) => state === "ready").length === 2);
+  await manager.ready();
+  assert.equal(await server.admin.get("setups"), "3");
+});
+
 test("wrong options are all named in one error, before anything is opened", () => {
   assert.throws(
     () =>

@@ -36,8 +36,8 @@ export interface SearchExactlyInput extends Omit<SearchInput, "query"> {
   readonly queries: readonly Float32Array<ArrayBuffer>[];
 }
 
-/** Per thread; about the 20 000 most frequent words in every form, or all 341 479 in one small one. */
-const CACHED_BYTES = 96 * 1024 * 1024;
+/** Per thread; enough for 50 000 words in every form, or all 341 479 as int8. */
+const CACHED_BYTES = 64 * 1024 * 1024;
 
 const blocks = new BlockCache(CACHED_BYTES, loadBlock);
 const lazyTensors = new Map<string, Promise<LazyTensor>>();

@@ -37,7 +37,7 @@ export type ToThread =
 
 /** Over the link, from a thread. */
 export type FromThread =
-  | { readonly type: "ready"; readonly tasks: readonly string[] }
+  | { readonly type: "ready" }
   | { readonly type: "failed"; readonly error: ErrorData }
   | { readonly type: "results"; readonly results: readonly ResultMessage[] }
   | { readonly type: "logs"; readonly records: readonly LogRecord[]; readonly dropped: number }

@@ -188,8 +188,7 @@ export class ConnectionManager<
 
   #refuse(): void {
     this.#phase = "refusing";
-    for (const { reject } of this.#waitingForThreads) reject(this.#shuttingDown());
-    this.#waitingForThreads.clear();
+    this.#rejectWaiting(this.#shuttingDown());
   }
 
   #refuseIfClosed(): void {
@@ -217,11 +216,8 @@ export class ConnectionManager<
       onResults: (thread, results) => this.#dispatcher.results(thread, results),
       onLogs: (thread, records, dropped) => this.#writeLogs(thread, records, dropped),
       onGone: (thread, reason) => this.#dispatcher.threadGone(thread, this.#lost(reason)),
-      onAllFailed: (error) => {
-        this.#dispatcher.failQueued(error);
-        for (const { reject } of this.#waitingForThreads) reject(error);
-        this.#waitingForThreads.clear();
-      },
+      onStartFailed: (error) => this.#rejectWaiting(error),
+      onAllFailed: (error) => this.#dispatcher.failQueued(error),
     });
   }
 
@@ -241,6 +237,11 @@ export class ConnectionManager<
       this.#waitingForThreads.add({ resolve, reject });
       this.#checkReady();
     });
+  }
+
+  #rejectWaiting(error: Error): void {
+    for (const { reject } of this.#waitingForThreads) reject(error);
+    this.#waitingForThreads.clear();
   }
 
   #checkReady(): void {

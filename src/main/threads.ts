@@ -19,7 +19,9 @@ export interface ThreadsOptions {
   readonly onLogs: (thread: Thread, records: readonly LogRecord[], dropped: number) => void;
   /** A thread that served is gone, expected or not; what it ran is lost with `reason`. */
   readonly onGone: (thread: Thread, reason: Error) => void;
-  /** No thread serves, and none is on its way: who waits for one waits in vain. */
+  /** One of the threads could not start. */
+  readonly onStartFailed: (error: Error) => void;
+  /** Nor could any other: who waits for one waits in vain. */
   readonly onAllFailed: (error: Error) => void;
 }
 
@@ -83,7 +85,7 @@ export class Threads {
   /** Asks every thread to close; resolves when all have, at the latest after `ms`. */
   async close(ms: number, graceMs: number): Promise<void> {
     this.#closing = true;
-    for (const timer of this.#replacements) clearTimeout(timer);
+    this.#cancelReplacements();
     const threads = [...this.#threads];
     for (const thread of threads) thread.close(ms, graceMs);
     const closed = Promise.all(threads.map((thread) => thread.gone));
@@ -122,7 +124,8 @@ export class Threads {
   }
 
   #greet(message: unknown): void {
-    const { hello, threadId, port } = message as Partial<Hello>;
+    // A user's own parentPort.postMessage comes here too.
+    const { hello, threadId, port } = (message ?? {}) as Partial<Hello>;
     const thread = [...this.#threads].find(({ token }) => token === hello);
     if (!thread || threadId === undefined || !port) return;
     port.on("message", (heard: FromThread) => this.#receive(thread, heard));
@@ -135,7 +138,7 @@ export class Threads {
         this.#options.onResults(thread, message.results);
         break;
       case "ready":
-        if (!thread.started(message.tasks)) return;
+        if (!thread.started()) return;
         this.#startFailure = undefined;
         this.#options.onReady(thread);
         break;
@@ -155,7 +158,7 @@ export class Threads {
   #startFailed(thread: Thread, cause: unknown): void {
     if (thread.state !== "starting") return;
     const why = cause instanceof Error ? cause.message : String(cause);
-    this.#startFailure = new ThreadStartFailedError(`a thread could not start: ${why}`, { cause });
+    thread.startFailure = new ThreadStartFailedError(`a thread could not start: ${why}`, { cause });
     // A module that failed to load stays failed in its thread; the next try needs a new one.
     thread.end();
   }
@@ -167,30 +170,45 @@ export class Threads {
     thread.died(state === "closed" ? "closed" : "dead");
     if (state === "starting" && !this.#closing) return this.#failedToStart(thread, reason);
     this.#options.onGone(thread, threadDied(thread, reason));
-    if (!this.#closing) this.#replace(thread, reason);
+    if (!this.#closing) this.#mourn(thread, reason);
   }
 
   #failedToStart(thread: Thread, reason: unknown): void {
-    const { logger, onAllFailed } = this.#options;
-    this.#startFailure ??= new ThreadStartFailedError("a thread ended before its tasks module was set up", {
-      cause: reason,
-    });
-    this.#retryStartAt = monotonic() + this.#nextDelayMs();
-    logger.error("thread could not start", { threadId: thread.threadId, code: errorCode(this.#startFailure.cause) });
-    if (this.#threads.size === 0) onAllFailed(this.#startFailure);
+    const { logger, onStartFailed, onAllFailed } = this.#options;
+    const failure =
+      thread.startFailure ??
+      new ThreadStartFailedError("a thread ended before its tasks module was set up", { cause: reason });
+    this.#startFailure = failure;
+    const delayMs = this.#nextDelayMs();
+    this.#quickDeaths++;
+    logger.error("thread could not start", { threadId: thread.threadId, code: errorCode(failure.cause) });
+    onStartFailed(failure);
+    // While others serve, the tasks module is good and this may pass; otherwise only somebody's wish tries again.
+    if (this.#threads.size > 0) return this.#replaceIn(delayMs);
+    this.#cancelReplacements();
+    this.#retryStartAt = monotonic() + delayMs;
+    onAllFailed(failure);
   }
 
-  #replace(thread: Thread, reason: unknown): void {
-    const livedMs = monotonic() - thread.startedAt;
-    if (livedMs >= SETTLED_MS) this.#quickDeaths = 0;
+  #mourn(thread: Thread, reason: unknown): void {
+    if (monotonic() - thread.startedAt >= SETTLED_MS) this.#quickDeaths = 0;
     const delayMs = this.#quickDeaths === 0 ? 0 : this.#nextDelayMs();
     this.#quickDeaths++;
     this.#options.logger.error("thread died", { threadId: thread.threadId, code: errorCode(reason), delayMs });
+    this.#replaceIn(delayMs);
+  }
+
+  #replaceIn(delayMs: number): void {
     const timer = setTimeout(() => {
       this.#replacements.delete(timer);
       this.#startMissing();
     }, delayMs);
     this.#replacements.add(timer);
+  }
+
+  #cancelReplacements(): void {
+    for (const timer of this.#replacements) clearTimeout(timer);
+    this.#replacements.clear();
   }
 
   #startMissing(): void {
@@ -211,8 +229,8 @@ export class Thread {
   /** Resolves when the thread has closed or died. */
   readonly gone: Promise<void>;
   onStarted: (() => void) | undefined;
+  startFailure: ThreadStartFailedError | undefined;
   threadId = -1;
-  tasks: readonly string[] = [];
   closeMs: number | undefined;
   #state: ThreadState = "starting";
   #port: MessagePort | undefined;
@@ -238,9 +256,9 @@ export class Thread {
     if (this.#closeMessage) this.post(this.#closeMessage);
   }
 
-  started(tasks: readonly string[]): boolean {
+  /** False when it came too late: the thread is being closed or was given up. */
+  started(): boolean {
     this.onStarted?.();
-    this.tasks = tasks;
     if (this.#state !== "starting") return false;
     this.#state = "ready";
     return true;

@@ -71,7 +71,7 @@ export class Runtime {
       this.#module = (await import(this.#config.tasks)) as TasksModule;
       for (const [name, task] of tasksOf(this.#module)) this.#tasks.set(name, task);
       await (this.#module["setup"] as (() => unknown) | undefined)?.();
-      this.#post({ type: "ready", tasks: [...this.#tasks.keys()] });
+      this.#post({ type: "ready" });
     } catch (error) {
       this.#post({ type: "failed", error: toErrorData(error) });
     }

@@ -19,7 +19,7 @@ const POLL_MS = 10;
  * only: it names what was awaited instead of letting a test hang.
  */
 export async function eventually<T>(
-  assertion: () => T | Promise<T>,
+  assertion: () => T | false | Promise<T | false>,
   deadlineMs = 5_000,
   awaited = assertion.toString(),
 ): Promise<T> {

@@ -24,6 +24,7 @@ export class Program {
   #stderr = "";
   #since = performance.now();
   #isSignalled = false;
+  #isOver = false;
 
   constructor(t: TestContext, name: string, argument: unknown) {
     const file = fileURLToPath(fixture(name));
@@ -45,19 +46,20 @@ export class Program {
 
   /** Waits until it has said a line with this key, and gives the line. */
   async hears(key: string): Promise<Said> {
-    const isDead = (): boolean => this.#child.exitCode !== null || this.#child.signalCode !== null;
-    const line = await eventually(
-      () => this.said.find((said) => key in said) ?? (isDead() ? { [key]: undefined } : false),
-      15_000,
-      `the program says "${key}"`,
-    );
-    if (line[key] === undefined) throw new Error(`the program ended without saying "${key}":\n${this.#stderr}`);
+    await eventually(() => this.#isOver || this.all(key).length > 0, 15_000, `the program says "${key}"`);
+    const [line] = this.all(key);
+    if (!line) throw new Error(`the program ended without saying "${key}":\n${this.#stderr}`);
     return line;
   }
 
   /** Every line with this key. */
   all(key: string): Said[] {
     return this.said.filter((line) => key in line);
+  }
+
+  /** For the message of a failed assertion. */
+  get transcript(): string {
+    return [...this.said.map((line) => JSON.stringify(line)), this.#stderr].join("\n");
   }
 
   #hear(text: string): void {
@@ -69,6 +71,7 @@ export class Program {
   async #exit(): Promise<Exit> {
     // "close", not "exit": only then has its last line been read.
     const [exitCode, signal] = (await once(this.#child, "close")) as [number | null, NodeJS.Signals | null];
+    this.#isOver = true;
     return { code: exitCode, signal, stderr: this.#stderr, ms: performance.now() - this.#since };
   }
 }

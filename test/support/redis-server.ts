@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { accessSync, constants } from "node:fs";
+import { accessSync, constants, rmSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer, Socket } from "node:net";
 import { tmpdir } from "node:os";
@@ -161,7 +161,7 @@ export class RedisServer implements AsyncDisposable {
       stdio: ["ignore", "pipe", "pipe"],
     });
     this.#process = child;
-    alive.add(child);
+    alive.set(child, this.#folder);
     child.once("exit", () => alive.delete(child));
     process.off("exit", killAll).on("exit", killAll);
     await this.#ready(child);
@@ -242,10 +242,14 @@ export class RedisServer implements AsyncDisposable {
   }
 }
 
-const alive = new Set<ChildProcess>();
+/** Each with its folder. */
+const alive = new Map<ChildProcess, string>();
 
 function killAll(): void {
-  for (const child of alive) child.kill("SIGKILL");
+  for (const [child, folder] of alive) {
+    child.kill("SIGKILL");
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 function parseClient(line: string): ListedClient {

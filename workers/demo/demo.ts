@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { setMaxListeners } from "node:events";
 import { join } from "node:path";
 import { ConnectionManager, type Logger, type ShutdownReport } from "../../src/index.js";
 import { QUANTIZERS, type QuantizerName } from "../quantize.js";
@@ -34,9 +35,12 @@ const SHUTDOWN = { drainMs: 2_000, closeMs: 2_000 };
  */
 export async function runDemo(setting: DemoSetting): Promise<DemoReport> {
   const { options, root, env, progress, signal } = setting;
+  setMaxListeners(0, signal); // every task listens to it, hundreds at a time
   await using vectors = await openVectors({ folder: join(root, ".cache", "vectors"), progress, env, signal });
   const queries = chooseQueries(options.queries, vectors.words, options.words);
-  return await withRedis(env, (redis) => Observer.use(redis, (observer) => run(setting, vectors, queries, redis, observer)));
+  return await withRedis(env, (redis) =>
+    Observer.use(redis, (observer) => run(setting, vectors, queries, redis, observer)),
+  );
 }
 
 async function run(
@@ -72,7 +76,8 @@ function createManager({ options, env, logger }: DemoSetting, { url }: DemoRedis
     appName,
     // What else the environment says of a Redis is said of another one.
     env: Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith("REDIS_"))),
-    redis: { url },
+    // The embedded server is in no hurry, and everything is asked of it at once.
+    redis: { url, commandTimeoutMs: 30_000 },
     threads: { count: options.threads },
     logger,
   });

@@ -1,5 +1,4 @@
 // The program of `npm run demo`. Exit codes: 0 done, 1 failed, 2 wrong command line, 128 + n ended by signal n.
-import { setMaxListeners } from "node:events";
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { dirname, join } from "node:path";
@@ -62,7 +61,6 @@ interface Signals {
 /** The first signal ends the demo in order, a second one at once. */
 function listenForSignals(): Signals {
   const controller = new AbortController();
-  setMaxListeners(0, controller.signal); // every task listens to it
   let firstAt = 0;
   const hear = (name: NodeJS.Signals): void => {
     if (!controller.signal.aborted) {

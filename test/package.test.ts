@@ -1,0 +1,95 @@
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { startRedis, type RedisServer } from "./support/redis-server.js";
+
+const run = promisify(execFile);
+const root = fileURLToPath(new URL("../../", import.meta.url));
+const tsc = join(root, "node_modules", "typescript", "bin", "tsc");
+
+let server: RedisServer;
+let folder: string;
+
+before(async () => {
+  server = await startRedis();
+  folder = await mkdtemp(join(tmpdir(), "redthread-package-"));
+  await run("npm", ["pack", "--ignore-scripts", "--pack-destination", folder], { cwd: root });
+  await write("package.json", JSON.stringify({ private: true, type: "module" }));
+  const { version, devDependencies } = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as {
+    version: string;
+    devDependencies: Record<string, string>;
+  };
+  const nodeTypes = `@types/node@${devDependencies["@types/node"]}`;
+  const quiet = ["--prefer-offline", "--no-audit", "--no-fund"];
+  await run("npm", ["install", ...quiet, `./redthread-${version}.tgz`, nodeTypes], { cwd: folder });
+  const compilerOptions = {
+    ...{ strict: true, noUncheckedIndexedAccess: true, exactOptionalPropertyTypes: true, skipLibCheck: true },
+    ...{ module: "nodenext", target: "es2022", lib: ["es2023", "esnext.disposable"], types: ["node"], outDir: "out" },
+  };
+  await write("tsconfig.json", JSON.stringify({ compilerOptions, files: ["main.ts", "wrong.ts"] }));
+  for (const name of ["main.ts", "tasks.ts"]) await write(name, await readmeBlock(name));
+});
+after(async () => {
+  await server.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const write = (name: string, text: string): Promise<void> => writeFile(join(folder, name), text);
+
+/** The block of README whose first line is a comment with this file name. */
+async function readmeBlock(name: string): Promise<string> {
+  const readme = await readFile(join(root, "README.md"), "utf8");
+  const block = readme.split("```ts\n").find((part) => part.startsWith(`// ${name}\n`));
+  assert.ok(block, `README has a block for ${name}`);
+  return block.split("```")[0]!;
+}
+
+test("README's example compiles under strict from the packed tarball, and runs", async () => {
+  await write("wrong.ts", "export {};\n");
+  await run(process.execPath, [tsc, "-p", folder]);
+  const env = { PATH: process.env["PATH"], REDIS_URL: server.url, LOG_LEVEL: "warn" };
+  const { stdout, stderr } = await run(process.execPath, [join(folder, "out", "main.js")], { env, timeout: 30_000 });
+  assert.match(stdout, /^\[ \d+, \d+, \d+ \]\n$/);
+  assert.equal(stderr, "");
+  assert.match((await server.admin.get("score:1"))!, /^\d+$/);
+  await server.waitForClients((clients) => clients.length === 0);
+});
+
+test("the types of run reject a wrong name, a wrong input and a missing one", async () => {
+  await write(
+    "wrong.ts",
+    `import { ConnectionManager } from "redthread";
+declare const manager: ConnectionManager<typeof import("./tasks.js")>;
+export const right: Promise<number> = manager.run("score", { id: 1 }, { timeoutMs: 1 });
+export const wrongs = [
+  manager.run("scores", { id: 1 }),
+  manager.run("score", { id: "1" }),
+  manager.run("score"),
+];
+export const wrongResult: Promise<string> = manager.run("score", { id: 1 });
+`,
+  );
+  const { stdout } = await run(process.execPath, [tsc, "--pretty", "false"], { cwd: folder }).then(
+    () => assert.fail("it compiled"),
+    (error: { stdout: string }) => error,
+  );
+  const lines = [...stdout.matchAll(/^wrong\.ts\((\d+),/gm)].map(([, line]) => Number(line));
+  assert.deepEqual(lines, [5, 6, 7, 9], stdout);
+});
+
+test("the package holds no tests, no demo and nothing that runs at install", async () => {
+  const { stdout } = await run("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root });
+  const [{ files }] = JSON.parse(stdout) as [{ files: { path: string }[] }];
+  const strangers = files.filter(({ path }) => /^(dist\/)?(test|benchmarks|workers\/(?!entry))/.test(path));
+  assert.deepEqual(strangers, []);
+  const { scripts } = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as { scripts: object };
+  assert.deepEqual(
+    Object.keys(scripts).filter((name) => /install|prepare/.test(name)),
+    [],
+  );
+});
