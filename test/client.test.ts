@@ -266,7 +266,7 @@ test("a shared client refuses what would spoil it for the others", async (t) => 
   for (const refuse of refused)
     await assert.rejects(async () => await refuse(), code("NEEDS_DEDICATED"), refuse.toString());
   assert.equal(await redis.xread("STREAMS", "s", "0"), null);
-  assert.match((await redis.client("INFO")), /db=0/);
+  assert.match(await redis.client("INFO"), /db=0/);
   assert.deepEqual(await redis.multi().set("fine", 1).get("fine").exec(), [
     [null, "OK"],
     [null, "1"],
@@ -366,7 +366,7 @@ test("a returned client is repaired, and not fit for return once it subscribed",
   await redis.multi({ pipeline: false });
   await redis.set("k", 1);
   assert.equal(await client.reset(), true);
-  assert.match((await redis.client("INFO")), / db=0 .* multi=-1 /);
+  assert.match(await redis.client("INFO"), / db=0 .* multi=-1 /);
   assert.equal(redis.listenerCount("message"), 0);
   assert.equal(await client.reset(), true);
   await redis.subscribe("c");

@@ -28,8 +28,15 @@ before(async () => {
   const quiet = ["--prefer-offline", "--no-audit", "--no-fund"];
   await run("npm", ["install", ...quiet, `./redthread-${version}.tgz`, nodeTypes], { cwd: folder });
   const compilerOptions = {
-    ...{ strict: true, noUncheckedIndexedAccess: true, exactOptionalPropertyTypes: true, skipLibCheck: true },
-    ...{ module: "nodenext", target: "es2022", lib: ["es2023", "esnext.disposable"], types: ["node"], outDir: "out" },
+    strict: true,
+    noUncheckedIndexedAccess: true,
+    exactOptionalPropertyTypes: true,
+    skipLibCheck: true,
+    module: "nodenext",
+    target: "es2022",
+    lib: ["es2023", "esnext.disposable"],
+    types: ["node"],
+    outDir: "out",
   };
   await write("tsconfig.json", JSON.stringify({ compilerOptions, files: ["main.ts", "wrong.ts"] }));
   for (const name of ["main.ts", "tasks.ts"]) await write(name, await readmeBlock(name));

@@ -7,8 +7,8 @@ import { abortable, monotonic, sleep } from "./time.js";
 const GRACE_MS = 1_000;
 
 export interface SharedClientOptions {
-  /** A connected client, or its error; nothing is left open by a failure. */
-  readonly open: () => Promise<Client>;
+  /** A connected client, or its error; nothing is left open by a failure or an abort. */
+  readonly open: (signal: AbortSignal) => Promise<Client>;
   /** How long a client is handed out before another takes its place. Default Infinity. */
   readonly ttlMs?: number;
   /** Share of the ttl by which each one varies. Default 0. */
@@ -128,7 +128,7 @@ export class SharedClient {
 
   async #open(): Promise<Entry> {
     const { open, ttlMs = Infinity, jitter = 0, closeMs } = this.#options;
-    const client = await open();
+    const client = await open(this.#life.signal);
     if (this.#life.signal.aborted) {
       await client.close(closeMs);
       throw this.#life.signal.reason;

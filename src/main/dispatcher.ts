@@ -1,4 +1,5 @@
-import { QueueFullError } from "../common/errors.js";
+import { fromErrorData } from "../common/envelope.js";
+import { QueueFullError, type Outcome } from "../common/errors.js";
 import type { CancelReason, ResultMessage } from "../common/protocol.js";
 import { Job, type RunOptions } from "./job.js";
 import type { Thread } from "./threads.js";
@@ -23,6 +24,7 @@ export class Dispatcher {
   #ids = 0;
   #pumping = false;
   #onDrained: (() => void) | undefined;
+  #aborted: ((outcome: Outcome, cause?: unknown) => Error) | undefined;
   #finished = 0;
   #abandoned = 0;
 
@@ -89,7 +91,7 @@ export class Dispatcher {
       this.#leave(job, load);
       if (result.ok) load.done++;
       else load.failed++;
-      if (job.finish(result)) this.#finished++;
+      this.#settle(job, result);
     }
     this.#pump(); // room now: what waits leaves in this turn
     this.#checkDrained();
@@ -108,6 +110,12 @@ export class Dispatcher {
       this.#abandon(reserved, error);
     }
     this.#checkDrained();
+  }
+
+  /** What waits is rejected, and what runs is about to be aborted: a task that fails from now on failed because of it. */
+  giveUp(aborted: (outcome: Outcome, cause?: unknown) => Error): void {
+    this.#aborted = aborted;
+    this.failQueued(aborted("not-sent"));
   }
 
   /** Resolves when nothing waits and nothing runs, also nothing whose caller was already rejected. */
@@ -224,6 +232,11 @@ export class Dispatcher {
     this.#abandon(job, error);
     this.#schedule(); // a thread set aside for it is free again
     this.#checkDrained();
+  }
+
+  #settle(job: Job, result: ResultMessage): void {
+    if (!result.ok && this.#aborted) this.#abandon(job, this.#aborted("unknown", fromErrorData(result.error)));
+    else if (job.finish(result)) this.#finished++;
   }
 
   #abandon(job: Job, error: Error): void {

@@ -271,7 +271,7 @@ export class ConnectionManager<
     };
     return new SharedClient({
       ...lifetime,
-      open: () => Client.open(client, shutdown.closeMs),
+      open: (signal) => Client.open(client, shutdown.closeMs, signal),
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,
     });

@@ -1,5 +1,5 @@
 import type { SharedClient } from "../common/cache.js";
-import { TaskAbortedError } from "../common/errors.js";
+import { TaskAbortedError, type Outcome } from "../common/errors.js";
 import { errorCode, type Logger } from "../common/log.js";
 import type { ShutdownConfig } from "../common/options.js";
 import { monotonic, sleep, within } from "../common/time.js";
@@ -55,7 +55,7 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   refuse();
   const before = dispatcher.tally;
   const isDrained = await drain(dispatcher, config.drainMs);
-  if (!isDrained) dispatcher.failQueued(abandonedByShutdown(config.drainMs));
+  if (!isDrained) dispatcher.giveUp((outcome, cause) => abortedAfter(config.drainMs, outcome, cause));
 
   const closeBy = monotonic() + config.closeMs;
   const graceMs = Math.min(config.cancelGraceMs, config.closeMs / 2);
@@ -91,8 +91,10 @@ async function drain(dispatcher: Dispatcher, ms: number): Promise<boolean> {
   }
 }
 
-function abandonedByShutdown(drainMs: number): TaskAbortedError {
-  return new TaskAbortedError(`the shutdown could not wait for this task: it had not started within ${drainMs} ms`, {
-    outcome: "not-sent",
+function abortedAfter(drainMs: number, outcome: Outcome, cause: unknown): TaskAbortedError {
+  const what = outcome === "not-sent" ? "started" : "ended";
+  return new TaskAbortedError(`the shutdown could not wait for this task: it had not ${what} within ${drainMs} ms`, {
+    outcome,
+    cause,
   });
 }

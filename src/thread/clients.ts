@@ -33,7 +33,7 @@ export class ThreadClients {
     const { redis, dedicated, retry, shutdown } = options.config;
     this.#closeMs = shutdown.closeMs;
     this.#shared = new SharedClient({
-      open: () => this.#open("thread", retry),
+      open: (signal) => this.#open("thread", retry, signal),
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,
       onHit: () => options.row?.add("cacheHits", 1),

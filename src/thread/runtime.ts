@@ -159,13 +159,14 @@ export class Runtime {
     const leftMs = (): number => Math.max(deadline - performance.now(), 1);
     for (const task of this.#running.values()) task.abort("shutdown");
     await this.#step("running tasks", graceMs, () => this.#idle());
-    await this.#step("teardown", leftMs(), () => (this.#module["teardown"] as (() => unknown) | undefined)?.());
+    // Half, so that a teardown that hangs does not cost the clients their QUIT.
+    await this.#step("teardown", leftMs() / 2, () => (this.#module["teardown"] as (() => unknown) | undefined)?.());
     await this.#step("clients", leftMs(), () => this.#clients.close(leftMs()));
     this.#flush();
     this.#logs.flush();
+    // The manager hangs up once it has heard all of this; a thread that went first would count as dead.
+    this.#port.once("close", () => this.#onClosed());
     this.#post({ type: "closed" });
-    this.#port.close();
-    this.#onClosed();
   }
 
   /** Every step is run, and each has an end, whatever became of the one before. */

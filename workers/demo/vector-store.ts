@@ -28,7 +28,7 @@ const BLOCK_ROWS = 4_096;
 const ROWS_PER_CANDIDATE = 25;
 const MIN_CANDIDATES = 32;
 /** Enough for the threads never to wait, few enough not to hold all vectors in the queue. */
-const AT_ONCE = 16;
+const AT_ONCE = 8;
 /** If this process is killed, its keys on a shared server go by themselves. */
 const TTL_SECONDS = 3_600;
 
