@@ -273,13 +273,13 @@ export class Client implements Gate {
   // Closing
 
   async #close(ms: number): Promise<void> {
-    const wasAlive = this.isAlive();
+    const isHeard = this.isAlive() && !this.#traffic.isBlocked;
     this.#traffic.flush();
-    // QUIT is answered after everything written before it, unless a blocking command holds the line.
-    const quit = wasAlive ? this.redis.own("quit") : Promise.resolve();
+    // QUIT is answered after everything written before it.
+    const quit = isHeard ? this.redis.own("quit") : Promise.resolve();
     this.#life.abort(this.#closedError());
     this.#traffic.rejectHeld(this.#closedError());
-    await within(quit, ms, () => this.#closedError()).catch(() => {}); // gone, frozen or held: destroyed below
+    await within(quit, ms, () => this.#closedError()).catch(() => {}); // gone or frozen: destroyed below
     await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
     await this.#destroy();
     this.#traffic.stop();

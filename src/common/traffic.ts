@@ -103,6 +103,15 @@ export class Traffic {
     stream.uncork();
   }
 
+  /** A blocking command without an end holds the line: whatever is written behind it waits in vain. */
+  get isBlocked(): boolean {
+    const { commandQueue } = this.#handle;
+    for (let i = 0; i < commandQueue.length; i++) {
+      if ((commandQueue.peekAt(i)!.command as Timed)[DUE_AT] === Infinity) return true;
+    }
+    return false;
+  }
+
   stop(): void {
     this.#deadlines.stop();
   }

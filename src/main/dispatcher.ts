@@ -2,7 +2,7 @@ import { fromErrorData } from "../common/envelope.js";
 import { QueueFullError, type Outcome } from "../common/errors.js";
 import type { CancelReason, ResultMessage } from "../common/protocol.js";
 import { Job, type RunOptions } from "./job.js";
-import type { Thread } from "./threads.js";
+import type { Thread } from "./thread.js";
 
 interface Load {
   readonly jobs: Map<number, Job>;
@@ -156,7 +156,7 @@ export class Dispatcher {
     let best: Thread | undefined;
     let least = this.#concurrency;
     for (const [thread, load] of this.#loads) {
-      if (load.exclusive || load.jobs.size >= least) continue;
+      if (load.exclusive || load.jobs.size >= least || thread.state !== "ready") continue;
       best = thread;
       least = load.jobs.size;
     }
@@ -167,7 +167,9 @@ export class Dispatcher {
   #reserve(job: Job): Thread | undefined {
     let best: [Thread, Load] | undefined;
     for (const entry of this.#loads) {
-      if (!entry[1].exclusive && (!best || entry[1].jobs.size < best[1].jobs.size)) best = entry;
+      const [thread, load] = entry;
+      if (load.exclusive || thread.state !== "ready") continue;
+      if (!best || load.jobs.size < best[1].jobs.size) best = entry;
     }
     if (best) best[1].exclusive = job;
     return best?.[0];

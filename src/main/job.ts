@@ -2,7 +2,7 @@ import type { Transferable } from "node:worker_threads";
 import { fromErrorData, uncloneablePath } from "../common/envelope.js";
 import { NotCloneableError, TaskAbortedError, TaskTimeoutError, type Outcome } from "../common/errors.js";
 import type { CancelReason, ResultMessage, TaskMessage } from "../common/protocol.js";
-import type { Thread } from "./threads.js";
+import type { Thread } from "./thread.js";
 
 export interface RunOptions {
   /** Aborts the task's own signal and rejects TASK_ABORTED. */

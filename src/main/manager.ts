@@ -16,7 +16,8 @@ import { handleSignals } from "./signals.js";
 import { collectStats, type Stats } from "./stats.js";
 import { type OnMessage, type SubscribeOptions, Subscriptions } from "./subscriptions.js";
 import type { TaskInput, TaskName, TaskResult } from "./task-types.js";
-import { type Thread, Threads } from "./threads.js";
+import type { Thread } from "./thread.js";
+import { Threads } from "./threads.js";
 
 export interface Health {
   /** False once the shutdown is over. */

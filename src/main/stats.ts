@@ -1,7 +1,8 @@
 import type { SharedClient } from "../common/cache.js";
 import type { ConnectionState } from "../common/client.js";
 import type { Dispatcher } from "./dispatcher.js";
-import type { Threads, ThreadState } from "./threads.js";
+import type { ThreadState } from "./thread.js";
+import type { Threads } from "./threads.js";
 
 export interface Stats {
   readonly primary: { readonly state: ConnectionState; readonly ageMs: number; readonly rotations: number };

@@ -1,14 +1,12 @@
 import { fileURLToPath } from "node:url";
-import type { MessagePort, Transferable } from "node:worker_threads";
 import { Piscina } from "piscina";
 import { fromErrorData } from "../common/envelope.js";
 import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
-import type { Ledger, LedgerRow } from "../common/ledger.js";
+import type { Ledger } from "../common/ledger.js";
 import { errorCode, type Logger } from "../common/log.js";
-import type { FromThread, Hello, LogRecord, ResultMessage, Serve, ThreadData, ToThread } from "../common/protocol.js";
+import type { FromThread, Hello, LogRecord, ResultMessage, Serve, ThreadData } from "../common/protocol.js";
 import { monotonic, within } from "../common/time.js";
-
-export type ThreadState = "starting" | "ready" | "closing" | "closed" | "dead";
+import { Thread } from "./thread.js";
 
 export interface ThreadsOptions {
   readonly config: ThreadData["redthread"]["config"];
@@ -39,6 +37,8 @@ export class Threads {
   readonly #options: ThreadsOptions;
   readonly #pool: Piscina;
   readonly #threads = new Set<Thread>();
+  /** Of the threads that live, what is to be done when they end. */
+  readonly #ends = new Set<Promise<void>>();
   readonly #replacements = new Set<NodeJS.Timeout>();
   #tokens = 0;
   #quickDeaths = 0;
@@ -88,7 +88,7 @@ export class Threads {
     this.#cancelReplacements();
     const threads = [...this.#threads];
     for (const thread of threads) thread.close(ms, graceMs);
-    const closed = Promise.all(threads.map((thread) => thread.gone));
+    const closed = Promise.all(threads.map((thread) => thread.answered));
     await within(closed, ms, () => new Error()).catch(() => {}); // who did not answer is ended next
   }
 
@@ -96,6 +96,7 @@ export class Threads {
   async destroy(): Promise<void> {
     this.#closing = true;
     await this.#pool.destroy();
+    await Promise.all(this.#ends);
   }
 
   #start(): void {
@@ -108,11 +109,10 @@ export class Threads {
     const { startTimeoutMs } = config.threads;
     const timer = setTimeout(() => {
       this.#startFailed(thread, new Error(`the tasks module was not loaded and set up within ${startTimeoutMs} ms`));
-    }, startTimeoutMs);
-    thread.onStarted = () => clearTimeout(timer);
+    }, startTimeoutMs).unref();
     const job: Serve = { serve: token, row };
-    void this.#pool
-      .run(job, { signal: controller.signal })
+    const served = this.#pool.run(job, { signal: controller.signal });
+    const ended = served
       .then(
         () => this.#ended(thread, undefined),
         (reason: unknown) => this.#ended(thread, reason),
@@ -120,7 +120,9 @@ export class Threads {
       .finally(() => {
         clearTimeout(timer);
         ledger.free(row);
+        this.#ends.delete(ended);
       });
+    this.#ends.add(ended);
   }
 
   #greet(message: unknown): void {
@@ -128,8 +130,7 @@ export class Threads {
     const { hello, threadId, port } = (message ?? {}) as Partial<Hello>;
     const thread = [...this.#threads].find(({ token }) => token === hello);
     if (!thread || threadId === undefined || !port) return;
-    port.on("message", (heard: FromThread) => this.#receive(thread, heard));
-    thread.greeted(threadId, port);
+    thread.greeted(threadId, port, (heard) => this.#receive(thread, heard));
   }
 
   #receive(thread: Thread, message: FromThread): void {
@@ -164,10 +165,10 @@ export class Threads {
   }
 
   /** The end of `serve`, whatever led to it. */
-  #ended(thread: Thread, reason: unknown): void {
+  async #ended(thread: Thread, reason: unknown): Promise<void> {
     const { state } = thread;
+    await thread.hungUp();
     this.#threads.delete(thread);
-    thread.died(state === "closed" ? "closed" : "dead");
     if (state === "starting" && !this.#closing) return this.#failedToStart(thread, reason);
     this.#options.onGone(thread, threadDied(thread, reason));
     if (!this.#closing) this.#mourn(thread, reason);
@@ -218,83 +219,6 @@ export class Threads {
 
   #nextDelayMs(): number {
     return Math.min(FIRST_DELAY_MS * 2 ** this.#quickDeaths, MAX_DELAY_MS) * (0.5 + Math.random() / 2);
-  }
-}
-
-/** One thread as the manager sees it. */
-export class Thread {
-  readonly token: number;
-  readonly row: LedgerRow;
-  readonly startedAt = monotonic();
-  /** Resolves when the thread has closed or died. */
-  readonly gone: Promise<void>;
-  onStarted: (() => void) | undefined;
-  startFailure: ThreadStartFailedError | undefined;
-  threadId = -1;
-  closeMs: number | undefined;
-  #state: ThreadState = "starting";
-  #port: MessagePort | undefined;
-  #closeMessage: ToThread | undefined;
-  #closeAskedAt = 0;
-  #onGone!: () => void;
-  readonly #end: () => void;
-
-  constructor(token: number, row: LedgerRow, end: () => void) {
-    this.token = token;
-    this.row = row;
-    this.#end = end;
-    this.gone = new Promise((resolve) => (this.#onGone = resolve));
-  }
-
-  get state(): ThreadState {
-    return this.#state;
-  }
-
-  greeted(threadId: number, port: MessagePort): void {
-    this.threadId = threadId;
-    this.#port = port;
-    if (this.#closeMessage) this.post(this.#closeMessage);
-  }
-
-  /** False when it came too late: the thread is being closed or was given up. */
-  started(): boolean {
-    this.onStarted?.();
-    if (this.#state !== "starting") return false;
-    this.#state = "ready";
-    return true;
-  }
-
-  /** @throws DataCloneError if a part of the message cannot cross. */
-  post(message: ToThread, transferList: readonly Transferable[] = []): void {
-    this.#port?.postMessage(message, transferList as Transferable[]);
-  }
-
-  close(closeMs: number, graceMs: number): void {
-    this.#state = "closing";
-    this.#closeAskedAt = monotonic();
-    this.#closeMessage = { type: "close", closeMs, graceMs };
-    this.post(this.#closeMessage);
-  }
-
-  closed(): void {
-    this.#state = "closed";
-    this.#finish();
-  }
-
-  died(state: "closed" | "dead"): void {
-    this.#state = state;
-    this.#finish();
-  }
-
-  /** Terminates this thread and no other. */
-  end(): void {
-    this.#end();
-  }
-
-  #finish(): void {
-    if (this.#closeMessage) this.closeMs ??= monotonic() - this.#closeAskedAt;
-    this.#port?.close();
-    this.#onGone();
   }
 }
 

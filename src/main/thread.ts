@@ -1,0 +1,92 @@
+import type { MessagePort, Transferable } from "node:worker_threads";
+import type { ThreadStartFailedError } from "../common/errors.js";
+import type { LedgerRow } from "../common/ledger.js";
+import type { FromThread, ToThread } from "../common/protocol.js";
+import { monotonic, within } from "../common/time.js";
+
+export type ThreadState = "starting" | "ready" | "closing" | "closed" | "dead";
+
+/** A link whose other end is gone closes by itself; one that does not is not waited for. */
+const LINK_CLOSE_MS = 200;
+
+/** One thread as the manager sees it: its state and its end of the link. */
+export class Thread {
+  readonly token: number;
+  readonly row: LedgerRow;
+  readonly startedAt = monotonic();
+  /** Resolves when the thread has confirmed that it closed, or is dead. */
+  readonly answered: Promise<void>;
+  startFailure: ThreadStartFailedError | undefined;
+  threadId = -1;
+  /** From the request to close to its confirmation. */
+  closeMs: number | undefined;
+  #state: ThreadState = "starting";
+  #port: MessagePort | undefined;
+  #linkClosed: Promise<void> = Promise.resolve();
+  #closeMessage: ToThread | undefined;
+  #closeAskedAt = 0;
+  #onAnswered!: () => void;
+  readonly #end: () => void;
+
+  constructor(token: number, row: LedgerRow, end: () => void) {
+    this.token = token;
+    this.row = row;
+    this.#end = end;
+    this.answered = new Promise((resolve) => (this.#onAnswered = resolve));
+  }
+
+  get state(): ThreadState {
+    return this.#state;
+  }
+
+  greeted(threadId: number, port: MessagePort, receive: (message: FromThread) => void): void {
+    this.threadId = threadId;
+    this.#port = port;
+    this.#linkClosed = new Promise((resolve) => port.once("close", resolve));
+    port.on("message", receive);
+    if (this.#closeMessage) this.post(this.#closeMessage);
+  }
+
+  /** False when it came too late: the thread is being closed or was given up. */
+  started(): boolean {
+    if (this.#state !== "starting") return false;
+    this.#state = "ready";
+    return true;
+  }
+
+  /** @throws DataCloneError if a part of the message cannot cross. */
+  post(message: ToThread, transferList: readonly Transferable[] = []): void {
+    this.#port?.postMessage(message, transferList as Transferable[]);
+  }
+
+  close(closeMs: number, graceMs: number): void {
+    this.#state = "closing";
+    this.#closeAskedAt = monotonic();
+    this.#closeMessage = { type: "close", closeMs, graceMs };
+    this.post(this.#closeMessage);
+  }
+
+  /** The thread confirmed that it closed everything. */
+  closed(): void {
+    this.#state = "closed";
+    this.closeMs = monotonic() - this.#closeAskedAt;
+    this.#onAnswered();
+  }
+
+  /** Terminates this thread and no other. */
+  end(): void {
+    this.#end();
+  }
+
+  /**
+   * After the end of `serve`. That news comes by another port than the link and may overtake what the thread said
+   * last; a result that was sent is not lost because its thread ended right after.
+   */
+  async hungUp(): Promise<void> {
+    if (this.#state === "starting" || this.#state === "ready") this.#state = "dead"; // gets no more work
+    await within(this.#linkClosed, LINK_CLOSE_MS, () => new Error()).catch(() => {}); // then without it
+    if (this.#state !== "closed") this.#state = "dead";
+    this.#port?.close();
+    this.#onAnswered();
+  }
+}

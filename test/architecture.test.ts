@@ -1,0 +1,148 @@
+import assert from "node:assert/strict";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { builtinModules } from "node:module";
+import { dirname, join, relative, resolve } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+// The import table. A row that is wrong here is wrong in docs/architecture.md as well: change all three, or none.
+
+/** Each third-party package, and the one file of src that may import it. */
+const IMPORTERS: Readonly<Record<string, string>> = {
+  dotenv: "src/common/env.ts",
+  "generic-pool": "src/common/pool.ts",
+  ioredis: "src/common/handle.ts",
+  piscina: "src/main/threads.ts",
+  winston: "src/main/logger.ts",
+};
+
+/** What the files of a folder may import of the others; `src` stands for the two faces beside the folders. */
+const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
+  "src/common": ["src/common"],
+  "src/main": ["src/main", "src/common"],
+  "src/thread": ["src/thread", "src/common"],
+  "src/index.ts": ["src/main", "src/common"],
+  "src/worker.ts": ["src/thread", "src/common"],
+};
+
+interface Import {
+  readonly specifier: string;
+  /** Gone once compiled. */
+  readonly isType: boolean;
+  readonly isDynamic: boolean;
+}
+
+const root = rootFrom(dirname(fileURLToPath(import.meta.url)));
+const files = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
+  .filter((name) => name.endsWith(".ts"))
+  .map((name) => join("src", name));
+const sources = new Map([...files, "workers/entry.ts"].map((file) => [file, codeOf(file)]));
+
+/** The tests run from a build folder, at whatever depth. */
+function rootFrom(folder: string): string {
+  return existsSync(join(folder, "package.json")) ? folder : rootFrom(dirname(folder));
+}
+
+/** Without comments: they may name what the code must not. */
+function codeOf(file: string): string {
+  return readFileSync(join(root, file), "utf8").replaceAll(/\/\*[\s\S]*?\*\/|(?<![:"'])\/\/.*$/gm, "");
+}
+
+function importsOf(file: string): Import[] {
+  const code = sources.get(file)!;
+  const fixed = [...code.matchAll(/^(?:import|export)\s+(type\s)?(?:[^"';]*?\bfrom\s*)?"([^"]+)"/gm)];
+  const dynamic = [...code.matchAll(/\bimport\(\s*"([^"]+)"\s*\)/g)];
+  return [
+    ...fixed.map(([, type, specifier]) => ({ specifier: specifier!, isType: type !== undefined, isDynamic: false })),
+    ...dynamic.map(([, specifier]) => ({ specifier: specifier!, isType: false, isDynamic: true })),
+  ];
+}
+
+const isRelative = ({ specifier }: Import): boolean => specifier.startsWith(".");
+
+/** The file that a relative import means. */
+function target(file: string, { specifier }: Import): string {
+  return relative(root, resolve(root, dirname(file), specifier)).replace(/\.js$/, ".ts");
+}
+
+function packagesOf(file: string): string[] {
+  const foreign = importsOf(file).filter((one) => !isRelative(one));
+  const isBuiltin = ({ specifier }: Import): boolean =>
+    specifier.startsWith("node:") || builtinModules.includes(specifier);
+  return foreign.filter((one) => !isBuiltin(one)).map(({ specifier }) => specifier);
+}
+
+/** Every file that `file` brings with it at run time, itself included; dynamic imports only on request. */
+function loadedBy(file: string, loaded = new Set<string>()): Set<string> {
+  if (loaded.has(file)) return loaded;
+  loaded.add(file);
+  for (const one of importsOf(file)) {
+    if (isRelative(one) && !one.isType && !one.isDynamic) loadedBy(target(file, one), loaded);
+  }
+  return loaded;
+}
+
+test("the import table is about files that exist, and finds their imports", () => {
+  assert.ok(files.length > 20);
+  for (const file of Object.values(IMPORTERS)) assert.ok(files.includes(file), file);
+  for (const file of sources.keys()) {
+    for (const one of importsOf(file).filter(isRelative)) {
+      assert.ok(sources.has(target(file, one)), `${file} imports ${one.specifier}, which is outside src`);
+    }
+  }
+});
+
+test("each third-party package has exactly one importer", () => {
+  const found = files.flatMap((file) => packagesOf(file).map((name) => [name, file] as const));
+  assert.deepEqual(Object.fromEntries(found), IMPORTERS);
+  assert.equal(new Set(found.map(String)).size, Object.keys(IMPORTERS).length);
+  const { dependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { dependencies: object };
+  assert.deepEqual(Object.keys(dependencies).toSorted(), Object.keys(IMPORTERS).toSorted());
+});
+
+test("common imports neither main nor thread, and those two never import each other", () => {
+  for (const file of files) {
+    const allowed = MAY_IMPORT[file] ?? MAY_IMPORT[dirname(file)];
+    assert.ok(allowed, `${file} lies outside the folders that say which thread it runs in`);
+    for (const one of importsOf(file).filter(isRelative)) {
+      const imported = target(file, one);
+      assert.ok(allowed.includes(dirname(imported)), `${file} must not import ${imported}`);
+    }
+  }
+});
+
+test("no file imports itself by way of others", () => {
+  const done = new Set<string>();
+  const visit = (file: string, path: readonly string[]): void => {
+    assert.ok(!path.includes(file), `a circle: ${[...path, file].join(" -> ")}`);
+    if (done.has(file)) return;
+    for (const one of importsOf(file).filter(isRelative)) visit(target(file, one), [...path, file]);
+    done.add(file);
+  };
+  for (const file of sources.keys()) visit(file, []);
+});
+
+test("only env.ts reads the environment", () => {
+  const readers = files.filter((file) => /\bprocess\s*\.\s*env\b|\benv\b.*\bfrom "node:process"/.test(sources.get(file)!));
+  assert.deepEqual(readers, ["src/common/env.ts"]);
+});
+
+test("protocol.ts holds types only", () => {
+  const declared = [...sources.get("src/common/protocol.ts")!.matchAll(/^(?:export\s+)?(?:declare\s+)?(\w+)/gm)];
+  const kinds = new Set(declared.map(([, keyword]) => keyword));
+  for (const allowed of ["import", "interface", "type"]) kinds.delete(allowed);
+  assert.deepEqual([...kinds], []);
+  assert.ok(importsOf("src/common/protocol.ts").every(({ isType }) => isType));
+});
+
+test("a thread loads neither piscina nor winston, and dotenv only when it has no manager", () => {
+  for (const entry of ["src/worker.ts", "workers/entry.ts"]) {
+    const packages = new Set([...loadedBy(entry)].flatMap(packagesOf));
+    assert.deepEqual([...packages].toSorted(), ["generic-pool", "ioredis"], entry);
+  }
+});
+
+test("the main thread loads winston only when nobody gave it a logger", () => {
+  const imported = importsOf("src/main/logger.ts").filter(({ specifier }) => specifier === "winston");
+  assert.ok(imported.length > 0 && imported.every(({ isType, isDynamic }) => isType || isDynamic));
+});
