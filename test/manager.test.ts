@@ -152,6 +152,23 @@ test("a caller's signal ends a waiting task as not sent and a running one as unk
   assert.equal(await manager.run("echo", 2), 2);
 });
 
+test("a hundred tasks that share a signal are all given up, without a warning of a leak", async (t) => {
+  const warnings: string[] = [];
+  const onWarning = ({ name }: Error): number => warnings.push(name);
+  process.on("warning", onWarning);
+  t.after(() => process.off("warning", onWarning));
+  const manager = manage(t);
+  const stop = new AbortController();
+  const tasks = Array.from({ length: 100 }, () => manager.run("waitForKey", "never", { signal: stop.signal }));
+  await eventually(() => manager.stats().threads.every(({ running }) => running === 16));
+  stop.abort();
+  for (const task of await Promise.allSettled(tasks)) {
+    assert.ok(task.status === "rejected" && code("TASK_ABORTED")(task.reason));
+  }
+  assert.equal(manager.stats().queue.size, 0);
+  assert.deepEqual(warnings, []);
+});
+
 test("an exclusive task has its thread to itself", async (t) => {
   const manager = manage(t, { threads: { count: 1, concurrency: 4 } });
   await manager.ready();

@@ -1,6 +1,7 @@
 import { fromErrorData } from "../common/envelope.js";
 import { QueueFullError, type Outcome } from "../common/errors.js";
 import type { CancelReason, ResultMessage } from "../common/protocol.js";
+import { AbortWatch } from "./abort-watch.js";
 import { Job, type RunOptions } from "./job.js";
 import type { Thread } from "./thread.js";
 
@@ -17,6 +18,7 @@ export class Dispatcher {
   readonly #concurrency: number;
   readonly #maxQueue: number;
   readonly #loads = new Map<Thread, Load>();
+  readonly #aborts = new AbortWatch<Job>((job, reason) => this.#giveUp(job, "aborted", job.aborted(reason)));
   #queue: Job[] = [];
   /** Of the queue, those whose callers still wait; reserved ones are no longer in it. */
   #queued = 0;
@@ -51,11 +53,16 @@ export class Dispatcher {
   run(name: string, input: unknown, options: RunOptions): Promise<unknown> {
     if (this.#queued >= this.#maxQueue) return Promise.reject(this.#queueFull(name));
     const job = new Job(++this.#ids, name, input, options);
-    if (options.signal?.aborted) {
-      job.abandon(job.aborted(options.signal.reason));
+    const { signal } = options;
+    if (signal?.aborted) {
+      job.abandon(job.aborted(signal.reason));
       return job.result;
     }
-    job.watch((given, reason, error) => this.#giveUp(given, reason, error));
+    if (signal) {
+      this.#aborts.add(signal, job);
+      job.onSettled = () => this.#aborts.delete(signal, job);
+    }
+    job.startTimer(this.#giveUp);
     this.#queue.push(job);
     this.#queued++;
     this.#schedule();
@@ -228,13 +235,13 @@ export class Dispatcher {
   }
 
   /** The caller is told at once; a task that runs already keeps its place in the thread until it has ended. */
-  #giveUp(job: Job, reason: CancelReason, error: Error): void {
+  readonly #giveUp = (job: Job, reason: CancelReason, error: Error): void => {
     if (job.thread) job.thread.post({ type: "cancel", id: job.message.id, reason });
     else if (![...this.#loads.values()].some((load) => load.exclusive === job)) this.#queued--;
     this.#abandon(job, error);
     this.#schedule(); // a thread set aside for it is free again
     this.#checkDrained();
-  }
+  };
 
   #settle(job: Job, result: ResultMessage): void {
     if (!result.ok && this.#aborted) this.#abandon(job, this.#aborted("unknown", fromErrorData(result.error)));

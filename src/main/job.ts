@@ -25,10 +25,10 @@ export class Job {
   /** Where it was sent; none while it waits. */
   thread: Thread | undefined;
   settled = false;
+  onSettled: (() => void) | undefined;
   #resolve!: (value: unknown) => void;
   #reject!: (error: unknown) => void;
   #timer: NodeJS.Timeout | undefined;
-  #onAbort: (() => void) | undefined;
 
   constructor(id: number, name: string, input: unknown, options: RunOptions) {
     const { context } = options;
@@ -40,16 +40,11 @@ export class Job {
     });
   }
 
-  /** Starts its clock and listens to its caller's signal. */
-  watch(giveUp: (job: Job, reason: CancelReason, error: Error) => void): void {
-    const { timeoutMs, signal } = this.options;
-    if (timeoutMs !== undefined) {
-      this.#timer = setTimeout(() => giveUp(this, "timeout", this.#timedOut(timeoutMs)), timeoutMs);
-    }
-    if (signal) {
-      this.#onAbort = () => giveUp(this, "aborted", this.aborted(signal.reason));
-      signal.addEventListener("abort", this.#onAbort, { once: true });
-    }
+  /** Starts its clock, if it has one. */
+  startTimer(giveUp: (job: Job, reason: CancelReason, error: Error) => void): void {
+    const { timeoutMs } = this.options;
+    if (timeoutMs === undefined) return;
+    this.#timer = setTimeout(() => giveUp(this, "timeout", this.#timedOut(timeoutMs)), timeoutMs);
   }
 
   /** False if it was settled before: a result after a timeout is nobody's. */
@@ -98,7 +93,7 @@ export class Job {
     if (this.settled) return false;
     this.settled = true;
     clearTimeout(this.#timer);
-    if (this.#onAbort) this.options.signal?.removeEventListener("abort", this.#onAbort);
+    this.onSettled?.();
     return true;
   }
 }

@@ -1,5 +1,4 @@
 import { randomBytes } from "node:crypto";
-import { setMaxListeners } from "node:events";
 import { join } from "node:path";
 import { ConnectionManager, type Logger, type ShutdownReport } from "../../src/index.js";
 import { QUANTIZERS, type QuantizerName } from "../quantize.js";
@@ -35,7 +34,6 @@ const SHUTDOWN = { drainMs: 2_000, closeMs: 2_000 };
  */
 export async function runDemo(setting: DemoSetting): Promise<DemoReport> {
   const { options, root, env, progress, signal } = setting;
-  setMaxListeners(0, signal); // every task listens to it, hundreds at a time
   await using vectors = await openVectors({ folder: join(root, ".cache", "vectors"), progress, env, signal });
   const queries = chooseQueries(options.queries, vectors.words, options.words);
   return await withRedis(env, (redis) =>

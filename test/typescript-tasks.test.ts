@@ -1,0 +1,90 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { leakCheck } from "./support/leak-check.js";
+import { startRedis, type RedisServer } from "./support/redis-server.js";
+
+/** The enum is there because Node's own type stripping refuses it: whoever runs this file has transformed it. */
+const TASKS = `
+import { getRedis, type TaskContext } from "redthread/worker";
+import { keyOf } from "./keys.js";
+
+enum Step { By = 2 }
+
+export async function count(name: string, { threadId }: TaskContext): Promise<{ value: number; threadId: number }> {
+  const redis = await getRedis();
+  return { value: await redis.incrby(keyOf(name), Step.By), threadId };
+}
+`;
+
+/** Imported as ./keys.js, as nodenext wants it written. */
+const KEYS = `export const keyOf = (name: string): string => \`counter:\${name}\`;\n`;
+
+const MAIN = `
+import { ConnectionManager } from "redthread";
+
+await using manager = new ConnectionManager<typeof import("./tasks.js")>({
+  tasks: new URL("./tasks.ts", import.meta.url),
+  env: {},
+  redis: { port: Number(process.argv[2]) },
+  threads: { count: 2 },
+  log: { level: "warn" },
+});
+const results = await Promise.all([1, 2, 3, 4].map(() => manager.run("count", "visits")));
+console.log(JSON.stringify(results));
+`;
+
+let server: RedisServer;
+let project: string;
+
+before(async () => {
+  server = await startRedis();
+  project = await mkdtemp(join(tmpdir(), "redthread-ts-"));
+  await Promise.all([
+    writeFile(join(project, "package.json"), JSON.stringify({ type: "module" })),
+    writeFile(join(project, "tasks.ts"), TASKS),
+    writeFile(join(project, "keys.ts"), KEYS),
+    writeFile(join(project, "main.ts"), MAIN),
+    install(join(project, "node_modules", "redthread")),
+  ]);
+});
+after(async () => {
+  await server.stop();
+  await rm(project, { recursive: true, force: true });
+});
+
+/** As npm would: the package's own package.json, and the build that this test is part of as its dist. */
+async function install(folder: string): Promise<void> {
+  const build = join(dirname(fileURLToPath(import.meta.url)), "..");
+  await mkdir(folder, { recursive: true });
+  await writeFile(join(folder, "package.json"), await readFile(await packageJsonFrom(build)));
+  await symlink(build, join(folder, "dist"), "dir");
+}
+
+async function packageJsonFrom(folder: string): Promise<string> {
+  const file = join(folder, "package.json");
+  return (await readFile(file).catch(() => undefined)) ? file : packageJsonFrom(dirname(folder));
+}
+
+test("a tasks module in TypeScript runs in the threads of a process that was started with tsx", async (t) => {
+  leakCheck(t, server);
+  const child = spawn(process.execPath, ["--import", import.meta.resolve("tsx"), "main.ts", String(server.port)], {
+    cwd: project,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  t.after(() => void child.kill("SIGKILL"));
+  const output = { stdout: "", stderr: "" };
+  child.stdout.on("data", (text: Buffer) => (output.stdout += text.toString()));
+  child.stderr.on("data", (text: Buffer) => (output.stderr += text.toString()));
+  const [exitCode] = (await once(child, "close")) as [number | null];
+  assert.equal(exitCode, 0, output.stderr);
+  assert.equal(output.stderr, "");
+  const results = JSON.parse(output.stdout) as { value: number; threadId: number }[];
+  assert.deepEqual(results.map(({ value }) => value).toSorted(), [2, 4, 6, 8]);
+  assert.equal(new Set(results.map(({ threadId }) => threadId)).size, 2);
+});
