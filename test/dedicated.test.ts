@@ -100,6 +100,7 @@ test("with Redis away the wait for a dedicated client names the failed connect a
   const manager = manage<typeof DedicatedTasks>(t, own, {
     tasks: fixture("dedicated-tasks"),
     dedicated: { acquireTimeoutMs: 300 },
+    retry: { baseDelayMs: 5, maxDelayMs: 20 },
   });
   t.after(() => own.stop());
   await manager.ready();

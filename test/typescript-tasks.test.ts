@@ -35,9 +35,12 @@ await using manager = new ConnectionManager<typeof import("./tasks.js")>({
   threads: { count: 2 },
   log: { level: "warn" },
 });
+await manager.ready();
 const results = await Promise.all([1, 2, 3, 4].map(() => manager.run("count", "visits")));
 console.log(JSON.stringify(results));
 `;
+
+const LOADER = import.meta.resolve("tsx");
 
 let server: RedisServer;
 let project: string;
@@ -51,6 +54,8 @@ before(async () => {
     writeFile(join(project, "keys.ts"), KEYS),
     writeFile(join(project, "main.ts"), MAIN),
     install(join(project, "node_modules", "redthread")),
+    // Where a user's project has it; its package.json lies beside the folder of the loader.
+    link(join(dirname(fileURLToPath(LOADER)), ".."), join(project, "node_modules", "tsx")),
   ]);
 });
 after(async () => {
@@ -61,9 +66,13 @@ after(async () => {
 /** As npm would: the package's own package.json, and the build that this test is part of as its dist. */
 async function install(folder: string): Promise<void> {
   const build = join(dirname(fileURLToPath(import.meta.url)), "..");
-  await mkdir(folder, { recursive: true });
+  await link(build, join(folder, "dist"));
   await writeFile(join(folder, "package.json"), await readFile(await packageJsonFrom(build)));
-  await symlink(build, join(folder, "dist"), "dir");
+}
+
+async function link(folder: string, as: string): Promise<void> {
+  await mkdir(dirname(as), { recursive: true });
+  await symlink(folder, as, "dir");
 }
 
 async function packageJsonFrom(folder: string): Promise<string> {
@@ -71,20 +80,26 @@ async function packageJsonFrom(folder: string): Promise<string> {
   return (await readFile(file).catch(() => undefined)) ? file : packageJsonFrom(dirname(folder));
 }
 
-test("a tasks module in TypeScript runs in the threads of a process that was started with tsx", async (t) => {
-  leakCheck(t, server);
-  const child = spawn(process.execPath, ["--import", import.meta.resolve("tsx"), "main.ts", String(server.port)], {
-    cwd: project,
-    stdio: ["ignore", "pipe", "pipe"],
+for (const [how, args] of [
+  ["node --import tsx", ["--import", "tsx"]],
+  ["the tsx command", [`--import=${LOADER}`]], // it starts node like this
+] as const) {
+  test(`tasks in TypeScript run in the threads of a process that was started with ${how}`, async (t) => {
+    leakCheck(t, server);
+    const child = spawn(process.execPath, [...args, "main.ts", String(server.port)], {
+      cwd: project,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    t.after(() => void child.kill("SIGKILL"));
+    const output = { stdout: "", stderr: "" };
+    child.stdout.on("data", (text: Buffer) => (output.stdout += text.toString()));
+    child.stderr.on("data", (text: Buffer) => (output.stderr += text.toString()));
+    const [exitCode] = (await once(child, "close")) as [number | null];
+    assert.equal(exitCode, 0, output.stderr);
+    assert.equal(output.stderr, "");
+    const results = JSON.parse(output.stdout) as { value: number; threadId: number }[];
+    assert.equal(Number(await server.admin.getdel("counter:visits")), 8);
+    assert.deepEqual(results.map(({ value }) => value).toSorted(), [2, 4, 6, 8]);
+    assert.equal(new Set(results.map(({ threadId }) => threadId)).size, 2);
   });
-  t.after(() => void child.kill("SIGKILL"));
-  const output = { stdout: "", stderr: "" };
-  child.stdout.on("data", (text: Buffer) => (output.stdout += text.toString()));
-  child.stderr.on("data", (text: Buffer) => (output.stderr += text.toString()));
-  const [exitCode] = (await once(child, "close")) as [number | null];
-  assert.equal(exitCode, 0, output.stderr);
-  assert.equal(output.stderr, "");
-  const results = JSON.parse(output.stdout) as { value: number; threadId: number }[];
-  assert.deepEqual(results.map(({ value }) => value).toSorted(), [2, 4, 6, 8]);
-  assert.equal(new Set(results.map(({ threadId }) => threadId)).size, 2);
-});
+}

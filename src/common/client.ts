@@ -205,6 +205,8 @@ export class Client implements Gate {
     try {
       const opening = this.redis.dial().then(() => this.#introduce());
       await abortable(within(opening, ms, timeout), this.#life.signal);
+      // Lost since it answered: its close event has passed, and nobody would hear of it again.
+      if (!this.redis.stream.writable) throw new Error("the connection was lost as soon as it was made");
     } catch (error) {
       // ioredis says "Connection is closed."; why it closed came as an error event.
       const cause = this.#lastError ?? error;

@@ -67,7 +67,8 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
     durationMs: Math.round(thread.closeMs ?? config.closeMs),
   }));
   await step(() => threads.destroy());
-  for (const client of clients) await step(() => client.close(Math.max(closeBy - monotonic(), LAST_CLOSE_MS)));
+  const clientsBy = Math.max(closeBy, monotonic() + LAST_CLOSE_MS); // for all of them together
+  for (const client of clients) await step(() => client.close(Math.max(clientsBy - monotonic(), 1)));
 
   const after = dispatcher.tally;
   const report: ShutdownReport = {

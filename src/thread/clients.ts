@@ -6,7 +6,7 @@ import type { LedgerRow } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
 import { type ClientRole, connectionName } from "../common/names.js";
 import type { Config, RetryConfig } from "../common/options.js";
-import { ClientPool, type Lease } from "../common/pool.js";
+import { ClientPool } from "../common/pool.js";
 
 export interface DedicatedLease extends AsyncDisposable {
   readonly redis: RedisHandle;
@@ -57,7 +57,8 @@ export class ThreadClients {
   }
 
   async acquireDedicated(signal?: AbortSignal): Promise<DedicatedLease> {
-    const lease = await this.#lease(signal);
+    const lease = await this.#counted(this.#dedicated.acquire(signal));
+    this.#report();
     const release = async (): Promise<void> => {
       await lease.release();
       this.#report();
@@ -66,12 +67,11 @@ export class ThreadClients {
   }
 
   async withDedicated<T>(fn: (redis: RedisHandle) => Promise<T>, signal?: AbortSignal): Promise<T> {
-    const lease = await this.acquireDedicated(signal);
-    try {
-      return await fn(lease.redis);
-    } finally {
-      await lease.release();
-    }
+    const run = (client: Client): Promise<T> => {
+      this.#report();
+      return fn(client.redis);
+    };
+    return this.#counted(this.#dedicated.use(run, signal)).finally(() => this.#report());
   }
 
   /** Leases have half the time to come back; then their clients are closed under them. */
@@ -81,15 +81,10 @@ export class ThreadClients {
     this.#report();
   }
 
-  async #lease(signal?: AbortSignal): Promise<Lease<Client>> {
+  #counted<T>(acquiring: Promise<T>): Promise<T> {
     this.#options.row?.add("acquires", 1);
-    const leased = this.#dedicated.acquire(signal);
-    this.#report();
-    try {
-      return await leased;
-    } finally {
-      this.#report();
-    }
+    this.#report(); // one more waits
+    return acquiring;
   }
 
   #open(role: ClientRole, retry: RetryConfig, signal?: AbortSignal): Promise<Client> {

@@ -9,6 +9,7 @@ import { within } from "../common/time.js";
 import { ThreadClients } from "./clients.js";
 import { adopt } from "./current.js";
 import { LogPort } from "./log-port.js";
+import { registerTsx } from "./tsx.js";
 
 /** What a task gets beside its input. */
 export interface TaskContext {
@@ -68,6 +69,7 @@ export class Runtime {
   /** Loads the tasks module and runs its `setup`; tells the manager how that went. Never rejects. */
   async start(): Promise<void> {
     try {
+      await registerTsx(this.#config.tasks);
       this.#module = (await import(this.#config.tasks)) as TasksModule;
       for (const [name, task] of tasksOf(this.#module)) this.#tasks.set(name, task);
       await (this.#module["setup"] as (() => unknown) | undefined)?.();
