@@ -123,7 +123,9 @@ test("no file imports itself by way of others", () => {
 });
 
 test("only env.ts reads the environment", () => {
-  const readers = files.filter((file) => /\bprocess\s*\.\s*env\b|\benv\b.*\bfrom "node:process"/.test(sources.get(file)!));
+  const readers = files.filter((file) =>
+    /\bprocess\s*\.\s*env\b|\benv\b.*\bfrom "node:process"/.test(sources.get(file)!),
+  );
   assert.deepEqual(readers, ["src/common/env.ts"]);
 });
 

@@ -55,7 +55,9 @@ test("a thousand leases of every kind: never above the max, never a dirty client
   assert.ok(most > 0 && most <= MAX, `${most} connections at once in a thread`);
   assert.equal(Number(await server.admin.get("counter")), usesThat("add"));
   assert.equal(await server.admin.get("never written"), null);
-  await eventually(() => manager.stats().threads.every(({ dedicated }) => dedicated.out === 0 && dedicated.waiting === 0));
+  await eventually(() =>
+    manager.stats().threads.every(({ dedicated }) => dedicated.out === 0 && dedicated.waiting === 0),
+  );
   await eventually(async () => {
     const counts = await Promise.all(Array.from({ length: THREADS }, () => manager.run("countUnsettled")));
     return counts.every((count) => count === 0);

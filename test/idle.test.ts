@@ -80,6 +80,9 @@ test("a subscription that a thread holds through the restart hears what is publi
   await eventually(areSubscribed, 10_000);
   await server.admin.publish("news", "after the restart");
   const heard = await Promise.all(Array.from({ length: THREADS }, () => manager.run("next")));
-  assert.deepEqual(heard, Array.from({ length: THREADS }, () => "after the restart"));
+  assert.deepEqual(
+    heard,
+    Array.from({ length: THREADS }, () => "after the restart"),
+  );
   await Promise.all(Array.from({ length: THREADS }, () => manager.run("release")));
 });

@@ -91,6 +91,9 @@ test("a blocking pop that a kill cuts off says so, and the next one gets the nex
   }
   await server.admin.rpush("list", "stop");
   const { items, replyLost } = await consumed;
-  assert.deepEqual(items, Array.from({ length: 10 }, (_, i) => `item ${i}`));
+  assert.deepEqual(
+    items,
+    Array.from({ length: 10 }, (_, i) => `item ${i}`),
+  );
   assert.equal(replyLost, 10);
 });

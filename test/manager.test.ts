@@ -3,7 +3,7 @@ import { after, before, test, type TestContext } from "node:test";
 import { ConnectionManager, type ManagerOptions } from "../src/index.js";
 import type * as Tasks from "./fixtures/tasks.js";
 import { eventually } from "./support/gate.js";
-import { leakCheck } from "./support/leak-check.js";
+import { code, fixture, manage, silent } from "./support/manage.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
 let server: RedisServer;
@@ -12,27 +12,12 @@ before(async () => {
 });
 after(() => server.stop());
 
-const silent = { debug() {}, info() {}, warn() {}, error() {} };
-type Overrides = Partial<ManagerOptions>;
-
-function manage(t: TestContext, overrides: Overrides = {}): ConnectionManager<typeof Tasks> {
-  const manager = new ConnectionManager<typeof Tasks>({
-    tasks: new URL("./fixtures/tasks.js", import.meta.url),
-    env: {},
-    logger: silent,
-    ...overrides,
-    redis: { port: server.port, ...overrides.redis },
-    threads: { count: 2, ...overrides.threads },
-  });
-  t.after(() => manager.shutdown({ drainMs: 1_000 }));
-  leakCheck(t, server);
-  return manager;
+function managed(t: TestContext, overrides: Partial<ManagerOptions> = {}): ConnectionManager<typeof Tasks> {
+  return manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), ...overrides });
 }
 
-const code = (expected: string) => (error: unknown) => (error as { code?: string }).code === `REDTHREAD_${expected}`;
-
 test("a task runs in a thread with that thread's own cached client", async (t) => {
-  const manager = manage(t);
+  const manager = managed(t);
   await manager.ready();
   const value = await manager.run("setAndGet", { key: "a", value: "1" });
   assert.equal(value, "1");
@@ -42,7 +27,7 @@ test("a task runs in a thread with that thread's own cached client", async (t) =
 });
 
 test("fifty first acquires in a thread make one connection and give one handle", async (t) => {
-  const manager = manage(t, { threads: { count: 1 }, appName: "fifty app" });
+  const manager = managed(t, { threads: { count: 1 }, appName: "fifty app" });
   const { handles, name } = await manager.run("firstAcquires");
   assert.equal(handles, 1);
   assert.match(name!, /^redthread:fifty-app:[\w.-]+:\d+:\d+:thread$/);
@@ -50,7 +35,7 @@ test("fifty first acquires in a thread make one connection and give one handle",
 });
 
 test("a task's own error reaches the caller as thrown", async (t) => {
-  const manager = manage(t);
+  const manager = managed(t);
   await assert.rejects(manager.run("fail", "type"), (error: Error & { detail?: unknown }) => {
     assert.ok(error instanceof TypeError);
     assert.equal(error.message, "bad input");
@@ -73,7 +58,7 @@ test("a task's own error reaches the caller as thrown", async (t) => {
 });
 
 test("an unknown task is refused with the names that exist", async (t) => {
-  const manager = manage(t);
+  const manager = managed(t);
   await assert.rejects(manager.run("ecko" as "echo", 1), (error: Error & { tasks?: string[] }) => {
     assert.ok(code("TASK_NOT_FOUND")(error));
     assert.ok(error.tasks!.includes("echo"));
@@ -83,7 +68,7 @@ test("an unknown task is refused with the names that exist", async (t) => {
 });
 
 test("an input that cannot be cloned is refused by its path, and the tasks beside it run", async (t) => {
-  const manager = manage(t);
+  const manager = managed(t);
   const good = manager.run("echo", 1);
   const bad = manager.run("echo", { list: [1, { fn: () => {} }] });
   await assert.rejects(bad, (error: Error & { path?: string }) => {
@@ -97,7 +82,7 @@ test("an input that cannot be cloned is refused by its path, and the tasks besid
 });
 
 test("a result that cannot be cloned is NOT_CLONEABLE, and the thread lives on", async (t) => {
-  const manager = manage(t, { threads: { count: 1 } });
+  const manager = managed(t, { threads: { count: 1 } });
   const [bad, good] = await Promise.allSettled([manager.run("uncloneable"), manager.run("echo", 2)]);
   assert.equal(bad.status, "rejected");
   assert.ok(code("NOT_CLONEABLE")(bad.reason));
@@ -106,7 +91,7 @@ test("a result that cannot be cloned is NOT_CLONEABLE, and the thread lives on",
 });
 
 test("buffers move in both directions without a copy where that is asked for", async (t) => {
-  const manager = manage(t);
+  const manager = managed(t);
   const input = new Uint8Array(1_000);
   assert.equal(await manager.run("receive", input, { transferList: [input.buffer] }), 1_000);
   assert.equal(input.byteLength, 0);
@@ -116,14 +101,14 @@ test("buffers move in both directions without a copy where that is asked for", a
 });
 
 test("a full queue refuses, and what was taken still runs", async (t) => {
-  const manager = manage(t, { threads: { count: 1, concurrency: 1 }, queue: { max: 2 } });
+  const manager = managed(t, { threads: { count: 1, concurrency: 1 }, queue: { max: 2 } });
   const taken = [manager.run("echo", 1), manager.run("echo", 2)];
   await assert.rejects(manager.run("echo", 3), code("QUEUE_FULL"));
   assert.deepEqual(await Promise.all(taken), [1, 2]);
 });
 
 test("a timeout aborts the task's signal and says where the task was", async (t) => {
-  const manager = manage(t);
+  const manager = managed(t);
   await manager.ready();
   await assert.rejects(manager.run("waitForKey", "never", { timeoutMs: 50 }), code("TASK_TIMEOUT"));
   // The signal reached the task, or this thread would still count it.
@@ -131,7 +116,7 @@ test("a timeout aborts the task's signal and says where the task was", async (t)
 });
 
 test("a caller's signal ends a waiting task as not sent and a running one as unknown", async (t) => {
-  const manager = manage(t, { threads: { count: 1, concurrency: 1 } });
+  const manager = managed(t, { threads: { count: 1, concurrency: 1 } });
   await manager.ready();
   const stop = new AbortController();
   const running = manager.run("waitForKey", "never", { signal: stop.signal });
@@ -157,7 +142,7 @@ test("a hundred tasks that share a signal are all given up, without a warning of
   const onWarning = ({ name }: Error): number => warnings.push(name);
   process.on("warning", onWarning);
   t.after(() => process.off("warning", onWarning));
-  const manager = manage(t);
+  const manager = managed(t);
   const stop = new AbortController();
   const tasks = Array.from({ length: 100 }, () => manager.run("waitForKey", "never", { signal: stop.signal }));
   await eventually(() => manager.stats().threads.every(({ running }) => running === 16));
@@ -170,7 +155,7 @@ test("a hundred tasks that share a signal are all given up, without a warning of
 });
 
 test("an exclusive task has its thread to itself", async (t) => {
-  const manager = manage(t, { threads: { count: 1, concurrency: 4 } });
+  const manager = managed(t, { threads: { count: 1, concurrency: 4 } });
   await manager.ready();
   const earlier = manager.run("waitForKey", "gate");
   const exclusive = manager.run("stubborn", { started: "alone", until: "gate2" }, { exclusive: true });
@@ -189,7 +174,7 @@ test("an exclusive task has its thread to itself", async (t) => {
 });
 
 test("a thread that dies rejects its own tasks with the reason, and is replaced", async (t) => {
-  const manager = manage(t);
+  const manager = managed(t);
   await manager.ready();
   const elsewhere = manager.run("waitForKey", "later");
   const born = new Set(manager.stats().threads.map(({ threadId }) => threadId));
@@ -205,12 +190,12 @@ test("a thread that dies rejects its own tasks with the reason, and is replaced"
   assert.equal(await manager.run("echo", "again"), "again");
 });
 
-for (const [fixture, message] of [
+for (const [name, message] of [
   ["throws-at-import", "this module is broken"],
   ["setup-rejects", "setup says no"],
 ]) {
-  test(`a tasks module that ${fixture!.replaceAll("-", " ")} fails ready() and every waiting run with the cause`, async (t) => {
-    const manager = manage(t, { tasks: new URL(`./fixtures/${fixture}.js`, import.meta.url) });
+  test(`a tasks module that ${name!.replaceAll("-", " ")} fails ready() and every waiting run with the cause`, async (t) => {
+    const manager = managed(t, { tasks: fixture(name!) });
     const attempts = [manager.ready(), manager.run("echo", 1), manager.run("echo", 2)];
     for (const attempt of await Promise.allSettled(attempts)) {
       assert.equal(attempt.status, "rejected");
@@ -223,8 +208,8 @@ for (const [fixture, message] of [
 
 test("a thread whose setup fails while others serve is started again, and ready() has told of it", async (t) => {
   await server.admin.del("setups");
-  const manager = manage(t, {
-    tasks: new URL("./fixtures/setup-rejects-once.js", import.meta.url),
+  const manager = managed(t, {
+    tasks: fixture("setup-rejects-once"),
   });
   await assert.rejects(manager.ready(), code("THREAD_START_FAILED"));
   await eventually(() => manager.stats().threads.filter(({ state }) => state === "ready").length === 2);
@@ -252,7 +237,7 @@ test("wrong options are all named in one error, before anything is opened", () =
 });
 
 test("after shutdown nothing is taken, and every call shares one report", async (t) => {
-  const manager = manage(t);
+  const manager = managed(t);
   await manager.ready();
   const [first, second] = await Promise.all([manager.shutdown(), manager.shutdown()]);
   assert.equal(first, second);
@@ -266,7 +251,7 @@ test("after shutdown nothing is taken, and every call shares one report", async 
 });
 
 test("a lame duck takes tasks but is not ready, and shutdown waits for what it took", async (t) => {
-  const manager = manage(t, { threads: { count: 1, concurrency: 1 } });
+  const manager = managed(t, { threads: { count: 1, concurrency: 1 } });
   await manager.ready();
   assert.deepEqual(manager.health(), { live: true, ready: true, reasons: [] });
   const done = manager.shutdown({ lameDuckMs: 200 });
@@ -278,7 +263,7 @@ test("a lame duck takes tasks but is not ready, and shutdown waits for what it t
 
 test("a thread's log lines arrive on the main thread with their task", async (t) => {
   const lines: [string, Record<string, unknown>][] = [];
-  const manager = manage(t, {
+  const manager = managed(t, {
     logger: { ...silent, info: (message, fields) => lines.push([message, fields ?? {}]) },
   });
   await manager.run("log", "hello from a thread");
@@ -290,7 +275,7 @@ test("a thread's log lines arrive on the main thread with their task", async (t)
 });
 
 test("a subscription hears messages, survives a kill with a gap told, and ends", async (t) => {
-  const manager = manage(t);
+  const manager = managed(t);
   const heard: string[] = [];
   let gaps = 0;
   const stop = await manager.subscribe("news", (message) => heard.push(message), { onGap: () => gaps++ });
@@ -308,7 +293,7 @@ test("a subscription hears messages, survives a kill with a gap told, and ends",
 });
 
 test("stats tell of the primary, the connections and each thread without asking it", async (t) => {
-  const manager = manage(t, { threads: { count: 1 } });
+  const manager = managed(t, { threads: { count: 1 } });
   await manager.ready();
   await manager.run("setAndGet", { key: "s", value: "1" });
   await manager.run("watchAndAdd", "n");

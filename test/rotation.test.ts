@@ -103,7 +103,7 @@ test("who holds on to a client across rotations keeps it, and it is closed after
 test("a failing replacement leaves the old client in use until one succeeds", async (t) => {
   const manager = rotating(t, 20);
   const first = await manager.use((redis) => redis.client("ID"));
-  const maxclients = String((await server.admin.client("LIST") as string).trim().split("\n").length);
+  const maxclients = String(((await server.admin.client("LIST")) as string).trim().split("\n").length);
   await server.admin.config("SET", "maxclients", maxclients);
   t.after(() => server.admin.config("SET", "maxclients", "10000").then(() => undefined));
   const rejected = async (): Promise<number> =>

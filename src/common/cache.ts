@@ -40,7 +40,6 @@ export class SharedClient {
   #current: Entry | undefined;
   #opening: Promise<Entry> | undefined;
   #rotating: Promise<void> | undefined;
-  #checking: Promise<boolean> | undefined;
   #closing: Promise<void> | undefined;
   #retiring: Entry | undefined;
   #rotations = 0;
@@ -112,10 +111,7 @@ export class SharedClient {
 
   async #check(client: Client, signal?: AbortSignal): Promise<void> {
     if (client.isFresh(this.#options.idleCheckMs)) return this.#options.onHit?.();
-    if (client.isAlive()) {
-      this.#checking ??= client.check().finally(() => (this.#checking = undefined));
-      await abortable(this.#checking, signal);
-    }
+    if (client.isAlive()) await abortable(client.check(), signal);
     // Whatever the PING found out, this waits for the connection that is, or will be, there.
     await client.connect(signal);
   }

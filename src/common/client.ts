@@ -2,6 +2,7 @@ import type { ConnectionOptions } from "node:tls";
 import { traitOf } from "./commands.js";
 import { AuthFailedError, ConnectFailedError, NotSentError } from "./errors.js";
 import { type CommandStream, type Gate, Handle, type QueuedCommand, type RedisHandle } from "./handle.js";
+import { Heartbeat } from "./heartbeat.js";
 import type { Logger } from "./log.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig, RetryConfig } from "./options.js";
@@ -37,6 +38,7 @@ export class Client implements Gate {
   readonly redis: Handle;
   readonly #options: ClientOptions;
   readonly #traffic: Traffic;
+  readonly #heartbeat: Heartbeat;
   readonly #life = new AbortController();
   readonly #ownListeners: ReadonlyMap<string | symbol, ReadonlySet<unknown>>;
   #state: ConnectionState = "disconnected";
@@ -48,6 +50,7 @@ export class Client implements Gate {
   #lastFailure: Error | undefined;
   #receivedAt = 0;
   #isReconnect = false;
+  #checking: Promise<boolean> | undefined;
 
   /** A connected client; after a failure or an abort nothing is left open. */
   static async open(options: ClientOptions, closeMs: number, signal?: AbortSignal): Promise<Client> {
@@ -65,7 +68,15 @@ export class Client implements Gate {
     const { redis, name, role } = options;
     this.#options = options;
     this.redis = new Handle(ioredisOptions(redis), this);
-    this.#traffic = new Traffic(this.redis, redis, name, role);
+    this.#traffic = new Traffic(this.redis, { redis, name, role, onTimeout: () => void this.check() });
+    this.#heartbeat = new Heartbeat({
+      everyMs: redis.heartbeatMs,
+      receivedAt: () => this.#receivedAt,
+      // What is under way has a deadline, whose end asks the same question.
+      probe: () => {
+        if (this.redis.commandQueue.length === 0) void this.check();
+      },
+    });
     this.redis.on("error", (error: Error) => {
       this.#lastError = error;
     });
@@ -111,17 +122,12 @@ export class Client implements Gate {
     return this.isAlive() && monotonic() - this.#receivedAt <= idleMs;
   }
 
-  /** Whether a PING is answered by the command timeout; a connection that fails is destroyed, and so replaced. */
-  async check(): Promise<boolean> {
-    if (!this.isAlive()) return false;
-    try {
-      await within(this.redis.own("ping"), this.#options.redis.commandTimeoutMs, () => this.#connectFailed());
-      return true;
-    } catch (error) {
-      if (isReplyError(error)) return true;
-      this.redis.stream.destroy();
-      return false;
-    }
+  /**
+   * Whether a PING is answered by the command timeout; concurrent callers share one. A connection that fails (half-open,
+   * frozen) is destroyed, and so replaced.
+   */
+  check(): Promise<boolean> {
+    return (this.#checking ??= this.#ping().finally(() => (this.#checking = undefined)));
   }
 
   /** Fit for the next holder? Repairs what can be repaired in one round trip and takes off the holder's listeners. */
@@ -248,12 +254,27 @@ export class Client implements Gate {
     });
     this.#receivedAt = monotonic();
     this.#become("connected");
+    this.#heartbeat.start();
     this.#traffic.release();
     if (this.#isReconnect) this.#options.onReconnected?.();
     this.#isReconnect = true;
   }
 
+  async #ping(): Promise<boolean> {
+    if (!this.isAlive()) return false;
+    const { stream } = this.redis;
+    try {
+      await within(this.redis.own("ping"), this.#options.redis.commandTimeoutMs, () => this.#connectFailed());
+      return true;
+    } catch (error) {
+      if (isReplyError(error)) return true;
+      stream.destroy();
+      return false;
+    }
+  }
+
   #lost(): void {
+    this.#heartbeat.stop();
     this.#traffic.lost(this.#lastError);
     if (!this.#life.signal.aborted) void this.#startConnecting(FOR_EVER);
   }
@@ -284,6 +305,7 @@ export class Client implements Gate {
     await within(quit, ms, () => this.#closedError()).catch(() => {}); // gone or frozen: destroyed below
     await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
     await this.#destroy();
+    this.#heartbeat.stop();
     this.#traffic.stop();
     this.#become("closed");
   }

@@ -69,6 +69,7 @@ export const OPTIONS: Readonly<Record<OptionPath, Option>> = {
   "redis.connectTimeoutMs": { kind: integer(50), initial: 10_000 },
   "redis.commandTimeoutMs": { kind: integer(10), initial: 5_000 },
   "redis.idleCheckMs": { kind: integer(0), initial: 500 },
+  "redis.heartbeatMs": { kind: integer(50), initial: 10_000 },
   "redis.whenDown": { kind: oneOf("wait", "fail"), initial: "wait" },
   "primary.ttlMs": { kind: integer(10), initial: 3_600_000 },
   "primary.jitter": { kind: number(0, 0.5), initial: 0.1 },

@@ -41,6 +41,8 @@ export interface RedisConfig {
   readonly commandTimeoutMs: number;
   /** A client that heard nothing for this long is asked for a PING before it is handed out. Default 500. */
   readonly idleCheckMs: number;
+  /** A connection that is silent for this long is asked for a PING, and replaced if it does not answer. Default 10 000. */
+  readonly heartbeatMs: number;
   /** A command issued while Redis is away: wait until its deadline (the default), or reject NOT_SENT at once. */
   readonly whenDown: "wait" | "fail";
 }

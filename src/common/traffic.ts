@@ -7,6 +7,15 @@ import type { RedisConfig } from "./options.js";
 import { Session } from "./session.js";
 import { monotonic } from "./time.js";
 
+export interface TrafficOptions {
+  readonly redis: RedisConfig;
+  /** Of the connection, in errors. */
+  readonly name: string;
+  readonly role: ClientRole;
+  /** A command that was written had no reply by its deadline: is anybody there? */
+  readonly onTimeout: () => void;
+}
+
 interface Held {
   readonly command: QueuedCommand;
   readonly stream: CommandStream;
@@ -28,17 +37,19 @@ export class Traffic {
   readonly #redis: RedisConfig;
   readonly #name: string;
   readonly #role: ClientRole;
+  readonly #onTimeout: () => void;
   readonly #deadlines: Deadlines;
   #held: Held[] = [];
   #corked: Handle["stream"] | undefined;
   /** The newest commands of the queue, which wait for this turn's uncork. */
   #unsent = 0;
 
-  constructor(handle: Handle, redis: RedisConfig, name: string, role: ClientRole) {
+  constructor(handle: Handle, { redis, name, role, onTimeout }: TrafficOptions) {
     this.#handle = handle;
     this.#redis = redis;
     this.#name = name;
     this.#role = role;
+    this.#onTimeout = onTimeout;
     this.#deadlines = new Deadlines({
       expire: (now) => Math.min(this.#expireWritten(now), this.#expireHeld(now)),
       graceMs: redis.commandTimeoutMs,
@@ -177,14 +188,20 @@ export class Traffic {
 
   #expireWritten(now: number): number {
     let next = Infinity;
+    let timedOut = false;
     const { commandQueue } = this.#handle;
     for (let i = 0; i < commandQueue.length; i++) {
       const command = commandQueue.peekAt(i)!.command as Timed;
       const due = command[DUE_AT] ?? Infinity;
       if (command.isSettled) continue;
-      if (due > now) next = Math.min(next, due);
-      else command.reject(this.#timedOut(command));
+      if (due > now) {
+        next = Math.min(next, due);
+        continue;
+      }
+      command.reject(this.#timedOut(command));
+      timedOut = true;
     }
+    if (timedOut) this.#onTimeout();
     return next;
   }
 
