@@ -40,7 +40,8 @@ export function uncloneablePath(value: unknown, root: string): string | undefine
   const seen = new Set<unknown>();
   const search = (part: unknown, path: string): string | undefined => {
     if (isCloneable(part)) return undefined;
-    if (typeof part !== "object" || part === null || seen.has(part)) return path;
+    if (typeof part !== "object" || part === null) return path;
+    if (seen.has(part)) return undefined; // a circle: its parts are being searched already
     seen.add(part);
     for (const [key, child] of entriesOf(part)) {
       const found = search(child, /^\d+$/.test(key) ? `${path}[${key}]` : `${path}.${key}`);

@@ -1,5 +1,6 @@
 /** What only a thread knows of itself, in the order of its row. */
 export const LEDGER_FIELDS = [
+  "heard", // messages of the manager that the thread has read
   "acquires",
   "cacheHits",
   "reconnects",

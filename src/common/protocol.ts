@@ -33,6 +33,7 @@ export type CancelReason = "timeout" | "aborted" | "shutdown";
 export type ToThread =
   | { readonly type: "tasks"; readonly tasks: readonly TaskMessage[] }
   | { readonly type: "cancel"; readonly id: number; readonly reason: CancelReason }
+  | { readonly type: "exit" }
   | { readonly type: "close"; readonly closeMs: number; readonly graceMs: number };
 
 /** Over the link, from a thread. */

@@ -5,6 +5,14 @@ import { AbortWatch } from "./abort-watch.js";
 import { Job, type RunOptions } from "./job.js";
 import type { Thread } from "./thread.js";
 
+export interface DispatcherOptions {
+  /** Tasks at once in one thread. */
+  readonly concurrency: number;
+  readonly maxQueue: number;
+  /** Between aborting a task's signal and ending its thread. */
+  readonly cancelGraceMs: number;
+}
+
 interface Load {
   readonly jobs: Map<number, Job>;
   /** Waits for this thread to be empty, or has it to itself; nothing else is sent there. */
@@ -17,6 +25,7 @@ interface Load {
 export class Dispatcher {
   readonly #concurrency: number;
   readonly #maxQueue: number;
+  readonly #cancelGraceMs: number;
   readonly #loads = new Map<Thread, Load>();
   readonly #aborts = new AbortWatch<Job>((job, reason) => this.#giveUp(job, "aborted", job.aborted(reason)));
   #queue: Job[] = [];
@@ -30,9 +39,10 @@ export class Dispatcher {
   #finished = 0;
   #abandoned = 0;
 
-  constructor({ concurrency, maxQueue }: { concurrency: number; maxQueue: number }) {
+  constructor({ concurrency, maxQueue, cancelGraceMs }: DispatcherOptions) {
     this.#concurrency = concurrency;
     this.#maxQueue = maxQueue;
+    this.#cancelGraceMs = cancelGraceMs;
   }
 
   /** Tasks that wait for a thread. */
@@ -236,7 +246,7 @@ export class Dispatcher {
 
   /** The caller is told at once; a task that runs already keeps its place in the thread until it has ended. */
   readonly #giveUp = (job: Job, reason: CancelReason, error: Error): void => {
-    if (job.thread) job.thread.post({ type: "cancel", id: job.message.id, reason });
+    if (job.thread) this.#cancel(job, job.thread, reason, error);
     else if (![...this.#loads.values()].some((load) => load.exclusive === job)) this.#queued--;
     this.#abandon(job, error);
     this.#schedule(); // a thread set aside for it is free again
@@ -246,6 +256,17 @@ export class Dispatcher {
   #settle(job: Job, result: ResultMessage): void {
     if (!result.ok && this.#aborted) this.#abandon(job, this.#aborted("unknown", fromErrorData(result.error)));
     else if (job.finish(result)) this.#finished++;
+  }
+
+  /** Aborts the task's signal; a thread that cannot even hear of it, or has nothing else to do, is ended after the grace. */
+  #cancel({ message, options }: Job, thread: Thread, reason: CancelReason, error: Error): void {
+    const { id } = message;
+    const cancelled = thread.post({ type: "cancel", id, reason });
+    if (options.cancel === "cooperative") return;
+    setTimeout(() => {
+      if (!this.#loads.get(thread)?.jobs.has(id)) return;
+      if (options.exclusive || !thread.hasHeard(cancelled)) thread.end(error);
+    }, this.#cancelGraceMs).unref();
   }
 
   #abandon(job: Job, error: Error): void {

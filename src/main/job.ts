@@ -13,6 +13,11 @@ export interface RunOptions {
   readonly transferList?: readonly Transferable[];
   /** No other task runs in that thread meanwhile. Default false. */
   readonly exclusive?: boolean;
+  /**
+   * A task that goes on after its timeout or abort: "thread" (the default) ends its thread after `cancelGraceMs` if the
+   * loop is blocked or the task is exclusive, and with it the tasks beside it; "cooperative" never does.
+   */
+  readonly cancel?: "thread" | "cooperative";
   /** Plain data for the task's context, shown in its log lines. */
   readonly context?: unknown;
 }

@@ -75,7 +75,11 @@ export class ConnectionManager<
       this.#logger = logger;
       this.#closeLogger = () => logger.close();
     }
-    this.#dispatcher = new Dispatcher({ concurrency: threads.concurrency, maxQueue: queue.max });
+    this.#dispatcher = new Dispatcher({
+      concurrency: threads.concurrency,
+      maxQueue: queue.max,
+      cancelGraceMs: shutdown.cancelGraceMs,
+    });
     this.#primary = this.#shared("primary", { ttlMs: primary.ttlMs, jitter: primary.jitter });
     this.#subscriber = this.#shared("subscriber", {}, () => this.#subscriptions.reconnected());
     this.#subscriptions = new Subscriptions(this.#subscriber, this.#logger);

@@ -8,6 +8,8 @@ export type ThreadState = "starting" | "ready" | "closing" | "closed" | "dead";
 
 /** A link whose other end is gone closes by itself; one that does not is not waited for. */
 const LINK_CLOSE_MS = 200;
+/** A thread that can hear exits within this. */
+const EXIT_MS = 50;
 
 /** One thread as the manager sees it: its state and its end of the link. */
 export class Thread {
@@ -17,6 +19,8 @@ export class Thread {
   /** Resolves when the thread has confirmed that it closed, or is dead. */
   readonly answered: Promise<void>;
   startFailure: ThreadStartFailedError | undefined;
+  /** Why the manager ended it, if it did. */
+  endReason: Error | undefined;
   threadId = -1;
   /** From the request to close to its confirmation. */
   closeMs: number | undefined;
@@ -25,6 +29,7 @@ export class Thread {
   #linkClosed: Promise<void> = Promise.resolve();
   #closeMessage: ToThread | undefined;
   #closeAskedAt = 0;
+  #posted = 0;
   #onAnswered!: () => void;
   readonly #end: () => void;
 
@@ -54,9 +59,15 @@ export class Thread {
     return true;
   }
 
-  /** @throws DataCloneError if a part of the message cannot cross. */
-  post(message: ToThread, transferList: readonly Transferable[] = []): void {
+  /** Returns the message's number, for `hasHeard`. @throws DataCloneError if a part of it cannot cross. */
+  post(message: ToThread, transferList: readonly Transferable[] = []): number {
     this.#port?.postMessage(message, transferList as Transferable[]);
+    return ++this.#posted;
+  }
+
+  /** Whether the thread has read that message; a thread blocked by CPU reads nothing. */
+  hasHeard(message: number): boolean {
+    return this.row.get("heard") >= message;
   }
 
   close(closeMs: number, graceMs: number): void {
@@ -73,9 +84,14 @@ export class Thread {
     this.#onAnswered();
   }
 
-  /** Terminates this thread and no other. */
-  end(): void {
-    this.#end();
+  /**
+   * Ends this thread and no other; `reason` becomes the cause of what its tasks reject with. Asked to exit first:
+   * terminating a thread in the middle of a native call can take the process with it.
+   */
+  end(reason?: Error): void {
+    this.endReason ??= reason;
+    this.post({ type: "exit" });
+    setTimeout(() => this.#end(), EXIT_MS).unref();
   }
 
   /**

@@ -170,8 +170,8 @@ export class Threads {
     await thread.hungUp();
     this.#threads.delete(thread);
     if (state === "starting" && !this.#closing) return this.#failedToStart(thread, reason);
-    this.#options.onGone(thread, threadDied(thread, reason));
-    if (!this.#closing) this.#mourn(thread, reason);
+    this.#options.onGone(thread, threadDied(thread, thread.endReason ?? reason));
+    if (!this.#closing) this.#mourn(thread, thread.endReason ?? reason);
   }
 
   #failedToStart(thread: Thread, reason: unknown): void {

@@ -80,12 +80,16 @@ export class Runtime {
   }
 
   #receive(message: ToThread): void {
+    this.#row.add("heard", 1);
     switch (message.type) {
       case "tasks":
         for (const task of message.tasks) void this.#run(task);
         break;
       case "cancel":
         this.#running.get(message.id)?.abort(message.reason);
+        break;
+      case "exit":
+        process.exit();
         break;
       case "close":
         void this.#close(message.closeMs, message.graceMs);

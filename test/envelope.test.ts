@@ -1,0 +1,83 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { runInNewContext } from "node:vm";
+import { fromErrorData, toErrorData, uncloneablePath } from "../src/common/envelope.js";
+import { ERROR_CLASSES, ReplyLostError, TaskAbortedError } from "../src/common/errors.js";
+
+/** To data, over a channel, and back. */
+function across(error: unknown): Error & Record<string, unknown> {
+  return fromErrorData(structuredClone(toErrorData(error))) as Error & Record<string, unknown>;
+}
+
+test("redthread's own errors are rebuilt as what they were", () => {
+  for (const made of ERROR_CLASSES) {
+    const error = new made("why", { outcome: "unknown", cause: new Error("below"), n: 1 });
+    const rebuilt = across(error);
+    assert.ok(rebuilt instanceof made, made.name);
+    assert.deepEqual([rebuilt.name, rebuilt.code, rebuilt.n], [error.name, error.code, 1]);
+    assert.equal(rebuilt.stack, error.stack);
+    assert.equal((rebuilt.cause as Error).message, "below");
+  }
+});
+
+test("the language's errors keep their class, others their name, all their own fields", () => {
+  class OutOfStockError extends Error {
+    override readonly name = "OutOfStockError";
+    readonly code = "E_STOCK";
+    readonly item = { id: 7 };
+    readonly report = () => "a function stays behind";
+  }
+  assert.ok(across(new RangeError("far")) instanceof RangeError);
+  const rebuilt = across(new OutOfStockError("none left"));
+  assert.ok(rebuilt instanceof Error);
+  assert.deepEqual([rebuilt.name, rebuilt.code, rebuilt.item], ["OutOfStockError", "E_STOCK", { id: 7 }]);
+  assert.equal("report" in rebuilt, false);
+  assert.match(String(rebuilt), /^OutOfStockError: none left$/);
+});
+
+test("an aggregate keeps its errors, each with its causes", () => {
+  const inner = new TaskAbortedError("given up", { cause: new TypeError("deep") });
+  const rebuilt = across(new AggregateError([inner, "just text"], "many"));
+  assert.ok(rebuilt instanceof AggregateError);
+  assert.ok(rebuilt.errors[0] instanceof TaskAbortedError);
+  assert.ok(rebuilt.errors[0].cause instanceof TypeError);
+  assert.equal(rebuilt.errors[1], "just text");
+});
+
+test("what is thrown and is no error arrives as it was, or as text where it cannot be cloned", () => {
+  for (const thrown of [null, undefined, 0, "text", { code: 1 }]) assert.deepEqual(across(thrown), thrown);
+  assert.match(String(across(() => 1)), /=> 1/);
+  assert.equal(String(across(Symbol("s"))), "Symbol(s)");
+});
+
+test("an error of another realm is an error here", () => {
+  const foreign: unknown = runInNewContext("Object.assign(new TypeError('from afar'), { code: 'E_FAR' })");
+  assert.equal(foreign instanceof Error, false);
+  const rebuilt = across(foreign);
+  assert.ok(rebuilt instanceof TypeError);
+  assert.deepEqual([rebuilt.message, rebuilt.code], ["from afar", "E_FAR"]);
+});
+
+test("a chain of causes that bites its own tail has an end", () => {
+  const error = new ReplyLostError("circle");
+  Object.assign(error, { cause: error });
+  let depth = 0;
+  for (let at: unknown = across(error); at instanceof Error; at = at.cause) depth++;
+  assert.ok(depth > 1 && depth < 20, String(depth));
+});
+
+test("the path of a value that cannot be cloned leads through arrays, maps, sets and circles", () => {
+  const fn = (): void => {};
+  const circle: Record<string, unknown> = { name: "circle" };
+  circle["self"] = circle;
+  circle["fn"] = fn;
+  const cases: [unknown, string][] = [
+    [fn, "input"],
+    [{ a: { b: [1, fn] } }, "input.a.b[1]"],
+    [new Map([["x", { fn }]]), "input[0].fn"],
+    [new Set([1, fn]), "input[1]"],
+    [circle, "input.fn"],
+    [{ s: Symbol("s") }, "input.s"],
+  ];
+  for (const [value, path] of cases) assert.equal(uncloneablePath(value, "input"), path);
+});

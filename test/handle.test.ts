@@ -1,0 +1,96 @@
+import assert from "node:assert/strict";
+import { after, before, test, type TestContext } from "node:test";
+import { connect, disconnect } from "../src/index.js";
+import { leakCheck } from "./support/leak-check.js";
+import { code } from "./support/manage.js";
+import { startRedis, type RedisServer } from "./support/redis-server.js";
+
+let server: RedisServer;
+before(async () => {
+  server = await startRedis();
+});
+after(() => server.stop());
+
+/** What ioredis' own documentation teaches must work on a client of one's own, in both of its styles. */
+function own(t: TestContext): ReturnType<typeof connect> {
+  leakCheck(t, server);
+  return connect({ env: {}, redis: { port: server.port } });
+}
+
+test("callbacks are called, also those of connect and quit", async (t) => {
+  const redis = await own(t);
+  const answer = await new Promise((resolve) => {
+    void redis.set("k", "v", (error, reply) => resolve([error, reply]));
+  });
+  assert.deepEqual(answer, [null, "OK"]);
+  const connected = await new Promise((resolve) => void redis.connect((error) => resolve(error)));
+  assert.equal(connected, null);
+  const piped = await new Promise((resolve) => {
+    void redis
+      .pipeline()
+      .get("k")
+      .exec((error, replies) => resolve([error, replies]));
+  });
+  assert.deepEqual(piped, [null, [[null, "v"]]]);
+  const quit = await new Promise((resolve) => {
+    void redis.quit((error, reply) => resolve([error, reply]));
+  });
+  assert.deepEqual(quit, [null, "OK"]);
+  const late = await new Promise<unknown>((resolve) => void redis.connect((error) => resolve(error)).catch(() => {}));
+  assert.ok(code("NOT_SENT")(late));
+});
+
+for (const end of ["disconnect", "end", "quit"] as const) {
+  test(`${end}() ends a client of one's own, and disconnect(client) after it changes nothing`, async (t) => {
+    const redis = await own(t);
+    const written = redis.set("last", end);
+    await redis[end]();
+    await disconnect(redis);
+    assert.equal(await written, "OK");
+    assert.deepEqual(await server.clients(), []);
+    await assert.rejects(redis.get("last"), code("NOT_SENT"));
+  });
+}
+
+test("disconnect() refuses a client that is not redthread's", async () => {
+  await assert.rejects(disconnect(server.admin as never), code("CONFIG_INVALID"));
+});
+
+test("MONITOR runs on the client itself, and no second connection is opened", async (t) => {
+  const redis = await own(t);
+  const lines: string[][] = [];
+  const monitor = await redis.monitor();
+  assert.equal(monitor, redis);
+  const heard = new Promise<void>((resolve) => {
+    monitor.on("monitor", (_time: string, args: string[]) => {
+      lines.push(args);
+      if (args[0] === "echo") resolve();
+    });
+  });
+  await server.admin.echo("hello");
+  await heard;
+  assert.deepEqual(lines.at(-1), ["echo", "hello"]);
+  assert.equal((await server.clients()).length, 1);
+  await disconnect(redis);
+});
+
+test("a connection lost in the turn of its first answer is made again, and what waited for it is sent", async (t) => {
+  const redis = await own(t);
+  const { own: ask } = redis as unknown as { own(name: string, ...args: string[]): Promise<unknown> };
+  let spoilt = 0;
+  Object.assign(redis, {
+    async own(name: string, ...args: string[]) {
+      const reply = await ask.call(redis, name, ...args);
+      if (name === "ping" && spoilt++ === 0) {
+        redis.stream.destroy();
+        await new Promise((resolve) => setImmediate(resolve)); // its close event passes unheard
+      }
+      return reply;
+    },
+  });
+  redis.stream.destroy();
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(await redis.set("held", 1), "OK");
+  assert.equal(spoilt, 2);
+  await disconnect(redis);
+});

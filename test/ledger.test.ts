@@ -1,0 +1,44 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Worker } from "node:worker_threads";
+import { Ledger, LEDGER_FIELDS, LedgerRow } from "../src/common/ledger.js";
+import { eventually } from "./support/gate.js";
+
+test("each field of each row is a number of its own", () => {
+  const ledger = new Ledger(2);
+  const rows = Array.from({ length: 4 }, () => ledger.row(ledger.take()));
+  rows.forEach((row, r) => LEDGER_FIELDS.forEach((field, f) => row.set(field, 100 * r + f)));
+  rows.forEach((row, r) => LEDGER_FIELDS.forEach((field, f) => assert.equal(row.get(field), 100 * r + f)));
+});
+
+test("there are two rows for each thread, and one more than that is a bug", () => {
+  const ledger = new Ledger(1);
+  ledger.take();
+  const second = ledger.take();
+  assert.throws(() => ledger.take(), /no free row/);
+  ledger.free(second);
+  assert.equal(ledger.take(), second);
+});
+
+test("a row comes empty to its next thread", () => {
+  const ledger = new Ledger(1);
+  const first = ledger.take();
+  ledger.row(first).add("acquires", 5);
+  ledger.free(first);
+  ledger.take(); // the rows take turns, so that a late write of the dead hits nobody soon
+  assert.equal(ledger.take(), first);
+  assert.equal(ledger.row(first).get("acquires"), 0);
+});
+
+test("what a thread notes is read while that thread is blocked", async (t) => {
+  const ledger = new Ledger(1);
+  const row = ledger.take();
+  const url = new URL("../src/common/ledger.js", import.meta.url).href;
+  const code = `
+    const { workerData: { url, buffer, row } } = require("node:worker_threads");
+    import(url).then(({ LedgerRow }) => { new LedgerRow(buffer, row).add("acquires", 7); for (;;); });
+  `;
+  const worker = new Worker(code, { eval: true, workerData: { url, buffer: ledger.buffer, row } });
+  t.after(() => worker.terminate().then(() => undefined));
+  await eventually(() => new LedgerRow(ledger.buffer, row).get("acquires") === 7);
+});

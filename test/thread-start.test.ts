@@ -1,0 +1,85 @@
+import assert from "node:assert/strict";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { code, manage } from "./support/manage.js";
+import { startRedis, type RedisServer } from "./support/redis-server.js";
+
+let server: RedisServer;
+let folder: string;
+before(async () => {
+  server = await startRedis();
+  folder = await mkdtemp(join(tmpdir(), "redthread-start-"));
+});
+after(async () => {
+  await server.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+async function tasksFile(name: string, source: string): Promise<string> {
+  const file = join(folder, name);
+  await writeFile(file, source);
+  return file;
+}
+
+test("a setup that stays silent is THREAD_START_FAILED by startTimeoutMs, for ready() and every run", async (t) => {
+  const tasks = await tasksFile(
+    "silent.mjs",
+    `export const setup = () => new Promise(() => {}); export const echo = (x) => x;`,
+  );
+  const manager = manage<{ echo(input: number): number }>(t, server, {
+    tasks,
+    threads: { count: 1, startTimeoutMs: 500 },
+  });
+  for (const result of await Promise.allSettled([manager.ready(), manager.run("echo", 1)])) {
+    assert.equal(result.status, "rejected");
+    assert.ok(code("THREAD_START_FAILED")(result.reason), String(result.reason));
+    assert.match(String(result.reason), /within 500 ms/);
+  }
+  await assert.rejects(manager.run("echo", 2), code("THREAD_START_FAILED"));
+});
+
+test("a tasks module that ends its thread while it loads is THREAD_START_FAILED, with no loop of restarts", async (t) => {
+  const tasks = await tasksFile("exits.mjs", `process.exit(3);`);
+  const manager = manage<{ echo(input: number): number }>(t, server, { tasks });
+  for (const result of await Promise.allSettled([manager.ready(), manager.run("echo", 1)])) {
+    assert.equal(result.status, "rejected");
+    assert.ok(code("THREAD_START_FAILED")(result.reason), String(result.reason));
+  }
+});
+
+test("a tasks module in CommonJS gives its exports as tasks", async (t) => {
+  const tasks = await tasksFile("plain.cjs", `module.exports = { double: (x) => 2 * x, setup() {}, notATask: 1 };`);
+  const manager = manage<{ double(input: number): number; notATask(): void }>(t, server, { tasks });
+  assert.equal(await manager.run("double", 21), 42);
+  await assert.rejects(manager.run("notATask"), (error: Error & { tasks?: string[] }) => {
+    assert.ok(code("TASK_NOT_FOUND")(error));
+    assert.deepEqual(error.tasks, ["double"]);
+    return true;
+  });
+});
+
+test("the lines of a task's log survive whatever is put into their fields, and show no error's message", async (t) => {
+  const source = `
+    const circle = { name: "circle" };
+    circle.self = circle;
+    export const log = (_, { logger }) => {
+      logger.info("fields", { circle, big: 1n, error: Object.assign(new Error("secret"), { code: "E_X" }) });
+      logger.debug("below the level");
+    };`;
+  const tasks = await tasksFile("logs.mjs", source);
+  const lines: [string, Record<string, unknown>][] = [];
+  const info = (message: string, fields: object = {}): void => void lines.push([message, { ...fields }]);
+  const manager = manage<{ log(): void }>(t, server, { tasks, logger: { debug: info, info, warn: info, error: info } });
+  await manager.run("log");
+  await manager.shutdown();
+  const [fields] = lines.filter(([message]) => message === "fields").map(([, found]) => found);
+  assert.match(String(fields!["circle"]), /circle/i);
+  assert.equal(fields!["big"], 1n);
+  assert.deepEqual(fields!["error"], { name: "Error", code: "E_X" });
+  assert.equal(
+    lines.some(([message]) => message === "below the level"),
+    false,
+  );
+});
