@@ -65,11 +65,14 @@ function target(file: string, { specifier }: Import): string {
   return relative(root, resolve(root, dirname(file), specifier)).replace(/\.js$/, ".ts");
 }
 
+function isPackage(one: Import): boolean {
+  const { specifier } = one;
+  return !isRelative(one) && !specifier.startsWith("node:") && !builtinModules.includes(specifier);
+}
+
 function packagesOf(file: string): string[] {
-  const foreign = importsOf(file).filter((one) => !isRelative(one));
-  const isBuiltin = ({ specifier }: Import): boolean =>
-    specifier.startsWith("node:") || builtinModules.includes(specifier);
-  return foreign.filter((one) => !isBuiltin(one)).map(({ specifier }) => specifier);
+  const foreign = importsOf(file).filter(isPackage);
+  return foreign.map(({ specifier }) => specifier);
 }
 
 /** Every file that `file` brings with it at run time, itself included; dynamic imports only on request. */

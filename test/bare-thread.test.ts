@@ -13,8 +13,14 @@ before(async () => {
 after(() => server.stop());
 
 function bare(t: TestContext, env: NodeJS.ProcessEnv): (question: string) => Promise<unknown> {
-  const worker = new Worker(fixture("bare-thread"), { env });
-  t.after(() => worker.terminate().then(() => undefined));
+  const worker = new Worker(fixture("bare-thread"), {
+    env: { ...env, NODE_V8_COVERAGE: process.env["NODE_V8_COVERAGE"] },
+  });
+  t.after(async () => {
+    const gone = once(worker, "exit");
+    worker.postMessage("end"); // with its clients closed, nothing keeps it
+    await gone;
+  });
   leakCheck(t, server);
   return async (question) => {
     const answered = once(worker, "message");

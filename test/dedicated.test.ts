@@ -37,14 +37,14 @@ test("a thousand leases of every kind: never above the max, never a dirty client
   const manager = leasing(t, { threads: { count: THREADS }, dedicated: { max: MAX } });
   await manager.ready();
   const uses = await manager.run("uses");
-  const before = process.hrtime.bigint();
+  const startedAt = performance.now();
   const outcomes: PromiseSettledResult<void>[] = [];
   const leases = Array.from({ length: 1_000 }, (_, i) => {
     const use = uses[i % uses.length]!;
     return manager.run(i % 2 === 0 ? "lease" : "leaseUsing", use);
   });
   const most = await mostPerThread(Promise.allSettled(leases).then((settled) => outcomes.push(...settled)));
-  t.diagnostic(`${Number((process.hrtime.bigint() - before) / 1_000_000n)} ms, at most ${most} of ${MAX} per thread`);
+  t.diagnostic(`${Math.round(performance.now() - startedAt)} ms, at most ${most} of ${MAX} per thread`);
 
   const usesThat = (prefix: string): number =>
     Array.from(outcomes, (_, i) => uses[i % uses.length]!).filter((use) => use.startsWith(prefix)).length;
@@ -67,16 +67,27 @@ test("a thousand leases of every kind: never above the max, never a dirty client
 test("a client that comes back clean is lent again instead of a new one", async (t) => {
   const manager = leasing(t, { threads: { count: 1 }, dedicated: { max: MAX } });
   await manager.ready();
-  const before = await connectionsReceived();
+  const receivedBefore = await connectionsReceived();
   for (let i = 0; i < 50; i++) await manager.run("lease", "add");
   const clients = (await server.clients()).filter(({ name }) => name.endsWith(":dedicated"));
   assert.equal(clients.length, 1);
-  assert.equal((await connectionsReceived()) - before, 1);
+  assert.equal((await connectionsReceived()) - receivedBefore, 1);
 });
 
 async function connectionsReceived(): Promise<number> {
   return Number(/total_connections_received:(\d+)/.exec(await server.admin.info("stats"))![1]);
 }
+
+test("a client given back with a pop still pending is closed at once, and its place is free for the next", async (t) => {
+  const manager = leasing(t, {
+    threads: { count: 1 },
+    dedicated: { max: 1, acquireTimeoutMs: 2_000 },
+    shutdown: { closeMs: 20_000 }, // what a QUIT would be waited for, behind a pop that never ends
+  });
+  await manager.run("lease", "leaveBlocked");
+  await manager.run("lease", "add");
+  await eventually(async () => (await manager.run("countUnsettled")) === 0);
+});
 
 test("who waits for a dedicated client longer than the budget is told what the pool looks like", async (t) => {
   const manager = leasing(t, {
@@ -101,7 +112,7 @@ test("with Redis away the wait for a dedicated client names the failed connect a
   const own = await startRedis();
   const manager = manage<typeof DedicatedTasks>(t, own, {
     tasks: fixture("dedicated-tasks"),
-    dedicated: { acquireTimeoutMs: 300 },
+    dedicated: { acquireTimeoutMs: 2_000 }, // for the first connect of a fresh thread on a busy machine, too
     retry: { baseDelayMs: 5, maxDelayMs: 20 },
   });
   t.after(() => own.stop());
@@ -109,9 +120,10 @@ test("with Redis away the wait for a dedicated client names the failed connect a
   await own.kill();
   await assert.rejects(manager.run("lease", "add"), (error: Error) => {
     assert.ok(code("ACQUIRE_TIMEOUT")(error), String(error));
-    assert.ok(code("CONNECT_FAILED")(error.cause), String(error.cause));
+    // Whether this thread saw the refusal itself, or waits while another one probes.
+    assert.ok(code("CONNECT_FAILED")(error.cause) || code("CIRCUIT_OPEN")(error.cause), String(error.cause));
     return true;
   });
   await own.start();
-  await manager.run("lease", "add");
+  await eventually(() => manager.run("lease", "add")); // the next probe may be further off than 300 ms
 });

@@ -66,8 +66,9 @@ test("a chain of causes that bites its own tail has an end", () => {
   assert.ok(depth > 1 && depth < 20, String(depth));
 });
 
+const fn = (): void => {};
+
 test("the path of a value that cannot be cloned leads through arrays, maps, sets and circles", () => {
-  const fn = (): void => {};
   const circle: Record<string, unknown> = { name: "circle" };
   circle["self"] = circle;
   circle["fn"] = fn;

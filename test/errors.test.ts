@@ -20,7 +20,12 @@ test("an error carries its outcome, its cause and the numbers of the moment", ()
   assert.ok(error instanceof RedthreadError && error instanceof Error);
   assert.deepEqual([error.name, error.message, error.outcome], ["ReplyLostError", "INCR was written", "unknown"]);
   assert.equal(error.cause, cause);
-  assert.deepEqual({ ...error }, { outcome: "unknown", command: "incr", waited: 3, code: "REDTHREAD_REPLY_LOST" });
+  assert.deepEqual(Object.fromEntries(Object.entries(error)), {
+    outcome: "unknown",
+    command: "incr",
+    waited: 3,
+    code: "REDTHREAD_REPLY_LOST",
+  });
 });
 
 test("an error without a cause has none, rather than an undefined one", () => {

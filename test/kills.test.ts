@@ -34,7 +34,7 @@ async function kill(role: "thread" | "dedicated"): Promise<void> {
   const find = async (): Promise<string | undefined> =>
     (await server.clients()).find(({ name }) => name.endsWith(`:${role}`))?.id;
   const id = await eventually(async () => (await find()) ?? false);
-  await server.admin.client("KILL", "ID", id as string);
+  await server.admin.client("KILL", "ID", id);
   await eventually(async () => ![undefined, id].includes(await find()), 10_000, `${role} is back after a kill`);
 }
 
@@ -63,12 +63,14 @@ test("a client held by a task across 50 kills keeps working, each command settle
   assert.equal(dedicated.out, 0);
 });
 
+/** Until one subscriber is there to hear it. */
+async function publish(message: string): Promise<void> {
+  await eventually(async () => (await server.admin.publish("news", message)) === 1);
+}
+
 test("a dedicated client's subscription comes back after every kill", async (t) => {
   const manager = await killable(t);
   const heard = manager.run("listen", "news");
-  const publish = async (message: string): Promise<void> => {
-    await eventually(async () => (await server.admin.publish("news", message)) === 1);
-  };
   await publish("first");
   for (let i = 0; i < 10; i++) {
     await kill("dedicated");

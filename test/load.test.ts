@@ -28,7 +28,7 @@ test("eight threads under ten thousand tasks each hold one connection a thread, 
     queue: { max: THREADS * TASKS },
     redis: { commandTimeoutMs: 60_000 }, // two cores, ten threads and a server: slow is fine here, wrong is not
   });
-  const before = await connectionsReceived();
+  const receivedBefore = await connectionsReceived();
   await manager.ready();
   const startedAt = performance.now();
   const wrong: string[] = [];
@@ -53,7 +53,7 @@ test("eight threads under ten thousand tasks each hold one connection a thread, 
   t.diagnostic(`${Math.round((THREADS * TASKS) / seconds)} tasks/s; at most ${JSON.stringify(most)} connections`);
   assert.deepEqual(wrong, []);
   assert.deepEqual(most, { thread: THREADS, primary: 1, all: THREADS + 1 });
-  assert.equal((await connectionsReceived()) - before, THREADS + 1);
+  assert.equal((await connectionsReceived()) - receivedBefore, THREADS + 1);
   assert.equal(await server.admin.dbsize(), THREADS * TASKS);
   const { threads } = manager.stats();
   assert.deepEqual(
@@ -64,18 +64,18 @@ test("eight threads under ten thousand tasks each hold one connection a thread, 
 
 test("fifty first getRedis() at once in a thread make one connection and give one handle", async (t) => {
   const manager = manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), threads: { count: 1 } });
-  const before = await connectionsReceived();
+  const receivedBefore = await connectionsReceived();
   const { handles, name } = await manager.run("firstAcquires");
   assert.equal(handles, 1);
   assert.match(name!, /:thread$/);
-  assert.equal((await connectionsReceived()) - before, 1);
+  assert.equal((await connectionsReceived()) - receivedBefore, 1);
   assert.equal((await server.clients()).length, 1);
 });
 
 test("fifty first getRedis() at once on the main thread, too", async (t) => {
   const manager = manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), threads: { count: 1 } });
-  const before = await connectionsReceived();
+  const receivedBefore = await connectionsReceived();
   const handles = await Promise.all(Array.from({ length: 50 }, () => manager.getRedis()));
   assert.equal(new Set(handles).size, 1);
-  assert.equal((await connectionsReceived()) - before, 1);
+  assert.equal((await connectionsReceived()) - receivedBefore, 1);
 });

@@ -300,7 +300,8 @@ test("stats tell of the primary, the connections and each thread without asking 
   await manager.run("fail", "x").catch(() => {});
   const stats = manager.stats();
   assert.equal(stats.primary.state, "connected");
-  assert.deepEqual(stats.connections, { open: 3, connecting: 0 });
+  assert.deepEqual(stats.connections, { open: 3, max: null, connecting: 0 });
+  assert.deepEqual(stats.breaker, { state: "closed" });
   const [thread] = stats.threads;
   assert.equal(thread!.state, "ready");
   assert.deepEqual([thread!.running, thread!.done, thread!.failed, thread!.acquires], [0, 2, 1, 2]);

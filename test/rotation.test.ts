@@ -77,6 +77,13 @@ test("a client from getRedis() is good for its turn, whatever is replaced meanwh
   await goodbye(manager);
 });
 
+test("a client from getRedis() still works just after another took its place", async (t) => {
+  const manager = rotating(t, 200);
+  const redis = await manager.getRedis();
+  await eventually(async () => (await manager.use((other) => other.ping()), manager.stats().primary.rotations === 1));
+  for (let i = 1; i <= 10; i++) assert.equal(await redis.incr("just after"), i);
+});
+
 test("who holds on to a client across rotations keeps it, and it is closed after him", async (t) => {
   const manager = rotating(t, 20);
   const done = gate();

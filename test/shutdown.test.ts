@@ -27,7 +27,10 @@ interface Service extends Partial<Pick<ServiceArgument, "tasks" | "awaitReady">>
 
 async function startService(t: TestContext, { run = [], threads, shutdown, ...rest }: Service): Promise<Program> {
   const argument: ServiceArgument = {
-    ...{ tasks: "./closing-tasks.js", awaitReady: true, ...rest, run },
+    tasks: "./closing-tasks.js",
+    awaitReady: true,
+    ...rest,
+    run,
     options: {
       redis: { port: server.port },
       threads: { count: 4, concurrency: 16, ...threads },

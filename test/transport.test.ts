@@ -15,9 +15,11 @@ before(async () => {
 });
 after(() => rm(folder, { recursive: true, force: true }));
 
+const openssl = (...args: string[]) => run("openssl", args, { cwd: folder });
+const file = (name: string) => join(folder, name);
+
 /** A certificate authority, and certificates for a server on the loopback and for a client. */
 async function makeCertificates(): Promise<void> {
-  const openssl = (...args: string[]) => run("openssl", args, { cwd: folder });
   const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
   await openssl("req", "-x509", ...key, "-days", "2", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.crt");
   for (const name of ["server", "client"]) {
@@ -32,7 +34,6 @@ async function makeCertificates(): Promise<void> {
 test("mutual TLS: connects with the right certificates, and says why with the wrong ones", async (t) => {
   await makeCertificates();
   const port = await freePort();
-  const file = (name: string) => join(folder, name);
   const certificates = ["--tls-cert-file", file("server.crt"), "--tls-key-file", file("server.key")];
   const args = ["--tls-port", String(port), ...certificates, "--tls-ca-cert-file", file("ca.crt")];
   const server = await startRedis({ args });

@@ -104,7 +104,7 @@ for (const [how, args] of [
     assert.equal(output.stderr, "");
     const results = JSON.parse(output.stdout) as { value: number; threadId: number }[];
     assert.equal(Number(await server.admin.getdel("counter:visits")), 8);
-    assert.deepEqual(results.map(({ value }) => value).toSorted(), [2, 4, 6, 8]);
+    assert.deepEqual(new Set(results.map(({ value }) => value)), new Set([2, 4, 6, 8]));
     assert.equal(new Set(results.map(({ threadId }) => threadId)).size, 2);
   });
 }

@@ -1,11 +1,13 @@
 import type { ConnectionOptions } from "node:tls";
 import { traitOf } from "./commands.js";
-import { AuthFailedError, ConnectFailedError, NotSentError } from "./errors.js";
+import type { ConnectGate, Entry } from "./connect-gate.js";
+import { AuthFailedError, ConnectFailedError, MaxclientsSuspectedError, NotSentError } from "./errors.js";
 import { type CommandStream, type Gate, Handle, type QueuedCommand, type RedisHandle } from "./handle.js";
 import { Heartbeat } from "./heartbeat.js";
 import type { Logger } from "./log.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig, RetryConfig } from "./options.js";
+import type { PermitKind } from "./permits.js";
 import { connRetry } from "./retry.js";
 import { abortable, monotonic, within } from "./time.js";
 import { Traffic } from "./traffic.js";
@@ -19,6 +21,8 @@ export interface ClientOptions {
   readonly name: string;
   readonly role: ClientRole;
   readonly logger: Logger;
+  /** Of this thread; every socket passes it. */
+  readonly gate: ConnectGate;
   readonly onState?: (state: ConnectionState, previous: ConnectionState) => void;
   readonly onReconnected?: () => void;
 }
@@ -161,7 +165,8 @@ export class Client implements Gate {
       return command.promise;
     }
     if (this.#state === "disconnected") void this.#startConnecting(FOR_EVER);
-    return this.#traffic.hold(command, stream, this.#lastFailure ?? this.#lastError);
+    const why = this.#options.gate.explain() ?? this.#lastFailure ?? this.#lastError;
+    return this.#traffic.hold(command, stream, why);
   }
 
   refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
@@ -205,21 +210,39 @@ export class Client implements Gate {
 
   async #attempt(leftMs: number): Promise<void> {
     await this.redis.hangUp();
+    const { gate, redis } = this.#options;
+    const giveUpAt = monotonic() + leftMs;
+    const entry = await gate.enter(this.#permitKind, leftMs, this.#life.signal).catch((error: unknown) => {
+      // Why everybody waits is of more use than that this one did.
+      throw this.#lastFailure ?? this.#connectFailed(error);
+    });
     this.#lastError = undefined;
-    const ms = Math.min(this.#options.redis.connectTimeoutMs, Math.max(leftMs, 1));
-    const timeout = (): Error => new Error(`no connection and no answer within ${Math.round(ms)} ms`);
+    const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), 1));
+    let accepted = false;
+    const onAccepted = (): void => void (accepted = true);
+    this.redis.once("connect", onAccepted);
     try {
-      const opening = this.redis.dial().then(() => this.#introduce());
-      await abortable(within(opening, ms, timeout), this.#life.signal);
-      // Lost since it answered: its close event has passed, and nobody would hear of it again.
-      if (!this.redis.stream.writable) throw new Error("the connection was lost as soon as it was made");
+      await this.#open(ms);
     } catch (error) {
-      // ioredis says "Connection is closed."; why it closed came as an error event.
-      const cause = this.#lastError ?? error;
       await this.#destroy();
-      throw (this.#lastFailure = this.#judgeAttempt(isReplyError(error) ? error : cause));
+      const failure = this.#judgeAttempt(error, accepted);
+      // A shutdown or a wrong password says nothing about the server.
+      if (this.#life.signal.aborted || failure instanceof AuthFailedError) entry.closed();
+      else entry.failed();
+      throw (this.#lastFailure = failure);
+    } finally {
+      this.redis.removeListener("connect", onAccepted);
     }
-    this.#connected();
+    entry.succeeded();
+    this.#connected(entry);
+  }
+
+  async #open(ms: number): Promise<void> {
+    const timeout = (): Error => new Error(`no connection and no answer within ${Math.round(ms)} ms`);
+    const opening = this.redis.dial().then(() => this.#introduce());
+    await abortable(within(opening, ms, timeout), this.#life.signal);
+    // Lost since it answered: its close event has passed, and nobody would hear of it again.
+    if (!this.redis.stream.writable) throw new Error("the connection was lost as soon as it was made");
   }
 
   /** One round trip that proves the handshake, ends LOADING's silence and names the connection. */
@@ -236,19 +259,30 @@ export class Client implements Gate {
     await Promise.all([named, pinged]);
   }
 
-  #judgeAttempt(cause: unknown): Error {
-    if (!isReplyError(cause)) return this.#connectFailed(cause);
-    const code = replyCode(cause);
-    if (!AUTH_CODES.has(code)) return this.#connectFailed(new Error(`the server answered ${code}`));
-    return new AuthFailedError(
-      `Redis refused the credentials of ${this.name} (${code}): check redis.username and redis.password`,
-      { reply: code },
+  #judgeAttempt(error: unknown, accepted: boolean): Error {
+    // ioredis says "Connection is closed."; why it closed came as an error event.
+    const cause = isReplyError(error) ? error : (this.#lastError ?? error);
+    if (isReplyError(cause)) {
+      const code = replyCode(cause);
+      if (!AUTH_CODES.has(code)) return this.#connectFailed(new Error(`the server answered ${code}`));
+      return new AuthFailedError(
+        `Redis refused the credentials of ${this.name} (${code}): check redis.username and redis.password`,
+        { reply: code },
+      );
+    }
+    if (!accepted || !isClosedError(error)) return this.#connectFailed(cause);
+    return new MaxclientsSuspectedError(
+      `Redis accepted the connection for ${this.name} and closed it without a word: has it reached its maxclients?`,
+      { outcome: "not-sent", cause },
     );
   }
 
-  #connected(): void {
+  #connected(entry: Entry): void {
     const { stream } = this.redis;
-    stream.prependOnceListener("close", () => this.#lost());
+    stream.prependOnceListener("close", () => {
+      entry.closed();
+      this.#lost();
+    });
     stream.on("data", () => {
       this.#receivedAt = monotonic();
     });
@@ -325,6 +359,11 @@ export class Client implements Gate {
     }
   }
 
+  /** What threads and primary live by goes before what tasks lease. */
+  get #permitKind(): PermitKind {
+    return this.#options.role === "dedicated" ? "spare" : "main";
+  }
+
   #become(state: ConnectionState): void {
     const previous = this.#state;
     if (state === previous) return;
@@ -375,6 +414,10 @@ function ioredisOptions(redis: RedisConfig): ConstructorParameters<typeof Handle
 
 function isReplyError(error: unknown): error is Error {
   return error instanceof Error && error.name === "ReplyError";
+}
+
+function isClosedError(error: unknown): boolean {
+  return error instanceof Error && error.message === "Connection is closed.";
 }
 
 /** The first word: the rest of a server's sentence can quote arguments, and those can be passwords. */

@@ -70,6 +70,11 @@ function crossCheck(values: Values, { problems }: Settings): void {
   if (Number(baseMs) > Number(maxMs)) {
     problems.push(`retry.baseDelayMs: must not exceed retry.maxDelayMs (${String(baseMs)} > ${String(maxMs)})`);
   }
+  const [max = Infinity, needed] = [values.get("connections.max"), Number(values.get("threads.count")) + 2];
+  if (Number(max) < needed) {
+    const why = "one for each thread, one for the primary client, one for its rotation";
+    problems.push(`connections.max: must be at least threads.count + 2, which is ${needed}: ${why}`);
+  }
   const ioredis = values.get("redis.ioredis");
   if (isPlainObject(ioredis) && ioredis["replyMapping"] === "resp3" && ioredis["protocol"] === 2) {
     problems.push('redis.ioredis.replyMapping: "resp3" needs protocol 3, which is the default');

@@ -1,4 +1,5 @@
 import { clientOf, Client } from "./client.js";
+import { ownGate } from "./connect-gate.js";
 import { ConfigInvalidError } from "./errors.js";
 import type { RedisHandle } from "./handle.js";
 import { noopLogger } from "./log.js";
@@ -16,7 +17,7 @@ export async function connect(options: ConnectOptions = {}): Promise<RedisHandle
   const { redis, retry, appName, shutdown } = config;
   const { logger = noopLogger } = options;
   const client = await Client.open(
-    { redis, retry, role: "owned", logger, name: connectionName(appName, "owned") },
+    { redis, retry, role: "owned", logger, name: connectionName(appName, "owned"), gate: ownGate(config) },
     shutdown.closeMs,
   );
   return client.redis;

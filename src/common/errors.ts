@@ -59,6 +59,14 @@ export class NeedsDedicatedError extends RedthreadError {
 export class AcquireTimeoutError extends RedthreadError {
   override readonly code = "REDTHREAD_ACQUIRE_TIMEOUT";
 }
+/** Redis is away and one prober tries for the whole process; `nextProbeMs` says when next. */
+export class CircuitOpenError extends RedthreadError {
+  override readonly code = "REDTHREAD_CIRCUIT_OPEN";
+}
+/** The server closed the connection before it said a word, as one does that has reached its maxclients. */
+export class MaxclientsSuspectedError extends RedthreadError {
+  override readonly code = "REDTHREAD_MAXCLIENTS_SUSPECTED";
+}
 /** The manager, or this thread, no longer takes work. */
 export class ShuttingDownError extends RedthreadError {
   override readonly code = "REDTHREAD_SHUTTING_DOWN";
@@ -106,6 +114,8 @@ export const ERROR_CLASSES = [
   CommandTimeoutError,
   NeedsDedicatedError,
   AcquireTimeoutError,
+  CircuitOpenError,
+  MaxclientsSuspectedError,
   ShuttingDownError,
   TaskNotFoundError,
   TaskTimeoutError,

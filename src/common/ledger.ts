@@ -4,12 +4,12 @@ export const LEDGER_FIELDS = [
   "acquires",
   "cacheHits",
   "reconnects",
-  "connecting",
   "open",
   "dedicatedOut",
   "dedicatedIdle",
   "dedicatedWaiting",
   "loopBusy",
+  "heapMb",
   "logsSent",
   "logsTaken", // the one field that the manager writes
 ] as const;

@@ -11,6 +11,7 @@ export interface Config {
   readonly threads: ThreadsConfig;
   readonly dedicated: DedicatedConfig;
   readonly retry: RetryConfig;
+  readonly connections: ConnectionsConfig;
   readonly queue: QueueConfig;
   readonly shutdown: ShutdownConfig;
   readonly log: LogConfig;
@@ -99,6 +100,10 @@ export interface ThreadsConfig {
   readonly concurrency: number;
   /** From birth to a loaded tasks module and a finished `setup`. Default 10 000. */
   readonly startTimeoutMs: number;
+  /** A thread that has settled this many tasks is replaced without failing one. Default: none. */
+  readonly maxTasks?: number;
+  /** Likewise one that has settled a task and whose V8 heap in use exceeds this. Default: none. */
+  readonly maxHeapMb?: number;
   readonly resourceLimits?: ResourceLimits;
   readonly execArgv?: readonly string[];
   /** The threads' process.env. Default: a copy of the main thread's. */
@@ -133,6 +138,14 @@ export interface RetryConfig {
   readonly maxDelayMs: number;
   /** Calls in all, the first one included. Default Infinity. */
   readonly attempts: number;
+}
+
+/** Of the whole process, over threads, pools, rotations and restarts. */
+export interface ConnectionsConfig {
+  /** Sockets to Redis at once; at least threads.count + 2. Default: no limit of its own. */
+  readonly max?: number;
+  /** Handshakes at once. Default 4. */
+  readonly connecting: number;
 }
 
 export interface QueueConfig {
@@ -181,6 +194,7 @@ export interface ConnectOptions {
   readonly threads?: Optional<ThreadsConfig> | undefined;
   readonly dedicated?: Optional<DedicatedConfig> | undefined;
   readonly retry?: Optional<RetryConfig> | undefined;
+  readonly connections?: Optional<ConnectionsConfig> | undefined;
   readonly queue?: Optional<QueueConfig> | undefined;
   readonly shutdown?: Optional<ShutdownConfig> | undefined;
   readonly log?: Optional<LogConfig> | undefined;

@@ -22,6 +22,8 @@ export interface PoolOptions {
   judgeMs?: number;
   now?: () => number;
   random?: () => number;
+  /** Why an attempt that has not failed yet takes so long; the cause of a timeout, if there is one. */
+  explain?(): unknown;
   /** Failures of `open` that no retry mends. Default: wrong password, wrong configuration. */
   isFatal?(error: unknown): boolean;
 }
@@ -74,7 +76,14 @@ export class ClientPool<T> {
 
   constructor(factory: PoolFactory<T>, options: PoolOptions) {
     const judgeMs = Math.min(5_000, options.acquireTimeoutMs / 2);
-    this.#options = { judgeMs, now: monotonic, random: Math.random, isFatal: isPermanent, ...options };
+    this.#options = {
+      judgeMs,
+      now: monotonic,
+      random: Math.random,
+      isFatal: isPermanent,
+      explain: () => undefined,
+      ...options,
+    };
     this.#factory = new FencedFactory(factory, { ...this.#options, openMs: options.acquireTimeoutMs });
     this.#pool = this.#makePool();
   }
@@ -103,6 +112,11 @@ export class ClientPool<T> {
   stats(): PoolStats {
     const { max } = this.#options;
     return { out: this.#count("out"), idle: this.#count("idle"), waiting: this.#waiters.size, max };
+  }
+
+  /** Closes one idle client, if there is one: somebody else needs the connection. */
+  giveUpIdle(): void {
+    for (const slot of this.#slots) if (slot.stage === "idle") return this.#discard(slot);
   }
 
   /**
@@ -251,7 +265,12 @@ export class ClientPool<T> {
 
   #expired(ahead: number, elapsedMs: number): AcquireTimeoutError {
     const { name, acquireTimeoutMs } = this.#options;
-    const details = { phase: this.#phaseOf(ahead), elapsedMs, cause: this.#factory.lastError, ...this.stats() };
+    const details = {
+      phase: this.#phaseOf(ahead),
+      elapsedMs,
+      cause: this.#options.explain() ?? this.#factory.lastError,
+      ...this.stats(),
+    };
     const { phase, out, idle, waiting, max } = details;
     const numbers = `${out}/${max} out, ${idle} idle, ${waiting} waiting`;
     return new AcquireTimeoutError(`no ${name} within ${acquireTimeoutMs} ms (phase: ${phase}; ${numbers})`, details);

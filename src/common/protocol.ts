@@ -4,7 +4,11 @@ import type { Config } from "./options.js";
 
 /** What every thread of a manager is born with. */
 export interface ThreadData {
-  readonly redthread: { readonly config: Config & { readonly tasks: string }; readonly ledger: SharedArrayBuffer };
+  readonly redthread: {
+    readonly config: Config & { readonly tasks: string };
+    readonly ledger: SharedArrayBuffer;
+    readonly gate: SharedArrayBuffer;
+  };
 }
 
 /** The one endless job of a thread, as piscina hands it over. */

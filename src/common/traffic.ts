@@ -1,6 +1,6 @@
 import { isSharedClient, traitOf } from "./commands.js";
 import { Deadlines } from "./deadlines.js";
-import { CommandTimeoutError, NeedsDedicatedError, NotSentError, ReplyLostError } from "./errors.js";
+import { CircuitOpenError, CommandTimeoutError, NeedsDedicatedError, NotSentError, ReplyLostError } from "./errors.js";
 import type { CommandStream, Handle, QueuedCommand } from "./handle.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig } from "./options.js";
@@ -69,8 +69,7 @@ export class Traffic {
 
   /** Until the connection is back or the command's deadline has come; refused at once with `whenDown: "fail"`. */
   hold(command: QueuedCommand, stream: CommandStream, why: unknown): unknown {
-    const refused =
-      this.#judge(command, stream) ?? (this.#redis.whenDown === "fail" ? this.#notSent(command, why) : undefined);
+    const refused = this.#judge(command, stream) ?? this.#refusedWhileDown(command, why);
     if (refused) return reject(command, refused);
     this.#time(command);
     this.#held.push({ command, stream });
@@ -147,6 +146,11 @@ export class Traffic {
       `${command.toUpperCase()} would spoil ${this.#name}, which others use too: ${advice}`,
       { outcome: "not-sent", command },
     );
+  }
+
+  #refusedWhileDown(command: QueuedCommand, why: unknown): Error | undefined {
+    if (this.#redis.whenDown === "wait") return undefined;
+    return why instanceof CircuitOpenError ? why : this.#notSent(command, why);
   }
 
   get #isShared(): boolean {

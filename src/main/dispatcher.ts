@@ -17,6 +17,8 @@ interface Load {
   readonly jobs: Map<number, Job>;
   /** Waits for this thread to be empty, or has it to itself; nothing else is sent there. */
   exclusive: Job | undefined;
+  /** Called once nothing runs there and nothing is reserved for it. */
+  onIdle: (() => void) | undefined;
   done: number;
   failed: number;
 }
@@ -80,7 +82,7 @@ export class Dispatcher {
   }
 
   threadReady(thread: Thread): void {
-    this.#loads.set(thread, { jobs: new Map(), exclusive: undefined, done: 0, failed: 0 });
+    this.#loads.set(thread, { jobs: new Map(), exclusive: undefined, onIdle: undefined, done: 0, failed: 0 });
     this.#schedule();
   }
 
@@ -95,6 +97,7 @@ export class Dispatcher {
       this.#queue.unshift(reserved);
       this.#queued++;
     }
+    load.onIdle?.();
     this.#schedule();
     this.#checkDrained();
   }
@@ -143,6 +146,16 @@ export class Dispatcher {
     });
   }
 
+  /** Resolves when a thread that gets nothing new has ended what it runs and what is reserved for it, or is gone. */
+  idle(thread: Thread): Promise<void> {
+    const load = this.#loads.get(thread);
+    if (!load) return Promise.resolve();
+    return new Promise((resolve) => {
+      load.onIdle = resolve;
+      this.#schedule();
+    });
+  }
+
   #schedule(): void {
     if (this.#pumping) return;
     this.#pumping = true;
@@ -166,7 +179,10 @@ export class Dispatcher {
     }
     this.#queue.splice(0, next);
     for (const [thread, jobs] of batches) this.#send(thread, jobs);
-    for (const [thread, load] of this.#loads) this.#startExclusive(thread, load);
+    for (const [thread, load] of this.#loads) {
+      this.#startExclusive(thread, load);
+      if (load.jobs.size === 0 && !load.exclusive) load.onIdle?.();
+    }
   }
 
   #leastLoaded(): Thread | undefined {

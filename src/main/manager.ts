@@ -1,5 +1,6 @@
 import { SharedClient } from "../common/cache.js";
 import { Client, type ClientOptions, type ConnectionState } from "../common/client.js";
+import { ConnectGate } from "../common/connect-gate.js";
 import { loadConfig } from "../common/env.js";
 import { ConfigInvalidError, ShuttingDownError, TaskAbortedError } from "../common/errors.js";
 import type { RedisHandle } from "../common/handle.js";
@@ -11,6 +12,7 @@ import type { LogRecord, ThreadData } from "../common/protocol.js";
 import { Dispatcher } from "./dispatcher.js";
 import type { RunOptions } from "./job.js";
 import { createLogger } from "./logger.js";
+import { Recycler } from "./recycler.js";
 import { type ShutdownReport, shutDown } from "./shutdown.js";
 import { handleSignals } from "./signals.js";
 import { collectStats, type Stats } from "./stats.js";
@@ -52,12 +54,15 @@ export class ConnectionManager<
   readonly #config: ThreadData["redthread"]["config"];
   readonly #logger: Logger;
   readonly #closeLogger: () => Promise<void>;
+  readonly #gateBuffer: SharedArrayBuffer;
+  readonly #gate: ConnectGate;
   readonly #dispatcher: Dispatcher;
   readonly #threads: Threads;
+  readonly #recycler: Recycler;
   readonly #primary: SharedClient;
   readonly #subscriber: SharedClient;
   readonly #subscriptions: Subscriptions;
-  readonly #mainConnections = { open: 0, connecting: 0 };
+  readonly #mainConnections = { open: 0 };
   readonly #waitingForThreads = new Set<Waiting>();
   readonly #stopSignals: (() => void) | undefined;
   #phase: "serving" | "lame duck" | "refusing" | "closed" = "serving";
@@ -75,6 +80,8 @@ export class ConnectionManager<
       this.#logger = logger;
       this.#closeLogger = () => logger.close();
     }
+    this.#gateBuffer = ConnectGate.buffer(this.#config);
+    this.#gate = new ConnectGate(this.#gateBuffer, this.#config, { slot: ConnectGate.mainSlot(this.#config) });
     this.#dispatcher = new Dispatcher({
       concurrency: threads.concurrency,
       maxQueue: queue.max,
@@ -84,6 +91,13 @@ export class ConnectionManager<
     this.#subscriber = this.#shared("subscriber", {}, () => this.#subscriptions.reconnected());
     this.#subscriptions = new Subscriptions(this.#subscriber, this.#logger);
     this.#threads = this.#startThreads();
+    this.#recycler = new Recycler({
+      ...threads,
+      closeMs: shutdown.closeMs,
+      threads: this.#threads,
+      dispatcher: this.#dispatcher,
+      logger: this.#logger,
+    });
     this.#stopSignals = shutdown.handleSignals
       ? handleSignals((signal) => this.shutdown({ reason: signal }))
       : undefined;
@@ -142,8 +156,11 @@ export class ConnectionManager<
     return collectStats({
       primary: this.#primary,
       mainConnections: this.#mainConnections,
+      gate: this.#gate,
+      maxConnections: this.#config.connections.max,
       dispatcher: this.#dispatcher,
       threads: this.#threads,
+      recycled: this.#recycler.recycled,
       maxDedicated: this.#config.dedicated.max,
     });
   }
@@ -193,6 +210,7 @@ export class ConnectionManager<
 
   #refuse(): void {
     this.#phase = "refusing";
+    this.#recycler.stop();
     this.#rejectWaiting(this.#shuttingDown());
   }
 
@@ -213,14 +231,22 @@ export class ConnectionManager<
     return new Threads({
       config: this.#config,
       ledger: new Ledger(this.#config.threads.count),
+      gate: { buffer: this.#gateBuffer, sweep: (slot) => this.#gate.sweep(slot) },
       logger: this.#logger,
       onReady: (thread) => {
         this.#dispatcher.threadReady(thread);
         this.#checkReady();
+        this.#recycler.threadReady();
       },
-      onResults: (thread, results) => this.#dispatcher.results(thread, results),
+      onResults: (thread, results) => {
+        this.#dispatcher.results(thread, results);
+        this.#recycler.resultsCame(thread);
+      },
       onLogs: (thread, records, dropped) => this.#writeLogs(thread, records, dropped),
-      onGone: (thread, reason) => this.#dispatcher.threadGone(thread, this.#lost(reason)),
+      onGone: (thread, reason) => {
+        this.#dispatcher.threadGone(thread, this.#lost(reason));
+        this.#recycler.threadGone(thread);
+      },
       onStartFailed: (error) => this.#rejectWaiting(error),
       onAllFailed: (error) => this.#dispatcher.failQueued(error),
     });
@@ -250,8 +276,9 @@ export class ConnectionManager<
   }
 
   #checkReady(): void {
-    const states = [...this.#threads].map(({ state }) => state);
-    if (states.length < this.#config.threads.count || states.some((state) => state !== "ready")) return;
+    // There is one more while a thread is recycled.
+    const ready = [...this.#threads].filter(({ state }) => state === "ready");
+    if (ready.length < this.#config.threads.count) return;
     for (const { resolve } of this.#waitingForThreads) resolve();
     this.#waitingForThreads.clear();
   }
@@ -271,6 +298,7 @@ export class ConnectionManager<
       role,
       logger: this.#logger,
       name: connectionName(appName, role),
+      gate: this.#gate,
       ...(onReconnected && { onReconnected }),
       onState: (state, previous) => this.#countConnection(state, previous),
     };
@@ -284,9 +312,7 @@ export class ConnectionManager<
 
   #countConnection(state: ConnectionState, previous: ConnectionState): void {
     if (previous === "connected") this.#mainConnections.open--;
-    if (previous === "connecting") this.#mainConnections.connecting--;
     if (state === "connected") this.#mainConnections.open++;
-    if (state === "connecting") this.#mainConnections.connecting++;
   }
 }
 

@@ -22,6 +22,8 @@ export class Thread {
   /** Why the manager ended it, if it did. */
   endReason: Error | undefined;
   threadId = -1;
+  /** Its replacement counts in its place, until it is gone. */
+  isRetiring = false;
   /** From the request to close to its confirmation. */
   closeMs: number | undefined;
   #state: ThreadState = "starting";
@@ -42,6 +44,10 @@ export class Thread {
 
   get state(): ThreadState {
     return this.#state;
+  }
+
+  get isAskedToClose(): boolean {
+    return this.#closeMessage !== undefined;
   }
 
   greeted(threadId: number, port: MessagePort, receive: (message: FromThread) => void): void {
@@ -70,7 +76,14 @@ export class Thread {
     return this.row.get("heard") >= message;
   }
 
+  /** From now on it gets no more work; what it runs goes on. */
+  drain(): void {
+    this.#state = "closing";
+  }
+
+  /** Idempotent: the first request counts. */
   close(closeMs: number, graceMs: number): void {
+    if (this.#closeMessage) return;
     this.#state = "closing";
     this.#closeAskedAt = monotonic();
     this.#closeMessage = { type: "close", closeMs, graceMs };

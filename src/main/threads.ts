@@ -11,6 +11,7 @@ import { Thread } from "./thread.js";
 export interface ThreadsOptions {
   readonly config: ThreadData["redthread"]["config"];
   readonly ledger: Ledger;
+  readonly gate: { readonly buffer: SharedArrayBuffer; sweep(slot: number): void };
   readonly logger: Logger;
   readonly onReady: (thread: Thread) => void;
   readonly onResults: (thread: Thread, results: readonly ResultMessage[]) => void;
@@ -48,13 +49,15 @@ export class Threads {
 
   constructor(options: ThreadsOptions) {
     this.#options = options;
-    const { config, ledger } = options;
-    const { count, resourceLimits, execArgv, env } = config.threads;
-    const data: ThreadData = { redthread: { config, ledger: ledger.buffer } };
+    const { config, ledger, gate } = options;
+    const { count, maxTasks, maxHeapMb, resourceLimits, execArgv, env } = config.threads;
+    const isRecycling = maxTasks !== undefined || maxHeapMb !== undefined;
+    const data: ThreadData = { redthread: { config, ledger: ledger.buffer, gate: gate.buffer } };
     this.#pool = new Piscina({
       filename: ENTRY,
       minThreads: count,
-      maxThreads: count,
+      // One more: the replacement of a thread that is recycled serves before that one goes.
+      maxThreads: isRecycling ? count + 1 : count,
       concurrentTasksPerWorker: 1,
       idleTimeout: Infinity,
       // The default parks an idle thread in Atomics.wait: its sockets and messages go unheard.
@@ -78,8 +81,15 @@ export class Threads {
   startFailure(): ThreadStartFailedError | undefined {
     if (!this.#startFailure || this.#threads.size > 0) return undefined;
     if (monotonic() < this.#retryStartAt) return this.#startFailure;
-    this.#startMissing();
+    this.startMissing();
     return undefined;
+  }
+
+  /** Starts what is missing, also the replacement of one that is retiring. */
+  startMissing(): void {
+    const { count } = this.#options.config.threads;
+    const staying = (): number => [...this.#threads].filter(({ isRetiring }) => !isRetiring).length;
+    while (!this.#closing && staying() < count) this.#start();
   }
 
   /** Asks every thread to close; resolves when all have, at the latest after `ms`. */
@@ -114,12 +124,11 @@ export class Threads {
     const served = this.#pool.run(job, { signal: controller.signal });
     const ended = served
       .then(
-        () => this.#ended(thread, undefined),
-        (reason: unknown) => this.#ended(thread, reason),
+        () => this.#ended(thread, row, undefined),
+        (reason: unknown) => this.#ended(thread, row, reason),
       )
       .finally(() => {
         clearTimeout(timer);
-        ledger.free(row);
         this.#ends.delete(ended);
       });
     this.#ends.add(ended);
@@ -165,13 +174,16 @@ export class Threads {
   }
 
   /** The end of `serve`, whatever led to it. */
-  async #ended(thread: Thread, reason: unknown): Promise<void> {
+  async #ended(thread: Thread, row: number, reason: unknown): Promise<void> {
     const { state } = thread;
     await thread.hungUp();
     this.#threads.delete(thread);
+    // Before anybody hears of the end and starts the next.
+    this.#options.gate.sweep(row);
+    this.#options.ledger.free(row);
     if (state === "starting" && !this.#closing) return this.#failedToStart(thread, reason);
     this.#options.onGone(thread, threadDied(thread, thread.endReason ?? reason));
-    if (!this.#closing) this.#mourn(thread, thread.endReason ?? reason);
+    if (!this.#closing && !thread.isAskedToClose) this.#mourn(thread, thread.endReason ?? reason);
   }
 
   #failedToStart(thread: Thread, reason: unknown): void {
@@ -202,7 +214,7 @@ export class Threads {
   #replaceIn(delayMs: number): void {
     const timer = setTimeout(() => {
       this.#replacements.delete(timer);
-      this.#startMissing();
+      this.startMissing();
     }, delayMs);
     this.#replacements.add(timer);
   }
@@ -210,11 +222,6 @@ export class Threads {
   #cancelReplacements(): void {
     for (const timer of this.#replacements) clearTimeout(timer);
     this.#replacements.clear();
-  }
-
-  #startMissing(): void {
-    const { count } = this.#options.config.threads;
-    while (!this.#closing && this.#threads.size < count) this.#start();
   }
 
   #nextDelayMs(): number {

@@ -1,6 +1,7 @@
 import { threadId } from "node:worker_threads";
 import { SharedClient } from "../common/cache.js";
 import { Client, type ClientOptions, type ConnectionState } from "../common/client.js";
+import { ConnectGate, ownGate } from "../common/connect-gate.js";
 import type { RedisHandle } from "../common/handle.js";
 import type { LedgerRow } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
@@ -17,26 +18,32 @@ export interface DedicatedLease extends AsyncDisposable {
 export interface ThreadClientsOptions {
   readonly config: Config;
   readonly logger: Logger;
-  /** Absent in a thread that no manager started. */
-  readonly row?: LedgerRow;
+  /** What the manager gave this thread; absent in a thread that none started. */
+  readonly managed?: { readonly row: LedgerRow; readonly gate: SharedArrayBuffer; readonly slot: number };
 }
 
 /** All the Redis clients of one thread: the cached one that its tasks share, and the dedicated ones. */
 export class ThreadClients {
   readonly #options: ThreadClientsOptions;
+  readonly #row: LedgerRow | undefined;
+  readonly #gate: ConnectGate;
   readonly #shared: SharedClient;
   readonly #dedicated: ClientPool<Client>;
   #closeMs: number;
 
   constructor(options: ThreadClientsOptions) {
     this.#options = options;
-    const { redis, dedicated, retry, shutdown } = options.config;
+    const { config, managed } = options;
+    const { redis, dedicated, retry, shutdown } = config;
+    const onWanted = (): void => this.#dedicated.giveUpIdle();
+    this.#row = managed?.row;
+    this.#gate = managed ? new ConnectGate(managed.gate, config, { slot: managed.slot, onWanted }) : ownGate(config);
     this.#closeMs = shutdown.closeMs;
     this.#shared = new SharedClient({
       open: (signal) => this.#open("thread", retry, signal),
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,
-      onHit: () => options.row?.add("cacheHits", 1),
+      onHit: () => this.#row?.add("cacheHits", 1),
     });
     this.#dedicated = new ClientPool<Client>(
       {
@@ -44,15 +51,22 @@ export class ThreadClients {
         open: (signal) => this.#open("dedicated", { ...retry, attempts: 1 }, signal),
         isAlive: (client) => client.isAlive(),
         check: (client) => client.check(),
-        reset: (client) => client.reset(),
+        // With somebody waiting for a connection, one that was given back is not kept.
+        reset: async (client) => !this.#gate.isWanted && (await client.reset()),
         close: (client) => client.close(this.#closeMs),
       },
-      { ...dedicated, name: `dedicated client of thread ${threadId}`, idleCheckMs: redis.idleCheckMs, retry },
+      {
+        ...dedicated,
+        name: `dedicated client of thread ${threadId}`,
+        idleCheckMs: redis.idleCheckMs,
+        retry,
+        explain: () => this.#gate.explain(),
+      },
     );
   }
 
   getRedis(signal?: AbortSignal): Promise<RedisHandle> {
-    this.#options.row?.add("acquires", 1);
+    this.#row?.add("acquires", 1);
     return this.#shared.get(signal);
   }
 
@@ -82,7 +96,7 @@ export class ThreadClients {
   }
 
   #counted<T>(acquiring: Promise<T>): Promise<T> {
-    this.#options.row?.add("acquires", 1);
+    this.#row?.add("acquires", 1);
     this.#report(); // one more waits
     return acquiring;
   }
@@ -90,27 +104,26 @@ export class ThreadClients {
   #open(role: ClientRole, retry: RetryConfig, signal?: AbortSignal): Promise<Client> {
     const { config, logger } = this.#options;
     const options: ClientOptions = {
+      gate: this.#gate,
       redis: config.redis,
       retry,
       role,
       logger,
       name: connectionName(config.appName, role),
       onState: (state, previous) => this.#count(state, previous),
-      onReconnected: () => this.#options.row?.add("reconnects", 1),
+      onReconnected: () => this.#row?.add("reconnects", 1),
     };
     return Client.open(options, this.#closeMs, signal);
   }
 
   #count(state: ConnectionState, previous: ConnectionState): void {
-    const { row } = this.#options;
+    const row = this.#row;
     if (previous === "connected") row?.add("open", -1);
-    if (previous === "connecting") row?.add("connecting", -1);
     if (state === "connected") row?.add("open", 1);
-    if (state === "connecting") row?.add("connecting", 1);
   }
 
   #report(): void {
-    const { row } = this.#options;
+    const row = this.#row;
     if (!row) return;
     const { out, idle, waiting } = this.#dedicated.stats();
     row.set("dedicatedOut", out);

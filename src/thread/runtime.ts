@@ -1,3 +1,4 @@
+import { getHeapStatistics } from "node:v8";
 import { threadId, type MessagePort, type Transferable } from "node:worker_threads";
 import { toErrorData, uncloneablePath } from "../common/envelope.js";
 import { NotCloneableError, TaskAbortedError, TaskNotFoundError, TaskTimeoutError } from "../common/errors.js";
@@ -37,7 +38,7 @@ export class Transfer {
   }
 }
 
-const LOOP_SAMPLE_MS = 1_000;
+const SAMPLE_MS = 1_000;
 
 /** One thread's life under its manager: load the tasks module, run what the link brings, close when told. */
 export class Runtime {
@@ -55,14 +56,18 @@ export class Runtime {
   /** Settles when the manager's `close` has been carried out. */
   readonly closed = new Promise<void>((resolve) => (this.#onClosed = resolve));
 
-  constructor(port: MessagePort, { config, ledger }: ThreadData["redthread"], row: number) {
+  constructor(port: MessagePort, { config, ledger, gate }: ThreadData["redthread"], row: number) {
     this.#port = port;
     this.#config = freezeConfig(config);
     this.#row = new LedgerRow(ledger, row);
     this.#logs = new LogPort((message) => this.#post(message), this.#row, config.log.level);
-    this.#clients = new ThreadClients({ config: this.#config, logger: this.#logs, row: this.#row });
+    this.#clients = new ThreadClients({
+      config: this.#config,
+      logger: this.#logs,
+      managed: { row: this.#row, gate, slot: row },
+    });
     adopt(this.#clients);
-    this.#sampleLoop();
+    this.#startSampling();
     port.on("message", (message: ToThread) => this.#receive(message));
   }
 
@@ -189,17 +194,24 @@ export class Runtime {
   }
 
   #post(message: FromThread, transfer: readonly Transferable[] = []): void {
+    if (message.type === "results") this.#sampleHeap(); // the manager judges this thread when it reads them
     this.#port.postMessage(message, transfer as Transferable[]);
   }
 
-  #sampleLoop(): void {
+  /** About 1 µs, where process.memoryUsage() asks the kernel too. */
+  #sampleHeap(): void {
+    this.#row.set("heapMb", getHeapStatistics().used_heap_size / 2 ** 20);
+  }
+
+  #startSampling(): void {
     let last = performance.eventLoopUtilization();
     const sample = (): void => {
       const now = performance.eventLoopUtilization();
       this.#row.set("loopBusy", performance.eventLoopUtilization(now, last).utilization);
       last = now;
+      this.#sampleHeap();
     };
-    setInterval(sample, LOOP_SAMPLE_MS).unref();
+    setInterval(sample, SAMPLE_MS).unref();
   }
 }
 

@@ -17,8 +17,8 @@ export async function registerTsx(tasks: string, execArgv: readonly string[] = p
   const commonJs = createRequire(from).resolve("tsx/esm/api");
   // The twin that `require` is shown looks for its hooks in a folder that does not exist.
   const esm = pathToFileURL(commonJs.replace(/\.cjs$/, ".mjs")).href;
-  const { register } = (await import(esm)) as { register(): unknown };
-  register();
+  const tsx = (await import(esm)) as { register(): unknown };
+  tsx.register();
 }
 
 function loaderIn(execArgv: readonly string[]): string | undefined {

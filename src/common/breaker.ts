@@ -1,0 +1,131 @@
+import { sleep } from "./time.js";
+
+export type BreakerState = "closed" | "open" | "half-open";
+
+const STATE = 0;
+const NEXT_PROBE = 1;
+const PROBER = 2;
+const PROBE_ENDS = 3;
+const CLOSED = 0;
+const OPEN = 1;
+
+/** Between two probes: random in this range, so that processes which lost a server together do not probe together. */
+const PROBE_MIN_MS = 250;
+const PROBE_MAX_MS = 750;
+/** Those who waited out an outage come back over this time, not in one instant. */
+const STAGGER_MS = 100;
+/** A wait that nobody ended looks again after this long. */
+const LOOK_AGAIN_MS = 250;
+
+/** One attempt to connect; the first word on what became of it counts. */
+export interface Admission {
+  succeeded(): void;
+  failed(): void;
+  /** Given up before the server could show anything. */
+  abandoned(): void;
+}
+
+/**
+ * One prober for the process: after a refused connect all threads wait while one of them tries, however many clients
+ * and pools want to connect. State, next probe, the prober and the end of its time are in shared memory; a prober that
+ * dies is succeeded when its time is over.
+ */
+export class Breaker {
+  static readonly CELLS = 4;
+  readonly #cells: Int32Array<SharedArrayBuffer>;
+  readonly #slot: number;
+  readonly #probeMs: number;
+
+  constructor(cells: Int32Array<SharedArrayBuffer>, { slot, probeMs }: { slot: number; probeMs: number }) {
+    this.#cells = cells;
+    this.#slot = slot;
+    this.#probeMs = probeMs;
+  }
+
+  get state(): BreakerState {
+    if (this.#load(STATE) === CLOSED) return "closed";
+    return this.#load(PROBER) === 0 ? "open" : "half-open";
+  }
+
+  /** Ms until the next probe; 0 while one is under way or none is needed. */
+  get nextProbeMs(): number {
+    return this.state === "open" ? Math.max(this.#msUntil(NEXT_PROBE), 0) : 0;
+  }
+
+  /** Resolves when this caller may try: at once, as the one prober, or after somebody's success. */
+  async admit(signal?: AbortSignal): Promise<Admission> {
+    let hasWaited = false;
+    for (;;) {
+      signal?.throwIfAborted();
+      const seen = this.#load(STATE);
+      if (seen === CLOSED) {
+        if (hasWaited) await sleep(Math.random() * STAGGER_MS, signal);
+        return this.#admission(() => this.#open());
+      }
+      if (this.#becomeProber()) return this.#admission(() => this.#scheduleProbe());
+      hasWaited = true;
+      const waitMs = Math.min(Math.max(this.#msUntil(NEXT_PROBE), 1), LOOK_AGAIN_MS);
+      // No abort can end this wait, but its time limit is short.
+      await Atomics.waitAsync(this.#cells, STATE, seen, waitMs).value;
+    }
+  }
+
+  /** A thread that is gone probes no more. */
+  sweep(slot: number): void {
+    Atomics.compareExchange(this.#cells, PROBER, slot + 1, 0);
+  }
+
+  #becomeProber(): boolean {
+    if (this.#msUntil(NEXT_PROBE) > 0) return false;
+    const prober = this.#load(PROBER);
+    if (prober !== 0 && this.#msUntil(PROBE_ENDS) > 0) return false;
+    if (Atomics.compareExchange(this.#cells, PROBER, prober, this.#slot + 1) !== prober) return false;
+    this.#store(PROBE_ENDS, clock() + this.#probeMs);
+    return true;
+  }
+
+  #admission(onFailed: () => void): Admission {
+    let isOpen = true;
+    const end = (then: () => void) => () => {
+      if (!isOpen) return;
+      isOpen = false;
+      then();
+      this.sweep(this.#slot); // probes no more, if it did
+    };
+    return { succeeded: end(() => this.#close()), failed: end(onFailed), abandoned: end(() => {}) };
+  }
+
+  #close(): void {
+    if (Atomics.exchange(this.#cells, STATE, CLOSED) === OPEN) Atomics.notify(this.#cells, STATE);
+  }
+
+  /** By an attempt that began while all was well; one that ends late must not push the next probe back. */
+  #open(): void {
+    if (this.#load(STATE) === OPEN) return;
+    this.#scheduleProbe();
+    this.#store(STATE, OPEN);
+  }
+
+  #scheduleProbe(): void {
+    this.#store(NEXT_PROBE, clock() + PROBE_MIN_MS + Math.random() * (PROBE_MAX_MS - PROBE_MIN_MS));
+  }
+
+  #load(cell: number): number {
+    return Atomics.load(this.#cells, cell);
+  }
+
+  #store(cell: number, value: number): void {
+    Atomics.store(this.#cells, cell, value);
+  }
+
+  /** The clock wraps every 50 days; a difference of two times does not. */
+  #msUntil(cell: number): number {
+    return (this.#load(cell) - Math.trunc(clock())) | 0;
+  }
+}
+
+/** Ms on the one clock that all threads share: performance.now() starts anew in each. */
+function clock(): number {
+  const [seconds, nanoseconds] = process.hrtime();
+  return (seconds * 1_000 + nanoseconds / 1e6) | 0;
+}

@@ -1,0 +1,176 @@
+import { abortable } from "./time.js";
+
+/** Those who may wait: a `main` one goes first, and the last free permit is its alone. */
+export type PermitKind = "main" | "spare";
+const KINDS: readonly PermitKind[] = ["main", "spare"];
+
+/** A waiter looks again after this long, should the one that ought to have woken it be gone. */
+const LOOK_AGAIN_MS = 100;
+
+const CHANGED = 0;
+const TICKETS = 1;
+const HEADER = 2;
+
+interface Waiter {
+  readonly ticket: number;
+  readonly resolve: (release: () => void) => void;
+}
+
+/**
+ * A counting semaphore in shared memory, over all threads of the process. Each permit names its owner's slot, so that a
+ * dead thread's can be taken back. Strictly first come, first served within a kind: every slot publishes the ticket of
+ * its longest waiter, and only the lowest ticket of all may take.
+ */
+export class Permits {
+  readonly #cells: Int32Array<SharedArrayBuffer>;
+  readonly #slots: number;
+  readonly #count: number;
+  readonly #slot: number;
+  readonly #waiters: Record<PermitKind, Waiter[]> = { main: [], spare: [] };
+  readonly #onWanted: (() => void) | undefined;
+  #watching = false;
+
+  static cells(slots: number, count: number): number {
+    return HEADER + slots * KINDS.length + count;
+  }
+
+  /** `onWanted` is called when somebody waits, in whatever thread: a permit that is not needed could be given up. */
+  constructor(
+    cells: Int32Array<SharedArrayBuffer>,
+    { slots, count, slot, onWanted }: { slots: number; count: number; slot: number; onWanted?: () => void },
+  ) {
+    this.#cells = cells;
+    this.#slots = slots;
+    this.#count = count;
+    this.#slot = slot;
+    this.#onWanted = onWanted;
+    if (onWanted) void this.#watch();
+  }
+
+  get held(): number {
+    return this.#count - this.#free();
+  }
+
+  /** Whether anybody waits, in whatever thread. */
+  get isWanted(): boolean {
+    return KINDS.some((kind) => this.#lowestTicket(kind) !== 0);
+  }
+
+  /** Resolves to the way to give the permit back, idempotent. */
+  async acquire(kind: PermitKind, signal?: AbortSignal): Promise<() => void> {
+    signal?.throwIfAborted();
+    let waiter!: Waiter;
+    const taken = new Promise<() => void>((resolve) => {
+      waiter = { ticket: Atomics.add(this.#cells, TICKETS, 1) + 1, resolve };
+    });
+    this.#waiters[kind].push(waiter);
+    this.#publish(kind);
+    this.#pump();
+    try {
+      return await abortable(taken, signal);
+    } catch (error) {
+      this.#leave(kind, waiter, taken);
+      throw error;
+    }
+  }
+
+  /** Takes back what a thread that is gone held and waited for. */
+  sweep(slot: number): void {
+    for (const kind of KINDS) Atomics.store(this.#cells, this.#ticketCell(slot, kind), 0);
+    for (let i = 0; i < this.#count; i++) {
+      Atomics.compareExchange(this.#cells, this.#permitCell(i), slot + 1, 0);
+    }
+    this.#announce();
+  }
+
+  #pump(): void {
+    for (const kind of KINDS) {
+      const waiters = this.#waiters[kind];
+      while (waiters.length > 0 && this.#isNext(kind, waiters[0]!.ticket)) {
+        const release = this.#take(kind === "main" ? 1 : 2);
+        if (!release) break;
+        waiters.shift()!.resolve(release);
+        this.#publish(kind);
+      }
+    }
+    if (KINDS.some((kind) => this.#waiters[kind].length > 0)) void this.#watch();
+  }
+
+  /** Wakes up at every change of the table, and now and then besides. */
+  async #watch(): Promise<void> {
+    if (this.#watching) return;
+    this.#watching = true;
+    for (;;) {
+      const seen = Atomics.load(this.#cells, CHANGED);
+      this.#pump();
+      const isWaiting = KINDS.some((kind) => this.#waiters[kind].length > 0);
+      if (!isWaiting && !this.#onWanted) break;
+      if (this.isWanted) this.#onWanted?.();
+      const changed = Atomics.waitAsync(this.#cells, CHANGED, seen, isWaiting ? LOOK_AGAIN_MS : Infinity);
+      await changed.value;
+    }
+    this.#watching = false;
+  }
+
+  #isNext(kind: PermitKind, ticket: number): boolean {
+    return this.#lowestTicket(kind) === ticket && (kind === "main" || this.#lowestTicket("main") === 0);
+  }
+
+  #take(needed: number): (() => void) | undefined {
+    if (this.#free() < needed) return undefined;
+    for (let i = 0; i < this.#count; i++) {
+      const cell = this.#permitCell(i);
+      if (Atomics.compareExchange(this.#cells, cell, 0, this.#slot + 1) !== 0) continue;
+      let isHeld = true;
+      return () => {
+        if (!isHeld) return;
+        isHeld = false;
+        Atomics.compareExchange(this.#cells, cell, this.#slot + 1, 0);
+        this.#announce();
+      };
+    }
+    return undefined;
+  }
+
+  #leave(kind: PermitKind, waiter: Waiter, taken: Promise<() => void>): void {
+    const index = this.#waiters[kind].indexOf(waiter);
+    // Served in the very turn of the abort: what nobody will use goes back.
+    if (index === -1) void taken.then((release) => release());
+    else this.#waiters[kind].splice(index, 1);
+    this.#publish(kind);
+  }
+
+  #publish(kind: PermitKind): void {
+    const ticket = this.#waiters[kind][0]?.ticket ?? 0;
+    const cell = this.#ticketCell(this.#slot, kind);
+    if (Atomics.exchange(this.#cells, cell, ticket) !== ticket) this.#announce();
+  }
+
+  #announce(): void {
+    Atomics.add(this.#cells, CHANGED, 1);
+    Atomics.notify(this.#cells, CHANGED);
+  }
+
+  #lowestTicket(kind: PermitKind): number {
+    let lowest = 0;
+    for (let slot = 0; slot < this.#slots; slot++) {
+      const ticket = Atomics.load(this.#cells, this.#ticketCell(slot, kind));
+      if (ticket !== 0 && (lowest === 0 || ticket < lowest)) lowest = ticket;
+    }
+    return lowest;
+  }
+
+  #free(): number {
+    let free = 0;
+    for (let i = 0; i < this.#count; i++) if (Atomics.load(this.#cells, this.#permitCell(i)) === 0) free++;
+    return free;
+  }
+
+  #ticketCell(slot: number, kind: PermitKind): number {
+    return HEADER + slot * KINDS.length + KINDS.indexOf(kind);
+  }
+
+  #permitCell(index: number): number {
+    return HEADER + this.#slots * KINDS.length + index;
+  }
+}

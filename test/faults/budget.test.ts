@@ -1,0 +1,118 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { ConnectGate } from "../../src/common/connect-gate.js";
+import { Permits } from "../../src/common/permits.js";
+import type * as Tasks from "../fixtures/tasks.js";
+import { configFor } from "../support/fast-config.js";
+import { eventually } from "../support/gate.js";
+import { code, fixture, manage } from "../support/manage.js";
+import { startRedis, type RedisServer } from "../support/redis-server.js";
+
+let server: RedisServer;
+before(async () => {
+  server = await startRedis();
+});
+after(() => server.stop());
+
+function makePermits(count: number, slots = 3): Permits[] {
+  const cells = new Int32Array(new SharedArrayBuffer(4 * Permits.cells(slots, count)));
+  return Array.from({ length: slots }, (_, slot) => new Permits(cells, { slots, count, slot }));
+}
+
+test("permits go to whoever waits longest, whatever its thread, and a main one before a spare one", async () => {
+  const [a, b, c] = makePermits(2) as [Permits, Permits, Permits];
+  const first = await a.acquire("main");
+  const second = await a.acquire("main");
+  const order: string[] = [];
+  const wait = (permits: Permits, kind: "main" | "spare", name: string) =>
+    permits.acquire(kind).then((release) => (order.push(name), release));
+  const waiting = [wait(b, "spare", "spare b"), wait(c, "main", "main c"), wait(b, "main", "main b")];
+  first();
+  const releaseC = await waiting[1]!;
+  second();
+  const releaseB = await waiting[2]!;
+  releaseC();
+  releaseB();
+  (await waiting[0]!)();
+  assert.deepEqual(order, ["main c", "main b", "spare b"]);
+  assert.equal(a.held, 0);
+});
+
+test("the last free permit is not for a spare connection", async () => {
+  const [a] = makePermits(2) as [Permits];
+  const spare = await a.acquire("spare");
+  const stop = new AbortController();
+  const refused = a.acquire("spare", stop.signal);
+  const main = await a.acquire("main");
+  stop.abort(new Error("enough"));
+  await assert.rejects(refused, /enough/);
+  assert.equal(a.isWanted, false);
+  spare();
+  spare();
+  main();
+  assert.equal(a.held, 0);
+});
+
+test("what a dead thread held and waited for is swept", async () => {
+  const [a, b] = makePermits(1) as [Permits, Permits];
+  await a.acquire("main");
+  const waiting = b.acquire("main");
+  a.sweep(0);
+  await waiting;
+  b.sweep(1);
+  assert.equal(a.held, 0);
+});
+
+test("the process never holds more sockets than connections.max, and nobody starves", async (t) => {
+  const manager = manage<typeof Tasks>(t, server, {
+    tasks: fixture("tasks"),
+    threads: { count: 4 },
+    dedicated: { max: 5 },
+    connections: { max: 8 },
+  });
+  await manager.ready();
+  let [most, isRunning] = [0, true];
+  const watching = (async () => {
+    while (isRunning) most = Math.max(most, (await server.clients()).length);
+  })();
+  const leases = Array.from({ length: 500 }, (_, i) => manager.run("watchAndAdd", `lease:${i % 20}`));
+  const shared = Array.from({ length: 100 }, () => manager.run("incr", "shared"));
+  await Promise.all([...leases, ...shared]);
+  isRunning = false;
+  await watching;
+  t.diagnostic(`at most ${most} connections`);
+  assert.ok(most <= 8, `${most} connections`);
+  const sums = await Promise.all(Array.from({ length: 20 }, (_, i) => server.admin.get(`lease:${i}`)));
+  assert.equal(
+    sums.reduce((sum, value) => sum + Number(value), 0),
+    500,
+  );
+});
+
+test("the permits of a thread that died in the middle of its leases come back", async (t) => {
+  const manager = manage<typeof Tasks>(t, server, {
+    tasks: fixture("tasks"),
+    threads: { count: 2 },
+    connections: { max: 5 },
+  });
+  await manager.ready();
+  for (let i = 0; i < 5; i++) {
+    await assert.rejects(manager.run("leaseAndDie"), code("THREAD_DIED"));
+    await eventually(() => manager.stats().threads.filter(({ state }) => state === "ready").length === 2, 20_000);
+  }
+  const leases = Array.from({ length: 10 }, () => manager.run("watchAndAdd", "after"));
+  assert.equal(Math.max(...(await Promise.all(leases))), 10);
+});
+
+test("a budget that cannot hold the threads is refused by name", () => {
+  assert.throws(
+    () => configFor(server, { threads: { count: 4 }, connections: { max: 5 } }),
+    (error: Error) => {
+      assert.ok(code("CONFIG_INVALID")(error));
+      assert.match(error.message, /connections\.max.*threads\.count \+ 2/);
+      return true;
+    },
+  );
+  const config = configFor(server, { threads: { count: 4 }, connections: { max: 6 } });
+  assert.ok(ConnectGate.buffer(config).byteLength > 0);
+});

@@ -1,0 +1,126 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
+import { after, before, test } from "node:test";
+import type * as Tasks from "../fixtures/tasks.js";
+import { eventually } from "../support/gate.js";
+import { code, fixture, manage } from "../support/manage.js";
+import { startRedis, type RedisServer } from "../support/redis-server.js";
+
+let server: RedisServer;
+before(async () => {
+  server = await startRedis();
+});
+after(() => server.stop());
+
+/** A port in Redis's place that hangs up on everybody, and counts. */
+async function hangUpOn(port: number): Promise<{ server: Server; attempts: () => number; atOnce: () => number }> {
+  const open = new Set<Socket>();
+  let attempts = 0;
+  let most = 0;
+  const listening = createServer((socket) => {
+    attempts++;
+    open.add(socket);
+    most = Math.max(most, open.size);
+    socket.on("error", () => {}).on("close", () => open.delete(socket));
+    // Late enough for others to come meanwhile, if they would. Not counted from here on: its close event can come
+    // after the next connection that it makes room for.
+    setTimeout(() => {
+      open.delete(socket);
+      socket.destroy();
+    }, 20);
+  });
+  listening.listen(port, "127.0.0.1");
+  await once(listening, "listening");
+  return { server: listening, attempts: () => attempts, atOnce: () => most };
+}
+
+test("while Redis is away one prober tries for all threads and pools, and all are back after it", async (t) => {
+  const own = await startRedis();
+  const manager = manage<typeof Tasks>(t, own, { tasks: fixture("tasks"), threads: { count: 4 } });
+  t.after(() => own.stop());
+  await manager.ready();
+  await Promise.all(Array.from({ length: 16 }, (_, i) => manager.run("watchAndAdd", `w:${i}`)));
+  await Promise.all(Array.from({ length: 8 }, (_, i) => manager.run("incr", `i:${i}`)));
+  await own.kill();
+  const away = await hangUpOn(own.port);
+  const waiting = Array.from({ length: 16 }, (_, i) => manager.run("watchAndAdd", `again:${i}`));
+  await eventually(() => manager.stats().breaker.state !== "closed");
+  // Those that were under way when the breaker opened have come in by now; from here on, probes alone.
+  await eventually(() => away.attempts() >= 6);
+  const [attemptsBefore, startedAt] = [away.attempts(), performance.now()];
+  await new Promise((resolve) => setTimeout(resolve, 3_000));
+  const seconds = (performance.now() - startedAt) / 1_000;
+  const perSecond = (away.attempts() - attemptsBefore) / seconds;
+  t.diagnostic(`${away.attempts()} attempts in all, ${perSecond.toFixed(1)} per second, ${away.atOnce()} at once`);
+  assert.ok(perSecond <= 5, `${perSecond} probes per second`);
+  away.server.close();
+  await own.start();
+  assert.equal((await Promise.all(waiting)).length, 16);
+  assert.equal(manager.stats().breaker.state, "closed");
+});
+
+test("there are never more handshakes at once than connections.connecting", async (t) => {
+  const own = await startRedis();
+  await own.kill();
+  const slow = await hangUpOn(own.port);
+  const manager = manage<typeof Tasks>(t, own, {
+    tasks: fixture("tasks"),
+    threads: { count: 4 },
+    connections: { connecting: 2 },
+  });
+  t.after(() => own.stop());
+  const waiting = Array.from({ length: 32 }, () => manager.run("watchAndAdd", "n"));
+  await eventually(() => slow.attempts() >= 4);
+  assert.ok(slow.atOnce() <= 2, `${slow.atOnce()} at once`);
+  slow.server.close();
+  await own.start();
+  assert.deepEqual(
+    (await Promise.all(waiting)).toSorted((a, b) => a - b),
+    Array.from({ length: 32 }, (_, i) => i + 1),
+  );
+});
+
+test("with whenDown fail a command says CIRCUIT_OPEN, and when the next probe is", async (t) => {
+  const own = await startRedis();
+  const manager = manage<typeof Tasks>(t, own, { tasks: fixture("tasks"), redis: { whenDown: "fail" } });
+  t.after(() => own.stop());
+  const redis = await manager.getRedis();
+  await own.kill();
+  await eventually(() => manager.stats().breaker.state !== "closed");
+  await assert.rejects(redis.get("k"), (error: Error & { nextProbeMs?: number }) => {
+    assert.ok(code("CIRCUIT_OPEN")(error), String(error));
+    assert.ok(error.nextProbeMs! >= 0 && error.nextProbeMs! <= 750);
+    return true;
+  });
+  await own.start();
+  await eventually(() => manager.stats().primary.state === "connected");
+  assert.equal(await redis.get("k"), null);
+});
+
+test("a server that is full is suspected of it, instead of a bare EPIPE", async (t) => {
+  const own = await startRedis({ args: ["--maxclients", "1"] });
+  await own.admin.ping(); // takes the one place
+  const manager = manage<typeof Tasks>(t, own, { tasks: fixture("tasks"), retry: { deadlineMs: 300 } });
+  t.after(() => own.stop());
+  await assert.rejects(manager.getRedis(), code("MAXCLIENTS_SUSPECTED"));
+});
+
+test("a breaker's prober that dies with its thread is succeeded by another", async (t) => {
+  const own = await startRedis();
+  const { port } = own;
+  const manager = manage<typeof Tasks>(t, own, { tasks: fixture("tasks"), threads: { count: 3 } });
+  t.after(() => own.stop());
+  await manager.ready();
+  await Promise.all(Array.from({ length: 6 }, (_, i) => manager.run("incr", `p:${i}`)));
+  await own.kill();
+  // Accepts and stays silent: whoever probes is held until its thread is gone.
+  const silent = createServer((socket) => void socket.on("error", () => {})).listen(port, "127.0.0.1");
+  await once(silent, "listening");
+  assert.equal((silent.address() as AddressInfo).port, port);
+  const dying = Array.from({ length: 3 }, () => manager.run("exit", 1));
+  for (const death of await Promise.allSettled(dying)) assert.equal(death.status, "rejected");
+  silent.close();
+  await own.start();
+  await eventually(async () => (await manager.run("incr", "p:after")) >= 1, 15_000);
+});

@@ -1,0 +1,168 @@
+import assert from "node:assert/strict";
+import { after, before, beforeEach, test, type TestContext } from "node:test";
+import type { ConnectionManager, ManagerOptions } from "../../src/index.js";
+import type * as Tasks from "../fixtures/worn-tasks.js";
+import { eventually } from "../support/gate.js";
+import { code, fixture, manage, silent } from "../support/manage.js";
+import { startRedis, type RedisServer } from "../support/redis-server.js";
+
+let server: RedisServer;
+before(async () => {
+  server = await startRedis();
+});
+beforeEach(() => server.admin.flushall());
+after(() => server.stop());
+
+type Manager = ConnectionManager<typeof Tasks>;
+
+interface Wearing {
+  readonly manager: Manager;
+  /** The fields of each line that says "thread is recycled", and the messages of all errors. */
+  readonly recycled: Record<string, unknown>[];
+  readonly errors: string[];
+}
+
+async function wearing(t: TestContext, threads: ManagerOptions["threads"]): Promise<Wearing> {
+  const recycled: Record<string, unknown>[] = [];
+  const errors: string[] = [];
+  const info = (message: string, fields: object = {}): void => {
+    if (message === "thread is recycled") recycled.push({ ...fields });
+  };
+  const manager = manage<typeof Tasks>(t, server, {
+    tasks: fixture("worn-tasks"),
+    threads: { startTimeoutMs: 30_000, ...threads },
+    logger: { ...silent, info, error: (message) => errors.push(message) },
+  });
+  await manager.ready();
+  return { manager, recycled, errors };
+}
+
+const threadsIn = (manager: Manager, wanted: string) => manager.stats().threads.filter(({ state }) => state === wanted);
+const count = async (key: string): Promise<number> => Number(await server.admin.get(key));
+const settledBy = (manager: Manager, tasks: number) =>
+  manager.stats().threads.some(({ state, done }) => state === "ready" && done >= tasks);
+
+/** Watches CLIENT LIST during `work`: the most connections that the process had at once. */
+async function mostConnections(work: Promise<unknown>): Promise<number> {
+  let most = 0;
+  let done = false;
+  const finished = work.finally(() => (done = true));
+  while (!done) most = Math.max(most, (await server.clients()).length);
+  await finished;
+  return most;
+}
+
+test("2 000 tasks through threads that are replaced every 50: each runs once, none fails, no thread is missed", async (t) => {
+  const { manager, recycled, errors } = await wearing(t, { count: 2, maxTasks: 50 });
+  let left = 2_000;
+  const caller = async (): Promise<void> => {
+    while (left-- > 0) {
+      await manager.run("add", "added");
+      // Threads do not wait for a replacement: without this a fast caller would be through before the third came.
+      if (settledBy(manager, 50)) await eventually(() => !settledBy(manager, 50), 30_000, "the worn thread retires");
+    }
+  };
+  const callers = Promise.all(Array.from({ length: 8 }, caller));
+  const most = await mostConnections(callers);
+  await eventually(() => manager.stats().threads.length === 2);
+  const replaced = manager.stats().recycled;
+  t.diagnostic(`${replaced} threads replaced, at most ${most} connections`);
+  assert.equal(await count("added"), 2_000);
+  assert.ok(replaced >= 30, `${replaced} recyclings`);
+  assert.ok(most <= 2 + 1 + 1, `${most} connections: a thread client each, a replacement's, the primary`);
+  assert.deepEqual(errors, []);
+  assert.equal(recycled.length, replaced);
+  assert.ok(recycled.every(({ reason, tasks }) => reason === "maxTasks" && Number(tasks) >= 50));
+  assert.deepEqual([await count("setups"), await count("teardowns")], [replaced + 2, replaced]);
+});
+
+test("a thread on its way out finishes what it runs, exclusive tasks too, while its replacement serves", async (t) => {
+  const { manager } = await wearing(t, { count: 1, maxTasks: 1 });
+  const { threadId: worn } = manager.stats().threads[0]!;
+  const running = manager.run("wait", { started: "running", until: "go" });
+  await eventually(async () => (await count("running")) === 1);
+  const exclusive = manager.run("wait", { started: "alone", until: "go on" }, { exclusive: true });
+  // Reserved behind the running one, when this result makes the thread worn: it was set aside before.
+  await server.admin.set("go", 1);
+  assert.equal(await running, worn);
+  await eventually(async () => (await count("alone")) === 1);
+  await eventually(() => threadsIn(manager, "closing").length === 1 && threadsIn(manager, "ready").length === 1);
+  const [closing] = threadsIn(manager, "closing");
+  assert.deepEqual([closing!.threadId, closing!.running], [worn, 1]);
+  assert.equal(manager.health().ready, true);
+  await manager.ready();
+  const fresh = await manager.run("add", "added");
+  assert.notEqual(fresh, worn);
+  // One at a time: the fresh one is worn as well by now, and waits for its turn.
+  assert.equal(manager.stats().threads.length, 2);
+  assert.equal(manager.stats().recycled, 0);
+  await server.admin.set("go on", 1);
+  assert.equal(await exclusive, worn);
+  await eventually(() => manager.stats().recycled === 2);
+  assert.notEqual(await manager.run("add", "added"), fresh);
+});
+
+test("a thread whose heap outgrows maxHeapMb is replaced, and its tasks do not notice", async (t) => {
+  const { manager, recycled, errors } = await wearing(t, { count: 1, maxHeapMb: 64 });
+  const { threadId: first } = manager.stats().threads[0]!;
+  let ranIn = first;
+  let leaked = 0;
+  while (ranIn === first) {
+    assert.ok(leaked < 1_000, `${leaked} MB leaked, ${manager.stats().threads[0]!.heapMb} MB seen`);
+    ranIn = await manager.run("leak", 8);
+    leaked += 8;
+  }
+  await eventually(() => manager.stats().recycled >= 1);
+  const [line] = recycled;
+  assert.deepEqual([line!["threadId"], line!["reason"]], [first, "maxHeapMb"]);
+  assert.ok(Number(line!["heapMb"]) > 64);
+  assert.deepEqual(errors, []);
+});
+
+test("a thread that dies on its way out fails its own tasks only, and is not replaced twice", async (t) => {
+  const { manager, errors } = await wearing(t, { count: 1, maxTasks: 1 });
+  const lost = manager.run("wait", { started: "running", until: "never" });
+  const died = assert.rejects(lost, code("THREAD_DIED"));
+  await eventually(async () => (await count("running")) === 1);
+  const { threadId } = manager.stats().threads[0]!;
+  const dying = assert.rejects(manager.run("dieOn", "die"), code("THREAD_DIED"));
+  await manager.run("add", "added");
+  await eventually(() => threadsIn(manager, "closing").length === 1 && threadsIn(manager, "ready").length === 1);
+  await server.admin.set("die", 1);
+  await Promise.all([died, dying]);
+  await eventually(() => manager.stats().threads.every((thread) => thread.threadId !== threadId));
+  assert.deepEqual(errors, ["thread died"]);
+  assert.equal(manager.stats().threads.length, 1);
+  assert.equal(manager.stats().recycled, 0);
+});
+
+test("a shutdown in the middle of a recycling waits for its tasks and closes both threads", async (t) => {
+  const { manager, errors } = await wearing(t, { count: 1, maxTasks: 1 });
+  const running = manager.run("wait", { started: "running", until: "go" });
+  await eventually(async () => (await count("running")) === 1);
+  await manager.run("add", "added");
+  await eventually(() => threadsIn(manager, "closing").length === 1 && threadsIn(manager, "ready").length === 1);
+  const done = manager.shutdown({ drainMs: 30_000 });
+  await server.admin.set("go", 1);
+  await running;
+  const { threads, tasks } = await done;
+  assert.deepEqual(tasks, { finished: 1, abandoned: 0 });
+  assert.deepEqual(
+    threads.map(({ outcome }) => outcome),
+    ["graceful", "graceful"],
+  );
+  assert.deepEqual([await count("setups"), await count("teardowns")], [2, 2]);
+  assert.deepEqual(errors, []);
+});
+
+test("a shutdown while the replacement is still being set up leaves neither of the two", async (t) => {
+  const { manager } = await wearing(t, { count: 1, maxTasks: 1 });
+  await server.admin.set("hold setup", 1);
+  await manager.run("add", "added");
+  await eventually(() => threadsIn(manager, "starting").length === 1);
+  await eventually(async () => (await count("setups")) === 2);
+  assert.equal(threadsIn(manager, "ready").length, 1);
+  assert.equal(typeof (await manager.run("add", "added")), "number");
+  const { threads } = await manager.shutdown({ closeMs: 500 });
+  assert.equal(threads.length, 2);
+});
