@@ -219,6 +219,15 @@ test("a command written before close is answered", async (t) => {
   assert.equal(await server.admin.get("late:99"), "99");
 });
 
+test("a command issued while the client closes was not sent, and says so", async (t) => {
+  const client = await open(t);
+  await client.redis.set("closing", "first");
+  const closing = client.close(1_000);
+  await assert.rejects(client.redis.set("closing", "second"), code("NOT_SENT"));
+  await closing;
+  assert.equal(await server.admin.get("closing"), "first");
+});
+
 test("the commands of one turn leave in one write and in order", async (t) => {
   const client = await open(t);
   let writes = 0;
@@ -380,4 +389,22 @@ test("a client that was idle while every connection was killed reconnects by its
   await server.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
   await server.waitForClients((clients) => clients.some(({ name }) => name === client.name));
   assert.equal(await client.check(), true);
+});
+
+test("a socket that the peer has half closed leads to one reconnect, however many ask for it", async (t) => {
+  const proxy = await startProxy(server.port);
+  t.after(() => proxy.close());
+  const client = await open(t, { port: proxy.port });
+  let attempts = 0;
+  client.redis.on("connect", () => attempts++);
+  for (let i = 1; i <= 20; i++) {
+    const asked = new Promise((resolve) => {
+      // The peer's FIN: no longer writable, and its close event still to come.
+      client.redis.stream.once("end", () => resolve(Promise.all(Array.from({ length: 10 }, () => client.connect()))));
+    });
+    proxy.fin();
+    await asked;
+    assert.equal(await client.redis.echo(`${i}`), `${i}`);
+    assert.equal(attempts, i);
+  }
 });

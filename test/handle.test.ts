@@ -96,3 +96,20 @@ test("a connection lost in the turn of its first answer is made again, and what 
   assert.equal(answers, 2);
   await disconnect(redis);
 });
+
+async function received(): Promise<number> {
+  return Number(/total_connections_received:(\d+)/.exec(await server.admin.info("stats"))![1]);
+}
+
+test("a loss that a caller notices before its close event is mended by one attempt, not by two at odds", async (t) => {
+  const redis = await own(t);
+  for (let round = 0; round < 20; round++) {
+    const receivedBefore = await received();
+    redis.stream.destroy();
+    await redis.connect();
+    const id = await redis.client("ID");
+    for (let i = 0; i < 5; i++) assert.equal(await redis.client("ID"), id);
+    assert.equal((await received()) - receivedBefore, 1);
+  }
+  await disconnect(redis);
+});

@@ -23,6 +23,7 @@ test("without options everything has the documented default", () => {
       idleCheckMs: 500,
       heartbeatMs: 10_000,
       whenDown: "wait",
+      resend: "never",
     },
     primary: { ttlMs: 3_600_000, jitter: 0.1 },
     threads: { count: 3, concurrency: 16, startTimeoutMs: 10_000 },

@@ -107,10 +107,11 @@ export class Client implements Gate {
     if (this.isAlive()) return;
     if (this.#life.signal.aborted) throw this.#closedError();
     const { retry } = this.#options;
-    if (!this.#connecting) return abortable(this.#startConnecting(retry), signal);
-    // After a loss the attempts go on for as long as it takes; this caller's patience is its own.
+    if (this.#state === "disconnected") return abortable(this.#startConnecting(retry), signal);
+    // After a loss (its close event may be still to come) the attempts go on for as long as it takes; this caller's
+    // patience is its own.
     await within(
-      abortable(this.#connecting, signal),
+      abortable(this.#startConnecting(FOR_EVER), signal),
       retry.deadlineMs,
       () => this.#lastFailure ?? this.#connectFailed(),
     );
@@ -158,12 +159,13 @@ export class Client implements Gate {
   // The gate of the handle
 
   send(command: QueuedCommand, stream?: CommandStream): unknown {
-    if (this.isAlive()) return this.#traffic.send(command, stream);
-    if (this.#belongsToHandshake(command)) return this.#transmit(command);
-    if (this.#life.signal.aborted) {
+    if (this.#closing) {
+      // Also while QUIT is under way: what is written behind it never runs.
       command.reject(this.#closedError());
       return command.promise;
     }
+    if (this.isAlive()) return this.#traffic.send(command, stream);
+    if (this.#belongsToHandshake(command)) return this.#transmit(command);
     if (this.#state === "disconnected") void this.#startConnecting(FOR_EVER);
     const why = this.#options.gate.explain() ?? this.#lastFailure ?? this.#lastError;
     return this.#traffic.hold(command, stream, why);
@@ -175,7 +177,7 @@ export class Client implements Gate {
 
   failed(error: Error): void {
     this.#lastError = error;
-    this.#traffic.lost(error);
+    this.#traffic.lost(error, false);
   }
 
   async end(ms: number = this.#options.redis.commandTimeoutMs): Promise<void> {
@@ -186,10 +188,10 @@ export class Client implements Gate {
   // Connecting
 
   #startConnecting(limits: Limits): Promise<void> {
+    // Several may notice a loss, each in its turn: two loops on one connection would hang up on each other.
+    if (this.#connecting) return this.#connecting;
     this.#become("connecting");
-    this.#connecting = this.#connectWithRetry(limits).finally(() => {
-      this.#connecting = undefined;
-    });
+    this.#connecting = this.#connectWithRetry(limits);
     this.#connecting.catch(() => {}); // heard by those who wait in connect(), by the held commands and by the log
     return this.#connecting;
   }
@@ -200,7 +202,9 @@ export class Client implements Gate {
     const options = { ...retry, ...limits, logger, signal: this.#life.signal };
     try {
       await connRetry("Redis", `connecting ${name}`, options)(() => this.#attempt(deadline - monotonic()))();
+      this.#connecting = undefined;
     } catch (error) {
+      this.#connecting = undefined; // before anybody hears of it and tries again
       if (this.#life.signal.aborted) throw this.#closedError();
       this.#become("disconnected");
       this.#traffic.rejectHeld(error);
@@ -309,7 +313,7 @@ export class Client implements Gate {
 
   #lost(): void {
     this.#heartbeat.stop();
-    this.#traffic.lost(this.#lastError);
+    this.#traffic.lost(this.#lastError, !this.#life.signal.aborted);
     if (!this.#life.signal.aborted) void this.#startConnecting(FOR_EVER);
   }
 

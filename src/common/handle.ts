@@ -1,3 +1,4 @@
+import { createRequire } from "node:module";
 import { Command, Redis, type RedisOptions } from "ioredis";
 
 /** An ioredis client, whoever made it: what users hold. */
@@ -9,6 +10,21 @@ type Callback = (error: Error | null, result?: unknown) => void;
 interface PipelineInternals {
   readonly _queue: readonly QueuedCommand[];
   exec(callback?: Callback): Promise<unknown>;
+}
+
+interface CommandTable {
+  exists(name: string, options: { caseInsensitive: boolean }): boolean;
+  hasFlag(name: string, flag: "readonly", options: { nameCaseInsensitive: boolean }): boolean;
+}
+
+let table: CommandTable | undefined;
+
+/** By the command table that ioredis itself goes by; it is not exported, so it is taken from where ioredis finds it. */
+export function isReadOnly(name: string): boolean {
+  table ??= createRequire(createRequire(import.meta.url).resolve("ioredis"))("@ioredis/commands") as CommandTable;
+  return (
+    table.exists(name, { caseInsensitive: true }) && table.hasFlag(name, "readonly", { nameCaseInsensitive: true })
+  );
 }
 
 /** Who decides what becomes of a command, and of the wish to end the connection: the `Client` around the handle. */

@@ -8,6 +8,12 @@ export const LEDGER_FIELDS = [
   "dedicatedOut",
   "dedicatedIdle",
   "dedicatedWaiting",
+  "closedIdle", // dedicated clients by reason, from here to closedShutdown
+  "closedLifetime",
+  "closedDirty",
+  "closedDead",
+  "closedFailed",
+  "closedShutdown",
   "loopBusy",
   "heapMb",
   "logsSent",

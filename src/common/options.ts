@@ -46,6 +46,11 @@ export interface RedisConfig {
   readonly heartbeatMs: number;
   /** A command issued while Redis is away: wait until its deadline (the default), or reject NOT_SENT at once. */
   readonly whenDown: "wait" | "fail";
+  /**
+   * A command that was written and lost its connection: REPLY_LOST (the default), or, if it only reads, written once more
+   * after the reconnect. Never in a pipeline or transaction, never twice, never past its deadline.
+   */
+  readonly resend: "never" | "readonly";
 }
 
 export interface ScriptOptions {
@@ -126,6 +131,8 @@ export interface DedicatedConfig {
   readonly idleTimeoutMs: number;
   /** Default 1 800 000. */
   readonly maxLifetimeMs: number;
+  /** A lease held for longer is logged as a warning, once, with the stack of its acquire; at least 100. Default: none. */
+  readonly leakWarnMs?: number;
 }
 
 /** How connects are retried; see connRetry. */

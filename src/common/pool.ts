@@ -1,10 +1,14 @@
 import genericPool, { type Factory, type Options, type Pool } from "generic-pool";
 import { AcquireTimeoutError, ShuttingDownError } from "./errors.js";
 import { FencedFactory, type PoolFactory } from "./fence.js";
+import { LeakWatch } from "./leak-watch.js";
+import { ClientLease, type Lease } from "./lease.js";
+import { type Logger, noopLogger } from "./log.js";
 import { monotonic, within } from "./time.js";
 import { deferred, Waiters } from "./waiters.js";
 
 export type { PoolFactory } from "./fence.js";
+export type { Lease } from "./lease.js";
 
 export interface PoolOptions {
   /** What the clients are called in errors, e.g. "dedicated client". */
@@ -17,6 +21,9 @@ export interface PoolOptions {
   maxLifetimeMs: number;
   /** Clients idle for longer are checked before they are handed out. */
   idleCheckMs: number;
+  /** A lease held for longer is warned of, once, with the stack of its acquire. Default: none. */
+  leakWarnMs?: number;
+  logger?: Logger;
   retry: { baseDelayMs: number; maxDelayMs: number };
   /** Limit of one `check` or `reset`. Default: 5 s, never more than half of `acquireTimeoutMs`. */
   judgeMs?: number;
@@ -26,16 +33,14 @@ export interface PoolOptions {
   explain?(): unknown;
   /** Failures of `open` that no retry mends. Default: wrong password, wrong configuration. */
   isFatal?(error: unknown): boolean;
+  onClosed?(reason: CloseReason): void;
 }
 
-/** A client that is yours until you give it back. */
-export interface Lease<T> extends AsyncDisposable {
-  readonly client: T;
-  /** Idempotent; never rejects. Settles once the next can have the client, or its closing has begun. */
-  release(): Promise<void>;
-  /** For a client you know to be spoilt. Idempotent; never rejects. Settles once its closing has begun. */
-  destroy(): Promise<void>;
-}
+/**
+ * Why a client was closed: too long idle, or wanted elsewhere; past its lifetime; left in a state beyond repair; found
+ * dead; never up, or dead on arrival; or the pool was closed.
+ */
+export type CloseReason = "idle" | "lifetime" | "dirty" | "dead" | "failed" | "shutdown";
 
 export interface PoolStats {
   out: number;
@@ -55,6 +60,8 @@ interface Slot<T> {
   readonly attempt: AbortController;
   idleSince: number;
   expiresAt: number;
+  /** The first counts. */
+  closeReason?: CloseReason;
   closed?: Promise<void>;
 }
 
@@ -63,12 +70,13 @@ interface Slot<T> {
  * for how long, and what goes wrong meanwhile is ours, because generic-pool tells nobody.
  */
 export class ClientPool<T> {
-  readonly #options: Required<PoolOptions>;
+  readonly #options: Required<Omit<PoolOptions, "leakWarnMs">>;
+  readonly #leaks: LeakWatch | undefined;
   readonly #factory: FencedFactory<T>;
   readonly #pool: Pool<Slot<T>>;
   // Every slot with a socket, or about to have one: generic-pool forgets a client as soon as it starts to close it.
   readonly #slots = new Set<Slot<T>>();
-  readonly #waiters = new Waiters<Lease<T>>();
+  readonly #waiters = new Waiters<ClientLease<T>>();
   #suppliers = 0;
   #freed = deferred();
   #isClosing = false;
@@ -82,8 +90,11 @@ export class ClientPool<T> {
       random: Math.random,
       isFatal: isPermanent,
       explain: () => undefined,
+      logger: noopLogger,
+      onClosed: () => {},
       ...options,
     };
+    this.#leaks = this.#watchLeaks(options.leakWarnMs);
     this.#factory = new FencedFactory(factory, { ...this.#options, openMs: options.acquireTimeoutMs });
     this.#pool = this.#makePool();
   }
@@ -94,8 +105,11 @@ export class ClientPool<T> {
     if (this.#isClosing) throw this.#shuttingDown();
     const { acquireTimeoutMs, now } = this.#options;
     const since = now();
-    const lease = this.#waiters.wait(acquireTimeoutMs, (ahead) => this.#expired(ahead, now() - since), signal);
+    const asked = this.#leaks && new Error("asked for here"); // its stack is gone after the first await
+    const waiting = this.#waiters.wait(acquireTimeoutMs, (ahead) => this.#expired(ahead, now() - since), signal);
     this.#supply();
+    const lease = await waiting;
+    lease.onReturn = this.#leaks?.start(asked);
     return lease;
   }
 
@@ -116,7 +130,7 @@ export class ClientPool<T> {
 
   /** Closes one idle client, if there is one: somebody else needs the connection. */
   giveUpIdle(): void {
-    for (const slot of this.#slots) if (slot.stage === "idle") return this.#discard(slot);
+    for (const slot of this.#slots) if (slot.stage === "idle") return this.#discard(slot, "idle");
   }
 
   /**
@@ -141,7 +155,7 @@ export class ClientPool<T> {
         this.#suppliers--;
         return this.#handOut(slot);
       }
-      this.#discard(slot);
+      this.#discard(slot, "dead");
     } while (this.#suppliers <= this.#waiters.size);
     this.#suppliers--;
   }
@@ -164,11 +178,13 @@ export class ClientPool<T> {
       if (this.#waiters.size > 0) slot.client = await this.#factory.open(slot.attempt);
     } catch (error) {
       this.#fail(error);
+      slot.closeReason = this.#isClosing ? "shutdown" : "failed";
     }
     const { now, random, maxLifetimeMs } = this.#options;
     slot.idleSince = now();
     slot.expiresAt = now() + maxLifetimeMs * (0.75 + random() / 4);
     slot.stage = "idle";
+    if (this.#isClosing) slot.closeReason = "shutdown";
     if (slot.client === undefined || this.#isClosing) void this.#retire(slot);
     return slot;
   }
@@ -190,6 +206,7 @@ export class ClientPool<T> {
     if (!passed && isFresh) {
       const cause = this.#factory.lastError;
       this.#fail(new Error(`a ${this.#options.name} was dead on arrival`, { cause }));
+      slot.closeReason = "failed";
     }
     return passed && this.#factory.isAlive(client); // not lost while it was checked
   }
@@ -201,25 +218,34 @@ export class ClientPool<T> {
   }
 
   async #takeBack(slot: Slot<T>, isWanted: boolean): Promise<void> {
-    if (isWanted && !this.#isClosing && (await this.#isReusable(slot))) this.#shelve(slot);
-    else this.#discard(slot);
+    const flaw = isWanted ? await this.#flawOf(slot) : "dirty";
+    if (flaw) this.#discard(slot, flaw);
+    else this.#shelve(slot);
   }
 
-  async #isReusable(slot: Slot<T>): Promise<boolean> {
-    const { client } = slot;
-    if (client === undefined) return false;
-    const isFit = (): boolean => this.#options.now() < slot.expiresAt && this.#factory.isAlive(client);
-    return isFit() && (await this.#factory.reset(client)) && isFit();
+  /** Why a client that came back cannot be lent again, if so. */
+  async #flawOf(slot: Slot<T>): Promise<CloseReason | undefined> {
+    if (this.#isClosing) return "shutdown";
+    const flaw = this.#ageOrDeath(slot);
+    if (flaw) return flaw;
+    if (await this.#factory.reset(slot.client!)) return this.#ageOrDeath(slot);
+    return this.#ageOrDeath(slot) ?? "dirty";
+  }
+
+  #ageOrDeath({ client, expiresAt }: Slot<T>): CloseReason | undefined {
+    if (client === undefined || !this.#factory.isAlive(client)) return "dead";
+    return this.#options.now() >= expiresAt ? "lifetime" : undefined;
   }
 
   #shelve(slot: Slot<T>): void {
-    if (this.#isClosing) return this.#discard(slot); // begun since the client was judged
+    if (this.#isClosing) return this.#discard(slot, "shutdown"); // begun since the client was judged
     slot.stage = "idle";
     slot.idleSince = this.#options.now();
     void this.#pool.release(slot); // rejects only for a slot that is not out
   }
 
-  #discard(slot: Slot<T>): void {
+  #discard(slot: Slot<T>, reason: CloseReason): void {
+    slot.closeReason ??= reason;
     if (this.#pool.isBorrowedResource(slot)) void this.#pool.destroy(slot);
     else void this.#retire(slot);
   }
@@ -233,6 +259,7 @@ export class ClientPool<T> {
   async #closeClient(slot: Slot<T>): Promise<void> {
     if (slot.client !== undefined) await this.#factory.close(slot.client);
     this.#forget(slot);
+    if (slot.closeReason) this.#options.onClosed(slot.closeReason); // else nothing was dialled
   }
 
   #forget(slot: Slot<T>): void {
@@ -247,10 +274,11 @@ export class ClientPool<T> {
     this.#waiters.dismissAll(reason);
     for (const slot of this.#slots) {
       if (slot.stage === "connecting") slot.attempt.abort(reason);
-      else if (slot.stage !== "out") this.#discard(slot);
+      else if (slot.stage !== "out") this.#discard(slot, "shutdown");
     }
     await this.#emptied(ms);
-    for (const slot of this.#slots) this.#discard(slot);
+    for (const slot of this.#slots) this.#discard(slot, "shutdown");
+    this.#leaks?.stop();
     await this.#emptied(this.#options.judgeMs);
     // Stops the evictor, and ends because no lease is out any more. `clear` is for pools that are never used again.
     void this.#pool.drain().then(() => this.#pool.clear());
@@ -293,10 +321,12 @@ export class ClientPool<T> {
 
   #makePool(): Pool<Slot<T>> {
     const { max, idleTimeoutMs, maxLifetimeMs } = this.#options;
-    const isSpent = (slot: Slot<T>): boolean => this.#isSpent(slot);
+    const reasonToEvict = (slot: Slot<T>): CloseReason | undefined => this.#reasonToEvict(slot);
     class Evictor {
       evict(_config: unknown, { obj }: { readonly obj: Slot<T> }): boolean {
-        return isSpent(obj);
+        const reason = reasonToEvict(obj);
+        if (reason) obj.closeReason ??= reason;
+        return reason !== undefined;
       }
     }
     const factory = { create: () => this.#open(), destroy: (slot: Slot<T>) => this.#retire(slot) };
@@ -308,33 +338,15 @@ export class ClientPool<T> {
   }
 
   /** The evictor's question, asked of idle clients only. */
-  #isSpent({ client, idleSince, expiresAt }: Slot<T>): boolean {
-    const now = this.#options.now();
-    const isDead = client === undefined || !this.#factory.isAlive(client);
-    return isDead || now >= expiresAt || now - idleSince > this.#options.idleTimeoutMs;
-  }
-}
-
-class ClientLease<T> implements Lease<T> {
-  readonly client: T;
-  readonly #giveBack: (isWanted: boolean) => Promise<void>;
-  #returned: Promise<void> | undefined;
-
-  constructor(client: T, giveBack: (isWanted: boolean) => Promise<void>) {
-    this.client = client;
-    this.#giveBack = giveBack;
+  #reasonToEvict(slot: Slot<T>): CloseReason | undefined {
+    const isIdle = this.#options.now() - slot.idleSince > this.#options.idleTimeoutMs;
+    return this.#ageOrDeath(slot) ?? (isIdle ? "idle" : undefined);
   }
 
-  release(): Promise<void> {
-    return (this.#returned ??= this.#giveBack(true));
-  }
-
-  destroy(): Promise<void> {
-    return (this.#returned ??= this.#giveBack(false));
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.release();
+  #watchLeaks(warnMs: number | undefined): LeakWatch | undefined {
+    const { logger, now, name } = this.#options;
+    const describe = (): Record<string, unknown> => ({ name, ...this.stats() });
+    return warnMs === undefined ? undefined : new LeakWatch({ warnMs, logger, now, describe });
   }
 }
 

@@ -4,6 +4,7 @@ import { CircuitOpenError, CommandTimeoutError, NeedsDedicatedError, NotSentErro
 import type { CommandStream, Handle, QueuedCommand } from "./handle.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig } from "./options.js";
+import { isResendable, markResent, wasSent } from "./resend.js";
 import { Session } from "./session.js";
 import { monotonic } from "./time.js";
 
@@ -81,18 +82,26 @@ export class Traffic {
     const held = this.#held;
     this.#held = [];
     // Their callers hold the commands' own promises; a traced twin has no other ear.
-    for (const { command, stream } of held) (this.send(command, stream) as Promise<unknown>).catch(() => {});
+    for (const one of held) {
+      if (wasSent(one.command) && dueAt(one) <= monotonic())
+        one.command.reject(this.#unfulfilled(one.command, undefined));
+      else (this.send(one.command, one.stream) as Promise<unknown>).catch(() => {});
+    }
   }
 
   rejectHeld(why: unknown): void {
     const held = this.#held;
     this.#held = [];
-    for (const { command } of held) command.reject(this.#notSent(command, why));
+    for (const { command } of held) command.reject(this.#unfulfilled(command, why));
   }
 
-  /** ioredis says "Connection is closed." to all alike; here each command learns whether it left this process. */
-  lost(why: unknown): void {
+  /**
+   * ioredis says "Connection is closed." to all alike; here each command learns whether it left this process. Reads
+   * that may be repeated are held instead, when the connection is going to come back.
+   */
+  lost(why: unknown, isComingBack: boolean): void {
     const { commandQueue } = this.#handle;
+    if (isComingBack && this.#redis.resend === "readonly") this.#keepReads();
     const firstUnsent = commandQueue.length - this.#unsent;
     for (let i = 0; i < commandQueue.length; i++) {
       const command = commandQueue.peekAt(i)!.command as Timed;
@@ -101,6 +110,25 @@ export class Traffic {
     }
     this.#unsent = 0;
     this.session.connectionLost();
+  }
+
+  /** Takes them out of ioredis' queue, which it is about to reject as a whole. */
+  #keepReads(): void {
+    if (!this.session.clean) return; // a read under WATCH or MULTI belongs to what is lost
+    const { commandQueue } = this.#handle;
+    const queued = commandQueue.toArray();
+    const written = queued.length - this.#unsent;
+    const now = monotonic();
+    const kept: Held[] = [];
+    commandQueue.clear();
+    queued.forEach((item, i) => {
+      const command = item.command as Timed;
+      const isInTime = (command[DUE_AT] ?? 0) > now;
+      if (i < written && isInTime && isResendable(command, item.stream)) kept.push({ command, stream: undefined });
+      else commandQueue.push(item);
+    });
+    for (const { command } of kept) markResent(command);
+    this.#held = [...kept, ...this.#held];
   }
 
   /** What this turn has corked leaves now. */
@@ -215,11 +243,16 @@ export class Traffic {
     const due = new Set(this.#held.filter((held) => held.stream && dueAt(held) <= now).map(({ stream }) => stream));
     this.#held = this.#held.filter((held) => {
       const isDue = dueAt(held) <= now || due.has(held.stream);
-      if (isDue) held.command.reject(this.#notSent(held.command, undefined));
+      if (isDue) held.command.reject(this.#unfulfilled(held.command, undefined));
       else next = Math.min(next, dueAt(held));
       return !isDue;
     });
     return next;
+  }
+
+  /** Of a held command, which may have been written to the connection before. */
+  #unfulfilled(command: QueuedCommand, why: unknown): Error {
+    return wasSent(command) ? this.#replyLost(command, why) : this.#notSent(command, why);
   }
 
   #notSent(command: QueuedCommand, cause: unknown): NotSentError {

@@ -2,6 +2,7 @@ import type { BreakerState } from "../common/breaker.js";
 import type { SharedClient } from "../common/cache.js";
 import type { ConnectionState } from "../common/client.js";
 import type { ConnectGate } from "../common/connect-gate.js";
+import type { CloseReason } from "../common/pool.js";
 import type { Dispatcher } from "./dispatcher.js";
 import type { ThreadState } from "./thread.js";
 import type { Threads } from "./threads.js";
@@ -33,7 +34,14 @@ export interface ThreadStats {
   readonly loopBusy: number;
   /** V8's heap in use, garbage included, buffers not; of the last second, or the last result. */
   readonly heapMb: number;
-  readonly dedicated: { readonly out: number; readonly idle: number; readonly waiting: number; readonly max: number };
+  readonly dedicated: {
+    readonly out: number;
+    readonly idle: number;
+    readonly waiting: number;
+    readonly max: number;
+    /** Clients closed so far, by reason. */
+    readonly closed: Readonly<Record<CloseReason, number>>;
+  };
 }
 
 export interface StatsSources {
@@ -81,6 +89,14 @@ export function collectStats(sources: StatsSources): Stats {
         idle: thread.row.get("dedicatedIdle"),
         waiting: thread.row.get("dedicatedWaiting"),
         max: maxDedicated,
+        closed: {
+          idle: thread.row.get("closedIdle"),
+          lifetime: thread.row.get("closedLifetime"),
+          dirty: thread.row.get("closedDirty"),
+          dead: thread.row.get("closedDead"),
+          failed: thread.row.get("closedFailed"),
+          shutdown: thread.row.get("closedShutdown"),
+        },
       },
     })),
   };

@@ -3,11 +3,11 @@ import { SharedClient } from "../common/cache.js";
 import { Client, type ClientOptions, type ConnectionState } from "../common/client.js";
 import { ConnectGate, ownGate } from "../common/connect-gate.js";
 import type { RedisHandle } from "../common/handle.js";
-import type { LedgerRow } from "../common/ledger.js";
+import type { LedgerField, LedgerRow } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
 import { type ClientRole, connectionName } from "../common/names.js";
 import type { Config, RetryConfig } from "../common/options.js";
-import { ClientPool } from "../common/pool.js";
+import { ClientPool, type CloseReason } from "../common/pool.js";
 
 export interface DedicatedLease extends AsyncDisposable {
   readonly redis: RedisHandle;
@@ -22,6 +22,15 @@ export interface ThreadClientsOptions {
   readonly managed?: { readonly row: LedgerRow; readonly gate: SharedArrayBuffer; readonly slot: number };
 }
 
+const CLOSED_FIELD = {
+  idle: "closedIdle",
+  lifetime: "closedLifetime",
+  dirty: "closedDirty",
+  dead: "closedDead",
+  failed: "closedFailed",
+  shutdown: "closedShutdown",
+} as const satisfies Record<CloseReason, LedgerField>;
+
 /** All the Redis clients of one thread: the cached one that its tasks share, and the dedicated ones. */
 export class ThreadClients {
   readonly #options: ThreadClientsOptions;
@@ -33,7 +42,7 @@ export class ThreadClients {
 
   constructor(options: ThreadClientsOptions) {
     this.#options = options;
-    const { config, managed } = options;
+    const { config, logger, managed } = options;
     const { redis, dedicated, retry, shutdown } = config;
     const onWanted = (): void => this.#dedicated.giveUpIdle();
     this.#row = managed?.row;
@@ -61,6 +70,11 @@ export class ThreadClients {
         idleCheckMs: redis.idleCheckMs,
         retry,
         explain: () => this.#gate.explain(),
+        logger,
+        onClosed: (reason) => {
+          this.#row?.add(CLOSED_FIELD[reason], 1);
+          this.#report();
+        },
       },
     );
   }

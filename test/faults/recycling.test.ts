@@ -155,6 +155,20 @@ test("a shutdown in the middle of a recycling waits for its tasks and closes bot
   assert.deepEqual(errors, []);
 });
 
+test("a thread that is worn only when the shutdown drains is not recycled any more", async (t) => {
+  const { manager } = await wearing(t, { count: 1, maxTasks: 1 });
+  const running = manager.run("wait", { started: "running", until: "go" });
+  const beside = manager.run("wait", { started: "running", until: "go on" });
+  await eventually(async () => (await count("running")) === 2);
+  const done = manager.shutdown({ drainMs: 30_000 });
+  await server.admin.set("go", 1);
+  await running;
+  assert.equal(manager.stats().threads.length, 1);
+  await server.admin.set("go on", 1);
+  await beside;
+  assert.equal((await done).threads.length, 1);
+});
+
 test("a shutdown while the replacement is still being set up leaves neither of the two", async (t) => {
   const { manager } = await wearing(t, { count: 1, maxTasks: 1 });
   await server.admin.set("hold setup", 1);

@@ -1,0 +1,38 @@
+/** A client that is yours until you give it back. */
+export interface Lease<T> extends AsyncDisposable {
+  readonly client: T;
+  /** Idempotent; never rejects. Settles once the next can have the client, or its closing has begun. */
+  release(): Promise<void>;
+  /** For a client you know to be spoilt. Idempotent; never rejects. Settles once its closing has begun. */
+  destroy(): Promise<void>;
+}
+
+export class ClientLease<T> implements Lease<T> {
+  readonly client: T;
+  /** Called when it comes back. */
+  onReturn: (() => void) | undefined;
+  readonly #giveBack: (isWanted: boolean) => Promise<void>;
+  #returned: Promise<void> | undefined;
+
+  constructor(client: T, giveBack: (isWanted: boolean) => Promise<void>) {
+    this.client = client;
+    this.#giveBack = giveBack;
+  }
+
+  release(): Promise<void> {
+    return (this.#returned ??= this.#end(true));
+  }
+
+  destroy(): Promise<void> {
+    return (this.#returned ??= this.#end(false));
+  }
+
+  #end(isWanted: boolean): Promise<void> {
+    this.onReturn?.();
+    return this.#giveBack(isWanted);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.release();
+  }
+}
