@@ -72,7 +72,7 @@ test("options that are right alone and wrong together are named", () => {
   assert.deepEqual(problems, [
     "redis.path (option): conflicts with redis.host (option): give one of them",
     "retry.baseDelayMs: must not exceed retry.maxDelayMs (10 > 5)",
-    "connections.max: must be at least threads.count + 2, which is 5: one for each thread, one for the primary client, one for its rotation",
+    "connections.max: must be at least 5: one for each thread, one for the primary client, one for its rotation",
     'redis.ioredis.replyMapping: "resp3" needs protocol 3, which is the default',
     "redis.tls: cert and key go together, one of them is missing",
   ]);

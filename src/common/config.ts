@@ -70,10 +70,12 @@ function crossCheck(values: Values, { problems }: Settings): void {
   if (Number(baseMs) > Number(maxMs)) {
     problems.push(`retry.baseDelayMs: must not exceed retry.maxDelayMs (${String(baseMs)} > ${String(maxMs)})`);
   }
-  const [max = Infinity, needed] = [values.get("connections.max"), Number(values.get("threads.count")) + 2];
-  if (Number(max) < needed) {
+  const recycles = values.has("threads.maxTasks") || values.has("threads.maxHeapMb");
+  const needed = Number(values.get("threads.count")) + (recycles ? 3 : 2);
+  if (Number(values.get("connections.max") ?? Infinity) < needed) {
     const why = "one for each thread, one for the primary client, one for its rotation";
-    problems.push(`connections.max: must be at least threads.count + 2, which is ${needed}: ${why}`);
+    const more = recycles ? ", one for a thread that is recycled" : "";
+    problems.push(`connections.max: must be at least ${needed}: ${why}${more}`);
   }
   const ioredis = values.get("redis.ioredis");
   if (isPlainObject(ioredis) && ioredis["replyMapping"] === "resp3" && ioredis["protocol"] === 2) {
