@@ -1,5 +1,3 @@
-import { sleep } from "./time.js";
-
 export type BreakerState = "closed" | "open" | "half-open";
 
 const STATE = 0;
@@ -12,8 +10,6 @@ const OPEN = 1;
 /** Between two probes: random in this range, so that processes which lost a server together do not probe together. */
 const PROBE_MIN_MS = 250;
 const PROBE_MAX_MS = 750;
-/** Those who waited out an outage come back over this time, not in one instant. */
-const STAGGER_MS = 100;
 /** A wait that nobody ended looks again after this long. */
 const LOOK_AGAIN_MS = 250;
 
@@ -54,16 +50,11 @@ export class Breaker {
 
   /** Resolves when this caller may try: at once, as the one prober, or after somebody's success. */
   async admit(signal?: AbortSignal): Promise<Admission> {
-    let hasWaited = false;
     for (;;) {
       signal?.throwIfAborted();
       const seen = this.#load(STATE);
-      if (seen === CLOSED) {
-        if (hasWaited) await sleep(Math.random() * STAGGER_MS, signal);
-        return this.#admission(() => this.#open());
-      }
+      if (seen === CLOSED) return this.#admission(() => this.#open());
       if (this.#becomeProber()) return this.#admission(() => this.#scheduleProbe());
-      hasWaited = true;
       const waitMs = Math.min(Math.max(this.#msUntil(NEXT_PROBE), 1), LOOK_AGAIN_MS);
       // No abort can end this wait, but its time limit is short.
       await Atomics.waitAsync(this.#cells, STATE, seen, waitMs).value;

@@ -60,7 +60,7 @@ export class ConnectGate {
     });
   }
 
-  /** Handshakes under way, in all threads. */
+  /** Attempts under way, in all threads, those included that wait for the breaker. */
   get connecting(): number {
     return this.#handshakes.held;
   }
@@ -70,7 +70,7 @@ export class ConnectGate {
     return this.#sockets?.isWanted ?? false;
   }
 
-  /** Waits for a place in the budget, for the breaker and for a handshake permit, at most `ms` altogether. */
+  /** Waits for a place in the budget, for a handshake permit and for the breaker, at most `ms` altogether. */
   async enter(kind: PermitKind, ms: number, signal: AbortSignal): Promise<Entry> {
     const patience = new AbortController();
     const entering = this.#enter(kind, AbortSignal.any([signal, patience.signal]));
@@ -106,10 +106,11 @@ export class ConnectGate {
     try {
       const leaveSocket = await this.#sockets?.acquire(kind, signal);
       if (leaveSocket) ends.push(leaveSocket);
-      const admission = await this.breaker.admit(signal);
-      ends.push(() => admission.abandoned());
+      // Before the breaker: when Redis goes, no more than these few have been let past it. One of them probes.
       const leaveHandshake = await this.#handshakes.acquire("main", signal);
       ends.push(leaveHandshake);
+      const admission = await this.breaker.admit(signal);
+      ends.push(() => admission.abandoned());
       return {
         succeeded: () => {
           admission.succeeded();

@@ -9,6 +9,7 @@ import type { Logger } from "../common/log.js";
 import { type ClientRole, connectionName } from "../common/names.js";
 import type { ManagerOptions } from "../common/options.js";
 import type { LogRecord, ThreadData } from "../common/protocol.js";
+import { warnOfFewClients } from "./capacity.js";
 import { Dispatcher } from "./dispatcher.js";
 import type { RunOptions } from "./job.js";
 import { createLogger } from "./logger.js";
@@ -108,7 +109,8 @@ export class ConnectionManager<
    * @throws REDTHREAD_THREAD_START_FAILED, REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN
    */
   async ready(): Promise<void> {
-    await Promise.all([this.#allThreadsReady(), this.getRedis()]);
+    const [redis] = await Promise.all([this.getRedis(), this.#allThreadsReady()]);
+    await warnOfFewClients(redis, this.#config, this.#logger);
   }
 
   /**

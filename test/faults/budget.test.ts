@@ -116,3 +116,19 @@ test("a budget that cannot hold the threads is refused by name", () => {
   const config = configFor(server, { threads: { count: 4 }, connections: { max: 6 } });
   assert.ok(ConnectGate.buffer(config).byteLength > 0);
 });
+
+test("ready() warns of a server whose maxclients cannot hold the process", async (t) => {
+  const small = await startRedis({ args: ["--maxclients", "20"] });
+  const warnings: [string, unknown][] = [];
+  const warn = (message: string, fields?: unknown): number => warnings.push([message, fields]);
+  const manager = manage<typeof Tasks>(t, small, {
+    tasks: fixture("tasks"),
+    threads: { count: 4 },
+    logger: { debug() {}, info() {}, error() {}, warn },
+  });
+  t.after(() => small.stop());
+  await manager.ready();
+  assert.equal(warnings.length, 1);
+  assert.match(warnings[0]![0], /maxclients/);
+  assert.deepEqual(warnings[0]![1], { maxclients: 20, others: 0, needed: 23 });
+});
