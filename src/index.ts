@@ -4,7 +4,14 @@ export { loadConfig } from "./common/env.js";
 export { cached, threadCached } from "./common/memo.js";
 export { connRetry } from "./common/retry.js";
 export { ConnectionManager, type Health, type ShutdownOptions } from "./main/manager.js";
-export type { Config, ConnectOptions, ManagerOptions, RedisOptions } from "./common/options.js";
+export type {
+  Config,
+  ConnectOptions,
+  Credentials,
+  CredentialsProvider,
+  ManagerOptions,
+  RedisOptions,
+} from "./common/options.js";
 export type { Logger } from "./common/log.js";
 export type { RetryOptions } from "./common/retry.js";
 export type { RunOptions } from "./main/job.js";

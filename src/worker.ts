@@ -9,6 +9,7 @@ export * from "./common/errors.js";
 export { cached, threadCached } from "./common/memo.js";
 export { connRetry } from "./common/retry.js";
 export { connect } from "./common/connect.js";
+export type { Credentials, CredentialsProvider } from "./common/options.js";
 export type { DedicatedLease } from "./thread/clients.js";
 export type { TaskContext } from "./thread/runtime.js";
 

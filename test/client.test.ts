@@ -386,8 +386,11 @@ test("a returned client is repaired, and not fit for return once it subscribed",
 
 test("a client that was idle while every connection was killed reconnects by itself", async (t) => {
   const client = await open(t);
+  const [old] = await server.waitForClients((clients) => clients.some(({ name }) => name === client.name));
   await server.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
-  await server.waitForClients((clients) => clients.some(({ name }) => name === client.name));
+  await server.waitForClients((clients) => clients.some(({ name, id }) => name === client.name && id !== old!.id));
+  // Listed as soon as it is named; its handshake may be still under way.
+  await eventually(() => client.state === "connected");
   assert.equal(await client.check(), true);
 });
 

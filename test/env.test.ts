@@ -198,3 +198,13 @@ function folder(t: TestContext, files: Record<string, string>): string {
   for (const [name, content] of Object.entries(files)) writeFileSync(join(path, name), content);
   return path;
 }
+
+test("a provider of credentials takes the place of every username and password, and is plain data's only exception", () => {
+  const env = { REDIS_URL: "redis://user:secret@host", REDIS_PASSWORD: "other" };
+  const { redis } = loadConfig({ env, redis: { credentials: Object } }, NOWHERE);
+  assert.deepEqual([redis.host, redis.username, redis.password], ["host", undefined, undefined]);
+  assert.deepEqual(problemsOf({ env: {}, redis: { credentials: "token" as never, password: "p" } }), [
+    "redis.credentials (option): must be a function that gives credentials, got text",
+    "redis.password (option): conflicts with redis.credentials (option): give one of them",
+  ]);
+});

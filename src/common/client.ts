@@ -5,6 +5,7 @@ import { AuthFailedError, ConnectFailedError, MaxclientsSuspectedError, NotSentE
 import { type CommandStream, type Gate, Handle, type QueuedCommand, type RedisHandle } from "./handle.js";
 import { Heartbeat } from "./heartbeat.js";
 import type { Logger } from "./log.js";
+import type { Login, Logins } from "./logins.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig, RetryConfig } from "./options.js";
 import type { PermitKind } from "./permits.js";
@@ -23,6 +24,8 @@ export interface ClientOptions {
   readonly logger: Logger;
   /** Of this thread; every socket passes it. */
   readonly gate: ConnectGate;
+  /** Takes the place of the configured username and password. */
+  readonly logins?: Logins | undefined;
   readonly onState?: (state: ConnectionState, previous: ConnectionState) => void;
   readonly onReconnected?: () => void;
 }
@@ -55,6 +58,11 @@ export class Client implements Gate {
   #receivedAt = 0;
   #isReconnect = false;
   #checking: Promise<boolean> | undefined;
+  /** What the connection was opened with, or renewed to. */
+  #login: Login | undefined;
+  /** A newer one waits for the end of a transaction or of an endless BLPOP. */
+  #isRenewalDue = false;
+  readonly #unlisten: (() => void) | undefined;
 
   /** A connected client; after a failure or an abort nothing is left open. */
   static async open(options: ClientOptions, closeMs: number, signal?: AbortSignal): Promise<Client> {
@@ -88,6 +96,8 @@ export class Client implements Gate {
       this.redis.eventNames().map((event) => [event, new Set<unknown>(this.redis.rawListeners(event))]),
     );
     clients.set(this.redis, this);
+    // Who holds a dedicated one is not to find an AUTH between two commands: see renewLogin.
+    if (role !== "dedicated") this.#unlisten = options.logins?.listen(() => this.renewLogin());
   }
 
   get state(): ConnectionState {
@@ -139,6 +149,7 @@ export class Client implements Gate {
   async reset(): Promise<boolean> {
     const { session } = this.#traffic;
     if (!this.isAlive() || session.tainted || this.redis.commandQueue.length > 0) return false;
+    if (this.#hasOldLogin) return false;
     this.#removeForeignListeners();
     if (session.clean) return true;
     const { db, commandTimeoutMs } = this.#options.redis;
@@ -156,6 +167,20 @@ export class Client implements Gate {
     return (this.#closing ??= this.#close(ms));
   }
 
+  /** AUTH with the latest login, before the server ends what the former one opened; not inside a MULTI. */
+  renewLogin(): void {
+    if (!this.isAlive() || !this.#hasOldLogin) return; // an attempt to connect takes the latest by itself
+    this.#isRenewalDue = this.#traffic.session.inTransaction || this.#traffic.isBlocked;
+    if (this.#isRenewalDue) return;
+    const { username = "default", password, version } = this.#takeLogin()!;
+    this.redis.own("auth", username, password).catch((error: unknown) => {
+      if (!isReplyError(error)) return; // lost meanwhile, and opened anew with the latest
+      const { logger, logins } = this.#options;
+      logger.warn("new credentials were refused by an open connection", { name: this.name, code: replyCode(error) });
+      logins!.newerThan(version, this.#life.signal).catch(() => {}); // whose coming leads here again
+    });
+  }
+
   // The gate of the handle
 
   send(command: QueuedCommand, stream?: CommandStream): unknown {
@@ -164,7 +189,11 @@ export class Client implements Gate {
       command.reject(this.#closedError());
       return command.promise;
     }
-    if (this.isAlive()) return this.#traffic.send(command, stream);
+    if (this.isAlive()) {
+      const sent = this.#traffic.send(command, stream);
+      if (this.#isRenewalDue) this.renewLogin();
+      return sent;
+    }
     if (this.#belongsToHandshake(command)) return this.#transmit(command);
     if (this.#state === "disconnected") void this.#startConnecting(FOR_EVER);
     const why = this.#options.gate.explain() ?? this.#lastFailure ?? this.#lastError;
@@ -213,6 +242,38 @@ export class Client implements Gate {
   }
 
   async #attempt(leftMs: number): Promise<void> {
+    const giveUpAt = monotonic() + leftMs;
+    await this.#loginArrives(0, leftMs);
+    try {
+      await this.#dial(leftMs);
+    } catch (error) {
+      const refused = this.#login;
+      if (!(error instanceof AuthFailedError) || !refused) throw error;
+      // Changed before they expired: once more with fresh ones.
+      await this.#loginArrives(refused.version, giveUpAt - monotonic());
+      await this.#dial(giveUpAt - monotonic());
+    }
+  }
+
+  async #loginArrives(refused: number, leftMs: number): Promise<void> {
+    const { logins } = this.#options;
+    if (!logins) return;
+    const missing = (): Error =>
+      this.#connectFailed(new Error("redis.credentials gave none in time", { cause: logins.failure }));
+    await within(logins.newerThan(refused, this.#life.signal), Math.max(leftMs, 1), missing);
+  }
+
+  #takeLogin(): Login | undefined {
+    const login = this.#options.logins?.latest;
+    if (login) this.redis.logIn(login);
+    return (this.#login = login);
+  }
+
+  get #hasOldLogin(): boolean {
+    return this.#login !== this.#options.logins?.latest;
+  }
+
+  async #dial(leftMs: number): Promise<void> {
     await this.redis.hangUp();
     const { gate, redis } = this.#options;
     const giveUpAt = monotonic() + leftMs;
@@ -221,6 +282,7 @@ export class Client implements Gate {
       throw this.#lastFailure ?? this.#connectFailed(error);
     });
     this.#lastError = undefined;
+    this.#takeLogin();
     const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), 1));
     let accepted = false;
     const onAccepted = (): void => void (accepted = true);
@@ -270,7 +332,7 @@ export class Client implements Gate {
       const code = replyCode(cause);
       if (!AUTH_CODES.has(code)) return this.#connectFailed(new Error(`the server answered ${code}`));
       return new AuthFailedError(
-        `Redis refused the credentials of ${this.name} (${code}): check redis.username and redis.password`,
+        `Redis refused the credentials of ${this.name} (${code}): check ${this.#login ? "what redis.credentials gives" : "redis.username and redis.password"}`,
         { reply: code },
       );
     }
@@ -292,6 +354,7 @@ export class Client implements Gate {
     });
     this.#receivedAt = monotonic();
     this.#become("connected");
+    this.renewLogin(); // if one came during the handshake
     this.#heartbeat.start();
     this.#traffic.release();
     if (this.#isReconnect) this.#options.onReconnected?.();
@@ -345,6 +408,7 @@ export class Client implements Gate {
     await this.#destroy();
     this.#heartbeat.stop();
     this.#traffic.stop();
+    this.#unlisten?.();
     this.#become("closed");
   }
 

@@ -9,9 +9,11 @@ import type { Config } from "./options.js";
 type Values = Map<OptionPath, unknown>;
 
 /** The strongest setting of every option, judged, or its default; what is wrong is added to `settings.problems`. */
-export function resolveConfig(settings: Settings): Config {
+export function resolveConfig(settings: Settings, { hasProvider }: { readonly hasProvider: boolean }): Config {
   addUrlParts(settings);
-  const ignored = ignoredAddress(settings);
+  const ignored = new Set<OptionPath>(ignoredAddress(settings));
+  // Whatever the environment says: the provider is the only word on who logs in.
+  if (hasProvider) ignored.add("redis.username").add("redis.password");
   const values: Values = new Map();
   for (const path of OPTION_PATHS) {
     if (path === "redis.url") continue;

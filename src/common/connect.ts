@@ -1,5 +1,6 @@
 import { clientOf, Client } from "./client.js";
 import { ownGate } from "./connect-gate.js";
+import { CredentialKeeper } from "./credentials.js";
 import { ConfigInvalidError } from "./errors.js";
 import type { RedisHandle } from "./handle.js";
 import { noopLogger } from "./log.js";
@@ -16,8 +17,21 @@ export async function connect(options: ConnectOptions = {}): Promise<RedisHandle
   const config = loadConfig(options);
   const { redis, retry, appName, shutdown } = config;
   const { logger = noopLogger } = options;
+  const provider = options.redis?.credentials;
+  const keeper = provider && new CredentialKeeper({ provider, limitMs: redis.connectTimeoutMs, retry, logger });
   const client = await Client.open(
-    { redis, retry, role: "owned", logger, name: connectionName(appName, "owned"), gate: ownGate(config) },
+    {
+      redis,
+      retry,
+      role: "owned",
+      logger,
+      name: connectionName(appName, "owned"),
+      gate: ownGate(config),
+      logins: keeper?.logins,
+      onState: (state) => {
+        if (state === "closed") keeper?.stop();
+      },
+    },
     shutdown.closeMs,
   );
   return client.redis;

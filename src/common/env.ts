@@ -5,7 +5,7 @@ import { resolveConfig, resolveTasks } from "./config.js";
 import { ConfigInvalidError } from "./errors.js";
 import { errorCode, LOG_LEVELS } from "./log.js";
 import { typeOf } from "./option-kinds.js";
-import { freezeConfig, type Config, type ConnectOptions, type ManagerOptions } from "./options.js";
+import { freezeConfig, type Config, type ConnectOptions, type ManagerOptions, type RedisOptions } from "./options.js";
 import { Settings } from "./settings.js";
 
 export interface LoadOptions {
@@ -15,7 +15,7 @@ export interface LoadOptions {
   readonly cwd?: string;
 }
 
-const NOT_SETTINGS = ["tasks", "env", "configFile", "logger"];
+const NOT_SETTINGS = ["tasks", "env", "configFile", "logger", "redis.credentials"];
 const CONFIG_FILE = "REDTHREAD_CONFIG_FILE";
 
 /**
@@ -35,7 +35,9 @@ export function loadConfig(options: Partial<ManagerOptions> = {}, how: LoadOptio
   settings.addObject(options, "option", "option", NOT_SETTINGS);
   readSources(given, how.cwd ?? process.cwd(), settings);
   checkLogger(given.logger, problems);
-  const config = resolveConfig(settings);
+  const credentials = given.redis?.credentials;
+  if (credentials !== undefined) checkProvider(credentials, given.redis!, problems);
+  const config = resolveConfig(settings, { hasProvider: credentials !== undefined });
   const hasTasks = given.tasks !== undefined && given.tasks !== "";
   const tasks = hasTasks || how.requireTasks ? resolveTasks(given.tasks, problems) : undefined;
 
@@ -92,6 +94,15 @@ function checkLogger(logger: unknown, problems: string[]): void {
   const isObject = typeof logger === "object" && logger !== null;
   if (isObject && LOG_LEVELS.every((level) => typeof Reflect.get(logger, level) === "function")) return;
   problems.push(`logger (option): must have the methods ${LOG_LEVELS.join(", ")}`);
+}
+
+function checkProvider(provider: unknown, { username, password }: RedisOptions, problems: string[]): void {
+  if (typeof provider !== "function") {
+    problems.push(`redis.credentials (option): must be a function that gives credentials, got ${typeOf(provider)}`);
+  }
+  for (const [name, value] of Object.entries({ username, password })) {
+    if (value) problems.push(`redis.${name} (option): conflicts with redis.credentials (option): give one of them`);
+  }
 }
 
 function asMessage(problems: readonly string[]): string {

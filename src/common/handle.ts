@@ -78,6 +78,11 @@ export class Handle extends Redis {
     return await super.sendCommand(new Command(name, args, { replyEncoding: "utf8" }));
   }
 
+  /** The next handshake, and every one after it, logs in with these. */
+  logIn({ username, password }: { readonly username?: string; readonly password: string }): void {
+    Object.assign(this.options, { username, password });
+  }
+
   /** TCP, TLS and handshake, once. */
   dial(): Promise<void> {
     return super.connect();

@@ -180,6 +180,17 @@ export interface LogConfig {
   readonly format: LogFormat;
 }
 
+export interface Credentials {
+  /** Default: the server's default user. */
+  readonly username?: string | undefined;
+  readonly password: string;
+  /** When the server stops to accept them: ms since the epoch, or a Date. Without it they are renewed when refused. */
+  readonly expiresAt?: number | Date | undefined;
+}
+
+/** Gives valid credentials, for instance a fresh IAM token. It is asked again after a failure, until it succeeds. */
+export type CredentialsProvider = () => Credentials | Promise<Credentials>;
+
 /** Options may be left out or be undefined; both mean: look further down, at last in the defaults. */
 type Optional<T> = { readonly [K in keyof T]?: T[K] | undefined };
 
@@ -187,6 +198,11 @@ export type RedisOptions = Optional<Omit<RedisConfig, "tls">> & {
   /** redis://user:password@host:port/db, rediss:// for TLS, unix:/path. Fields given beside it win over its parts. */
   readonly url?: string | undefined;
   readonly tls?: boolean | TlsOptions | undefined;
+  /**
+   * In place of username and password, whose other sources are then not used. Called on the main thread, before the last
+   * credentials expire and when the server refuses them.
+   */
+  readonly credentials?: CredentialsProvider | undefined;
 };
 
 /** What `connect` and threads without a manager take. Precedence: options, environment, .env, configFile. */

@@ -37,8 +37,8 @@ export interface PoolOptions {
 }
 
 /**
- * Why a client was closed: too long idle, or wanted elsewhere; past its lifetime; left in a state beyond repair; found
- * dead; never up, or dead on arrival; or the pool was closed.
+ * Why a client was closed: too long idle, or wanted elsewhere; past its lifetime; left in a state beyond repair, or lent
+ * while the credentials changed; found dead; never up, or dead on arrival; or the pool was closed.
  */
 export type CloseReason = "idle" | "lifetime" | "dirty" | "dead" | "failed" | "shutdown";
 
@@ -131,6 +131,11 @@ export class ClientPool<T> {
   /** Closes one idle client, if there is one: somebody else needs the connection. */
   giveUpIdle(): void {
     for (const slot of this.#slots) if (slot.stage === "idle") return this.#discard(slot, "idle");
+  }
+
+  /** For clients that nobody holds; one that is being checked or lent is left out. */
+  forEachIdle(visit: (client: T) => void): void {
+    for (const { stage, client } of this.#slots) if (stage === "idle" && client !== undefined) visit(client);
   }
 
   /**

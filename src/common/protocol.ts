@@ -1,5 +1,6 @@
 import type { MessagePort } from "node:worker_threads";
 import type { LogFields, LogLevel } from "./log.js";
+import type { Login } from "./logins.js";
 import type { Config } from "./options.js";
 
 /** What every thread of a manager is born with. */
@@ -8,6 +9,8 @@ export interface ThreadData {
     readonly config: Config & { readonly tasks: string };
     readonly ledger: SharedArrayBuffer;
     readonly gate: SharedArrayBuffer;
+    /** Logins come over the link; nobody connects before the first. */
+    readonly hasProvider: boolean;
   };
 }
 
@@ -37,6 +40,8 @@ export type CancelReason = "timeout" | "aborted" | "shutdown";
 export type ToThread =
   | { readonly type: "tasks"; readonly tasks: readonly TaskMessage[] }
   | { readonly type: "cancel"; readonly id: number; readonly reason: CancelReason }
+  | { readonly type: "login"; readonly login: Login }
+  | { readonly type: "loginFailed"; readonly error: ErrorData }
   | { readonly type: "exit" }
   | { readonly type: "close"; readonly closeMs: number; readonly graceMs: number };
 
@@ -46,6 +51,8 @@ export type FromThread =
   | { readonly type: "failed"; readonly error: ErrorData }
   | { readonly type: "results"; readonly results: readonly ResultMessage[] }
   | { readonly type: "logs"; readonly records: readonly LogRecord[]; readonly dropped: number }
+  /** One newer than the version `refused`. */
+  | { readonly type: "loginWanted"; readonly refused: number }
   | { readonly type: "closed" };
 
 export type ResultMessage =

@@ -17,6 +17,10 @@ export class Session {
     return !(this.#watching || this.#inTransaction || this.#selected || this.#tainted || this.#broken);
   }
 
+  get inTransaction(): boolean {
+    return this.#inTransaction;
+  }
+
   /** Beyond repair: subscribed, monitoring, re-authenticated or otherwise changed for good. */
   get tainted(): boolean {
     return this.#tainted;

@@ -23,7 +23,7 @@ export class Settings {
   readonly problems: string[] = [];
   readonly #all: Setting[] = [];
 
-  /** `others` are top-level keys that are no settings, such as tasks. */
+  /** `others` are paths that are no settings, such as tasks. */
   addObject(raw: unknown, source: Source, origin: string, others: readonly string[]): void {
     if (!isPlainObject(raw)) {
       this.problems.push(`options (${origin}): must be an object, got ${typeOf(raw)}`);
@@ -33,7 +33,7 @@ export class Settings {
       if (others.includes(key) || value === undefined) continue;
       if (isOptionPath(key)) this.add({ path: key, raw: value, source, form: "own", origin });
       else if (!GROUPS.includes(key)) this.#unknown(key, value, origin, [...GROUPS, "appName", ...others]);
-      else if (isPlainObject(value)) this.#addGroup(key, value, source, origin);
+      else if (isPlainObject(value)) this.#addGroup(key, value, source, origin, others);
       else this.problems.push(`${key} (${origin}): must be an object, got ${typeOf(value)}`);
     }
   }
@@ -70,11 +70,17 @@ export class Settings {
     this.problems.push(`${setting.path}${at} (${setting.origin}): ${what}`);
   }
 
-  #addGroup(group: string, options: Record<string, unknown>, source: Source, origin: string): void {
+  #addGroup(
+    group: string,
+    options: Record<string, unknown>,
+    source: Source,
+    origin: string,
+    others: readonly string[],
+  ): void {
     const siblings = OPTION_PATHS.filter((path) => path.startsWith(`${group}.`)).map((path) => path.split(".")[1]!);
     for (const [name, raw] of Object.entries(options)) {
-      if (raw === undefined) continue;
       const path = `${group}.${name}`;
+      if (raw === undefined || others.includes(path)) continue;
       if (isOptionPath(path)) this.add({ path, raw, source, form: "own", origin });
       else this.#unknown(path, raw, origin, siblings, group === "redis" ? REFUSED_BY_REDTHREAD : undefined);
     }

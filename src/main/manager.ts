@@ -7,7 +7,7 @@ import type { RedisHandle } from "../common/handle.js";
 import { Ledger } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
 import { type ClientRole, connectionName } from "../common/names.js";
-import type { ManagerOptions } from "../common/options.js";
+import type { CredentialsProvider, ManagerOptions } from "../common/options.js";
 import type { LogRecord, ThreadData } from "../common/protocol.js";
 import { warnOfFewClients } from "./capacity.js";
 import { Dispatcher } from "./dispatcher.js";
@@ -20,6 +20,7 @@ import { collectStats, type Stats } from "./stats.js";
 import { type OnMessage, type SubscribeOptions, Subscriptions } from "./subscriptions.js";
 import type { TaskInput, TaskName, TaskResult } from "./task-types.js";
 import type { Thread } from "./thread.js";
+import { ThreadCredentials } from "./thread-credentials.js";
 import { Threads } from "./threads.js";
 
 export interface Health {
@@ -57,6 +58,7 @@ export class ConnectionManager<
   readonly #closeLogger: () => Promise<void>;
   readonly #gateBuffer: SharedArrayBuffer;
   readonly #gate: ConnectGate;
+  readonly #credentials: ThreadCredentials | undefined;
   readonly #dispatcher: Dispatcher;
   readonly #threads: Threads;
   readonly #recycler: Recycler;
@@ -83,6 +85,7 @@ export class ConnectionManager<
     }
     this.#gateBuffer = ConnectGate.buffer(this.#config);
     this.#gate = new ConnectGate(this.#gateBuffer, this.#config, { slot: ConnectGate.mainSlot(this.#config) });
+    this.#credentials = this.#useProvider(options.redis?.credentials);
     this.#dispatcher = new Dispatcher({
       concurrency: threads.concurrency,
       maxQueue: queue.max,
@@ -206,6 +209,7 @@ export class ConnectionManager<
       );
     } finally {
       this.#phase = "closed";
+      this.#credentials?.stop();
       this.#stopSignals?.();
     }
   }
@@ -229,12 +233,19 @@ export class ConnectionManager<
     return new ShuttingDownError("the manager is shutting down and takes no more work", { outcome: "refused" });
   }
 
+  #useProvider(provider: CredentialsProvider | undefined): ThreadCredentials | undefined {
+    if (!provider) return undefined;
+    const { redis, retry } = this.#config;
+    return new ThreadCredentials({ provider, limitMs: redis.connectTimeoutMs, retry, logger: this.#logger });
+  }
+
   #startThreads(): Threads {
     return new Threads({
       config: this.#config,
       ledger: new Ledger(this.#config.threads.count),
       gate: { buffer: this.#gateBuffer, sweep: (slot) => this.#gate.sweep(slot) },
       logger: this.#logger,
+      credentials: this.#credentials,
       onReady: (thread) => {
         this.#dispatcher.threadReady(thread);
         this.#checkReady();
@@ -301,6 +312,7 @@ export class ConnectionManager<
       logger: this.#logger,
       name: connectionName(appName, role),
       gate: this.#gate,
+      logins: this.#credentials?.logins,
       ...(onReconnected && { onReconnected }),
       onState: (state, previous) => this.#countConnection(state, previous),
     };

@@ -5,6 +5,7 @@ import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
 import type { Ledger } from "../common/ledger.js";
 import { errorCode, type Logger } from "../common/log.js";
 import type { FromThread, Hello, LogRecord, ResultMessage, Serve, ThreadData } from "../common/protocol.js";
+import type { ThreadCredentials } from "./thread-credentials.js";
 import { monotonic, within } from "../common/time.js";
 import { Thread } from "./thread.js";
 
@@ -13,6 +14,7 @@ export interface ThreadsOptions {
   readonly ledger: Ledger;
   readonly gate: { readonly buffer: SharedArrayBuffer; sweep(slot: number): void };
   readonly logger: Logger;
+  readonly credentials: ThreadCredentials | undefined;
   readonly onReady: (thread: Thread) => void;
   readonly onResults: (thread: Thread, results: readonly ResultMessage[]) => void;
   readonly onLogs: (thread: Thread, records: readonly LogRecord[], dropped: number) => void;
@@ -49,10 +51,11 @@ export class Threads {
 
   constructor(options: ThreadsOptions) {
     this.#options = options;
-    const { config, ledger, gate } = options;
+    const { config, ledger, gate, credentials } = options;
     const { count, maxTasks, maxHeapMb, resourceLimits, execArgv, env } = config.threads;
     const isRecycling = maxTasks !== undefined || maxHeapMb !== undefined;
-    const data: ThreadData = { redthread: { config, ledger: ledger.buffer, gate: gate.buffer } };
+    const hasProvider = credentials !== undefined;
+    const data: ThreadData = { redthread: { config, ledger: ledger.buffer, gate: gate.buffer, hasProvider } };
     this.#pool = new Piscina({
       filename: ENTRY,
       minThreads: count,
@@ -140,6 +143,7 @@ export class Threads {
     const thread = [...this.#threads].find(({ token }) => token === hello);
     if (!thread || threadId === undefined || !port) return;
     thread.greeted(threadId, port, (heard) => this.#receive(thread, heard));
+    this.#options.credentials?.greeted(thread);
   }
 
   #receive(thread: Thread, message: FromThread): void {
@@ -158,6 +162,9 @@ export class Threads {
       case "logs":
         thread.row.add("logsTaken", message.records.length);
         this.#options.onLogs(thread, message.records, message.dropped);
+        break;
+      case "loginWanted":
+        this.#options.credentials?.wanted(message.refused);
         break;
       case "closed":
         thread.closed();
@@ -178,6 +185,7 @@ export class Threads {
     const { state } = thread;
     await thread.hungUp();
     this.#threads.delete(thread);
+    this.#options.credentials?.gone(thread);
     // Before anybody hears of the end and starts the next.
     this.#options.gate.sweep(row);
     this.#options.ledger.free(row);

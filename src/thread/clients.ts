@@ -5,6 +5,7 @@ import { ConnectGate, ownGate } from "../common/connect-gate.js";
 import type { RedisHandle } from "../common/handle.js";
 import type { LedgerField, LedgerRow } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
+import type { Logins } from "../common/logins.js";
 import { type ClientRole, connectionName } from "../common/names.js";
 import type { Config, RetryConfig } from "../common/options.js";
 import { ClientPool, type CloseReason } from "../common/pool.js";
@@ -19,7 +20,12 @@ export interface ThreadClientsOptions {
   readonly config: Config;
   readonly logger: Logger;
   /** What the manager gave this thread; absent in a thread that none started. */
-  readonly managed?: { readonly row: LedgerRow; readonly gate: SharedArrayBuffer; readonly slot: number };
+  readonly managed?: {
+    readonly row: LedgerRow;
+    readonly gate: SharedArrayBuffer;
+    readonly slot: number;
+    readonly logins: Logins | undefined;
+  };
 }
 
 const CLOSED_FIELD = {
@@ -77,6 +83,7 @@ export class ThreadClients {
         },
       },
     );
+    managed?.logins?.listen(() => this.#dedicated.forEachIdle((client) => client.renewLogin()));
   }
 
   getRedis(signal?: AbortSignal): Promise<RedisHandle> {
@@ -116,9 +123,10 @@ export class ThreadClients {
   }
 
   #open(role: ClientRole, retry: RetryConfig, signal?: AbortSignal): Promise<Client> {
-    const { config, logger } = this.#options;
+    const { config, logger, managed } = this.#options;
     const options: ClientOptions = {
       gate: this.#gate,
+      logins: managed?.logins,
       redis: config.redis,
       retry,
       role,

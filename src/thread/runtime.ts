@@ -1,9 +1,10 @@
 import { getHeapStatistics } from "node:v8";
 import { threadId, type MessagePort, type Transferable } from "node:worker_threads";
-import { toErrorData, uncloneablePath } from "../common/envelope.js";
+import { fromErrorData, toErrorData, uncloneablePath } from "../common/envelope.js";
 import { NotCloneableError, TaskAbortedError, TaskNotFoundError, TaskTimeoutError } from "../common/errors.js";
 import { LedgerRow } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
+import { Logins } from "../common/logins.js";
 import { freezeConfig } from "../common/options.js";
 import type { CancelReason, FromThread, ResultMessage, TaskMessage, ThreadData, ToThread } from "../common/protocol.js";
 import { within } from "../common/time.js";
@@ -47,6 +48,7 @@ export class Runtime {
   readonly #row: LedgerRow;
   readonly #logs: LogPort;
   readonly #clients: ThreadClients;
+  readonly #logins: Logins | undefined;
   readonly #tasks = new Map<string, Task>();
   readonly #running = new Map<number, RunningTask>();
   #module: TasksModule = {};
@@ -56,15 +58,16 @@ export class Runtime {
   /** Settles when the manager's `close` has been carried out. */
   readonly closed = new Promise<void>((resolve) => (this.#onClosed = resolve));
 
-  constructor(port: MessagePort, { config, ledger, gate }: ThreadData["redthread"], row: number) {
+  constructor(port: MessagePort, { config, ledger, gate, hasProvider }: ThreadData["redthread"], row: number) {
     this.#port = port;
     this.#config = freezeConfig(config);
     this.#row = new LedgerRow(ledger, row);
     this.#logs = new LogPort((message) => this.#post(message), this.#row, config.log.level);
+    this.#logins = hasProvider ? new Logins((refused) => this.#post({ type: "loginWanted", refused })) : undefined;
     this.#clients = new ThreadClients({
       config: this.#config,
       logger: this.#logs,
-      managed: { row: this.#row, gate, slot: row },
+      managed: { row: this.#row, gate, slot: row, logins: this.#logins },
     });
     adopt(this.#clients);
     this.#startSampling();
@@ -92,6 +95,12 @@ export class Runtime {
         break;
       case "cancel":
         this.#running.get(message.id)?.abort(message.reason);
+        break;
+      case "login":
+        this.#logins?.came(message.login);
+        break;
+      case "loginFailed":
+        this.#logins?.failed(fromErrorData(message.error));
         break;
       case "exit":
         process.exit();
