@@ -24,8 +24,9 @@ export class ThreadCredentials {
 
   greeted(thread: Thread): void {
     this.#threads.add(thread);
-    const login = this.logins.latest;
-    if (login) thread.post({ type: "login", login });
+    const { latest, failure } = this.logins;
+    if (latest) thread.post({ type: "login", login: latest });
+    if (failure) thread.post({ type: "loginFailed", error: toErrorData(failure) });
   }
 
   wanted(refused: number): void {
