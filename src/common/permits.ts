@@ -44,7 +44,8 @@ export class Permits {
     this.#count = count;
     this.#slot = slot;
     this.#onWanted = onWanted;
-    if (onWanted) void this.#watch();
+    // Not in this turn: with somebody waiting already, it would call an owner who is not finished yet.
+    if (onWanted) queueMicrotask(() => void this.#watch());
   }
 
   get held(): number {

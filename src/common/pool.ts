@@ -130,7 +130,10 @@ export class ClientPool<T> {
 
   /** Closes one idle client, if there is one: somebody else needs the connection. */
   giveUpIdle(): void {
-    for (const slot of this.#slots) if (slot.stage === "idle") return this.#discard(slot, "idle");
+    for (const slot of this.#slots) {
+      // One that is borrowed is on its way to a waiter.
+      if (slot.stage === "idle" && !this.#pool.isBorrowedResource(slot)) return this.#discard(slot, "idle");
+    }
   }
 
   /** For clients that nobody holds; one that is being checked or lent is left out. */
@@ -201,7 +204,8 @@ export class ClientPool<T> {
 
   async #isGood(slot: Slot<T>): Promise<boolean> {
     const { client, isFresh } = slot;
-    if (client === undefined) return false;
+    // Given up meanwhile: until its QUIT is answered it looks alive.
+    if (client === undefined || slot.closed) return false;
     slot.stage = "checking";
     slot.isFresh = false;
     const hasRested = this.#options.now() - slot.idleSince > this.#options.idleCheckMs;

@@ -4,7 +4,6 @@ import { ConnectGate } from "../../src/common/connect-gate.js";
 import { Permits } from "../../src/common/permits.js";
 import type * as Tasks from "../fixtures/tasks.js";
 import { configFor } from "../support/fast-config.js";
-import { eventually } from "../support/gate.js";
 import { code, fixture, manage } from "../support/manage.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
@@ -61,47 +60,6 @@ test("what a dead thread held and waited for is swept", async () => {
   await waiting;
   b.sweep(1);
   assert.equal(a.held, 0);
-});
-
-test("the process never holds more sockets than connections.max, and nobody starves", async (t) => {
-  const manager = manage<typeof Tasks>(t, server, {
-    tasks: fixture("tasks"),
-    threads: { count: 4 },
-    dedicated: { max: 5 },
-    connections: { max: 8 },
-  });
-  await manager.ready();
-  let [most, isRunning] = [0, true];
-  const watching = (async () => {
-    while (isRunning) most = Math.max(most, (await server.clients()).length);
-  })();
-  const leases = Array.from({ length: 500 }, (_, i) => manager.run("watchAndAdd", `lease:${i % 20}`));
-  const shared = Array.from({ length: 100 }, () => manager.run("incr", "shared"));
-  await Promise.all([...leases, ...shared]);
-  isRunning = false;
-  await watching;
-  t.diagnostic(`at most ${most} connections`);
-  assert.ok(most <= 8, `${most} connections`);
-  const sums = await Promise.all(Array.from({ length: 20 }, (_, i) => server.admin.get(`lease:${i}`)));
-  assert.equal(
-    sums.reduce((sum, value) => sum + Number(value), 0),
-    500,
-  );
-});
-
-test("the permits of a thread that died in the middle of its leases come back", async (t) => {
-  const manager = manage<typeof Tasks>(t, server, {
-    tasks: fixture("tasks"),
-    threads: { count: 2 },
-    connections: { max: 5 },
-  });
-  await manager.ready();
-  for (let i = 0; i < 5; i++) {
-    await assert.rejects(manager.run("leaseAndDie"), code("THREAD_DIED"));
-    await eventually(() => manager.stats().threads.filter(({ state }) => state === "ready").length === 2, 20_000);
-  }
-  const leases = Array.from({ length: 10 }, () => manager.run("watchAndAdd", "after"));
-  assert.equal(Math.max(...(await Promise.all(leases))), 10);
 });
 
 test("a budget that cannot hold the threads is refused by name", () => {

@@ -1,0 +1,81 @@
+import { Ledger } from "../soak/ledger.js";
+import { eventually } from "./gate.js";
+import type { RedisServer } from "./redis-server.js";
+
+export interface CountedLoadOptions {
+  /** One write that adds 1 to its key; false says that it has not, and will not. */
+  readonly write: (key: string) => Promise<unknown>;
+  /** Who call at once, each in turn over and over. */
+  readonly callers: number;
+}
+
+/**
+ * Callers that go on writing whatever happens. Every call has a key of its own, so that one write run twice cannot
+ * make up for one that was lost.
+ */
+export class CountedLoad {
+  readonly ledger = new Ledger();
+  readonly #write: CountedLoadOptions["write"];
+  readonly #callers: Promise<void>[];
+  #calls = 0;
+  #progress = { from: 0, acknowledged: 0 };
+  #isOver = false;
+
+  constructor({ write, callers }: CountedLoadOptions) {
+    this.#write = write;
+    this.#callers = Array.from({ length: callers }, () => this.#call());
+  }
+
+  /** Waits until as many more calls as this, begun from now on, were acknowledged. */
+  async progress(calls: number, deadlineMs = 15_000): Promise<void> {
+    const from = this.#calls;
+    this.#progress = { from, acknowledged: 0 };
+    await eventually(() => this.#progress.acknowledged >= calls, deadlineMs, `${calls} more writes are acknowledged`);
+  }
+
+  /** Ends it; a call that is still out after `deadlineMs` hangs. */
+  async stop(deadlineMs = 30_000): Promise<void> {
+    this.#isOver = true;
+    await eventually(() => Promise.all(this.#callers).then(() => true), deadlineMs, "every call has settled");
+  }
+
+  /** What is wrong with what the callers were told, held against what the server has counted. */
+  async problems(server: RedisServer): Promise<string[]> {
+    const keys = Array.from({ length: this.#calls }, (_, i) => keyOf(i + 1));
+    const problems = this.ledger.unexplained();
+    for (let from = 0; from < keys.length; from += MGET) {
+      const some = keys.slice(from, from + MGET);
+      const counters = await server.admin.mget(some);
+      problems.push(...some.flatMap((key, i) => this.ledger.judge(key, Number(counters[i] ?? 0))));
+    }
+    return problems;
+  }
+
+  /** For a test's diagnostics. */
+  summary(): string {
+    const { acknowledged, uncertain, notSent } = this.ledger.totals;
+    const slowest = Math.round(this.ledger.slowestMs);
+    return `${acknowledged} acknowledged, ${uncertain} uncertain, ${notSent} not sent; the slowest took ${slowest} ms`;
+  }
+
+  async #call(): Promise<void> {
+    while (!this.#isOver) {
+      const call = ++this.#calls;
+      const key = keyOf(call);
+      const calledAt = performance.now();
+      try {
+        if ((await this.#write(key)) !== false) {
+          this.ledger.acknowledged(key);
+          if (call > this.#progress.from) this.#progress.acknowledged++;
+        }
+      } catch (error) {
+        this.ledger.failed(key, error);
+      }
+      this.ledger.settled(performance.now() - calledAt);
+    }
+  }
+}
+
+const MGET = 1_000;
+
+const keyOf = (call: number): string => `call:${call}`;
