@@ -8,6 +8,7 @@ import type { Logger } from "./log.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig, RetryConfig } from "./options.js";
 import type { PermitKind } from "./permits.js";
+import { isAuthReply, isFull, isReplyError, isServed, replyCode } from "./replies.js";
 import { connRetry } from "./retry.js";
 import { abortable, monotonic, within } from "./time.js";
 import { Traffic } from "./traffic.js";
@@ -249,16 +250,18 @@ export class Client implements Gate {
     if (!this.redis.stream.writable) throw new Error("the connection was lost as soon as it was made");
   }
 
-  /** One round trip that proves the handshake, ends LOADING's silence and names the connection. */
+  /** One round trip that proves the handshake, learns whether the server serves, and names the connection. */
   async #introduce(): Promise<void> {
+    // Its SELECT failed, and ioredis goes on with database 0.
+    if (isReplyError(this.#lastError)) throw this.#lastError;
     const { name, logger } = this.#options;
     const named = this.redis.own("client", "SETNAME", name).catch((error: unknown) => {
       if (!isReplyError(error)) throw error;
-      logger.warn("connection could not be named", { name, code: replyCode(error) });
+      if (isServed(error)) logger.warn("connection could not be named", { name, code: replyCode(error) });
     });
     const pinged = this.redis.own("ping").catch((error: unknown) => {
-      // An ACL that forbids PING has answered all the same.
-      if (!isReplyError(error) || replyCode(error) !== "NOPERM") throw error;
+      // NOPERM, MISCONF: refused, but by a server that answers this user.
+      if (!isServed(error)) throw error;
     });
     await Promise.all([named, pinged]);
   }
@@ -266,19 +269,22 @@ export class Client implements Gate {
   #judgeAttempt(error: unknown, accepted: boolean): Error {
     // ioredis says "Connection is closed."; why it closed came as an error event.
     const cause = isReplyError(error) ? error : (this.#lastError ?? error);
-    if (isReplyError(cause)) {
+    if (isReplyError(cause) && !isFull(cause)) {
       const code = replyCode(cause);
-      if (!AUTH_CODES.has(code)) return this.#connectFailed(new Error(`the server answered ${code}`));
+      if (!isAuthReply(cause)) return this.#connectFailed(new Error(`the server answered ${code}`));
       return new AuthFailedError(
         `Redis refused the credentials of ${this.name} (${code}): check redis.username and redis.password`,
         { reply: code },
       );
     }
-    if (!accepted || !isClosedError(error)) return this.#connectFailed(cause);
-    return new MaxclientsSuspectedError(
-      `Redis accepted the connection for ${this.name} and closed it without a word: has it reached its maxclients?`,
-      { outcome: "not-sent", cause },
-    );
+    if (!isReplyError(cause) && (!accepted || !isClosedError(error))) return this.#connectFailed(cause);
+    const how = isReplyError(cause)
+      ? "turned it away: it has reached its maxclients"
+      : "closed it without a word: has it reached its maxclients?";
+    return new MaxclientsSuspectedError(`Redis accepted the connection for ${this.name} and ${how}`, {
+      outcome: "not-sent",
+      cause,
+    });
   }
 
   #connected(entry: Entry): void {
@@ -393,7 +399,6 @@ export class Client implements Gate {
 type Limits = Pick<RetryConfig, "deadlineMs" | "attempts">;
 /** A connection that was lost is sought until it is back or nobody wants it: no budget counted from its birth. */
 const FOR_EVER: Limits = { deadlineMs: Infinity, attempts: Infinity };
-const AUTH_CODES: ReadonlySet<string> = new Set(["WRONGPASS", "NOAUTH"]);
 const clients = new WeakMap<object, Client>();
 
 /** The client behind a handle, if it is one of ours. */
@@ -416,15 +421,6 @@ function ioredisOptions(redis: RedisConfig): ConstructorParameters<typeof Handle
   };
 }
 
-function isReplyError(error: unknown): error is Error {
-  return error instanceof Error && error.name === "ReplyError";
-}
-
 function isClosedError(error: unknown): boolean {
   return error instanceof Error && error.message === "Connection is closed.";
-}
-
-/** The first word: the rest of a server's sentence can quote arguments, and those can be passwords. */
-function replyCode(error: Error): string {
-  return error.message.split(" ", 1)[0]!;
 }
