@@ -8,7 +8,8 @@ import type { Logger } from "./log.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig, RetryConfig } from "./options.js";
 import type { PermitKind } from "./permits.js";
-import { isAuthReply, isFull, isReplyError, isServed, replyCode } from "./replies.js";
+import { Replacement } from "./replacement.js";
+import { classifyReply, isAuthReply, isFull, isReplyError, isServed, replyCode } from "./replies.js";
 import { connRetry } from "./retry.js";
 import { abortable, monotonic, within } from "./time.js";
 import { Traffic } from "./traffic.js";
@@ -44,6 +45,7 @@ export class Client implements Gate {
   readonly #options: ClientOptions;
   readonly #traffic: Traffic;
   readonly #heartbeat: Heartbeat;
+  readonly #replacement: Replacement;
   readonly #life = new AbortController();
   readonly #ownListeners: ReadonlyMap<string | symbol, ReadonlySet<unknown>>;
   #state: ConnectionState = "disconnected";
@@ -81,6 +83,12 @@ export class Client implements Gate {
       probe: () => {
         if (this.redis.commandQueue.length === 0) void this.check();
       },
+    });
+    this.#replacement = new Replacement({
+      patienceMs: redis.commandTimeoutMs / 2, // what is held meanwhile keeps the other half
+      isIdle: () => !this.#traffic.isAwaited,
+      replace: () => this.redis.stream.destroy(),
+      keep: () => this.#traffic.release(),
     });
     this.redis.on("error", (error: Error) => {
       this.#lastError = error;
@@ -165,7 +173,7 @@ export class Client implements Gate {
       command.reject(this.#closedError());
       return command.promise;
     }
-    if (this.isAlive()) return this.#traffic.send(command, stream);
+    if (this.isAlive() && !this.#replacement.isPending) return this.#traffic.send(command, stream);
     if (this.#belongsToHandshake(command)) return this.#transmit(command);
     if (this.#state === "disconnected") void this.#startConnecting(FOR_EVER);
     const why = this.#options.gate.explain() ?? this.#lastFailure ?? this.#lastError;
@@ -174,6 +182,14 @@ export class Client implements Gate {
 
   refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
     return this.#traffic.refuse(pipeline);
+  }
+
+  refused(error: Error): void {
+    if (!this.isAlive() || this.#closing || classifyReply(error) !== "reconnect") return;
+    if (!this.#replacement.request()) return;
+    const { logger, name } = this.#options;
+    this.#lastError = error;
+    logger.warn("connection leads to the wrong server and is replaced", { name, code: replyCode(error) });
   }
 
   failed(error: Error): void {
@@ -295,6 +311,7 @@ export class Client implements Gate {
     });
     stream.on("data", () => {
       this.#receivedAt = monotonic();
+      this.#replacement.look();
     });
     this.#receivedAt = monotonic();
     this.#become("connected");
@@ -319,6 +336,7 @@ export class Client implements Gate {
 
   #lost(): void {
     this.#heartbeat.stop();
+    this.#replacement.stop();
     this.#traffic.lost(this.#lastError, !this.#life.signal.aborted);
     if (!this.#life.signal.aborted) void this.#startConnecting(FOR_EVER);
   }
@@ -341,6 +359,7 @@ export class Client implements Gate {
 
   async #close(ms: number): Promise<void> {
     const isHeard = this.isAlive() && !this.#traffic.isBlocked;
+    this.#replacement.stop();
     this.#traffic.flush();
     // QUIT is answered after everything written before it.
     const quit = isHeard ? this.redis.own("quit") : Promise.resolve();

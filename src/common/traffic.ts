@@ -150,6 +150,15 @@ export class Traffic {
     return false;
   }
 
+  /** Whether a caller waits for a reply on the connection; whoever timed out no longer does. */
+  get isAwaited(): boolean {
+    const { commandQueue } = this.#handle;
+    for (let i = 0; i < commandQueue.length; i++) {
+      if (!(commandQueue.peekAt(i)!.command as Timed).isSettled) return true;
+    }
+    return false;
+  }
+
   stop(): void {
     this.#deadlines.stop();
   }
