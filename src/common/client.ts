@@ -75,7 +75,7 @@ export class Client implements Gate {
     const { redis, name, role } = options;
     this.#options = options;
     this.redis = new Handle(ioredisOptions(redis), this);
-    this.#traffic = new Traffic(this.redis, { redis, name, role, onTimeout: () => void this.check() });
+    this.#traffic = new Traffic(this.redis, { redis, name, role, onTimeout: () => this.#suspect() });
     this.#heartbeat = new Heartbeat({
       everyMs: redis.heartbeatMs,
       receivedAt: () => this.#receivedAt,
@@ -137,8 +137,8 @@ export class Client implements Gate {
   }
 
   /**
-   * Whether a PING is answered by the command timeout; concurrent callers share one. A connection that fails (half-open,
-   * frozen) is destroyed, and so replaced.
+   * Whether the peer answers a PING, or sends anything else, by the command timeout; concurrent callers share one. A
+   * connection that fails (half-open, frozen) is destroyed, and so replaced.
    */
   check(): Promise<boolean> {
     return (this.#checking ??= this.#ping().finally(() => (this.#checking = undefined)));
@@ -218,7 +218,14 @@ export class Client implements Gate {
     const deadline = monotonic() + limits.deadlineMs;
     const options = { ...retry, ...limits, logger, signal: this.#life.signal };
     try {
-      await connRetry("Redis", `connecting ${name}`, options)(() => this.#attempt(deadline - monotonic()))();
+      await connRetry(
+        "Redis",
+        `connecting ${name}`,
+        options,
+      )(() =>
+        // It was begun in time: a loop blocked since then must not leave it none.
+        this.#attempt(Math.max(deadline - monotonic(), FAIR_ATTEMPT_MS)),
+      )();
       this.#connecting = undefined;
     } catch (error) {
       this.#connecting = undefined; // before anybody hears of it and tries again
@@ -311,6 +318,7 @@ export class Client implements Gate {
     });
     stream.on("data", () => {
       this.#receivedAt = monotonic();
+      this.#traffic.received();
       this.#replacement.look();
     });
     this.#receivedAt = monotonic();
@@ -321,14 +329,22 @@ export class Client implements Gate {
     this.#isReconnect = true;
   }
 
+  /** A command had no reply by its deadline: is anybody there? Behind an endless BLPOP a PING would learn nothing. */
+  #suspect(): void {
+    if (!this.#traffic.isBlocked) void this.check();
+  }
+
   async #ping(): Promise<boolean> {
     if (!this.isAlive()) return false;
     const { stream } = this.redis;
+    const askedAt = monotonic();
     try {
       await within(this.redis.own("ping"), this.#options.redis.commandTimeoutMs, () => this.#connectFailed());
       return true;
     } catch (error) {
       if (isReplyError(error)) return true;
+      // The PONG is behind a large reply, or a slow command: whoever sends anything is there.
+      if (this.isAlive() && this.#receivedAt > askedAt) return true;
       stream.destroy();
       return false;
     }
@@ -418,6 +434,8 @@ export class Client implements Gate {
 type Limits = Pick<RetryConfig, "deadlineMs" | "attempts">;
 /** A connection that was lost is sought until it is back or nobody wants it: no budget counted from its birth. */
 const FOR_EVER: Limits = { deadlineMs: Infinity, attempts: Infinity };
+/** What an attempt to connect gets at least, also at the end of its retry deadline. */
+const FAIR_ATTEMPT_MS = 250;
 const clients = new WeakMap<object, Client>();
 
 /** The client behind a handle, if it is one of ours. */
