@@ -218,14 +218,7 @@ export class Client implements Gate {
     const deadline = monotonic() + limits.deadlineMs;
     const options = { ...retry, ...limits, logger, signal: this.#life.signal };
     try {
-      await connRetry(
-        "Redis",
-        `connecting ${name}`,
-        options,
-      )(() =>
-        // It was begun in time: a loop blocked since then must not leave it none.
-        this.#attempt(Math.max(deadline - monotonic(), FAIR_ATTEMPT_MS)),
-      )();
+      await connRetry("Redis", `connecting ${name}`, options)(() => this.#attempt(deadline - monotonic()))();
       this.#connecting = undefined;
     } catch (error) {
       this.#connecting = undefined; // before anybody hears of it and tries again
@@ -240,12 +233,14 @@ export class Client implements Gate {
     await this.redis.hangUp();
     const { gate, redis } = this.#options;
     const giveUpAt = monotonic() + leftMs;
-    const entry = await gate.enter(this.#permitKind, leftMs, this.#life.signal).catch((error: unknown) => {
+    // Attempts are begun in time; one that has none left was robbed of it by a blocked loop.
+    const entryMs = leftMs > 0 ? leftMs : FAIR_ATTEMPT_MS;
+    const entry = await gate.enter(this.#permitKind, entryMs, this.#life.signal).catch((error: unknown) => {
       // Why everybody waits is of more use than that this one did.
       throw this.#lastFailure ?? this.#connectFailed(error);
     });
     this.#lastError = undefined;
-    const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), 1));
+    const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), FAIR_ATTEMPT_MS));
     let accepted = false;
     const onAccepted = (): void => void (accepted = true);
     this.redis.once("connect", onAccepted);
@@ -434,7 +429,7 @@ export class Client implements Gate {
 type Limits = Pick<RetryConfig, "deadlineMs" | "attempts">;
 /** A connection that was lost is sought until it is back or nobody wants it: no budget counted from its birth. */
 const FOR_EVER: Limits = { deadlineMs: Infinity, attempts: Infinity };
-/** What an attempt to connect gets at least, also at the end of its retry deadline. */
+/** What an attempt to connect gets at least: with less, its failure would only say that it was late. */
 const FAIR_ATTEMPT_MS = 250;
 const clients = new WeakMap<object, Client>();
 
