@@ -44,12 +44,14 @@ test("attempts counts calls, the first one included", async () => {
   assert.deepEqual(slept, []);
 });
 
-test("a wrong password and a bug are fatal, an unknown error is not, and the caller may judge otherwise", async () => {
+test("a wrong password, a bug and a refusal that stays are fatal, an unknown error is not, and the caller may judge otherwise", async () => {
   for (const [error, calls] of [
     [new AuthFailedError("no"), 1],
     [new RangeError("bug"), 1],
     [Object.assign(new Error("from another copy"), { code: "REDTHREAD_SHUTTING_DOWN" }), 1],
     [Object.assign(new Error("gone"), { code: "ECONNRESET" }), 2],
+    [Object.assign(new Error("LOADING Redis is loading"), { name: "ReplyError" }), 2],
+    [Object.assign(new Error("WRONGTYPE Operation against a key"), { name: "ReplyError" }), 1],
     ["a string", 2],
     [null, 2],
   ] as const) {

@@ -57,6 +57,15 @@ test("a loop blocked past the deadline gives the work, once unblocked, the time 
   assert.equal(await outcome, "here");
 });
 
+test("a block in the very turn in which the deadline comes in time counts as one", async () => {
+  const work = gate();
+  // Runs between the deadline's timer and the look at what has been read since.
+  setTimeout(() => setImmediate(block, 60), 30);
+  const outcome = within(work.promise, 30, timeout);
+  setTimeout(() => setImmediate(() => setImmediate(work.resolve, "here")), 60);
+  assert.equal(await outcome, "here");
+});
+
 test("the extension is given once", async () => {
   const outcome = within(never, 30, timeout);
   block(90);

@@ -9,6 +9,8 @@ import type { Login, Logins } from "./logins.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig, RetryConfig } from "./options.js";
 import type { PermitKind } from "./permits.js";
+import { Replacement } from "./replacement.js";
+import { classifyReply, isAuthReply, isFull, isReplyError, isServed, replyCode } from "./replies.js";
 import { connRetry } from "./retry.js";
 import { abortable, monotonic, within } from "./time.js";
 import { Traffic } from "./traffic.js";
@@ -46,6 +48,7 @@ export class Client implements Gate {
   readonly #options: ClientOptions;
   readonly #traffic: Traffic;
   readonly #heartbeat: Heartbeat;
+  readonly #replacement: Replacement;
   readonly #life = new AbortController();
   readonly #ownListeners: ReadonlyMap<string | symbol, ReadonlySet<unknown>>;
   #state: ConnectionState = "disconnected";
@@ -80,7 +83,7 @@ export class Client implements Gate {
     const { redis, name, role } = options;
     this.#options = options;
     this.redis = new Handle(ioredisOptions(redis), this);
-    this.#traffic = new Traffic(this.redis, { redis, name, role, onTimeout: () => void this.check() });
+    this.#traffic = new Traffic(this.redis, { redis, name, role, onTimeout: () => this.#suspect() });
     this.#heartbeat = new Heartbeat({
       everyMs: redis.heartbeatMs,
       receivedAt: () => this.#receivedAt,
@@ -88,6 +91,12 @@ export class Client implements Gate {
       probe: () => {
         if (this.redis.commandQueue.length === 0) void this.check();
       },
+    });
+    this.#replacement = new Replacement({
+      patienceMs: redis.commandTimeoutMs / 2, // what is held meanwhile keeps the other half
+      isIdle: () => !this.#traffic.isAwaited,
+      replace: () => this.redis.stream.destroy(),
+      keep: () => this.#traffic.release(),
     });
     this.redis.on("error", (error: Error) => {
       this.#lastError = error;
@@ -138,8 +147,8 @@ export class Client implements Gate {
   }
 
   /**
-   * Whether a PING is answered by the command timeout; concurrent callers share one. A connection that fails (half-open,
-   * frozen) is destroyed, and so replaced.
+   * Whether the peer answers a PING, or sends anything else, by the command timeout; concurrent callers share one. A
+   * connection that fails (half-open, frozen) is destroyed, and so replaced.
    */
   check(): Promise<boolean> {
     return (this.#checking ??= this.#ping().finally(() => (this.#checking = undefined)));
@@ -189,7 +198,7 @@ export class Client implements Gate {
       command.reject(this.#closedError());
       return command.promise;
     }
-    if (this.isAlive()) {
+    if (this.isAlive() && !this.#replacement.isPending) {
       const sent = this.#traffic.send(command, stream);
       if (this.#isRenewalDue) this.renewLogin();
       return sent;
@@ -202,6 +211,14 @@ export class Client implements Gate {
 
   refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
     return this.#traffic.refuse(pipeline);
+  }
+
+  refused(error: Error): void {
+    if (!this.isAlive() || this.#closing || classifyReply(error) !== "reconnect") return;
+    if (!this.#replacement.request()) return;
+    const { logger, name } = this.#options;
+    this.#lastError = error;
+    logger.warn("connection leads to the wrong server and is replaced", { name, code: replyCode(error) });
   }
 
   failed(error: Error): void {
@@ -245,7 +262,7 @@ export class Client implements Gate {
     const giveUpAt = monotonic() + leftMs;
     await this.#loginArrives(0, leftMs);
     try {
-      await this.#dial(leftMs);
+      await this.#dial(giveUpAt - monotonic());
     } catch (error) {
       const refused = this.#login;
       if (!(error instanceof AuthFailedError) || !refused) throw error;
@@ -277,13 +294,15 @@ export class Client implements Gate {
     await this.redis.hangUp();
     const { gate, redis } = this.#options;
     const giveUpAt = monotonic() + leftMs;
-    const entry = await gate.enter(this.#permitKind, leftMs, this.#life.signal).catch((error: unknown) => {
+    // Attempts are begun in time; one that has none left was robbed of it by a blocked loop.
+    const entryMs = leftMs > 0 ? leftMs : FAIR_ATTEMPT_MS;
+    const entry = await gate.enter(this.#permitKind, entryMs, this.#life.signal).catch((error: unknown) => {
       // Why everybody waits is of more use than that this one did.
       throw this.#lastFailure ?? this.#connectFailed(error);
     });
     this.#lastError = undefined;
     this.#takeLogin();
-    const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), 1));
+    const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), FAIR_ATTEMPT_MS));
     let accepted = false;
     const onAccepted = (): void => void (accepted = true);
     this.redis.once("connect", onAccepted);
@@ -311,16 +330,18 @@ export class Client implements Gate {
     if (!this.redis.stream.writable) throw new Error("the connection was lost as soon as it was made");
   }
 
-  /** One round trip that proves the handshake, ends LOADING's silence and names the connection. */
+  /** One round trip that proves the handshake, learns whether the server serves, and names the connection. */
   async #introduce(): Promise<void> {
+    // Its SELECT failed, and ioredis goes on with database 0.
+    if (isReplyError(this.#lastError)) throw this.#lastError;
     const { name, logger } = this.#options;
     const named = this.redis.own("client", "SETNAME", name).catch((error: unknown) => {
       if (!isReplyError(error)) throw error;
-      logger.warn("connection could not be named", { name, code: replyCode(error) });
+      if (isServed(error)) logger.warn("connection could not be named", { name, code: replyCode(error) });
     });
     const pinged = this.redis.own("ping").catch((error: unknown) => {
-      // An ACL that forbids PING has answered all the same.
-      if (!isReplyError(error) || replyCode(error) !== "NOPERM") throw error;
+      // NOPERM, MISCONF: refused, but by a server that answers this user.
+      if (!isServed(error)) throw error;
     });
     await Promise.all([named, pinged]);
   }
@@ -328,19 +349,22 @@ export class Client implements Gate {
   #judgeAttempt(error: unknown, accepted: boolean): Error {
     // ioredis says "Connection is closed."; why it closed came as an error event.
     const cause = isReplyError(error) ? error : (this.#lastError ?? error);
-    if (isReplyError(cause)) {
+    if (isReplyError(cause) && !isFull(cause)) {
       const code = replyCode(cause);
-      if (!AUTH_CODES.has(code)) return this.#connectFailed(new Error(`the server answered ${code}`));
+      if (!isAuthReply(cause)) return this.#connectFailed(new Error(`the server answered ${code}`));
       return new AuthFailedError(
         `Redis refused the credentials of ${this.name} (${code}): check ${this.#login ? "what redis.credentials gives" : "redis.username and redis.password"}`,
         { reply: code },
       );
     }
-    if (!accepted || !isClosedError(error)) return this.#connectFailed(cause);
-    return new MaxclientsSuspectedError(
-      `Redis accepted the connection for ${this.name} and closed it without a word: has it reached its maxclients?`,
-      { outcome: "not-sent", cause },
-    );
+    if (!isReplyError(cause) && (!accepted || !isClosedError(error))) return this.#connectFailed(cause);
+    const how = isReplyError(cause)
+      ? "turned it away: it has reached its maxclients"
+      : "closed it without a word: has it reached its maxclients?";
+    return new MaxclientsSuspectedError(`Redis accepted the connection for ${this.name} and ${how}`, {
+      outcome: "not-sent",
+      cause,
+    });
   }
 
   #connected(entry: Entry): void {
@@ -351,6 +375,8 @@ export class Client implements Gate {
     });
     stream.on("data", () => {
       this.#receivedAt = monotonic();
+      this.#traffic.received();
+      this.#replacement.look();
     });
     this.#receivedAt = monotonic();
     this.#become("connected");
@@ -361,14 +387,22 @@ export class Client implements Gate {
     this.#isReconnect = true;
   }
 
+  /** A command had no reply by its deadline: is anybody there? Behind an endless BLPOP a PING would learn nothing. */
+  #suspect(): void {
+    if (!this.#traffic.isBlocked) void this.check();
+  }
+
   async #ping(): Promise<boolean> {
     if (!this.isAlive()) return false;
     const { stream } = this.redis;
+    const askedAt = monotonic();
     try {
       await within(this.redis.own("ping"), this.#options.redis.commandTimeoutMs, () => this.#connectFailed());
       return true;
     } catch (error) {
       if (isReplyError(error)) return true;
+      // The PONG is behind a large reply, or a slow command: whoever sends anything is there.
+      if (this.isAlive() && this.#receivedAt > askedAt) return true;
       stream.destroy();
       return false;
     }
@@ -376,6 +410,7 @@ export class Client implements Gate {
 
   #lost(): void {
     this.#heartbeat.stop();
+    this.#replacement.stop();
     this.#traffic.lost(this.#lastError, !this.#life.signal.aborted);
     if (!this.#life.signal.aborted) void this.#startConnecting(FOR_EVER);
   }
@@ -398,6 +433,7 @@ export class Client implements Gate {
 
   async #close(ms: number): Promise<void> {
     const isHeard = this.isAlive() && !this.#traffic.isBlocked;
+    this.#replacement.stop();
     this.#traffic.flush();
     // QUIT is answered after everything written before it.
     const quit = isHeard ? this.redis.own("quit") : Promise.resolve();
@@ -457,7 +493,8 @@ export class Client implements Gate {
 type Limits = Pick<RetryConfig, "deadlineMs" | "attempts">;
 /** A connection that was lost is sought until it is back or nobody wants it: no budget counted from its birth. */
 const FOR_EVER: Limits = { deadlineMs: Infinity, attempts: Infinity };
-const AUTH_CODES: ReadonlySet<string> = new Set(["WRONGPASS", "NOAUTH"]);
+/** What an attempt to connect gets at least: with less, its failure would only say that it was late. */
+const FAIR_ATTEMPT_MS = 250;
 const clients = new WeakMap<object, Client>();
 
 /** The client behind a handle, if it is one of ours. */
@@ -480,15 +517,6 @@ function ioredisOptions(redis: RedisConfig): ConstructorParameters<typeof Handle
   };
 }
 
-function isReplyError(error: unknown): error is Error {
-  return error instanceof Error && error.name === "ReplyError";
-}
-
 function isClosedError(error: unknown): boolean {
   return error instanceof Error && error.message === "Connection is closed.";
-}
-
-/** The first word: the rest of a server's sentence can quote arguments, and those can be passwords. */
-function replyCode(error: Error): string {
-  return error.message.split(" ", 1)[0]!;
 }

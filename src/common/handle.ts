@@ -32,6 +32,8 @@ export interface Gate {
   send(command: QueuedCommand, stream?: CommandStream): unknown;
   /** Why this pipeline may not run here, if so. */
   refuse(pipeline: readonly QueuedCommand[]): Error | undefined;
+  /** The server answered a command with an error. */
+  refused(error: Error): void;
   /** ioredis gives up what it has in flight: the parser failed, or the handshake was refused. */
   failed(error: Error): void;
   connect(): Promise<void>;
@@ -105,6 +107,7 @@ export class Handle extends Redis {
   override handleReconnection(error: Error, item: CommandItem): void {
     // ioredis hangs the arguments on the error: users' values, and passwords, which would end in their logs.
     (error as { command?: unknown }).command = { name: item.command.name };
+    this.#gate.refused(error);
     super.handleReconnection(error, item);
   }
 

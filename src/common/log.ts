@@ -1,3 +1,5 @@
+import { isReplyError, replyCode } from "./replies.js";
+
 /** From the gravest to the chattiest; a threshold lets through itself and all before it. */
 export const LOG_LEVELS = ["error", "warn", "info", "debug"] as const;
 export const LOG_FORMATS = ["json", "text"] as const;
@@ -22,13 +24,14 @@ export function isLogged(level: LogLevel, threshold: LogLevel): boolean {
 }
 
 /**
- * The part of an error that may be logged: its `code`, else its name. Never the message: a server's
+ * The part of an error that may be logged: its `code`, a server's reply code, else its name. Never the message: a server's
  * reply can quote a command's arguments, and those are the users' values.
  */
 export function errorCode(error: unknown): string {
   if (typeof error !== "object" || error === null) return typeof error;
   const { code, name } = error as { code?: unknown; name?: unknown };
   if (typeof code === "string" || typeof code === "number") return String(code);
+  if (isReplyError(error)) return replyCode(error);
   return typeof name === "string" ? name : "object";
 }
 

@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { classifyReply, isReplyError } from "./replies.js";
 import { errorCode, noopLogger, type LogFields, type Logger } from "./log.js";
 import { monotonic, sleep as timerSleep } from "./time.js";
 
@@ -13,7 +14,10 @@ export interface RetryOptions {
   readonly attempts?: number | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly logger?: Logger | undefined;
-  /** Default: all but bugs (TypeError …) and the codes that no repetition mends. */
+  /**
+   * Default: all but bugs (TypeError …), the codes that no repetition mends, and a server's refusals that stay the same
+   * (WRONGTYPE, NOPERM …; not LOADING, READONLY, NOREPLICAS and their like, which did not run and may be repeated).
+   */
   readonly isRetryable?: ((error: unknown) => boolean) | undefined;
   readonly now?: (() => number) | undefined;
   readonly random?: (() => number) | undefined;
@@ -174,6 +178,7 @@ const BUGS: ReadonlySet<unknown> = new Set(["TypeError", "RangeError", "SyntaxEr
 /** By code and name, not `instanceof`: errors come from other realms and from other copies of this package. */
 function isRetryableError(error: unknown): boolean {
   if (typeof error !== "object" || error === null) return true;
+  if (isReplyError(error)) return classifyReply(error) !== "fail";
   const { code, name } = error as { code?: unknown; name?: unknown };
   return !FATAL_CODES.has(code) && !BUGS.has(name);
 }

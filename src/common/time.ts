@@ -1,5 +1,5 @@
 /** A timer this late means the loop was blocked: what we wait for may be here already, unread. */
-const BLOCKED_MS = 20;
+export const BLOCKED_MS = 20;
 /** `setTimeout` fires after 1 ms when asked for more than this. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
@@ -13,30 +13,61 @@ export async function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   signal?.throwIfAborted();
   let cancel = noop;
   const slept = new Promise<void>((resolve) => {
-    cancel = startTimer(ms, () => resolve());
+    cancel = startTimer(ms, true, () => resolve());
   });
   await abortable(slept, signal).finally(() => cancel());
 }
 
+/** How a deadline came. */
+export interface Expiry {
+  /** What was due until then is due; what came later has its own poll and grace still to come. */
+  readonly cutoff: number;
+  /** When the timer first fired: at the deadline, or when the loop was unblocked. */
+  readonly firedAt: number;
+}
+
+interface DeadlineOptions {
+  readonly ms: number;
+  /** The most that is granted once after a blocked loop. */
+  readonly graceMs: number;
+  /** Whether it keeps the process alive. */
+  readonly isRef: boolean;
+}
+
 /**
- * The outcome of `work`, or a rejection with `onTimeout()` after `ms`. A loop that was blocked past the deadline gives
- * the work, whose reply may lie in a socket nobody has read, one more `min(lateness, ms)`, once. The work itself
- * goes on: whoever started it ends it. Its later rejection is not unhandled.
+ * Every wait for the network ends here. Calls `expire` after `ms`, but never before the loop has polled its sockets
+ * once more: timers run first. If the loop was blocked when the time came, or in that very poll, what we wait for may
+ * lie in a socket and take several polls to read: the time that was lost is granted again, up to `graceMs`, once.
+ * Returns the way to call it off.
+ */
+export function startDeadline({ ms, graceMs, isRef }: DeadlineOptions, expire: (expiry: Expiry) => void): () => void {
+  let cancel = noop;
+  let firedAt: number | undefined;
+  const start = (leftMs: number): void => {
+    cancel = startTimer(leftMs, isRef, (lateMs) => {
+      const isExtended = firedAt !== undefined;
+      const now = monotonic();
+      const first = (firedAt ??= now);
+      const immediate = setImmediate(() => {
+        const blockedMs = lateMs + monotonic() - now;
+        if (!isExtended && blockedMs > BLOCKED_MS) return start(Math.min(blockedMs, graceMs));
+        expire({ cutoff: lateMs > BLOCKED_MS ? now - lateMs : now, firedAt: first });
+      });
+      cancel = () => clearImmediate(immediate);
+    });
+  };
+  start(ms);
+  return () => cancel();
+}
+
+/**
+ * The outcome of `work`, or a rejection with `onTimeout()` after `ms`, by a lag-aware deadline. The work itself goes on:
+ * whoever started it ends it. Its later rejection is not unhandled.
  */
 export function within<T>(work: PromiseLike<T>, ms: number, onTimeout: () => Error): Promise<T> {
   let cancel = noop;
   const expired = new Promise<never>((_, reject) => {
-    let extended = false;
-    const expire = (lateMs: number): void => {
-      // Timers run before the loop polls its sockets, an immediate runs after.
-      const immediate = setImmediate(() => {
-        if (extended || lateMs <= BLOCKED_MS) return reject(onTimeout());
-        extended = true;
-        cancel = startTimer(Math.min(lateMs, ms), expire);
-      });
-      cancel = () => clearImmediate(immediate);
-    };
-    cancel = startTimer(ms, expire);
+    cancel = startDeadline({ ms, graceMs: ms, isRef: true }, () => reject(onTimeout()));
   });
   return Promise.race([work, expired]).finally(() => cancel());
 }
@@ -56,7 +87,7 @@ export function abortable<T>(work: PromiseLike<T>, signal?: AbortSignal): Promis
 }
 
 /** Calls `fire` once after `ms`, telling it how late it is; returns the way to call it off. */
-function startTimer(ms: number, fire: (lateMs: number) => void): () => void {
+function startTimer(ms: number, isRef: boolean, fire: (lateMs: number) => void): () => void {
   const due = monotonic() + ms;
   let timer: NodeJS.Timeout;
   const arm = (left: number): void => {
@@ -64,6 +95,7 @@ function startTimer(ms: number, fire: (lateMs: number) => void): () => void {
       () => (left > MAX_TIMER_MS ? arm(left - MAX_TIMER_MS) : fire(monotonic() - due)),
       Math.min(left, MAX_TIMER_MS),
     );
+    if (!isRef) timer.unref();
   };
   arm(ms);
   return () => clearTimeout(timer);

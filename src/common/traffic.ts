@@ -1,3 +1,4 @@
+import { Arrival } from "./arrival.js";
 import { isSharedClient, traitOf } from "./commands.js";
 import { Deadlines } from "./deadlines.js";
 import { CircuitOpenError, CommandTimeoutError, NeedsDedicatedError, NotSentError, ReplyLostError } from "./errors.js";
@@ -6,7 +7,7 @@ import type { ClientRole } from "./names.js";
 import type { RedisConfig } from "./options.js";
 import { isResendable, markResent, wasSent } from "./resend.js";
 import { Session } from "./session.js";
-import { monotonic } from "./time.js";
+import { type Expiry, monotonic } from "./time.js";
 
 export interface TrafficOptions {
   readonly redis: RedisConfig;
@@ -40,10 +41,13 @@ export class Traffic {
   readonly #role: ClientRole;
   readonly #onTimeout: () => void;
   readonly #deadlines: Deadlines;
+  readonly #arrival: Arrival;
   #held: Held[] = [];
   #corked: Handle["stream"] | undefined;
   /** The newest commands of the queue, which wait for this turn's uncork. */
   #unsent = 0;
+  /** The newest blocking command that was written. */
+  #blocker: Timed | undefined;
 
   constructor(handle: Handle, { redis, name, role, onTimeout }: TrafficOptions) {
     this.#handle = handle;
@@ -52,10 +56,10 @@ export class Traffic {
     this.#role = role;
     this.#onTimeout = onTimeout;
     this.#deadlines = new Deadlines({
-      expire: (now) => Math.min(this.#expireWritten(now), this.#expireHeld(now)),
+      expire: (expiry) => Math.min(this.#expireWritten(expiry), this.#expireHeld(expiry.cutoff)),
       graceMs: redis.commandTimeoutMs,
-      now: monotonic,
     });
+    this.#arrival = new Arrival(redis.commandTimeoutMs);
   }
 
   /** Onto the connection, which is up. */
@@ -63,7 +67,7 @@ export class Traffic {
     const refused = this.#judge(command, stream);
     if (refused) return reject(command, refused);
     if (!this.#isShared) this.session.sent(command);
-    this.#time(command);
+    this.#timeWritten(command);
     this.#cork();
     return this.#handle.transmit(command, stream);
   }
@@ -141,11 +145,27 @@ export class Traffic {
     stream.uncork();
   }
 
+  /** Something was received, and parsed. */
+  received(): void {
+    // Where the server speaks unasked, bytes say nothing about a reply.
+    if (this.#role === "subscriber" || this.session.tainted) return;
+    this.#arrival.received(this.#handle.commandQueue.peekFront()?.command);
+  }
+
   /** A blocking command without an end holds the line: whatever is written behind it waits in vain. */
   get isBlocked(): boolean {
     const { commandQueue } = this.#handle;
     for (let i = 0; i < commandQueue.length; i++) {
       if ((commandQueue.peekAt(i)!.command as Timed)[DUE_AT] === Infinity) return true;
+    }
+    return false;
+  }
+
+  /** Whether a caller waits for a reply on the connection; whoever timed out no longer does. */
+  get isAwaited(): boolean {
+    const { commandQueue } = this.#handle;
+    for (let i = 0; i < commandQueue.length; i++) {
+      if (!(commandQueue.peekAt(i)!.command as Timed).isSettled) return true;
     }
     return false;
   }
@@ -212,13 +232,28 @@ export class Traffic {
 
   #time(command: Timed): void {
     if (command[DUE_AT] !== undefined) return; // held before: its time runs since then
-    const blockingMs = traitOf(command.name) === "blocking" ? blockingTimeoutMs(command) : 0;
-    const due = monotonic() + this.#redis.commandTimeoutMs + blockingMs;
+    const due = monotonic() + this.#redis.commandTimeoutMs;
     command[DUE_AT] = due;
     this.#deadlines.arm(due);
   }
 
-  #expireWritten(now: number): number {
+  /** A blocking command has its own timeout besides, and what is written behind it cannot be answered before it is. */
+  #timeWritten(command: Timed): void {
+    const isBlocking = traitOf(command.name) === "blocking";
+    if (!isBlocking && !this.#blocker) return this.#time(command);
+    let due = command[DUE_AT] ?? monotonic() + this.#redis.commandTimeoutMs;
+    if (this.#blocker?.isSettled) this.#blocker = undefined;
+    const blockedUntil = this.#blocker?.[DUE_AT] ?? 0;
+    if (blockedUntil < Infinity) due = Math.max(due, blockedUntil);
+    if (isBlocking) {
+      due += blockingTimeoutMs(command);
+      this.#blocker = command;
+    }
+    command[DUE_AT] = due;
+    this.#deadlines.arm(due);
+  }
+
+  #expireWritten(expiry: Expiry): number {
     let next = Infinity;
     let timedOut = false;
     const { commandQueue } = this.#handle;
@@ -226,8 +261,9 @@ export class Traffic {
       const command = commandQueue.peekAt(i)!.command as Timed;
       const due = command[DUE_AT] ?? Infinity;
       if (command.isSettled) continue;
-      if (due > now) {
-        next = Math.min(next, due);
+      const until = due > expiry.cutoff ? due : this.#arrival.until(command, expiry);
+      if (until > expiry.cutoff) {
+        next = Math.min(next, until);
         continue;
       }
       command.reject(this.#timedOut(command));
@@ -279,8 +315,9 @@ export class Traffic {
 
   #timedOut(command: QueuedCommand): CommandTimeoutError {
     const { commandTimeoutMs } = this.#redis;
+    const limit = traitOf(command.name) === "blocking" ? `its own timeout and ${commandTimeoutMs}` : commandTimeoutMs;
     return new CommandTimeoutError(
-      `no reply to ${nameOf(command)} on ${this.#name} within ${commandTimeoutMs} ms: it may still run`,
+      `no reply to ${nameOf(command)} on ${this.#name} within ${limit} ms: it may still run`,
       { outcome: "unknown", command: command.name, commandTimeoutMs },
     );
   }

@@ -16,7 +16,10 @@ interface Link {
 export class Proxy implements AsyncDisposable {
   /** Added to every chunk, each way; order is kept. */
   latencyMs = 0;
-  readonly #targetPort: number;
+  /** Of each connection, each way. */
+  bytesPerSecond = Infinity;
+  /** Where new connections lead; those that are open stay. */
+  targetPort: number;
   readonly #links = new Set<Link>();
   #server: Server | undefined;
   #port = 0;
@@ -24,7 +27,7 @@ export class Proxy implements AsyncDisposable {
   #replyBytesLeft = Infinity;
 
   constructor(targetPort: number) {
-    this.#targetPort = targetPort;
+    this.targetPort = targetPort;
   }
 
   get port(): number {
@@ -103,7 +106,7 @@ export class Proxy implements AsyncDisposable {
   }
 
   #join(client: Socket): void {
-    const upstream = connect({ port: this.#targetPort, host: "127.0.0.1", allowHalfOpen: true, noDelay: true });
+    const upstream = connect({ port: this.targetPort, host: "127.0.0.1", allowHalfOpen: true, noDelay: true });
     const link = { client, upstream };
     this.#links.add(link);
     client.setNoDelay(true);
@@ -127,19 +130,23 @@ export class Proxy implements AsyncDisposable {
 
   #pump(from: Socket, to: Socket, write: (chunk: Buffer) => boolean): void {
     let dueAt = 0;
-    const later = (step: () => void): void => {
-      dueAt = Math.max(dueAt, performance.now() + this.latencyMs);
+    const later = (step: () => void, bytes = 0): void => {
+      const sentAt = Math.max(dueAt, performance.now() + this.latencyMs);
+      dueAt = sentAt + (1_000 * bytes) / this.bytesPerSecond;
       const wait = dueAt - performance.now();
       if (wait <= 0) step();
       else setTimeout(step, wait);
     };
-    from.on("data", (chunk) =>
+    from.on("data", (chunk) => {
+      const isThrottled = this.bytesPerSecond < Infinity;
+      if (isThrottled) from.pause();
       later(() => {
+        if (isThrottled && !this.#blackhole) from.resume();
         if (!to.writable || write(chunk)) return;
         from.pause();
         to.once("drain", () => this.#blackhole || from.resume());
-      }),
-    );
+      }, chunk.length);
+    });
     from.on("end", () => later(() => to.end()));
   }
 

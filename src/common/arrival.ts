@@ -1,0 +1,42 @@
+import { BLOCKED_MS, type Expiry, monotonic } from "./time.js";
+
+/** A reply counts as arriving until nothing of it came for this long. */
+const GAP_MS = 200;
+
+/**
+ * The reply that is being received. A large one that is still arriving when its command's deadline comes is given more
+ * time as long as it keeps arriving: at most one further deadline of this loop's unblocked time.
+ */
+export class Arrival {
+  readonly #graceMs: number;
+  #command: unknown;
+  #receivedAt = -Infinity;
+  #until = Infinity;
+  #limit: number | undefined;
+
+  constructor(graceMs: number) {
+    this.#graceMs = graceMs;
+  }
+
+  /** Told after each chunk has been parsed; `first` is the command whose reply is the next to be complete. */
+  received(first: unknown): void {
+    if (first === this.#command) {
+      this.#receivedAt = monotonic(); // the chunk completed nothing: it was a part of this reply
+      return;
+    }
+    this.#command = first;
+    this.#receivedAt = -Infinity;
+    this.#until = Infinity;
+    this.#limit = undefined;
+  }
+
+  /** Until when to wait for the reply to this command, whose deadline has come; -Infinity if it is not arriving, or no longer. */
+  until(command: unknown, { firedAt }: Expiry): number {
+    if (command !== this.#command || this.#receivedAt === -Infinity) return -Infinity;
+    this.#limit ??= firedAt + this.#graceMs;
+    const blockedMs = firedAt - this.#until;
+    if (blockedMs > BLOCKED_MS) this.#limit += blockedMs;
+    this.#until = Math.min(this.#receivedAt + GAP_MS, this.#limit);
+    return this.#until > monotonic() ? this.#until : -Infinity;
+  }
+}
