@@ -70,6 +70,8 @@ export class CountedLoad {
         }
       } catch (error) {
         this.ledger.failed(key, error);
+        // Of a test that failed: its manager is shut down, and its callers would never let the loop go.
+        if ((error as { code?: string }).code === "REDTHREAD_SHUTTING_DOWN") this.#isOver = true;
       }
       this.ledger.settled(performance.now() - calledAt);
     }

@@ -1,16 +1,23 @@
 import { once } from "node:events";
 import { createServer, connect, type Server, type Socket } from "node:net";
 
-/** A TCP proxy on loopback that misbehaves on request. */
-export async function startProxy(targetPort: number): Promise<Proxy> {
-  const proxy = new Proxy(targetPort);
+/** A TCP proxy on loopback that misbehaves on request; on a free port unless `at` says where. */
+export async function startProxy(targetPort: number, at: Partial<Address> = {}): Promise<Proxy> {
+  const proxy = new Proxy(targetPort, at);
   await proxy.up();
   return proxy;
+}
+
+interface Address {
+  readonly host: string;
+  readonly port: number;
 }
 
 interface Link {
   readonly client: Socket;
   readonly upstream: Socket;
+  /** In a black hole. */
+  isDark: boolean;
 }
 
 export class Proxy implements AsyncDisposable {
@@ -20,14 +27,17 @@ export class Proxy implements AsyncDisposable {
   bytesPerSecond = Infinity;
   /** Where new connections lead; those that are open stay. */
   targetPort: number;
+  readonly #host: string;
   readonly #links = new Set<Link>();
   #server: Server | undefined;
-  #port = 0;
+  #port: number;
   #blackhole = false;
   #replyBytesLeft = Infinity;
 
-  constructor(targetPort: number) {
+  constructor(targetPort: number, { host = "127.0.0.1", port = 0 }: Partial<Address> = {}) {
     this.targetPort = targetPort;
+    this.#host = host;
+    this.#port = port;
   }
 
   get port(): number {
@@ -46,12 +56,13 @@ export class Proxy implements AsyncDisposable {
   /** While on, nothing passes either way, not even a FIN; connects are accepted and hear nothing. Switched off, all that was held passes. */
   blackhole(on: boolean): void {
     this.#blackhole = on;
-    for (const { client, upstream } of this.#links) {
-      for (const socket of [client, upstream]) {
-        if (on) socket.pause();
-        else socket.resume();
-      }
-    }
+    for (const link of this.#links) darken(link, on);
+  }
+
+  /** What is open now falls into a black hole, and stays there until `blackhole(false)`; new connects pass. */
+  strand(): void {
+    this.#blackhole = false;
+    for (const link of this.#links) darken(link, true);
   }
 
   /** RST to every client, as from a crashed host. */
@@ -86,7 +97,7 @@ export class Proxy implements AsyncDisposable {
     if (this.#server) return;
     const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (client) => this.#join(client));
     this.#server = server;
-    server.listen(this.#port, "127.0.0.1");
+    server.listen(this.#port, this.#host);
     await once(server, "listening");
     server.unref();
     this.#port = portOf(server);
@@ -107,11 +118,11 @@ export class Proxy implements AsyncDisposable {
 
   #join(client: Socket): void {
     const upstream = connect({ port: this.targetPort, host: "127.0.0.1", allowHalfOpen: true, noDelay: true });
-    const link = { client, upstream };
+    const link = { client, upstream, isDark: this.#blackhole };
     this.#links.add(link);
     client.setNoDelay(true);
-    this.#pump(client, upstream, (chunk) => upstream.write(chunk));
-    this.#pump(upstream, client, (chunk) => this.#reply(link, chunk));
+    this.#pump(link, client, upstream, (chunk) => upstream.write(chunk));
+    this.#pump(link, upstream, client, (chunk) => this.#reply(link, chunk));
     for (const [socket, other] of [
       [client, upstream],
       [upstream, client],
@@ -124,11 +135,11 @@ export class Proxy implements AsyncDisposable {
         else other.destroySoon();
       });
     }
-    if (this.#blackhole) upstream.pause();
+    if (link.isDark) upstream.pause();
     else client.resume();
   }
 
-  #pump(from: Socket, to: Socket, write: (chunk: Buffer) => boolean): void {
+  #pump(link: Link, from: Socket, to: Socket, write: (chunk: Buffer) => boolean): void {
     let dueAt = 0;
     const later = (step: () => void, bytes = 0): void => {
       const sentAt = Math.max(dueAt, performance.now() + this.latencyMs);
@@ -141,10 +152,10 @@ export class Proxy implements AsyncDisposable {
       const isThrottled = this.bytesPerSecond < Infinity;
       if (isThrottled) from.pause();
       later(() => {
-        if (isThrottled && !this.#blackhole) from.resume();
+        if (isThrottled && !link.isDark) from.resume();
         if (!to.writable || write(chunk)) return;
         from.pause();
-        to.once("drain", () => this.#blackhole || from.resume());
+        to.once("drain", () => link.isDark || from.resume());
       }, chunk.length);
     });
     from.on("end", () => later(() => to.end()));
@@ -160,6 +171,14 @@ export class Proxy implements AsyncDisposable {
     upstream.destroy();
     client.end(passed);
     return true;
+  }
+}
+
+function darken(link: Link, on: boolean): void {
+  link.isDark = on;
+  for (const socket of [link.client, link.upstream]) {
+    if (on) socket.pause();
+    else socket.resume();
   }
 }
 

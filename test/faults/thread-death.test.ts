@@ -1,0 +1,125 @@
+import assert from "node:assert/strict";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, beforeEach, test } from "node:test";
+import type * as Tasks from "../fixtures/dying-tasks.js";
+import { aheadOfTime } from "../support/clock.js";
+import { eventually } from "../support/gate.js";
+import { code, fixture, manage, silent } from "../support/manage.js";
+import { startRedis, type RedisServer } from "../support/redis-server.js";
+
+const THREADS = 2;
+/** One each, the primary, the one that is kept for the main thread, and one to lease. */
+const MAX = THREADS + 3;
+/** More than there are rows in the ledger or permits in the budget: whatever a death kept would be missed. */
+const DEATHS = 6;
+
+let server: RedisServer;
+let folder: string;
+before(async () => {
+  server = await startRedis();
+  folder = await mkdtemp(join(tmpdir(), "redthread-death-"));
+});
+beforeEach(() => server.admin.flushall());
+after(async () => {
+  await server.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const DEATHS_BY: Record<Tasks.Way, (cause: NodeJS.ErrnoException) => void> = {
+  exit: ({ message }) => assert.match(message, /exit.*3/),
+  throwInTimer: ({ message }) => assert.equal(message, "out of a timer"),
+  rejectUnheard: ({ message }) => assert.equal(message, "heard by nobody"),
+  fillHeap: (cause) => assert.equal(cause.code, "ERR_WORKER_OUT_OF_MEMORY"),
+};
+const NAMES: Record<Tasks.Way, string> = {
+  exit: "exits",
+  throwInTimer: "throws in a timer",
+  rejectUnheard: "leaves a rejection unheard",
+  fillHeap: "fills its heap",
+};
+
+for (const [way, checkCause] of Object.entries(DEATHS_BY) as [Tasks.Way, (cause: Error) => void][]) {
+  test(`a thread that ${NAMES[way]} costs its own tasks, who learn why, and leaves nothing behind`, async (t) => {
+    const manager = manage<typeof Tasks>(t, server, {
+      tasks: fixture("dying-tasks"),
+      threads: { count: THREADS, resourceLimits: { maxOldGenerationSizeMb: 40 } },
+      connections: { max: MAX },
+    });
+    await manager.ready();
+    const advance = aheadOfTime(t);
+    const ready = (): boolean =>
+      manager.stats().threads.filter(({ state }) => state === "ready").length === THREADS &&
+      manager.stats().connections.open === THREADS + 1;
+    for (let death = 1; death <= DEATHS; death++) {
+      const [started, until] = [`started:${death}`, `until:${death}`];
+      // Dealt out evenly: one beside the task that dies, one in the other thread.
+      const beside = Array.from({ length: THREADS }, () => manager.run("wait", { started, until }));
+      const outcomes = Promise.allSettled(beside);
+      await eventually(async () => Number(await server.admin.get(started)) === THREADS);
+      advance(60_000); // as if they had served for long: who dies young is replaced later each time
+      let dead = 0;
+      await assert.rejects(manager.run("die", way), (error: Error & { threadId?: number }) => {
+        assert.ok(code("THREAD_DIED")(error), String(error));
+        checkCause(error.cause as Error);
+        dead = error.threadId!;
+        return true;
+      });
+      await server.admin.set(until, 1);
+      const [lost, kept] = (await outcomes).toSorted((a) => (a.status === "rejected" ? -1 : 1));
+      assert.ok(lost!.status === "rejected" && code("THREAD_DIED")(lost!.reason));
+      checkCause((lost!.reason as { cause: Error }).cause);
+      assert.ok(kept!.status === "fulfilled" && kept!.value !== dead);
+      await eventually(ready, 15_000);
+    }
+    const held = manager.run("hold", { holding: "holding", until: "enough" });
+    await eventually(async () => (await server.admin.get("holding")) !== null);
+    await manager.subscribe("news", () => {});
+    assert.equal((await server.clients()).length, MAX);
+    await server.admin.set("enough", 1);
+    await held;
+  });
+}
+
+async function tasksFile(name: string, source: string): Promise<string> {
+  const file = join(folder, name);
+  await writeFile(file, source);
+  return file;
+}
+
+test("threads that die soon after they are up are replaced later each time", async (t) => {
+  const deaths: { delayMs: number }[] = [];
+  const error = (message: string, fields: object = {}): void => {
+    if (message === "thread died") deaths.push(fields as { delayMs: number });
+  };
+  const source = `setTimeout(() => process.exit(1), 50); export const echo = (x) => x;`;
+  manage(t, server, { tasks: await tasksFile("dies-soon.mjs", source), logger: { ...silent, error } });
+  await eventually(() => deaths.length >= 7, 30_000);
+  for (const [i, { delayMs }] of deaths.entries()) {
+    const mostMs = i === 0 ? 0 : 100 * 2 ** i;
+    assert.ok(delayMs >= mostMs / 2 && delayMs <= mostMs, `death ${i + 1}: replaced after ${delayMs} ms`);
+  }
+});
+
+test("threads that die while they are set up are THREAD_START_FAILED, and not started over and over", async (t) => {
+  const failures: unknown[] = [];
+  const error = (message: string): void => {
+    if (message === "thread could not start") failures.push(message);
+  };
+  const source = `
+    setTimeout(() => process.exit(1), 50);
+    export const setup = () => new Promise(() => {});
+    export const echo = (x) => x;`;
+  const manager = manage<{ echo(input: number): number }>(t, server, {
+    tasks: await tasksFile("dies-in-setup.mjs", source),
+    logger: { ...silent, error },
+  });
+  await assert.rejects(manager.run("echo", 1), code("THREAD_START_FAILED"));
+  const attempts = failures.length;
+  // Both, and those that were tried while the other was still starting.
+  assert.ok(attempts >= THREADS && attempts <= 2 * THREADS, `${attempts} starts`);
+  // Many times the delay after which one of them would come again.
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  assert.equal(failures.length, attempts);
+});
