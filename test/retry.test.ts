@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { AuthFailedError } from "../src/common/errors.js";
+import { AuthFailedError, NotSentError, ReplyLostError } from "../src/common/errors.js";
 import type { LogFields, Logger } from "../src/common/log.js";
 import { connRetry, type RetryOptions } from "../src/common/retry.js";
 
@@ -62,6 +62,20 @@ test("a wrong password, a bug and a refusal that stays are fatal, an unknown err
   const { options, slept } = manual({ attempts: 2, isRetryable: () => false });
   await assert.rejects(connRetry("Redis", "Connecting", options)(failing())());
   assert.deepEqual(slept, []);
+});
+
+test("what may have run already is not run again unless the caller says that it may", async () => {
+  const lost = new ReplyLostError("written, and no reply", { outcome: "unknown" });
+  const unsent = new NotSentError("no connection", { outcome: "not-sent" });
+  for (const [error, isRetryable, calls] of [
+    [lost, undefined, 1],
+    [unsent, undefined, 3],
+    [lost, () => true, 3],
+  ] as const) {
+    const { options, slept } = manual({ attempts: 3, isRetryable });
+    await assert.rejects(connRetry("Redis", "Adding", options)(failing(error))());
+    assert.equal(slept.length + 1, calls);
+  }
 });
 
 test("an abort while it waits rejects at once with the reason", async () => {

@@ -15,8 +15,9 @@ export interface RetryOptions {
   readonly signal?: AbortSignal | undefined;
   readonly logger?: Logger | undefined;
   /**
-   * Default: all but bugs (TypeError …), the codes that no repetition mends, and a server's refusals that stay the same
-   * (WRONGTYPE, NOPERM …; not LOADING, READONLY, NOREPLICAS and their like, which did not run and may be repeated).
+   * Default: all but bugs (TypeError …), the codes that no repetition mends, a server's refusals that stay the same
+   * (WRONGTYPE, NOPERM …; not LOADING, READONLY, NOREPLICAS and their like, which did not run and may be repeated), and
+   * what may have run already (`outcome: "unknown"`): nothing runs twice unless you say that it may.
    */
   readonly isRetryable?: ((error: unknown) => boolean) | undefined;
   readonly now?: (() => number) | undefined;
@@ -179,8 +180,8 @@ const BUGS: ReadonlySet<unknown> = new Set(["TypeError", "RangeError", "SyntaxEr
 function isRetryableError(error: unknown): boolean {
   if (typeof error !== "object" || error === null) return true;
   if (isReplyError(error)) return classifyReply(error) !== "fail";
-  const { code, name } = error as { code?: unknown; name?: unknown };
-  return !FATAL_CODES.has(code) && !BUGS.has(name);
+  const { code, name, outcome } = error as { code?: unknown; name?: unknown; outcome?: unknown };
+  return outcome !== "unknown" && !FATAL_CODES.has(code) && !BUGS.has(name);
 }
 
 type AnyFunction = (this: unknown, ...args: unknown[]) => unknown;

@@ -16,7 +16,8 @@ export async function warnOfFewClients(redis: RedisHandle, config: Config, logge
   }
 }
 
-/** One per thread and its dedicated ones, the primary and its successor, the subscriber. */
+/** One per thread (and per successor of one that is recycled) and its dedicated ones, the primary and its successor, the subscriber. */
 function mostConnections({ threads, dedicated, connections }: Config): number {
-  return connections.max ?? threads.count * (1 + dedicated.max) + 3;
+  const isRecycling = threads.maxTasks !== undefined || threads.maxHeapMb !== undefined;
+  return connections.max ?? (threads.count + Number(isRecycling)) * (1 + dedicated.max) + 3;
 }

@@ -1,13 +1,10 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
-import { Client } from "../../src/common/client.js";
-import { ownGate } from "../../src/common/connect-gate.js";
-import { noopLogger } from "../../src/common/log.js";
+import type { Client } from "../../src/common/client.js";
 import type { ClientRole } from "../../src/common/names.js";
 import type { RedisOptions } from "../../src/common/options.js";
-import { configFor } from "../support/fast-config.js";
 import { eventually } from "../support/gate.js";
-import { leakCheck } from "../support/leak-check.js";
+import { makeClient } from "../support/make-client.js";
 import { code } from "../support/manage.js";
 import { type Proxy, startProxy } from "../support/proxy.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
@@ -29,17 +26,7 @@ interface Setup {
 
 async function proxied(t: TestContext, redis: Partial<RedisOptions>, role: ClientRole = "thread"): Promise<Setup> {
   const proxy = await startProxy(server.port);
-  const config = configFor(proxy, { redis, retry: { baseDelayMs: 5, maxDelayMs: 20 } });
-  const client = new Client({
-    redis: config.redis,
-    retry: config.retry,
-    name: "redthread:test:resend",
-    role,
-    logger: noopLogger,
-    gate: ownGate(config),
-  });
-  t.after(() => client.close(1_000));
-  leakCheck(t, server);
+  const client = makeClient(t, server, { port: proxy.port, redis, role });
   t.after(() => proxy.close());
   await client.connect();
   return { client, proxy };
