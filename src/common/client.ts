@@ -1,33 +1,21 @@
 import type { ConnectionOptions } from "node:tls";
 import { traitOf } from "./commands.js";
-import type { ConnectGate, Entry } from "./connect-gate.js";
-import { AuthFailedError, ConnectFailedError, MaxclientsSuspectedError, NotSentError } from "./errors.js";
+import type { Entry } from "./connect-gate.js";
+import { Dialer, type DialerOptions } from "./dialer.js";
+import { NotSentError } from "./errors.js";
 import { type CommandStream, type Gate, Handle, type QueuedCommand, type RedisHandle } from "./handle.js";
 import { Heartbeat } from "./heartbeat.js";
-import type { Logger } from "./log.js";
-import type { Login, Logins } from "./logins.js";
-import type { ClientRole } from "./names.js";
 import type { RedisConfig, RetryConfig } from "./options.js";
-import type { PermitKind } from "./permits.js";
 import { Replacement } from "./replacement.js";
-import { classifyReply, isAuthReply, isFull, isReplyError, isServed, replyCode } from "./replies.js";
+import { classifyReply, isReplyError, replyCode } from "./replies.js";
 import { connRetry } from "./retry.js";
 import { abortable, monotonic, within } from "./time.js";
 import { Traffic } from "./traffic.js";
 
 export type ConnectionState = "disconnected" | "connecting" | "connected" | "closed";
 
-export interface ClientOptions {
-  readonly redis: RedisConfig;
+export interface ClientOptions extends Omit<DialerOptions, "onConnected"> {
   readonly retry: RetryConfig;
-  /** The connection's name on the server, and in errors and logs. */
-  readonly name: string;
-  readonly role: ClientRole;
-  readonly logger: Logger;
-  /** Of this thread; every socket passes it. */
-  readonly gate: ConnectGate;
-  /** Takes the place of the configured username and password. */
-  readonly logins?: Logins | undefined;
   readonly onState?: (state: ConnectionState, previous: ConnectionState) => void;
   readonly onReconnected?: () => void;
 }
@@ -46,6 +34,7 @@ const NEXT: Record<ConnectionState, readonly ConnectionState[]> = {
 export class Client implements Gate {
   readonly redis: Handle;
   readonly #options: ClientOptions;
+  readonly #dialer: Dialer;
   readonly #traffic: Traffic;
   readonly #heartbeat: Heartbeat;
   readonly #replacement: Replacement;
@@ -54,15 +43,9 @@ export class Client implements Gate {
   #state: ConnectionState = "disconnected";
   #connecting: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
-  /** What ioredis last said of the socket. */
-  #lastError: Error | undefined;
-  /** Why the last attempt to connect failed. */
-  #lastFailure: Error | undefined;
   #receivedAt = 0;
   #isReconnect = false;
   #checking: Promise<boolean> | undefined;
-  /** What the connection was opened with, or renewed to. */
-  #login: Login | undefined;
   /** A newer one waits for the end of a transaction or of an endless BLPOP. */
   #isRenewalDue = false;
   readonly #unlisten: (() => void) | undefined;
@@ -83,6 +66,8 @@ export class Client implements Gate {
     const { redis, name, role } = options;
     this.#options = options;
     this.redis = new Handle(ioredisOptions(redis), this);
+    const dialing = { ...options, onConnected: (entry: Entry) => this.#connected(entry) };
+    this.#dialer = new Dialer(this.redis, dialing, this.#life.signal);
     this.#traffic = new Traffic(this.redis, { redis, name, role, onTimeout: () => this.#suspect() });
     this.#heartbeat = new Heartbeat({
       everyMs: redis.heartbeatMs,
@@ -99,7 +84,7 @@ export class Client implements Gate {
       keep: () => this.#traffic.release(),
     });
     this.redis.on("error", (error: Error) => {
-      this.#lastError = error;
+      this.#dialer.lastError = error;
     });
     this.#ownListeners = new Map(
       this.redis.eventNames().map((event) => [event, new Set<unknown>(this.redis.rawListeners(event))]),
@@ -132,7 +117,7 @@ export class Client implements Gate {
     await within(
       abortable(this.#startConnecting(FOR_EVER), signal),
       retry.deadlineMs,
-      () => this.#lastFailure ?? this.#connectFailed(),
+      () => this.#dialer.lastFailure ?? this.#dialer.connectFailed(),
     );
   }
 
@@ -158,12 +143,12 @@ export class Client implements Gate {
   async reset(): Promise<boolean> {
     const { session } = this.#traffic;
     if (!this.isAlive() || session.tainted || this.redis.commandQueue.length > 0) return false;
-    if (this.#hasOldLogin) return false;
+    if (this.#dialer.hasOldLogin) return false;
     this.#removeForeignListeners();
     if (session.clean) return true;
     const { db, commandTimeoutMs } = this.#options.redis;
     const repairs = session.repairs(db).map(([name, ...args]) => this.redis.own(name!, ...args));
-    await within(Promise.all(repairs), commandTimeoutMs, () => this.#connectFailed());
+    await within(Promise.all(repairs), commandTimeoutMs, () => this.#dialer.connectFailed());
     session.repaired();
     return true;
   }
@@ -178,10 +163,10 @@ export class Client implements Gate {
 
   /** AUTH with the latest login, before the server ends what the former one opened; not inside a MULTI. */
   renewLogin(): void {
-    if (!this.isAlive() || !this.#hasOldLogin) return; // an attempt to connect takes the latest by itself
+    if (!this.isAlive() || !this.#dialer.hasOldLogin) return; // an attempt to connect takes the latest by itself
     this.#isRenewalDue = this.#traffic.session.inTransaction || this.#traffic.isBlocked;
     if (this.#isRenewalDue) return;
-    const { username = "default", password, version } = this.#takeLogin()!;
+    const { username = "default", password, version } = this.#dialer.takeLogin()!;
     this.redis.own("auth", username, password).catch((error: unknown) => {
       if (!isReplyError(error)) return; // lost meanwhile, and opened anew with the latest
       const { logger, logins } = this.#options;
@@ -205,7 +190,7 @@ export class Client implements Gate {
     }
     if (this.#belongsToHandshake(command)) return this.#transmit(command);
     if (this.#state === "disconnected") void this.#startConnecting(FOR_EVER);
-    const why = this.#options.gate.explain() ?? this.#lastFailure ?? this.#lastError;
+    const why = this.#options.gate.explain() ?? this.#dialer.lastFailure ?? this.#dialer.lastError;
     return this.#traffic.hold(command, stream, why);
   }
 
@@ -217,12 +202,12 @@ export class Client implements Gate {
     if (!this.isAlive() || this.#closing || classifyReply(error) !== "reconnect") return;
     if (!this.#replacement.request()) return;
     const { logger, name } = this.#options;
-    this.#lastError = error;
+    this.#dialer.lastError = error;
     logger.warn("connection leads to the wrong server and is replaced", { name, code: replyCode(error) });
   }
 
   failed(error: Error): void {
-    this.#lastError = error;
+    this.#dialer.lastError = error;
     this.#traffic.lost(error, false);
   }
 
@@ -247,7 +232,7 @@ export class Client implements Gate {
     const deadline = monotonic() + limits.deadlineMs;
     const options = { ...retry, ...limits, logger, signal: this.#life.signal };
     try {
-      await connRetry("Redis", `connecting ${name}`, options)(() => this.#attempt(deadline - monotonic()))();
+      await connRetry("Redis", `connecting ${name}`, options)(() => this.#dialer.attempt(deadline - monotonic()))();
       this.#connecting = undefined;
     } catch (error) {
       this.#connecting = undefined; // before anybody hears of it and tries again
@@ -256,115 +241,6 @@ export class Client implements Gate {
       this.#traffic.rejectHeld(error);
       throw error;
     }
-  }
-
-  async #attempt(leftMs: number): Promise<void> {
-    const giveUpAt = monotonic() + leftMs;
-    await this.#loginArrives(0, leftMs);
-    try {
-      await this.#dial(giveUpAt - monotonic());
-    } catch (error) {
-      const refused = this.#login;
-      if (!(error instanceof AuthFailedError) || !refused) throw error;
-      // Changed before they expired: once more with fresh ones.
-      await this.#loginArrives(refused.version, giveUpAt - monotonic());
-      await this.#dial(giveUpAt - monotonic());
-    }
-  }
-
-  async #loginArrives(refused: number, leftMs: number): Promise<void> {
-    const { logins } = this.#options;
-    if (!logins) return;
-    const missing = (): Error =>
-      this.#connectFailed(new Error("redis.credentials gave none in time", { cause: logins.failure }));
-    await within(logins.newerThan(refused, this.#life.signal), Math.max(leftMs, 1), missing);
-  }
-
-  #takeLogin(): Login | undefined {
-    const login = this.#options.logins?.latest;
-    if (login) this.redis.logIn(login);
-    return (this.#login = login);
-  }
-
-  get #hasOldLogin(): boolean {
-    return this.#login !== this.#options.logins?.latest;
-  }
-
-  async #dial(leftMs: number): Promise<void> {
-    await this.redis.hangUp();
-    const { gate, redis } = this.#options;
-    const giveUpAt = monotonic() + leftMs;
-    // Attempts are begun in time; one that has none left was robbed of it by a blocked loop.
-    const entryMs = leftMs > 0 ? leftMs : FAIR_ATTEMPT_MS;
-    const entry = await gate.enter(this.#permitKind, entryMs, this.#life.signal).catch((error: unknown) => {
-      // Why everybody waits is of more use than that this one did.
-      throw this.#lastFailure ?? this.#connectFailed(error);
-    });
-    this.#lastError = undefined;
-    this.#takeLogin();
-    const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), FAIR_ATTEMPT_MS));
-    let accepted = false;
-    const onAccepted = (): void => void (accepted = true);
-    this.redis.once("connect", onAccepted);
-    try {
-      await this.#open(ms);
-    } catch (error) {
-      await this.#destroy();
-      const failure = this.#judgeAttempt(error, accepted);
-      // A shutdown or a wrong password says nothing about the server.
-      if (this.#life.signal.aborted || failure instanceof AuthFailedError) entry.closed();
-      else entry.failed();
-      throw (this.#lastFailure = failure);
-    } finally {
-      this.redis.removeListener("connect", onAccepted);
-    }
-    entry.succeeded();
-    this.#connected(entry);
-  }
-
-  async #open(ms: number): Promise<void> {
-    const timeout = (): Error => new Error(`no connection and no answer within ${Math.round(ms)} ms`);
-    const opening = this.redis.dial().then(() => this.#introduce());
-    await abortable(within(opening, ms, timeout), this.#life.signal);
-    // Lost since it answered: its close event has passed, and nobody would hear of it again.
-    if (!this.redis.stream.writable) throw new Error("the connection was lost as soon as it was made");
-  }
-
-  /** One round trip that proves the handshake, learns whether the server serves, and names the connection. */
-  async #introduce(): Promise<void> {
-    // Its SELECT failed, and ioredis goes on with database 0.
-    if (isReplyError(this.#lastError)) throw this.#lastError;
-    const { name, logger } = this.#options;
-    const named = this.redis.own("client", "SETNAME", name).catch((error: unknown) => {
-      if (!isReplyError(error)) throw error;
-      if (isServed(error)) logger.warn("connection could not be named", { name, code: replyCode(error) });
-    });
-    const pinged = this.redis.own("ping").catch((error: unknown) => {
-      // NOPERM, MISCONF: refused, but by a server that answers this user.
-      if (!isServed(error)) throw error;
-    });
-    await Promise.all([named, pinged]);
-  }
-
-  #judgeAttempt(error: unknown, accepted: boolean): Error {
-    // ioredis says "Connection is closed."; why it closed came as an error event.
-    const cause = isReplyError(error) ? error : (this.#lastError ?? error);
-    if (isReplyError(cause) && !isFull(cause)) {
-      const code = replyCode(cause);
-      if (!isAuthReply(cause)) return this.#connectFailed(new Error(`the server answered ${code}`));
-      return new AuthFailedError(
-        `Redis refused the credentials of ${this.name} (${code}): check ${this.#login ? "what redis.credentials gives" : "redis.username and redis.password"}`,
-        { reply: code },
-      );
-    }
-    if (!isReplyError(cause) && (!accepted || !isClosedError(error))) return this.#connectFailed(cause);
-    const how = isReplyError(cause)
-      ? "turned it away: it has reached its maxclients"
-      : "closed it without a word: has it reached its maxclients?";
-    return new MaxclientsSuspectedError(`Redis accepted the connection for ${this.name} and ${how}`, {
-      outcome: "not-sent",
-      cause,
-    });
   }
 
   #connected(entry: Entry): void {
@@ -397,7 +273,7 @@ export class Client implements Gate {
     const { stream } = this.redis;
     const askedAt = monotonic();
     try {
-      await within(this.redis.own("ping"), this.#options.redis.commandTimeoutMs, () => this.#connectFailed());
+      await within(this.redis.own("ping"), this.#options.redis.commandTimeoutMs, () => this.#dialer.connectFailed());
       return true;
     } catch (error) {
       if (isReplyError(error)) return true;
@@ -411,7 +287,7 @@ export class Client implements Gate {
   #lost(): void {
     this.#heartbeat.stop();
     this.#replacement.stop();
-    this.#traffic.lost(this.#lastError, !this.#life.signal.aborted);
+    this.#traffic.lost(this.#dialer.lastError, !this.#life.signal.aborted);
     if (!this.#life.signal.aborted) void this.#startConnecting(FOR_EVER);
   }
 
@@ -441,17 +317,11 @@ export class Client implements Gate {
     this.#traffic.rejectHeld(this.#closedError());
     await within(quit, ms, () => this.#closedError()).catch(() => {}); // gone or frozen: destroyed below
     await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
-    await this.#destroy();
+    await this.#dialer.destroy();
     this.#heartbeat.stop();
     this.#traffic.stop();
     this.#unlisten?.();
     this.#become("closed");
-  }
-
-  async #destroy(): Promise<void> {
-    const hungUp = this.redis.hangUp();
-    this.redis.stream?.destroy();
-    await hungUp;
   }
 
   #removeForeignListeners(): void {
@@ -463,26 +333,12 @@ export class Client implements Gate {
     }
   }
 
-  /** What threads and primary live by goes before what tasks lease. */
-  get #permitKind(): PermitKind {
-    return this.#options.role === "dedicated" ? "spare" : "main";
-  }
-
   #become(state: ConnectionState): void {
     const previous = this.#state;
     if (state === previous) return;
     if (!NEXT[previous].includes(state)) throw new Error(`${this.name} cannot go from ${previous} to ${state}`);
     this.#state = state;
     this.#options.onState?.(state, previous);
-  }
-
-  #connectFailed(cause: unknown = this.#lastError): ConnectFailedError {
-    const { host, port, path } = this.#options.redis;
-    const reason = cause instanceof Error ? `: ${cause.message || (cause as NodeJS.ErrnoException).code}` : "";
-    return new ConnectFailedError(`no connection for ${this.name} to ${path ?? `${host}:${port}`}${reason}`, {
-      outcome: "not-sent",
-      cause,
-    });
   }
 
   #closedError(): NotSentError {
@@ -493,8 +349,6 @@ export class Client implements Gate {
 type Limits = Pick<RetryConfig, "deadlineMs" | "attempts">;
 /** A connection that was lost is sought until it is back or nobody wants it: no budget counted from its birth. */
 const FOR_EVER: Limits = { deadlineMs: Infinity, attempts: Infinity };
-/** What an attempt to connect gets at least: with less, its failure would only say that it was late. */
-const FAIR_ATTEMPT_MS = 250;
 const clients = new WeakMap<object, Client>();
 
 /** The client behind a handle, if it is one of ours. */
@@ -515,8 +369,4 @@ function ioredisOptions(redis: RedisConfig): ConstructorParameters<typeof Handle
     keyPrefix,
     db,
   };
-}
-
-function isClosedError(error: unknown): boolean {
-  return error instanceof Error && error.message === "Connection is closed.";
 }

@@ -1,0 +1,185 @@
+import type { ConnectGate, Entry } from "./connect-gate.js";
+import { AuthFailedError, ConnectFailedError, MaxclientsSuspectedError } from "./errors.js";
+import type { Handle } from "./handle.js";
+import type { Logger } from "./log.js";
+import type { Login, Logins } from "./logins.js";
+import type { ClientRole } from "./names.js";
+import type { RedisConfig } from "./options.js";
+import type { PermitKind } from "./permits.js";
+import { isAuthReply, isFull, isReplyError, isServed, replyCode } from "./replies.js";
+import { abortable, monotonic, within } from "./time.js";
+
+export interface DialerOptions {
+  readonly redis: RedisConfig;
+  /** The connection's name on the server, and in errors and logs. */
+  readonly name: string;
+  readonly role: ClientRole;
+  readonly logger: Logger;
+  /** Of this thread; every socket passes it. */
+  readonly gate: ConnectGate;
+  /** Takes the place of the configured username and password. */
+  readonly logins?: Logins | undefined;
+  /** In the very turn in which the connection was found good: its close is not missed. */
+  readonly onConnected: (entry: Entry) => void;
+}
+
+/** What an attempt to connect gets at least: with less, its failure would only say that it was late. */
+const FAIR_ATTEMPT_MS = 250;
+
+/** One attempt to connect at a time: login, gate, handshake and first answer, and the verdict on what went wrong. */
+export class Dialer {
+  /** What ioredis last said of the socket. */
+  lastError: Error | undefined;
+  /** Why the last attempt to connect failed. */
+  lastFailure: Error | undefined;
+  readonly #handle: Handle;
+  readonly #options: DialerOptions;
+  /** Ends every wait. */
+  readonly #life: AbortSignal;
+  /** What the connection was opened with, or renewed to. */
+  #login: Login | undefined;
+
+  constructor(handle: Handle, options: DialerOptions, life: AbortSignal) {
+    this.#handle = handle;
+    this.#options = options;
+    this.#life = life;
+  }
+
+  /** Within `leftMs`; after a failure nothing is left open. */
+  async attempt(leftMs: number): Promise<void> {
+    const giveUpAt = monotonic() + leftMs;
+    await this.#loginArrives(0, leftMs);
+    try {
+      await this.#dial(giveUpAt - monotonic());
+    } catch (error) {
+      const refused = this.#login;
+      if (!(error instanceof AuthFailedError) || !refused) throw error;
+      // Changed before they expired: once more with fresh ones.
+      await this.#loginArrives(refused.version, giveUpAt - monotonic());
+      await this.#dial(giveUpAt - monotonic());
+    }
+  }
+
+  /** The latest, for the next handshake or for an AUTH. */
+  takeLogin(): Login | undefined {
+    const login = this.#options.logins?.latest;
+    if (login) this.#handle.logIn(login);
+    return (this.#login = login);
+  }
+
+  get hasOldLogin(): boolean {
+    return this.#login !== this.#options.logins?.latest;
+  }
+
+  /** Settles when the socket is gone. */
+  async destroy(): Promise<void> {
+    const hungUp = this.#handle.hangUp();
+    this.#handle.stream?.destroy();
+    await hungUp;
+  }
+
+  connectFailed(cause: unknown = this.lastError): ConnectFailedError {
+    const { host, port, path } = this.#options.redis;
+    const reason = cause instanceof Error ? `: ${cause.message || (cause as NodeJS.ErrnoException).code}` : "";
+    return new ConnectFailedError(`no connection for ${this.#options.name} to ${path ?? `${host}:${port}`}${reason}`, {
+      outcome: "not-sent",
+      cause,
+    });
+  }
+
+  async #loginArrives(refused: number, leftMs: number): Promise<void> {
+    const { logins } = this.#options;
+    if (!logins) return;
+    const missing = (): Error =>
+      this.connectFailed(new Error("redis.credentials gave none in time", { cause: logins.failure }));
+    await within(logins.newerThan(refused, this.#life), Math.max(leftMs, 1), missing);
+  }
+
+  async #dial(leftMs: number): Promise<void> {
+    await this.#handle.hangUp();
+    const { gate, redis } = this.#options;
+    const giveUpAt = monotonic() + leftMs;
+    // Attempts are begun in time; one that has none left was robbed of it by a blocked loop.
+    const entryMs = leftMs > 0 ? leftMs : FAIR_ATTEMPT_MS;
+    const entry = await gate.enter(this.#permitKind, entryMs, this.#life).catch((error: unknown) => {
+      // Why everybody waits is of more use than that this one did.
+      throw this.lastFailure ?? this.connectFailed(error);
+    });
+    this.lastError = undefined;
+    this.takeLogin();
+    const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), FAIR_ATTEMPT_MS));
+    let accepted = false;
+    const onAccepted = (): void => void (accepted = true);
+    this.#handle.once("connect", onAccepted);
+    try {
+      await this.#open(ms);
+    } catch (error) {
+      await this.destroy();
+      const failure = this.#judgeAttempt(error, accepted);
+      // A shutdown or a wrong password says nothing about the server.
+      if (this.#life.aborted || failure instanceof AuthFailedError) entry.closed();
+      else entry.failed();
+      throw (this.lastFailure = failure);
+    } finally {
+      this.#handle.removeListener("connect", onAccepted);
+    }
+    entry.succeeded();
+    this.#options.onConnected(entry);
+  }
+
+  async #open(ms: number): Promise<void> {
+    const timeout = (): Error => new Error(`no connection and no answer within ${Math.round(ms)} ms`);
+    const opening = this.#handle.dial().then(() => this.#introduce());
+    await abortable(within(opening, ms, timeout), this.#life);
+    // Lost since it answered: its close event has passed, and nobody would hear of it again.
+    if (!this.#handle.stream.writable) throw new Error("the connection was lost as soon as it was made");
+  }
+
+  /** One round trip that proves the handshake, learns whether the server serves, and names the connection. */
+
+  async #introduce(): Promise<void> {
+    // Its SELECT failed, and ioredis goes on with database 0.
+    if (isReplyError(this.lastError)) throw this.lastError;
+    const { name, logger } = this.#options;
+    const named = this.#handle.own("client", "SETNAME", name).catch((error: unknown) => {
+      if (!isReplyError(error)) throw error;
+      if (isServed(error)) logger.warn("connection could not be named", { name, code: replyCode(error) });
+    });
+    const pinged = this.#handle.own("ping").catch((error: unknown) => {
+      // NOPERM, MISCONF: refused, but by a server that answers this user.
+      if (!isServed(error)) throw error;
+    });
+    await Promise.all([named, pinged]);
+  }
+
+  #judgeAttempt(error: unknown, accepted: boolean): Error {
+    // ioredis says "Connection is closed."; why it closed came as an error event.
+    const cause = isReplyError(error) ? error : (this.lastError ?? error);
+    if (isReplyError(cause) && !isFull(cause)) {
+      const code = replyCode(cause);
+      if (!isAuthReply(cause)) return this.connectFailed(new Error(`the server answered ${code}`));
+      const source = this.#login ? "what redis.credentials gives" : "redis.username and redis.password";
+      return new AuthFailedError(`Redis refused the credentials of ${this.#options.name} (${code}): check ${source}`, {
+        reply: code,
+      });
+    }
+    if (!isReplyError(cause) && (!accepted || !isClosedError(error))) return this.connectFailed(cause);
+    const how = isReplyError(cause)
+      ? "turned it away: it has reached its maxclients"
+      : "closed it without a word: has it reached its maxclients?";
+    return new MaxclientsSuspectedError(`Redis accepted the connection for ${this.#options.name} and ${how}`, {
+      outcome: "not-sent",
+      cause,
+    });
+  }
+
+  /** What threads and primary live by goes before what tasks lease. */
+
+  get #permitKind(): PermitKind {
+    return this.#options.role === "dedicated" ? "spare" : "main";
+  }
+}
+
+function isClosedError(error: unknown): boolean {
+  return error instanceof Error && error.message === "Connection is closed.";
+}
