@@ -18,4 +18,5 @@ export type { RunOptions } from "./main/job.js";
 export type { ShutdownReport } from "./main/shutdown.js";
 export type { Stats, ThreadStats } from "./main/stats.js";
 export type { OnMessage, SubscribeOptions } from "./main/subscriptions.js";
+export type { MapOptions, MapOutcome } from "./main/task-map.js";
 export type { TaskInput, TaskName, TaskResult } from "./main/task-types.js";

@@ -3,7 +3,7 @@ import { disconnect as disconnectOne } from "./common/connect.js";
 import type { RedisHandle } from "./common/handle.js";
 import type { DedicatedLease } from "./thread/clients.js";
 import { closeCurrent, currentClients } from "./thread/current.js";
-import { Transfer } from "./thread/runtime.js";
+import { Transfer } from "./thread/results.js";
 
 export * from "./common/errors.js";
 export { cached, threadCached } from "./common/memo.js";
@@ -11,7 +11,7 @@ export { connRetry } from "./common/retry.js";
 export { connect } from "./common/connect.js";
 export type { Credentials, CredentialsProvider } from "./common/options.js";
 export type { DedicatedLease } from "./thread/clients.js";
-export type { TaskContext } from "./thread/runtime.js";
+export type { TaskContext } from "./thread/task.js";
 
 interface AcquireOptions {
   readonly signal?: AbortSignal;
@@ -22,8 +22,9 @@ interface AcquireOptions {
  * kept. In a thread that no manager started it is configured by the environment.
  * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, REDTHREAD_CONFIG_INVALID
  */
-export async function getRedis({ signal }: AcquireOptions = {}): Promise<RedisHandle> {
-  return (await currentClients()).getRedis(signal);
+export function getRedis({ signal }: AcquireOptions = {}): Promise<RedisHandle> {
+  const clients = currentClients();
+  return clients instanceof Promise ? clients.then((made) => made.getRedis(signal)) : clients.getRedis(signal);
 }
 
 /**

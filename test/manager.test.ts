@@ -145,7 +145,7 @@ test("a hundred tasks that share a signal are all given up, without a warning of
   const manager = managed(t);
   const stop = new AbortController();
   const tasks = Array.from({ length: 100 }, () => manager.run("waitForKey", "never", { signal: stop.signal }));
-  await eventually(() => manager.stats().threads.every(({ running }) => running === 16));
+  await eventually(() => manager.stats().threads.every(({ running }) => running === 32));
   stop.abort();
   for (const task of await Promise.allSettled(tasks)) {
     assert.ok(task.status === "rejected" && code("TASK_ABORTED")(task.reason));

@@ -26,7 +26,7 @@ test("without options everything has the documented default", () => {
       resend: "never",
     },
     primary: { ttlMs: 3_600_000, jitter: 0.1 },
-    threads: { count: 3, concurrency: 16, startTimeoutMs: 10_000 },
+    threads: { count: 3, concurrency: 32, startTimeoutMs: 10_000 },
     dedicated: { max: 4, acquireTimeoutMs: 30_000, idleTimeoutMs: 600_000, maxLifetimeMs: 1_800_000 },
     retry: { deadlineMs: 30_000, baseDelayMs: 50, maxDelayMs: 1_000, attempts: Infinity },
     connections: { connecting: 4 },

@@ -67,9 +67,10 @@ export class SharedClient {
    */
   get(signal?: AbortSignal): Promise<RedisHandle> {
     const entry = this.#current;
-    if (entry && monotonic() < entry.expiresAt && entry.client.isFresh(this.#options.idleCheckMs)) {
+    const now = monotonic();
+    if (entry && now < entry.expiresAt && entry.client.isFresh(this.#options.idleCheckMs, now)) {
       this.#options.onHit?.();
-      entry.handedOutAt = monotonic();
+      entry.handedOutAt = now;
       return entry.handle;
     }
     return this.#borrow(signal).then((borrowed) => {

@@ -127,8 +127,8 @@ export class Client implements Gate {
   }
 
   /** Alive, and heard from within `idleMs`: no need to ask for a PING. */
-  isFresh(idleMs: number): boolean {
-    return this.isAlive() && monotonic() - this.#receivedAt <= idleMs;
+  isFresh(idleMs: number, now: number = monotonic()): boolean {
+    return this.isAlive() && now - this.#receivedAt <= idleMs;
   }
 
   /**
@@ -255,6 +255,7 @@ export class Client implements Gate {
       this.#replacement.look();
     });
     this.#receivedAt = monotonic();
+    this.#traffic.connected();
     this.#become("connected");
     this.renewLogin(); // if one came during the handshake
     this.#heartbeat.start();

@@ -75,7 +75,7 @@ export const OPTIONS: Readonly<Record<OptionPath, Option>> = {
   "primary.ttlMs": { kind: integer(10), initial: 3_600_000 },
   "primary.jitter": { kind: number(0, 0.5), initial: 0.1 },
   "threads.count": { kind: integer(1, 1_024), compute: () => availableCores() },
-  "threads.concurrency": { kind: integer(1, 10_000), initial: 16 },
+  "threads.concurrency": { kind: integer(1, 10_000), initial: 32 },
   "threads.startTimeoutMs": { kind: integer(100), initial: 10_000 },
   "threads.maxTasks": { kind: integer(1) },
   "threads.maxHeapMb": { kind: integer(32) },

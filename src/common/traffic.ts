@@ -5,6 +5,7 @@ import { CircuitOpenError, CommandTimeoutError, NeedsDedicatedError, NotSentErro
 import type { CommandStream, Handle, QueuedCommand } from "./handle.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig } from "./options.js";
+import { Outbox } from "./outbox.js";
 import { isResendable, markResent, wasSent } from "./resend.js";
 import { Session } from "./session.js";
 import { type Expiry, monotonic } from "./time.js";
@@ -39,12 +40,13 @@ export class Traffic {
   readonly #redis: RedisConfig;
   readonly #name: string;
   readonly #role: ClientRole;
+  readonly #isShared: boolean;
   readonly #onTimeout: () => void;
   readonly #deadlines: Deadlines;
   readonly #arrival: Arrival;
   #held: Held[] = [];
-  #corked: Handle["stream"] | undefined;
-  /** The newest commands of the queue, which wait for this turn's uncork. */
+  #outbox: Outbox | undefined;
+  /** The newest commands of the queue, which wait in the outbox for the end of this turn. */
   #unsent = 0;
   /** The newest blocking command that was written. */
   #blocker: Timed | undefined;
@@ -54,6 +56,7 @@ export class Traffic {
     this.#redis = redis;
     this.#name = name;
     this.#role = role;
+    this.#isShared = SHARED_ROLES.has(role);
     this.#onTimeout = onTimeout;
     this.#deadlines = new Deadlines({
       expire: (expiry) => Math.min(this.#expireWritten(expiry), this.#expireHeld(expiry.cutoff)),
@@ -62,13 +65,18 @@ export class Traffic {
     this.#arrival = new Arrival(redis.commandTimeoutMs);
   }
 
+  /** The connection is up: whatever is written to it from now on goes through an outbox. */
+  connected(): void {
+    this.#outbox = new Outbox(this.#handle.stream, () => (this.#unsent = 0));
+  }
+
   /** Onto the connection, which is up. */
   send(command: QueuedCommand, stream?: CommandStream): unknown {
     const refused = this.#judge(command, stream);
     if (refused) return reject(command, refused);
     if (!this.#isShared) this.session.sent(command);
     this.#timeWritten(command);
-    this.#cork();
+    this.#unsent++;
     return this.#handle.transmit(command, stream);
   }
 
@@ -135,14 +143,9 @@ export class Traffic {
     this.#held = [...kept, ...this.#held];
   }
 
-  /** What this turn has corked leaves now. */
+  /** Of this turn, what has not left yet leaves now. */
   flush(): void {
-    const stream = this.#corked;
-    this.#corked = undefined;
-    // Destroyed in this very turn: what was corked never left, and lost() judges it by #unsent.
-    if (!stream || stream.destroyed) return;
-    this.#unsent = 0;
-    stream.uncork();
+    this.#outbox?.flush();
   }
 
   /** Something was received, and parsed. */
@@ -201,10 +204,6 @@ export class Traffic {
     return why instanceof CircuitOpenError ? why : this.#notSent(command, why);
   }
 
-  get #isShared(): boolean {
-    return SHARED_ROLES.has(this.#role);
-  }
-
   #judge(command: QueuedCommand, stream: CommandStream): Error | undefined {
     // Pipelines were judged as a whole, before their first command came here.
     if (stream === undefined && this.#isRefused(command)) return this.needsDedicated(command.name);
@@ -219,15 +218,6 @@ export class Traffic {
     if (trait === "client") return !isSharedClient(command.args);
     if (trait === "blocking") return command.extractBlockingTimeout() !== null; // XREAD without BLOCK
     return !(trait === "session" && this.#role === "subscriber");
-  }
-
-  /** All of a turn's commands leave in one write; nothing is delayed beyond the turn, and the order stays. */
-  #cork(): void {
-    this.#unsent++;
-    if (this.#corked) return;
-    this.#corked = this.#handle.stream;
-    this.#corked.cork();
-    process.nextTick(() => this.flush());
   }
 
   #time(command: Timed): void {

@@ -1,8 +1,12 @@
 import { fromErrorData } from "../common/envelope.js";
+import { deferred, type Deferred } from "../common/waiters.js";
 import { QueueFullError, type Outcome } from "../common/errors.js";
-import type { CancelReason, ResultMessage } from "../common/protocol.js";
+import type { CancelReason, ErrorData, ResultsMessage } from "../common/protocol.js";
 import { AbortWatch } from "./abort-watch.js";
-import { Job, type RunOptions } from "./job.js";
+import { Job, type JobCallbacks, type RunOptions } from "./job.js";
+import { Load } from "./load.js";
+import { Pace } from "./pace.js";
+import { TaskQueue } from "./task-queue.js";
 import type { Thread } from "./thread.js";
 
 export interface DispatcherOptions {
@@ -13,29 +17,25 @@ export interface DispatcherOptions {
   readonly cancelGraceMs: number;
 }
 
-interface Load {
-  readonly jobs: Map<number, Job>;
-  /** Waits for this thread to be empty, or has it to itself; nothing else is sent there. */
-  exclusive: Job | undefined;
-  /** Called once nothing runs there and nothing is reserved for it. */
-  onIdle: (() => void) | undefined;
-  done: number;
-  failed: number;
-}
+const WATCH_MS = 10;
+/** A loop that is busy for less than this share of the time. */
+const IDLE = 0.5;
 
 /** Between `run()` and the threads: queues, deals out to the least loaded, and settles every task exactly once. */
 export class Dispatcher {
   readonly #concurrency: number;
   readonly #maxQueue: number;
   readonly #cancelGraceMs: number;
+  readonly #queue = new TaskQueue();
+  readonly #pace = new Pace();
   readonly #loads = new Map<Thread, Load>();
   readonly #aborts = new AbortWatch<Job>((job, reason) => this.#giveUp(job, "aborted", job.aborted(reason)));
-  #queue: Job[] = [];
   /** Of the queue, those whose callers still wait; reserved ones are no longer in it. */
   #queued = 0;
-  #inThreads = 0;
   #ids = 0;
   #pumping = false;
+  #watching: NodeJS.Timeout | undefined;
+  #room: Deferred<void> | undefined;
   #onDrained: (() => void) | undefined;
   #aborted: ((outcome: Outcome, cause?: unknown) => Error) | undefined;
   #finished = 0;
@@ -59,18 +59,26 @@ export class Dispatcher {
 
   countsOf(thread: Thread): { running: number; done: number; failed: number } {
     const load = this.#loads.get(thread);
-    return { running: load?.jobs.size ?? 0, done: load?.done ?? 0, failed: load?.failed ?? 0 };
+    return { running: load?.size ?? 0, done: load?.done ?? 0, failed: load?.failed ?? 0 };
   }
 
   run(name: string, input: unknown, options: RunOptions): Promise<unknown> {
-    if (this.#queued >= this.#maxQueue) return Promise.reject(this.#queueFull(name));
-    const job = new Job(++this.#ids, name, input, options);
-    const { signal } = options;
-    if (signal?.aborted) {
-      job.abandon(job.aborted(signal.reason));
-      return job.result;
+    return new Promise((resolve, reject) => this.submit(name, input, options, { resolve, reject }));
+  }
+
+  /** As `run`, for those who need no promise. */
+  submit(name: string, input: unknown, options: RunOptions, callbacks: JobCallbacks): Job | undefined {
+    if (this.#queued >= this.#maxQueue) {
+      callbacks.reject(this.#queueFull(name));
+      return undefined;
     }
+    const job = new Job(++this.#ids, name, input, options, callbacks);
+    const { signal } = options;
     if (signal) {
+      if (signal.aborted) {
+        job.fail(job.aborted(signal.reason));
+        return job;
+      }
       this.#aborts.add(signal, job);
       job.onSettled = () => this.#aborts.delete(signal, job);
     }
@@ -78,51 +86,69 @@ export class Dispatcher {
     this.#queue.push(job);
     this.#queued++;
     this.#schedule();
-    return job.result;
+    return job;
+  }
+
+  /** Resolves when the queue has room; undefined if it has. */
+  room(): Promise<void> | undefined {
+    if (this.#queued < this.#maxQueue) return undefined;
+    return (this.#room ??= deferred()).promise;
+  }
+
+  /** Gives a job up, wherever it is. */
+  withdraw(job: Job, reason: unknown): void {
+    if (!job.settled) this.#giveUp(job, "aborted", job.aborted(reason));
   }
 
   threadReady(thread: Thread): void {
-    this.#loads.set(thread, { jobs: new Map(), exclusive: undefined, onIdle: undefined, done: 0, failed: 0 });
+    this.#loads.set(thread, new Load(thread, this.#concurrency));
     this.#schedule();
   }
 
+  /** What the thread had read is lost with it; the rest goes elsewhere. */
   threadGone(thread: Thread, reason: Error): void {
     const load = this.#loads.get(thread);
     if (!load) return;
     this.#loads.delete(thread);
-    this.#inThreads -= load.jobs.size;
-    for (const job of load.jobs.values()) this.#abandon(job, reason);
     const reserved = load.exclusive;
-    if (reserved && !reserved.settled && !reserved.thread) {
-      this.#queue.unshift(reserved);
-      this.#queued++;
+    const unread: Job[] = [];
+    for (const job of load.jobs) {
+      // What was moved there is gone.
+      if (thread.hasHeard(job.sentIn) || job.options.transferList) this.#abandon(job, reason);
+      else unread.push(job);
     }
+    if (reserved && !reserved.thread) unread.push(reserved);
+    for (const job of unread.toReversed()) this.#requeue(job);
     load.onIdle?.();
     this.#schedule();
     this.#checkDrained();
   }
 
-  results(thread: Thread, results: readonly ResultMessage[]): void {
+  results(thread: Thread, { done, failed, busyMs }: ResultsMessage): void {
     const load = this.#loads.get(thread);
     if (!load) return;
-    for (const result of results) {
-      const job = load.jobs.get(result.id);
+    const names = new Set<string>();
+    for (let i = 0; i < done.length; i += 2) {
+      const job = this.#ended(load, done[i] as number, names);
       if (!job) continue;
-      this.#leave(job, load);
-      if (result.ok) load.done++;
-      else load.failed++;
-      this.#settle(job, result);
+      load.done++;
+      if (job.finish(done[i + 1])) this.#finished++;
     }
-    this.#pump(); // room now: what waits leaves in this turn
+    for (let i = 0; i < failed.length; i += 2) {
+      const job = this.#ended(load, failed[i] as number, names);
+      if (!job) continue;
+      load.failed++;
+      this.#fail(job, failed[i + 1] as ErrorData);
+    }
+    this.#pace.measured(names, busyMs, (done.length + failed.length) / 2);
+    this.#schedule(); // room now
     this.#checkDrained();
   }
 
   /** Rejects what waits for a thread. */
   failQueued(error: Error): void {
-    const waiting = this.#queue;
-    this.#queue = [];
+    for (const job of this.#queue.drain()) this.#abandon(job, error);
     this.#queued = 0;
-    for (const job of waiting) this.#abandon(job, error);
     for (const load of this.#loads.values()) {
       const reserved = load.exclusive;
       if (!reserved || reserved.thread) continue;
@@ -159,105 +185,91 @@ export class Dispatcher {
   #schedule(): void {
     if (this.#pumping) return;
     this.#pumping = true;
-    // All that this turn's callers ask for leaves together: one message per thread.
-    queueMicrotask(() => {
+    // All that this turn's callers ask for leaves together, one message per thread: a tick comes after the promises
+    // that the results of this turn have settled.
+    process.nextTick(() => {
       this.#pumping = false;
       this.#pump();
     });
   }
 
-  #pump(): void {
-    const batches = new Map<Thread, Job[]>();
-    let next = 0;
-    for (; next < this.#queue.length; next++) {
-      const job = this.#queue[next]!;
-      if (job.settled) continue; // given up while waiting
-      const thread = job.options.exclusive ? this.#reserve(job) : this.#leastLoaded();
-      if (!thread) break;
-      this.#queued--;
-      if (!job.options.exclusive) this.#assign(job, thread, batches);
-    }
-    this.#queue.splice(0, next);
-    for (const [thread, jobs] of batches) this.#send(thread, jobs);
-    for (const [thread, load] of this.#loads) {
-      this.#startExclusive(thread, load);
-      if (load.jobs.size === 0 && !load.exclusive) load.onIdle?.();
-    }
+  /**
+   * What waits may do so in vain: a mean can be wrong, and tasks can wait for each other. A thread whose loop is idle
+   * meanwhile is given as many as it may run.
+   */
+  #watch(): void {
+    if (this.#watching || this.#queued === 0) return;
+    for (const { thread } of this.#loads.values()) thread.loopBusy(); // counted from here
+    this.#watching = setTimeout(() => {
+      this.#watching = undefined;
+      for (const load of this.#loads.values()) load.isWaiting = load.thread.loopBusy() < IDLE;
+      this.#pump();
+      for (const load of this.#loads.values()) load.isWaiting = false;
+    }, WATCH_MS).unref();
   }
 
-  #leastLoaded(): Thread | undefined {
-    let best: Thread | undefined;
-    let least = this.#concurrency;
-    for (const [thread, load] of this.#loads) {
-      if (load.exclusive || load.jobs.size >= least || thread.state !== "ready") continue;
-      best = thread;
-      least = load.jobs.size;
+  #pump(): void {
+    for (let job = this.#queue.peek(); job; job = this.#queue.peek()) {
+      const busyMs = this.#pace.of(job.name);
+      const load = job.options.exclusive ? this.#reserve() : this.#leastLoaded(busyMs);
+      if (!load) break;
+      this.#queue.shift();
+      this.#queued--;
+      if (job.options.exclusive) load.exclusive = job;
+      else load.give(job, busyMs);
     }
+    for (const load of this.#loads.values()) {
+      this.#startExclusive(load);
+      load.post(this.#refuse);
+      if (load.size === 0 && !load.exclusive) load.onIdle?.();
+    }
+    this.#watch();
+    if (this.#queued >= this.#maxQueue) return;
+    this.#room?.resolve();
+    this.#room = undefined;
+  }
+
+  #leastLoaded(busyMs: number): Load | undefined {
+    let best: Load | undefined;
+    for (const load of this.#loads.values()) if (load.hasRoom(busyMs) && load.isLessThan(best)) best = load;
     return best;
   }
 
-  /** Sets a thread aside: it gets nothing more until it is empty and the job has run; the others go on. */
-  #reserve(job: Job): Thread | undefined {
-    let best: [Thread, Load] | undefined;
-    for (const entry of this.#loads) {
-      const [thread, load] = entry;
-      if (load.exclusive || thread.state !== "ready") continue;
-      if (!best || load.jobs.size < best[1].jobs.size) best = entry;
-    }
-    if (best) best[1].exclusive = job;
-    return best?.[0];
+  /** A thread to set aside: it gets nothing more until it is empty and the job has run; the others go on. */
+  #reserve(): Load | undefined {
+    let best: Load | undefined;
+    for (const load of this.#loads.values()) if (load.isOpen && load.isLessThan(best)) best = load;
+    return best;
   }
 
-  #startExclusive(thread: Thread, load: Load): void {
+  #startExclusive(load: Load): void {
     const job = load.exclusive;
-    if (!job || load.jobs.size > 0) return;
-    if (job.settled) {
-      load.exclusive = undefined;
-      this.#schedule();
-      return;
-    }
-    this.#enter(job, thread);
-    this.#sendAlone(thread, job);
+    if (!job || load.size > 0) return;
+    if (!job.settled) return load.give(job, this.#pace.of(job.name));
+    load.exclusive = undefined;
+    this.#schedule();
   }
 
-  #assign(job: Job, thread: Thread, batches: Map<Thread, Job[]>): void {
-    this.#enter(job, thread);
-    if (job.options.transferList) return this.#sendAlone(thread, job);
-    const batch = batches.get(thread);
-    if (batch) batch.push(job);
-    else batches.set(thread, [job]);
+  /** It cannot be cloned. */
+  readonly #refuse = (job: Job, cause: unknown): void => {
+    this.#abandon(job, job.notCloneable(cause));
+    this.#schedule();
+    this.#checkDrained();
+  };
+
+  #requeue(job: Job): void {
+    if (job.settled) return;
+    job.thread = undefined;
+    this.#queue.unshift(job);
+    this.#queued++;
   }
 
-  #enter(job: Job, thread: Thread): void {
-    job.thread = thread;
-    this.#loads.get(thread)!.jobs.set(job.message.id, job);
-    this.#inThreads++;
-  }
-
-  #leave(job: Job, load: Load): void {
-    load.jobs.delete(job.message.id);
-    if (load.exclusive === job) load.exclusive = undefined;
-    this.#inThreads--;
-  }
-
-  #send(thread: Thread, jobs: readonly Job[]): void {
-    try {
-      thread.post({ type: "tasks", tasks: jobs.map((job) => job.message) });
-    } catch {
-      // One input cannot be cloned; alone, each shows whether it is the one.
-      for (const job of jobs) this.#sendAlone(thread, job);
-    }
-  }
-
-  #sendAlone(thread: Thread, job: Job): void {
-    try {
-      thread.post({ type: "tasks", tasks: [job.message] }, job.options.transferList);
-    } catch (cause) {
-      this.#leave(job, this.#loads.get(thread)!);
-      this.#abandon(job, job.notCloneable(cause));
-      this.#schedule();
-      this.#checkDrained();
-    }
+  #ended(load: Load, id: number, names: Set<string>): Job | undefined {
+    const job = load.get(id);
+    if (!job) return undefined;
+    load.remove(job);
+    names.add(job.name);
+    return job;
   }
 
   /** The caller is told at once; a task that runs already keeps its place in the thread until it has ended. */
@@ -269,30 +281,32 @@ export class Dispatcher {
     this.#checkDrained();
   };
 
-  #settle(job: Job, result: ResultMessage): void {
-    if (!result.ok && this.#aborted) this.#abandon(job, this.#aborted("unknown", fromErrorData(result.error)));
-    else if (job.finish(result)) this.#finished++;
+  #fail(job: Job, data: ErrorData): void {
+    const error = fromErrorData(data);
+    if (this.#aborted) this.#abandon(job, this.#aborted("unknown", error));
+    else if (job.fail(error)) this.#finished++;
   }
 
   /** Aborts the task's signal; a thread that cannot even hear of it, or has nothing else to do, is ended after the grace. */
-  #cancel({ message, options }: Job, thread: Thread, reason: CancelReason, error: Error): void {
-    const { id } = message;
+  #cancel({ id, options }: Job, thread: Thread, reason: CancelReason, error: Error): void {
     const cancelled = thread.post({ type: "cancel", id, reason });
     if (options.cancel === "cooperative") return;
     setTimeout(() => {
-      if (!this.#loads.get(thread)?.jobs.has(id)) return;
+      if (!this.#loads.get(thread)?.get(id)) return;
       if (options.exclusive || !thread.hasHeard(cancelled)) thread.end(error);
     }, this.#cancelGraceMs).unref();
   }
 
   #abandon(job: Job, error: Error): void {
-    if (job.abandon(error)) this.#abandoned++;
+    if (job.fail(error)) this.#abandoned++;
   }
 
   #checkDrained(): void {
-    if (this.#queued > 0 || this.#inThreads > 0) return;
-    for (const load of this.#loads.values()) if (load.exclusive && !load.exclusive.settled) return;
-    this.#onDrained?.();
+    if (!this.#onDrained || this.#queued > 0) return;
+    for (const { size, exclusive } of this.#loads.values()) {
+      if (size > 0 || (exclusive && !exclusive.settled)) return;
+    }
+    this.#onDrained();
   }
 
   #queueFull(name: string): QueueFullError {

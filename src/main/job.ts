@@ -1,7 +1,13 @@
 import type { Transferable } from "node:worker_threads";
-import { fromErrorData, uncloneablePath } from "../common/envelope.js";
-import { NotCloneableError, TaskAbortedError, TaskTimeoutError, type Outcome } from "../common/errors.js";
-import type { CancelReason, ResultMessage, TaskMessage } from "../common/protocol.js";
+import { uncloneablePath } from "../common/envelope.js";
+import {
+  ConfigInvalidError,
+  NotCloneableError,
+  TaskAbortedError,
+  TaskTimeoutError,
+  type Outcome,
+} from "../common/errors.js";
+import type { CancelReason } from "../common/protocol.js";
 import type { Thread } from "./thread.js";
 
 export interface RunOptions {
@@ -13,6 +19,8 @@ export interface RunOptions {
   readonly transferList?: readonly Transferable[];
   /** No other task runs in that thread meanwhile. Default false. */
   readonly exclusive?: boolean;
+  /** Of the tasks that wait for a thread, those with a higher one go first. Default 0. */
+  readonly priority?: number;
   /**
    * A task that goes on after its timeout or abort: "thread" (the default) ends its thread after `cancelGraceMs` if the
    * loop is blocked or the task is exclusive, and with it the tasks beside it; "cooperative" never does.
@@ -22,27 +30,39 @@ export interface RunOptions {
   readonly context?: unknown;
 }
 
-/** One call of `run`, from the queue to its one outcome. */
+/** Who hears of a job's one outcome. */
+export interface JobCallbacks {
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** One task of one caller, from the queue to its one outcome. */
 export class Job {
-  readonly message: TaskMessage;
+  readonly id: number;
+  readonly name: string;
+  readonly input: unknown;
   readonly options: RunOptions;
-  readonly result: Promise<unknown>;
   /** Where it was sent; none while it waits. */
   thread: Thread | undefined;
+  /** The number of the message that took it there. */
+  sentIn = Infinity;
+  /** What its thread's loop was expected to be busy with it. */
+  busyMs = 0;
   settled = false;
   onSettled: (() => void) | undefined;
-  #resolve!: (value: unknown) => void;
-  #reject!: (error: unknown) => void;
+  readonly #callbacks: JobCallbacks;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(id: number, name: string, input: unknown, options: RunOptions) {
-    const { context } = options;
-    this.message = { id, name, input, ...(context === undefined ? {} : { context }) };
+  constructor(id: number, name: string, input: unknown, options: RunOptions, callbacks: JobCallbacks) {
+    this.id = id;
+    this.name = name;
+    this.input = input;
     this.options = options;
-    this.result = new Promise((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-    });
+    this.#callbacks = callbacks;
+  }
+
+  get priority(): number {
+    return this.options.priority ?? 0;
   }
 
   /** Starts its clock, if it has one. */
@@ -53,28 +73,27 @@ export class Job {
   }
 
   /** False if it was settled before: a result after a timeout is nobody's. */
-  finish(result: ResultMessage): boolean {
+  finish(value: unknown): boolean {
     if (!this.#settle()) return false;
-    if (result.ok) this.#resolve(result.value);
-    else this.#reject(fromErrorData(result.error));
+    this.#callbacks.resolve(value);
     return true;
   }
 
   /** Likewise. */
-  abandon(error: Error): boolean {
+  fail(error: unknown): boolean {
     if (!this.#settle()) return false;
-    this.#reject(error);
+    this.#callbacks.reject(error);
     return true;
   }
 
   aborted(cause: unknown): TaskAbortedError {
-    const { name } = this.message;
+    const { name } = this;
     return new TaskAbortedError(`task ${name} was given up by its caller's signal`, { outcome: this.#outcome, cause });
   }
 
   notCloneable(cause: unknown): NotCloneableError {
-    const { name, input, context } = this.message;
-    const path = uncloneablePath(input, "input") ?? uncloneablePath(context, "context") ?? "the transferList";
+    const { name, input, options } = this;
+    const path = uncloneablePath(input, "input") ?? uncloneablePath(options.context, "context") ?? "the transferList";
     return new NotCloneableError(`task ${name} was not sent: ${path} cannot be cloned or transferred to a thread`, {
       outcome: "not-sent",
       path,
@@ -84,7 +103,7 @@ export class Job {
 
   #timedOut(timeoutMs: number): TaskTimeoutError {
     const where = this.thread ? `in thread ${this.thread.threadId}` : "waiting for a thread";
-    return new TaskTimeoutError(`task ${this.message.name} did not settle within ${timeoutMs} ms (${where})`, {
+    return new TaskTimeoutError(`task ${this.name} did not settle within ${timeoutMs} ms (${where})`, {
       outcome: this.#outcome,
       timeoutMs,
     });
@@ -101,4 +120,12 @@ export class Job {
     this.onSettled?.();
     return true;
   }
+}
+
+export function badRunOptions(name: string, { timeoutMs = 0, priority = 0 }: RunOptions): Error | undefined {
+  if (!(timeoutMs >= 0 && timeoutMs < 2 ** 31)) {
+    return new ConfigInvalidError(`task ${name}: timeoutMs must be between 0 and 2 147 483 647 ms, not ${timeoutMs}`);
+  }
+  if (Number.isFinite(priority)) return undefined;
+  return new ConfigInvalidError(`task ${name}: priority must be a finite number, not ${priority}`);
 }

@@ -2,7 +2,7 @@ import { SharedClient } from "../common/cache.js";
 import { Client, type ClientOptions, type ConnectionState } from "../common/client.js";
 import { ConnectGate } from "../common/connect-gate.js";
 import { loadConfig } from "../common/env.js";
-import { ConfigInvalidError, ShuttingDownError, TaskAbortedError } from "../common/errors.js";
+import { ShuttingDownError, TaskAbortedError } from "../common/errors.js";
 import type { RedisHandle } from "../common/handle.js";
 import { Ledger } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
@@ -11,13 +11,14 @@ import type { CredentialsProvider, ManagerOptions } from "../common/options.js";
 import type { LogRecord, ThreadData } from "../common/protocol.js";
 import { warnOfFewClients } from "./capacity.js";
 import { Dispatcher } from "./dispatcher.js";
-import type { RunOptions } from "./job.js";
+import { badRunOptions, type RunOptions } from "./job.js";
 import { createLogger } from "./logger.js";
 import { Recycler } from "./recycler.js";
 import { type ShutdownReport, shutDown } from "./shutdown.js";
 import { handleSignals } from "./signals.js";
 import { collectStats, type Stats } from "./stats.js";
 import { type OnMessage, type SubscribeOptions, Subscriptions } from "./subscriptions.js";
+import { badMapOptions, givenUp, type MapOptions, type MapOutcome, TaskMap } from "./task-map.js";
 import type { TaskInput, TaskName, TaskResult } from "./task-types.js";
 import type { Thread } from "./thread.js";
 import { ThreadCredentials } from "./thread-credentials.js";
@@ -146,6 +147,28 @@ export class ConnectionManager<
     const refused = this.#refusal() ?? this.#threads.startFailure() ?? badRunOptions(name, options);
     if (refused) return Promise.reject(refused);
     return this.#dispatcher.run(name, input, options) as Promise<TaskResult<Tasks[Name]>>;
+  }
+
+  /**
+   * Runs a task for each input and gives their results, as an async iterator. Inputs are taken as results are consumed,
+   * so that memory does not grow with their number. The iterator throws what a task threw, what the inputs threw, and
+   * what `run` rejects with; whoever leaves it early gives up the tasks under way.
+   */
+  map<Name extends TaskName<Tasks>, OnError extends "throw" | "collect" = "throw">(
+    name: Name,
+    inputs: Iterable<TaskInput<Tasks[Name]>> | AsyncIterable<TaskInput<Tasks[Name]>>,
+    options: MapOptions & { readonly onError?: OnError } = {},
+  ): AsyncIterableIterator<OnError extends "collect" ? MapOutcome<TaskResult<Tasks[Name]>> : TaskResult<Tasks[Name]>> {
+    const { count, concurrency } = this.#config.threads;
+    const bad = badMapOptions(name, options);
+    return new TaskMap({
+      inputs,
+      options: { concurrency: 2 * count * concurrency, ...options },
+      submit: (input, callbacks) => this.#dispatcher.submit(name, input, options, callbacks),
+      withdraw: (job, reason) => this.#dispatcher.withdraw(job, reason),
+      room: () => this.#dispatcher.room(),
+      refusal: () => bad ?? this.#refusal() ?? this.#threads.startFailure() ?? givenUp(name, options),
+    }) as never; // typed by the tasks module, as `run` is
   }
 
   /**
@@ -328,9 +351,4 @@ export class ConnectionManager<
     if (previous === "connected") this.#mainConnections.open--;
     if (state === "connected") this.#mainConnections.open++;
   }
-}
-
-function badRunOptions(name: string, { timeoutMs }: RunOptions): Error | undefined {
-  if (timeoutMs === undefined || (timeoutMs >= 0 && timeoutMs < 2 ** 31)) return undefined;
-  return new ConfigInvalidError(`task ${name}: timeoutMs must be between 0 and 2 147 483 647 ms, not ${timeoutMs}`);
 }

@@ -1,4 +1,5 @@
-import type { MessagePort, Transferable } from "node:worker_threads";
+import type { EventLoopUtilization } from "node:perf_hooks";
+import type { MessagePort, Transferable, Worker } from "node:worker_threads";
 import type { ThreadStartFailedError } from "../common/errors.js";
 import type { LedgerRow } from "../common/ledger.js";
 import type { FromThread, ToThread } from "../common/protocol.js";
@@ -28,6 +29,8 @@ export class Thread {
   closeMs: number | undefined;
   #state: ThreadState = "starting";
   #port: MessagePort | undefined;
+  #performance: Worker["performance"] | undefined;
+  #lastLoop: EventLoopUtilization | undefined;
   #linkClosed: Promise<void> = Promise.resolve();
   #closeMessage: ToThread | undefined;
   #closeAskedAt = 0;
@@ -50,8 +53,9 @@ export class Thread {
     return this.#closeMessage !== undefined;
   }
 
-  greeted(threadId: number, port: MessagePort, receive: (message: FromThread) => void): void {
+  greeted({ threadId, performance }: Worker, port: MessagePort, receive: (message: FromThread) => void): void {
     this.threadId = threadId;
+    this.#performance = performance;
     this.#port = port;
     this.#linkClosed = new Promise((resolve) => port.once("close", resolve));
     port.on("message", receive);
@@ -66,14 +70,23 @@ export class Thread {
   }
 
   /** Returns the message's number, for `hasHeard`. @throws DataCloneError if a part of it cannot cross. */
-  post(message: ToThread, transferList: readonly Transferable[] = []): number {
-    this.#port?.postMessage(message, transferList as Transferable[]);
+  post(message: ToThread, transferList?: readonly Transferable[]): number {
+    this.#port?.postMessage(message, transferList as Transferable[] | undefined);
     return ++this.#posted;
   }
 
   /** Whether the thread has read that message; a thread blocked by CPU reads nothing. */
   hasHeard(message: number): boolean {
     return this.row.get("heard") >= message;
+  }
+
+  /** Share of the time since the last call in which its loop was busy, 0 to 1; known also while it is blocked. */
+  loopBusy(): number {
+    const now = this.#performance?.eventLoopUtilization();
+    if (!now) return 1;
+    const { utilization } = this.#performance!.eventLoopUtilization(now, this.#lastLoop);
+    this.#lastLoop = now;
+    return utilization;
   }
 
   /** From now on it gets no more work; what it runs goes on. */

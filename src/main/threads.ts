@@ -4,7 +4,7 @@ import { fromErrorData } from "../common/envelope.js";
 import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
 import type { Ledger } from "../common/ledger.js";
 import { errorCode, type Logger } from "../common/log.js";
-import type { FromThread, Hello, LogRecord, ResultMessage, Serve, ThreadData } from "../common/protocol.js";
+import type { FromThread, Hello, LogRecord, ResultsMessage, Serve, ThreadData } from "../common/protocol.js";
 import type { ThreadCredentials } from "./thread-credentials.js";
 import { monotonic, within } from "../common/time.js";
 import { Thread } from "./thread.js";
@@ -16,7 +16,7 @@ export interface ThreadsOptions {
   readonly logger: Logger;
   readonly credentials: ThreadCredentials | undefined;
   readonly onReady: (thread: Thread) => void;
-  readonly onResults: (thread: Thread, results: readonly ResultMessage[]) => void;
+  readonly onResults: (thread: Thread, results: ResultsMessage) => void;
   readonly onLogs: (thread: Thread, records: readonly LogRecord[], dropped: number) => void;
   /** A thread that served is gone, expected or not; what it ran is lost with `reason`. */
   readonly onGone: (thread: Thread, reason: Error) => void;
@@ -141,15 +141,16 @@ export class Threads {
     // A user's own parentPort.postMessage comes here too.
     const { hello, threadId, port } = (message ?? {}) as Partial<Hello>;
     const thread = [...this.#threads].find(({ token }) => token === hello);
-    if (!thread || threadId === undefined || !port) return;
-    thread.greeted(threadId, port, (heard) => this.#receive(thread, heard));
+    const worker = this.#pool.threads.find((one) => one.threadId === threadId);
+    if (!thread || !worker || !port) return;
+    thread.greeted(worker, port, (heard) => this.#receive(thread, heard));
     this.#options.credentials?.greeted(thread);
   }
 
   #receive(thread: Thread, message: FromThread): void {
     switch (message.type) {
       case "results":
-        this.#options.onResults(thread, message.results);
+        this.#options.onResults(thread, message);
         break;
       case "ready":
         if (!thread.started()) return;

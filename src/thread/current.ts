@@ -3,23 +3,27 @@ import { ThreadClients } from "./clients.js";
 
 /** On globalThis, so that two copies of this package in one thread share its clients instead of doubling them. */
 const KEY = Symbol.for("redthread.thread-clients");
-const registry = globalThis as { [KEY]?: Promise<ThreadClients> | undefined };
+const registry = globalThis as { [KEY]?: ThreadClients | Promise<ThreadClients> | undefined };
 
-/** The clients of this thread: those its manager gave it, else new ones, configured by the environment. */
-export function currentClients(): Promise<ThreadClients> {
+/**
+ * The clients of this thread: those its manager gave it, else new ones, configured by the environment. A promise only
+ * where there is something to wait for: this is on every task's way.
+ */
+export function currentClients(): ThreadClients | Promise<ThreadClients> {
   return (registry[KEY] ??= fromEnvironment());
 }
 
 /** Makes these the clients of this thread. */
 export function adopt(clients: ThreadClients): void {
-  registry[KEY] = Promise.resolve(clients);
+  registry[KEY] = clients;
 }
 
 /** Closes this thread's clients, if there are any; the next acquire starts afresh. Connects nothing. */
 export async function closeCurrent(ms: number): Promise<void> {
   const current = registry[KEY];
   if (!current) return;
-  await (await current.catch(() => undefined))?.close(ms); // a configuration that failed opened nothing
+  const clients = await Promise.resolve(current).catch(() => undefined); // a configuration that failed opened nothing
+  await clients?.close(ms);
   if (registry[KEY] === current) registry[KEY] = undefined;
 }
 

@@ -1,43 +1,20 @@
 import { getHeapStatistics } from "node:v8";
 import { threadId, type MessagePort, type Transferable } from "node:worker_threads";
-import { fromErrorData, toErrorData, uncloneablePath } from "../common/envelope.js";
-import { NotCloneableError, TaskAbortedError, TaskNotFoundError, TaskTimeoutError } from "../common/errors.js";
+import { fromErrorData, toErrorData } from "../common/envelope.js";
+import { TaskNotFoundError } from "../common/errors.js";
 import { LedgerRow } from "../common/ledger.js";
-import type { Logger } from "../common/log.js";
 import { Logins } from "../common/logins.js";
 import { freezeConfig } from "../common/options.js";
-import type { CancelReason, FromThread, ResultMessage, TaskMessage, ThreadData, ToThread } from "../common/protocol.js";
+import type { FromThread, TaskList, ThreadData, ToThread } from "../common/protocol.js";
 import { within } from "../common/time.js";
 import { ThreadClients } from "./clients.js";
 import { adopt } from "./current.js";
 import { LogPort } from "./log-port.js";
+import { Results } from "./results.js";
+import { type TaskFunction, ThreadTask } from "./task.js";
 import { registerTsx } from "./tsx.js";
 
-/** What a task gets beside its input. */
-export interface TaskContext {
-  /** Aborted when the caller gave up, the task's time is over, or the shutdown can wait no longer. */
-  readonly signal: AbortSignal;
-  /** Writes through the manager; each line names this task. */
-  readonly logger: Logger;
-  readonly threadId: number;
-  readonly taskId: number;
-  /** What the caller passed as `context` to `run`. */
-  readonly context: unknown;
-}
-
-type Task = (input: unknown, context: TaskContext) => unknown;
 type TasksModule = Readonly<Record<string, unknown>>;
-
-/** A result that moves some of its buffers instead of copying them; made by `transfer`. */
-export class Transfer {
-  readonly value: unknown;
-  readonly list: readonly Transferable[];
-
-  constructor(value: unknown, list: readonly Transferable[]) {
-    this.value = value;
-    this.list = list;
-  }
-}
 
 const SAMPLE_MS = 1_000;
 
@@ -49,10 +26,10 @@ export class Runtime {
   readonly #logs: LogPort;
   readonly #clients: ThreadClients;
   readonly #logins: Logins | undefined;
-  readonly #tasks = new Map<string, Task>();
-  readonly #running = new Map<number, RunningTask>();
+  readonly #tasks = new Map<string, TaskFunction>();
+  readonly #results = new Results((message, transfer) => this.#postResults(message, transfer));
+  readonly #running = new Map<number, ThreadTask>();
   #module: TasksModule = {};
-  #results: ResultMessage[] = [];
   #onIdle: (() => void) | undefined;
   #onClosed!: () => void;
   /** Settles when the manager's `close` has been carried out. */
@@ -91,7 +68,7 @@ export class Runtime {
     this.#row.add("heard", 1);
     switch (message.type) {
       case "tasks":
-        for (const task of message.tasks) void this.#run(task);
+        this.#start(message.tasks);
         break;
       case "cancel":
         this.#running.get(message.id)?.abort(message.reason);
@@ -111,57 +88,26 @@ export class Runtime {
     }
   }
 
+  #start(tasks: TaskList): void {
+    for (let i = 0; i < tasks.length; i += 4) {
+      const [id, name] = [tasks[i] as number, tasks[i + 1] as string];
+      void this.#run(new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs));
+    }
+  }
+
   /** Never rejects: whatever the task does ends in its envelope. */
-  async #run(message: TaskMessage): Promise<void> {
-    const { id, name, input } = message;
-    const running = new RunningTask(message, this.#logs);
-    this.#running.set(id, running);
+  async #run(task: ThreadTask): Promise<void> {
+    const { taskId, name } = task;
+    this.#running.set(taskId, task);
     try {
-      const task = this.#tasks.get(name);
-      if (!task) throw this.#notFound(name);
-      const value = await task(input, running);
-      this.#settle({ id, ok: true, value }, name);
+      const run = this.#tasks.get(name);
+      if (!run) throw this.#notFound(name);
+      this.#results.done(taskId, await task.run(run), name);
     } catch (error) {
-      this.#settle({ id, ok: false, error: toErrorData(error) }, name);
+      this.#results.failed(taskId, error);
     } finally {
-      this.#running.delete(id);
+      this.#running.delete(taskId);
       if (this.#running.size === 0) this.#onIdle?.();
-    }
-  }
-
-  #settle(result: ResultMessage, name: string): void {
-    if (result.ok && result.value instanceof Transfer) {
-      const { value, list } = result.value;
-      this.#postResult({ ...result, value }, name, list);
-      return;
-    }
-    if (this.#results.push(result) > 1) return;
-    // The results of a loop turn share a message; one alone waits for no other.
-    setImmediate(() => this.#flush());
-  }
-
-  #flush(): void {
-    const results = this.#results;
-    this.#results = [];
-    if (results.length === 0) return;
-    try {
-      this.#post({ type: "results", results });
-    } catch {
-      // One of them cannot be cloned; alone, each shows whether it is the one.
-      for (const result of results) this.#postResult(result, `#${result.id}`);
-    }
-  }
-
-  #postResult(result: ResultMessage, name: string, transfer: readonly Transferable[] = []): void {
-    try {
-      this.#post({ type: "results", results: [result] }, transfer);
-    } catch (cause) {
-      const path = uncloneablePath(result.ok ? result.value : result.error, "result") ?? "its transfer list";
-      const error = new NotCloneableError(
-        `the result of task ${name} cannot be sent to the main thread: ${path} cannot be cloned or transferred`,
-        { path, cause },
-      );
-      this.#post({ type: "results", results: [{ id: result.id, ok: false, error: toErrorData(error) }] });
     }
   }
 
@@ -182,7 +128,7 @@ export class Runtime {
     // Half, so that a teardown that hangs does not cost the clients their QUIT.
     await this.#step("teardown", leftMs() / 2, () => (this.#module["teardown"] as (() => unknown) | undefined)?.());
     await this.#step("clients", leftMs(), () => this.#clients.close(leftMs()));
-    this.#flush();
+    this.#results.flush();
     this.#logs.flush();
     // The manager hangs up once it has heard all of this; a thread that went first would count as dead.
     this.#port.once("close", () => this.#onClosed());
@@ -202,9 +148,14 @@ export class Runtime {
     return this.#running.size === 0 ? undefined : new Promise((resolve) => (this.#onIdle = resolve));
   }
 
-  #post(message: FromThread, transfer: readonly Transferable[] = []): void {
-    if (message.type === "results") this.#sampleHeap(); // the manager judges this thread when it reads them
-    this.#port.postMessage(message, transfer as Transferable[]);
+  #post(message: FromThread, transfer?: readonly Transferable[]): void {
+    this.#port.postMessage(message, transfer as Transferable[] | undefined);
+  }
+
+  #postResults(message: FromThread, transfer: readonly Transferable[] | undefined): void {
+    // With a limit the manager judges this thread when it reads them.
+    if (this.#config.threads.maxHeapMb !== undefined) this.#sampleHeap();
+    this.#post(message, transfer);
   }
 
   /** About 1 µs, where process.memoryUsage() asks the kernel too. */
@@ -224,60 +175,12 @@ export class Runtime {
   }
 }
 
-/** A task under way, and its context: signal and logger are made when somebody asks for them. */
-class RunningTask implements TaskContext {
-  readonly threadId = threadId;
-  readonly taskId: number;
-  readonly context: unknown;
-  readonly #name: string;
-  readonly #logs: LogPort;
-  #controller: AbortController | undefined;
-  #abortReason: Error | undefined;
-  #logger: Logger | undefined;
-
-  constructor({ id, name, context }: TaskMessage, logs: LogPort) {
-    this.taskId = id;
-    this.context = context;
-    this.#name = name;
-    this.#logs = logs;
-  }
-
-  get signal(): AbortSignal {
-    if (!this.#controller) {
-      this.#controller = new AbortController();
-      if (this.#abortReason) this.#controller.abort(this.#abortReason);
-    }
-    return this.#controller.signal;
-  }
-
-  get logger(): Logger {
-    const { taskId, context } = this;
-    return (this.#logger ??= this.#logs.child({
-      task: this.#name,
-      taskId,
-      threadId,
-      ...(context === undefined ? {} : { context }),
-    }));
-  }
-
-  abort(reason: CancelReason): void {
-    this.#abortReason ??= abortError(reason, this.#name);
-    this.#controller?.abort(this.#abortReason);
-  }
-}
-
-function abortError(reason: CancelReason, name: string): Error {
-  if (reason === "timeout") return new TaskTimeoutError(`task ${name} did not settle in time`);
-  const who = reason === "shutdown" ? "the shutdown" : "its caller";
-  return new TaskAbortedError(`task ${name} was given up by ${who}`);
-}
-
 /** The functions a module exports, except the two that are ours to call; those of a CommonJS module sit in its default. */
-function tasksOf(module: TasksModule): [string, Task][] {
+function tasksOf(module: TasksModule): [string, TaskFunction][] {
   const { default: fallback, ...named } = module;
   const exported = Object.keys(named).length === 0 && typeof fallback === "object" ? { ...fallback } : named;
   return Object.entries(exported).filter(
-    (entry): entry is [string, Task] =>
+    (entry): entry is [string, TaskFunction] =>
       typeof entry[1] === "function" && entry[0] !== "setup" && entry[0] !== "teardown",
   );
 }

@@ -1,0 +1,106 @@
+import type { Job } from "./job.js";
+import type { Thread } from "./thread.js";
+
+/** More than this of expected loop time is not put into one thread … */
+const FILL_MS = 10;
+/** … but for one task that computes and one that meanwhile fetches what it needs. */
+const MIN_TASKS = 2;
+
+/** What one thread has been given. */
+export class Load {
+  readonly thread: Thread;
+  /** Waits for this thread to be empty, or has it to itself; nothing else is sent there. */
+  exclusive: Job | undefined;
+  /** Called once nothing runs there and nothing is reserved for it. */
+  onIdle: (() => void) | undefined;
+  done = 0;
+  failed = 0;
+  /** Its loop has little to do although it has tasks: they wait for something else than CPU, maybe for each other. */
+  isWaiting = false;
+  /** What its tasks are expected to keep its loop busy for. */
+  #busyMs = 0;
+  readonly #concurrency: number;
+  readonly #jobs = new Map<number, Job>();
+  #outgoing: Job[] = [];
+
+  constructor(thread: Thread, concurrency: number) {
+    this.thread = thread;
+    this.#concurrency = concurrency;
+  }
+
+  get size(): number {
+    return this.#jobs.size;
+  }
+
+  get jobs(): Iterable<Job> {
+    return this.#jobs.values();
+  }
+
+  get(id: number): Job | undefined {
+    return this.#jobs.get(id);
+  }
+
+  /** Whether it takes tasks at all. */
+  get isOpen(): boolean {
+    return this.exclusive === undefined && this.thread.state === "ready";
+  }
+
+  /** Whether it takes one more that is expected to keep its loop busy for as long. */
+  hasRoom(busyMs: number): boolean {
+    if (!this.isOpen || this.#jobs.size >= this.#concurrency) return false;
+    return this.#jobs.size < MIN_TASKS || this.#busyMs + busyMs <= FILL_MS || this.isWaiting;
+  }
+
+  /** By what its loop is expected to do; where nothing is known of the tasks, by their number. */
+  isLessThan(other: Load | undefined): boolean {
+    if (!other) return true;
+    return this.#busyMs < other.#busyMs || (this.#busyMs === other.#busyMs && this.size < other.size);
+  }
+
+  /** Takes a job on; it leaves with the next `post`. */
+  give(job: Job, busyMs: number): void {
+    job.thread = this.thread;
+    job.busyMs = busyMs;
+    this.#busyMs += busyMs;
+    this.#jobs.set(job.id, job);
+    this.#outgoing.push(job);
+  }
+
+  remove(job: Job): void {
+    this.#jobs.delete(job.id);
+    this.#busyMs = this.#jobs.size === 0 ? 0 : this.#busyMs - job.busyMs; // no residue of rounding
+    if (this.exclusive === job) this.exclusive = undefined;
+  }
+
+  /** Sends what was given since the last time, in its order; `refuse` hears of each job that cannot cross to a thread. */
+  post(refuse: (job: Job, cause: unknown) => void): void {
+    const jobs = this.#outgoing;
+    if (jobs.length === 0) return;
+    this.#outgoing = [];
+    // What moves buffers goes alone: they are gone from here once its message is cloned.
+    const isMixed = jobs.length > 1 && jobs.some(({ options }) => options.transferList);
+    if (!isMixed && this.#send(jobs) === undefined) return;
+    for (const job of jobs) {
+      const failure = this.#send([job]);
+      if (!failure) continue;
+      this.remove(job);
+      refuse(job, failure.cause);
+    }
+  }
+
+  /** One message, or why there is none: then nothing of it was sent. */
+  #send(jobs: readonly Job[]): { cause: unknown } | undefined {
+    const tasks: unknown[] = [];
+    for (const { id, name, input, options } of jobs) tasks.push(id, name, input, options.context);
+    try {
+      const message = this.thread.post(
+        { type: "tasks", tasks },
+        jobs.length === 1 ? jobs[0]!.options.transferList : undefined,
+      );
+      for (const job of jobs) job.sentIn = message;
+      return undefined;
+    } catch (cause) {
+      return { cause };
+    }
+  }
+}

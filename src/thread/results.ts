@@ -1,0 +1,84 @@
+import type { Transferable } from "node:worker_threads";
+import { toErrorData, uncloneablePath } from "../common/envelope.js";
+import { NotCloneableError } from "../common/errors.js";
+import type { ResultsMessage } from "../common/protocol.js";
+
+/** A result that moves some of its buffers instead of copying them; made by `transfer`. */
+export class Transfer {
+  readonly value: unknown;
+  readonly list: readonly Transferable[];
+
+  constructor(value: unknown, list: readonly Transferable[]) {
+    this.value = value;
+    this.list = list;
+  }
+}
+
+type Post = (message: ResultsMessage, transfer: readonly Transferable[] | undefined) => void;
+
+/** The results on their way to the manager: those of a loop turn share a message, one alone waits for no other. */
+export class Results {
+  readonly #post: Post;
+  #done: unknown[] = [];
+  #failed: unknown[] = [];
+  #scheduled = false;
+  #loop = performance.eventLoopUtilization();
+
+  constructor(post: Post) {
+    this.#post = post;
+  }
+
+  done(id: number, value: unknown, name: string): void {
+    if (value instanceof Transfer) return this.#sendAlone(id, value.value, name, value.list);
+    this.#done.push(id, value);
+    this.#schedule();
+  }
+
+  failed(id: number, error: unknown): void {
+    this.#failed.push(id, toErrorData(error));
+    this.#schedule();
+  }
+
+  /** Sends what is waiting, at once. */
+  flush(): void {
+    this.#scheduled = false;
+    const done = this.#done;
+    const failed = this.#failed;
+    if (done.length === 0 && failed.length === 0) return;
+    this.#done = [];
+    this.#failed = [];
+    try {
+      this.#send(done, failed);
+    } catch {
+      // One of them cannot be cloned; alone, each shows whether it is the one.
+      if (failed.length > 0) this.#send([], failed);
+      for (let i = 0; i < done.length; i += 2) this.#sendAlone(done[i] as number, done[i + 1], `#${String(done[i])}`);
+    }
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => this.flush());
+  }
+
+  #sendAlone(id: number, value: unknown, name: string, transfer?: readonly Transferable[]): void {
+    try {
+      this.#send([id, value], [], transfer);
+    } catch (cause) {
+      const path = uncloneablePath(value, "result") ?? "its transfer list";
+      const error = new NotCloneableError(
+        `the result of task ${name} cannot be sent to the main thread: ${path} cannot be cloned or transferred`,
+        { path, cause },
+      );
+      this.#send([], [id, toErrorData(error)]);
+    }
+  }
+
+  #send(done: readonly unknown[], failed: readonly unknown[], transfer?: readonly Transferable[]): void {
+    const loop = performance.eventLoopUtilization();
+    const busyMs = loop.active - this.#loop.active;
+    this.#post({ type: "results", done, failed, busyMs }, transfer);
+    this.#loop = loop;
+  }
+}

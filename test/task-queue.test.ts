@@ -1,0 +1,66 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Job, type RunOptions } from "../src/main/job.js";
+import { Pace } from "../src/main/pace.js";
+import { TaskQueue } from "../src/main/task-queue.js";
+
+function job(name: string, id: number, options: RunOptions = {}): Job {
+  return new Job(id, name, undefined, options, { resolve() {}, reject() {} });
+}
+
+const drained = (queue: TaskQueue): string[] => [...queue.drain()].map(({ name, id }) => `${name}${id}`);
+
+test("of one name the oldest task comes first, and names take turns", () => {
+  const queue = new TaskQueue();
+  for (let id = 1; id <= 4; id++) queue.push(job("a", id));
+  queue.push(job("b", 5));
+  queue.push(job("b", 6));
+  queue.push(job("c", 7));
+  assert.deepEqual(drained(queue), ["a1", "b5", "c7", "a2", "b6", "a3", "a4"]);
+  assert.equal(queue.peek(), undefined);
+});
+
+test("a higher priority comes first, whatever its name and age", () => {
+  const queue = new TaskQueue();
+  queue.push(job("a", 1));
+  queue.push(job("a", 2, { priority: 5 }));
+  queue.push(job("b", 3, { priority: -1 }));
+  queue.push(job("b", 4, { priority: 5 }));
+  assert.deepEqual(drained(queue), ["a2", "b4", "a1", "b3"]);
+});
+
+test("who gave up is passed over", () => {
+  const queue = new TaskQueue();
+  const gone = job("a", 1);
+  queue.push(gone);
+  queue.push(job("a", 2));
+  gone.fail(new Error());
+  assert.equal(queue.peek()!.id, 2);
+});
+
+test("what a dead thread had not read goes before all others of its name", () => {
+  const queue = new TaskQueue();
+  for (let id = 1; id <= 3; id++) queue.push(job("a", id));
+  queue.shift();
+  queue.unshift(job("a", 1));
+  assert.deepEqual(drained(queue), ["a1", "a2", "a3"]);
+});
+
+test("a hundred thousand tasks go through in their order", () => {
+  const queue = new TaskQueue();
+  for (let id = 0; id < 100_000; id++) queue.push(job("a", id));
+  let expected = 0;
+  for (const { id } of queue.drain()) assert.equal(id, expected++);
+  assert.equal(expected, 100_000);
+});
+
+test("the expected loop time of a name follows what its tasks took, and is long for one that is not known", () => {
+  const pace = new Pace();
+  const unknown = pace.of("quick");
+  pace.measured(new Set(["quick"]), 1, 100);
+  assert.equal(pace.of("quick"), 0.01);
+  assert.ok(unknown >= 1);
+  for (let i = 0; i < 50; i++) pace.measured(new Set(["quick"]), 10, 10);
+  assert.ok(Math.abs(pace.of("quick") - 1) < 0.01);
+  assert.equal(pace.of("other"), unknown);
+});
