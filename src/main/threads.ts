@@ -58,7 +58,9 @@ export class Threads {
     const data: ThreadData = { redthread: { config, ledger: ledger.buffer, gate: gate.buffer, hasProvider } };
     this.#pool = new Piscina({
       filename: ENTRY,
-      minThreads: count,
+      // Every thread is started by its own `serve`: piscina would refill a minimum also when one that was ended exits
+      // after destroy(), which does not wait for it, and nobody would end those.
+      minThreads: 0,
       // One more: the replacement of a thread that is recycled serves before that one goes.
       maxThreads: isRecycling ? count + 1 : count,
       concurrentTasksPerWorker: 1,
