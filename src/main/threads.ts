@@ -92,9 +92,7 @@ export class Threads {
 
   /** Starts what is missing, also the replacement of one that is retiring. */
   startMissing(): void {
-    const { count } = this.#options.config.threads;
-    const staying = (): number => [...this.#threads].filter(({ isRetiring }) => !isRetiring).length;
-    while (!this.#closing && staying() < count) this.#start();
+    while (!this.#closing && this.#isMissingOne) this.#start();
   }
 
   /** Asks every thread to close; resolves when all have, at the latest after `ms`. */
@@ -112,6 +110,11 @@ export class Threads {
     this.#closing = true;
     await this.#pool.destroy();
     await Promise.all(this.#ends);
+  }
+
+  get #isMissingOne(): boolean {
+    const staying = [...this.#threads].filter(({ isRetiring }) => !isRetiring);
+    return staying.length < this.#options.config.threads.count;
   }
 
   #start(): void {
@@ -157,6 +160,8 @@ export class Threads {
         if (!thread.started()) return;
         this.#startFailure = undefined;
         this.#options.onReady(thread);
+        // Those that failed while nobody served.
+        if (this.#isMissingOne && this.#replacements.size === 0) this.#replaceIn(this.#nextDelayMs());
         break;
       case "failed":
         this.#startFailed(thread, fromErrorData(message.error));
@@ -206,8 +211,11 @@ export class Threads {
     this.#quickDeaths++;
     logger.error("thread could not start", { threadId: thread.threadId, code: errorCode(failure.cause) });
     onStartFailed(failure);
-    // While others serve, the tasks module is good and this may pass; otherwise only somebody's wish tries again.
-    if (this.#threads.size > 0) return this.#replaceIn(delayMs);
+    // While others serve, the tasks module is good and this may pass; otherwise only somebody's wish tries again. Who
+    // is still starting decides which it is: a module that is bad would start each of them anew while the next one tries.
+    const others = [...this.#threads];
+    if (others.some(({ state }) => state !== "starting")) return this.#replaceIn(delayMs);
+    if (others.length > 0) return;
     this.#cancelReplacements();
     this.#retryStartAt = monotonic() + delayMs;
     onAllFailed(failure);
