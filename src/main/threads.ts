@@ -31,6 +31,8 @@ const ENTRY = fileURLToPath(new URL("../../workers/entry.js", import.meta.url));
 const SETTLED_MS = 10_000;
 const FIRST_DELAY_MS = 100;
 const MAX_DELAY_MS = 30_000;
+/** What a message takes to be read that was there before the loop was free. */
+const UNREAD_MS = 100;
 
 /**
  * The threads of a manager: piscina gives birth to them, limits and buries them; each runs one endless `serve`, whose
@@ -102,7 +104,8 @@ export class Threads {
     const threads = [...this.#threads];
     for (const thread of threads) thread.close(ms, graceMs);
     const closed = Promise.all(threads.map((thread) => thread.answered));
-    await within(closed, ms, () => new Error()).catch(() => {}); // who did not answer is ended next
+    // Who did not answer is ended next; an answer that a blocked loop has not read yet is a message in the port.
+    await within(closed, ms, () => new Error(), UNREAD_MS).catch(() => {});
   }
 
   /** Ends whatever thread is left, also one in an endless loop. */
