@@ -170,7 +170,7 @@ export class Threads {
         this.#startFailed(thread, fromErrorData(message.error));
         break;
       case "logs":
-        thread.row.add("logsTaken", message.records.length);
+        thread.row.add("logsTaken", message.records.length + message.dropped);
         this.#options.onLogs(thread, message.records, message.dropped);
         break;
       case "loginWanted":
@@ -195,6 +195,8 @@ export class Threads {
     const { state } = thread;
     await thread.hungUp();
     this.#threads.delete(thread);
+    const unsaid = thread.row.get("logsMade") - thread.row.get("logsTaken");
+    if (unsaid > 0) this.#options.onLogs(thread, [], unsaid);
     this.#options.credentials?.gone(thread);
     // Before anybody hears of the end and starts the next.
     this.#options.gate.sweep(row);
