@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test } from "node:test";
 import type { LogFields } from "../../src/common/log.js";
-import { counted, ending, running, settled, shutsDownInTime } from "../support/ending.js";
+import { ABRUPT, counted, ending, running, settled, shutsDownInTime } from "../support/ending.js";
 import { eventually } from "../support/gate.js";
 import { fixture, manage, silent } from "../support/manage.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
@@ -10,7 +10,7 @@ import { startRedis, type RedisServer } from "../support/redis-server.js";
 
 let server: RedisServer;
 before(async () => {
-  server = await startRedis();
+  server = await startRedis({ loglevel: "verbose" });
 });
 beforeEach(() => server.admin.flushall());
 after(() => server.stop());
@@ -184,10 +184,14 @@ for (const how of ["never", "in failure"] as const) {
       if (message.includes("teardown failed")) warnings.push(fields);
     };
     const manager = ending(t, server, { threads: { count: 2 }, logger: { ...silent, warn } });
+    await manager.ready();
     await Promise.all([1, 2].map(() => manager.run("tearDown", how)));
+    const logged = server.log().length;
     const { threads } = await shutsDownInTime(manager);
     assert.ok(threads.every(({ outcome }) => outcome === "graceful"));
-    assert.ok(warnings.length >= 1);
+    assert.equal(warnings.length, 2);
+    await server.waitForClients((clients) => clients.length === 0);
+    assert.doesNotMatch(server.log().slice(logged), ABRUPT);
   });
 }
 
