@@ -3,14 +3,12 @@ import { after, before, beforeEach, test, type TestContext } from "node:test";
 import type { ManagerOptions, ShutdownReport } from "../src/index.js";
 import type * as ClosingTasks from "./fixtures/closing-tasks.js";
 import type { ServiceArgument } from "./fixtures/service.js";
+import { ABRUPT } from "./support/ending.js";
 import { eventually } from "./support/gate.js";
 import { leakCheck } from "./support/leak-check.js";
 import { code, fixture, manage } from "./support/manage.js";
 import { Program } from "./support/program.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
-
-/** What redis-server 7 writes at loglevel verbose when a connection ends otherwise than by QUIT. */
-const ABRUPT = /Reading from client|Error writing to client|Client closed connection(?!.*name=observer)/;
 
 let server: RedisServer;
 before(async () => {
@@ -228,54 +226,4 @@ test("teardown runs once per thread, with Redis still there, and what it logs ar
   const expected = Object.fromEntries(report.threads.map(({ threadId }) => [threadId, "1"]));
   assert.deepEqual({ ...(await server.admin.hgetall("teardowns")) }, expected);
   assert.deepEqual(new Set(heard), new Set(threadIds));
-});
-
-test("a teardown that hangs does not hang the shutdown, and its thread's clients are still closed politely", async (t) => {
-  const logged = server.log().length;
-  const manager = closing(t, { threads: { count: 1 } });
-  await manager.run("hangInTeardown");
-  const limits = { drainMs: 1_000, closeMs: 600 };
-  const { durationMs, threads } = await manager.shutdown(limits);
-  assert.ok(durationMs <= limits.closeMs + 500, `${durationMs} ms`);
-  assert.deepEqual(
-    threads.map(({ outcome }) => outcome),
-    ["graceful"],
-  );
-  await server.waitForClients((clients) => clients.length === 0);
-  assert.doesNotMatch(server.log().slice(logged), ABRUPT);
-});
-
-test("a Redis that is gone or frozen holds neither the shutdown nor its callers", async (t) => {
-  const own = await startRedis();
-  const limits = { drainMs: 200, closeMs: 500 };
-  const manager = manage<typeof ClosingTasks>(t, own, { tasks: fixture("closing-tasks") });
-  t.after(() => own.stop());
-  await manager.ready();
-  await manager.subscribe("news", () => {});
-  const tasks = [1, 2, 3, 4].map(() => manager.run("work", { started: "started", until: "never" }));
-  await eventually(async () => (await own.admin.get("started")) === "4");
-  own.freeze();
-  const done = manager.shutdown(limits);
-  for (const { status, reason } of (await Promise.allSettled(tasks)) as PromiseRejectedResult[]) {
-    assert.equal(status, "rejected");
-    assert.match((reason as { code: string }).code, /^REDTHREAD_/);
-  }
-  const { durationMs } = await done;
-  own.thaw();
-  assert.ok(durationMs <= limits.drainMs + limits.closeMs + 500, `${durationMs} ms`);
-});
-
-test("a shutdown does not wait for a connection that cannot be made", async (t) => {
-  const own = await startRedis();
-  await own.kill();
-  const limits = { drainMs: 200, closeMs: 500 };
-  const manager = manage<typeof ClosingTasks>(t, own, { tasks: fixture("closing-tasks") });
-  t.after(() => own.stop());
-  const primary = assert.rejects(manager.getRedis());
-  const task = assert.rejects(manager.run("work", { started: "started", until: "never" }));
-  await eventually(() => manager.stats().threads.some(({ running }) => running === 1), 15_000);
-  const { durationMs } = await manager.shutdown(limits);
-  assert.ok(durationMs <= limits.drainMs + limits.closeMs + 500, `${durationMs} ms`);
-  await Promise.all([primary, task]);
-  await own.start(); // for the check that nobody is connected
 });

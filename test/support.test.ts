@@ -3,8 +3,12 @@ import { once } from "node:events";
 import { connect } from "node:net";
 import { after, before, test } from "node:test";
 import { Redis } from "ioredis";
+import { Heartbeat } from "../src/common/heartbeat.js";
+import { ClientPool } from "../src/common/pool.js";
 import { eventually, gate } from "./support/gate.js";
-import { leakCheck } from "./support/leak-check.js";
+import { leakCheck, nothingIsOpen } from "./support/leak-check.js";
+import { fixture, manage } from "./support/manage.js";
+import { newestHandle } from "./support/open-handles.js";
 import { startProxy } from "./support/proxy.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
@@ -116,4 +120,55 @@ test("what did not happen in time is named", async () => {
     eventually(() => gate().promise, 30, "a gate nobody opens"),
     /a gate nobody opens/,
   );
+});
+
+const left = (since: number): Promise<string> =>
+  nothingIsOpen(since, 100).then(
+    () => "nothing",
+    (error: Error) => error.message,
+  );
+
+test("a timer that the library leaves is found although it is unref'd, and named by the line that made it", async () => {
+  const since = newestHandle();
+  const heartbeat = new Heartbeat({ everyMs: 60_000, receivedAt: () => Infinity, probe: () => {} });
+  heartbeat.start();
+  const own = setInterval(() => {}, 60_000).unref(); // the test's, which is no business of the check
+  assert.match(await left(since), /Timeout made at .*dist\/src\/common\/heartbeat\.js:\d+/);
+  heartbeat.stop();
+  await nothingIsOpen(since);
+  clearInterval(own);
+});
+
+test("an interval that the library leaves is found by the check itself", async () => {
+  const hooks: (() => Promise<void>)[] = [];
+  leakCheck({ after: (hook) => hooks.push(hook) }, server);
+  const pool = new ClientPool<object>(
+    {
+      open: async () => ({}),
+      isAlive: () => true,
+      check: async () => true,
+      reset: async () => true,
+      close: async () => {},
+    },
+    {
+      name: "forgotten",
+      max: 1,
+      acquireTimeoutMs: 1_000,
+      idleTimeoutMs: 60_000,
+      maxLifetimeMs: 60_000,
+      idleCheckMs: 500,
+      retry: { baseDelayMs: 5, maxDelayMs: 5 },
+    },
+  );
+  await assert.rejects(hooks[0]!(), /1 are left:\n {2}Timeout made at .*dist\/src\/common\/pool\.js/);
+  await pool.close(0);
+});
+
+test("a connection and a thread that the library leaves are found, the observer is not", async (t) => {
+  const since = newestHandle();
+  await server.admin.ping();
+  await manage(t, server, { tasks: fixture("tasks"), threads: { count: 1 } }).ready();
+  const found = await left(since);
+  for (const type of ["WORKER", "MESSAGEPORT", "TCPWRAP"]) assert.match(found, new RegExp(`${type} made`));
+  assert.equal(found.match(/TCPWRAP/g)?.length, 1);
 });

@@ -1,3 +1,5 @@
+import { abortable } from "./time.js";
+
 export type BreakerState = "closed" | "open" | "half-open";
 
 const STATE = 0;
@@ -56,8 +58,8 @@ export class Breaker {
       if (seen === CLOSED) return this.#admission(() => this.#open());
       if (this.#becomeProber()) return this.#admission(() => this.#scheduleProbe());
       const waitMs = Math.min(Math.max(this.#msUntil(NEXT_PROBE), 1), LOOK_AGAIN_MS);
-      // No abort can end this wait, but its time limit is short.
-      await Atomics.waitAsync(this.#cells, STATE, seen, waitMs).value;
+      // It keeps no process alive: a shutdown that awaited it could be the last thing that the process did.
+      await abortable(Promise.resolve(Atomics.waitAsync(this.#cells, STATE, seen, waitMs).value), signal);
     }
   }
 

@@ -3,7 +3,7 @@ import type { Logger } from "./log.js";
 import { Logins } from "./logins.js";
 import type { Credentials, CredentialsProvider, RetryConfig } from "./options.js";
 import { connRetry } from "./retry.js";
-import { monotonic, sleep, within } from "./time.js";
+import { abortable, monotonic, sleep, within } from "./time.js";
 
 export interface KeeperOptions {
   readonly provider: CredentialsProvider;
@@ -68,8 +68,9 @@ export class CredentialKeeper {
     if (pauseMs > 0) await sleep(pauseMs, this.#life.signal);
     this.#lastCallAt = monotonic();
     const silent = (): Error => new Error(`redis.credentials gave no answer within ${limitMs} ms`);
-    const { username, password, expiresAt } = checked(await within(callProvider(provider), limitMs, silent));
-    if (this.#life.signal.aborted) return;
+    // Stopped, it waits no longer: the time limit of a provider that hangs would keep the process alive.
+    const asked = abortable(callProvider(provider), this.#life.signal);
+    const { username, password, expiresAt } = checked(await within(asked, limitMs, silent));
     if (expiresAt !== undefined) this.#renewBefore(Number(expiresAt));
     const version = ++this.#versions;
     this.logins.came({ version, password, ...(username !== undefined && { username }) });

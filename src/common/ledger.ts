@@ -16,8 +16,8 @@ export const LEDGER_FIELDS = [
   "closedShutdown",
   "loopBusy",
   "heapMb",
-  "logsSent",
-  "logsTaken", // the one field that the manager writes
+  "logsMade", // those that were dropped as well
+  "logsTaken", // of them, what the manager wrote or was told of: the one field that is its to write
 ] as const;
 export type LedgerField = (typeof LEDGER_FIELDS)[number];
 

@@ -62,12 +62,12 @@ export function startDeadline({ ms, graceMs, isRef }: DeadlineOptions, expire: (
 
 /**
  * The outcome of `work`, or a rejection with `onTimeout()` after `ms`, by a lag-aware deadline. The work itself goes on:
- * whoever started it ends it. Its later rejection is not unhandled.
+ * whoever started it ends it. Its later rejection is not unhandled. `graceMs` is the most it waits on after a blocked loop.
  */
-export function within<T>(work: PromiseLike<T>, ms: number, onTimeout: () => Error): Promise<T> {
+export function within<T>(work: PromiseLike<T>, ms: number, onTimeout: () => Error, graceMs: number = ms): Promise<T> {
   let cancel = noop;
   const expired = new Promise<never>((_, reject) => {
-    cancel = startDeadline({ ms, graceMs: ms, isRef: true }, () => reject(onTimeout()));
+    cancel = startDeadline({ ms, graceMs, isRef: true }, () => reject(onTimeout()));
   });
   return Promise.race([work, expired]).finally(() => cancel());
 }

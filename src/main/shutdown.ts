@@ -32,6 +32,8 @@ export interface ShutdownParts {
 
 /** A server that answers has answered QUIT long before; one that does not is not waited for twice. */
 const LAST_CLOSE_MS = 200;
+/** What results take to be read that were there before a blocked loop was free. */
+const UNREAD_MS = 100;
 
 /**
  * Refuse, drain, close: running tasks finish with Redis still there, then everything is closed in the reverse order of
@@ -57,18 +59,21 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   const isDrained = await drain(dispatcher, config.drainMs);
   if (!isDrained) dispatcher.giveUp((outcome, cause) => abortedAfter(config.drainMs, outcome, cause));
 
-  const closeBy = monotonic() + config.closeMs;
+  // A drain that ended late takes its delay out of the close.
+  const closeBy = Math.min(monotonic(), startedAt + config.lameDuckMs + config.drainMs) + config.closeMs;
   const graceMs = Math.min(config.cancelGraceMs, config.closeMs / 2);
   const open = [...threads];
-  await step(() => threads.close(config.closeMs, graceMs));
+  await step(() => threads.close(Math.max(closeBy - monotonic(), 1), graceMs));
   const outcomes = open.map((thread) => ({
     threadId: thread.threadId,
     outcome: thread.state === "closed" ? ("graceful" as const) : ("forced" as const),
     durationMs: Math.round(thread.closeMs ?? config.closeMs),
   }));
-  await step(() => threads.destroy());
+  // Whatever a thread that did not answer still does, it is over: the main thread's clients need not wait for its end.
+  const ended = step(() => threads.destroy());
   const clientsBy = Math.max(closeBy, monotonic() + LAST_CLOSE_MS); // for all of them together
   for (const client of clients) await step(() => client.close(Math.max(clientsBy - monotonic(), 1)));
+  await ended;
 
   const after = dispatcher.tally;
   const report: ShutdownReport = {
@@ -85,7 +90,7 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
 
 async function drain(dispatcher: Dispatcher, ms: number): Promise<boolean> {
   try {
-    await within(dispatcher.drained(), ms, () => new Error());
+    await within(dispatcher.drained(), ms, () => new Error(), UNREAD_MS);
     return true;
   } catch {
     return false; // only the time limit rejects

@@ -31,6 +31,8 @@ const ENTRY = fileURLToPath(new URL("../../workers/entry.js", import.meta.url));
 const SETTLED_MS = 10_000;
 const FIRST_DELAY_MS = 100;
 const MAX_DELAY_MS = 30_000;
+/** What a message takes to be read that was there before the loop was free. */
+const UNREAD_MS = 100;
 
 /**
  * The threads of a manager: piscina gives birth to them, limits and buries them; each runs one endless `serve`, whose
@@ -58,7 +60,9 @@ export class Threads {
     const data: ThreadData = { redthread: { config, ledger: ledger.buffer, gate: gate.buffer, hasProvider } };
     this.#pool = new Piscina({
       filename: ENTRY,
-      minThreads: count,
+      // Every thread is started by its own `serve`: piscina would refill a minimum also when one that was ended exits
+      // after destroy(), which does not wait for it, and nobody would end those.
+      minThreads: 0,
       // One more: the replacement of a thread that is recycled serves before that one goes.
       maxThreads: isRecycling ? count + 1 : count,
       concurrentTasksPerWorker: 1,
@@ -90,9 +94,7 @@ export class Threads {
 
   /** Starts what is missing, also the replacement of one that is retiring. */
   startMissing(): void {
-    const { count } = this.#options.config.threads;
-    const staying = (): number => [...this.#threads].filter(({ isRetiring }) => !isRetiring).length;
-    while (!this.#closing && staying() < count) this.#start();
+    while (!this.#closing && this.#isMissingOne) this.#start();
   }
 
   /** Asks every thread to close; resolves when all have, at the latest after `ms`. */
@@ -102,7 +104,8 @@ export class Threads {
     const threads = [...this.#threads];
     for (const thread of threads) thread.close(ms, graceMs);
     const closed = Promise.all(threads.map((thread) => thread.answered));
-    await within(closed, ms, () => new Error()).catch(() => {}); // who did not answer is ended next
+    // Who did not answer is ended next; an answer that a blocked loop has not read yet is a message in the port.
+    await within(closed, ms, () => new Error(), UNREAD_MS).catch(() => {});
   }
 
   /** Ends whatever thread is left, also one in an endless loop. */
@@ -110,6 +113,11 @@ export class Threads {
     this.#closing = true;
     await this.#pool.destroy();
     await Promise.all(this.#ends);
+  }
+
+  get #isMissingOne(): boolean {
+    const staying = [...this.#threads].filter(({ isRetiring }) => !isRetiring);
+    return staying.length < this.#options.config.threads.count;
   }
 
   #start(): void {
@@ -156,12 +164,14 @@ export class Threads {
         if (!thread.started()) return;
         this.#startFailure = undefined;
         this.#options.onReady(thread);
+        // Those that failed while nobody served.
+        if (this.#isMissingOne && this.#replacements.size === 0) this.#replaceIn(this.#nextDelayMs());
         break;
       case "failed":
         this.#startFailed(thread, fromErrorData(message.error));
         break;
       case "logs":
-        thread.row.add("logsTaken", message.records.length);
+        thread.row.add("logsTaken", message.records.length + message.dropped);
         this.#options.onLogs(thread, message.records, message.dropped);
         break;
       case "loginWanted":
@@ -186,6 +196,8 @@ export class Threads {
     const { state } = thread;
     await thread.hungUp();
     this.#threads.delete(thread);
+    const unsaid = thread.row.get("logsMade") - thread.row.get("logsTaken");
+    if (unsaid > 0) this.#options.onLogs(thread, [], unsaid);
     this.#options.credentials?.gone(thread);
     // Before anybody hears of the end and starts the next.
     this.#options.gate.sweep(row);
@@ -205,8 +217,11 @@ export class Threads {
     this.#quickDeaths++;
     logger.error("thread could not start", { threadId: thread.threadId, code: errorCode(failure.cause) });
     onStartFailed(failure);
-    // While others serve, the tasks module is good and this may pass; otherwise only somebody's wish tries again.
-    if (this.#threads.size > 0) return this.#replaceIn(delayMs);
+    // While others serve, the tasks module is good and this may pass; otherwise only somebody's wish tries again. Who
+    // is still starting decides which it is: a module that is bad would start each of them anew while the next one tries.
+    const others = [...this.#threads];
+    if (others.some(({ state }) => state !== "starting")) return this.#replaceIn(delayMs);
+    if (others.length > 0) return;
     this.#cancelReplacements();
     this.#retryStartAt = monotonic() + delayMs;
     onAllFailed(failure);

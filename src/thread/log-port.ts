@@ -54,14 +54,14 @@ export class LogPort implements Logger {
     if (records.length === 0 && dropped === 0) return;
     this.#records = [];
     this.#dropped = 0;
-    this.#row.add("logsSent", records.length);
     this.#post({ type: "logs", records, dropped });
   }
 
   #log(level: LogLevel, message: string, fields: LogFields = {}): void {
     if (!isLogged(level, this.#level)) return;
-    const underWay = this.#row.get("logsSent") - this.#row.get("logsTaken");
-    if (underWay + this.#records.length >= MAX_UNDER_WAY) this.#dropped++;
+    const underWay = this.#row.get("logsMade") - this.#row.get("logsTaken") - this.#dropped;
+    this.#row.add("logsMade", 1); // at once: a thread that is ended sends nothing more
+    if (underWay >= MAX_UNDER_WAY) this.#dropped++;
     else this.#records.push({ level, message: String(message), fields: plainFields(fields) });
     if (this.#scheduled) return;
     this.#scheduled = true;

@@ -1,21 +1,55 @@
 import assert from "node:assert/strict";
+import { eventually } from "./gate.js";
+import { newestHandle, openHandles } from "./open-handles.js";
 import type { RedisServer } from "./redis-server.js";
+
+interface Test {
+  after(hook: () => Promise<void>): void;
+}
 
 const rejections: unknown[] = [];
 let listening = false;
 
+interface Checks {
+  /** A handle may belong to what another check's hooks are still to close. */
+  left: number;
+  readonly since: number;
+}
+const checks = new WeakMap<Test, Checks>();
+
 /**
- * After the test: CLIENT LIST holds only the observer, and no promise was rejected unheard since the last check.
+ * After the test: CLIENT LIST holds only the observer, no promise was rejected unheard since the last check, and once
+ * the test's last check is through, nothing is left that the library opened on this thread since the first one began.
  * After-hooks run in the order they were registered: call this before registering the one that stops the server.
  */
-export function leakCheck(t: { after(hook: () => Promise<void>): void }, server: RedisServer): void {
+export function leakCheck(t: Test, server: RedisServer): void {
   listen();
+  const ofTest = beginLeakCheck(t);
+  ofTest.left++;
   t.after(async () => {
+    ofTest.left--;
     await server.waitForClients((clients) => clients.length === 0, 5_000, "nobody but the observer is connected");
     // Rejections are reported once the microtasks are through.
     await new Promise((resolve) => setImmediate(resolve));
     assert.deepEqual(rejections.splice(0), [], "no promise was rejected unheard");
+    if (ofTest.left === 0) await nothingIsOpen(ofTest.since);
   });
+}
+
+/** For who opens something before its `leakCheck`, because its own hook has to come first. */
+export function beginLeakCheck(t: Test): Checks {
+  const ofTest = checks.get(t) ?? { left: 0, since: newestHandle() };
+  checks.set(t, ofTest);
+  return ofTest;
+}
+
+/** Closing takes a turn or two, and Node tells of it later still. */
+export async function nothingIsOpen(since: number, deadlineMs = 5_000): Promise<void> {
+  const look = (): void => {
+    const left = openHandles(since);
+    if (left.length > 0) throw new Error([`${left.length} are left:`, ...left].join("\n  "));
+  };
+  await eventually(look, deadlineMs, "no handle or timer of the library is left");
 }
 
 function listen(): void {

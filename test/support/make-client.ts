@@ -4,7 +4,7 @@ import { ownGate } from "../../src/common/connect-gate.js";
 import { noopLogger } from "../../src/common/log.js";
 import type { RedisOptions, RetryConfig } from "../../src/common/options.js";
 import { configFor } from "./fast-config.js";
-import { leakCheck } from "./leak-check.js";
+import { beginLeakCheck, leakCheck } from "./leak-check.js";
 import { startRedis, type RedisServer, type RedisServerOptions } from "./redis-server.js";
 
 interface ClientSetup extends Partial<Pick<ClientOptions, "role" | "logger" | "onState">> {
@@ -35,6 +35,7 @@ export function makeClient(
   { port = server.port, redis = {}, retry = {}, ...options }: ClientSetup = {},
 ): Client {
   const config = configFor({ port }, { redis, retry: { baseDelayMs: 5, maxDelayMs: 20, ...retry } });
+  beginLeakCheck(t);
   const client = new Client({
     name: "redthread:test:client",
     role: "thread",

@@ -1,6 +1,6 @@
 import type { TestContext } from "node:test";
 import { ConnectionManager, type Logger, type ManagerOptions } from "../../src/index.js";
-import { leakCheck } from "./leak-check.js";
+import { beginLeakCheck, leakCheck } from "./leak-check.js";
 import type { RedisServer } from "./redis-server.js";
 
 export const silent: Logger = { debug() {}, info() {}, warn() {}, error() {} };
@@ -21,6 +21,7 @@ export function manage<Tasks extends object>(
   server: RedisServer,
   options: ManagerOptions,
 ): ConnectionManager<Tasks> {
+  beginLeakCheck(t);
   const manager = new ConnectionManager<Tasks>({
     env: {},
     logger: silent,

@@ -126,6 +126,7 @@ export class RedisServer implements AsyncDisposable {
       });
       // Servers die here on purpose; the observer's commands wait for the next one.
       this.#admin.on("error", () => undefined);
+      observers.add(this.#admin);
     }
     return this.#admin;
   }
@@ -201,6 +202,7 @@ export class RedisServer implements AsyncDisposable {
 
   async #stop(): Promise<void> {
     this.#admin?.disconnect();
+    if (this.#admin) observers.delete(this.#admin);
     await this.#end("SIGTERM");
     await rm(this.#folder, { recursive: true, force: true });
   }
@@ -240,6 +242,14 @@ export class RedisServer implements AsyncDisposable {
     await gone;
     clearTimeout(timer);
   }
+}
+
+const observers = new Set<Redis>();
+
+/** Whether this native handle is the socket of some server's observer. */
+export function isObserver(handle: object): boolean {
+  // The one way from a handle to who uses it.
+  return [...observers].some(({ stream }) => (stream as { _handle?: object } | undefined)?._handle === handle);
 }
 
 /** Each with its folder. */

@@ -1,13 +1,66 @@
-/** `npm run test:faults -- [--repeat N]`: the named test files, N times in a row, ending at the first failure. */
-import { spawnSync } from "node:child_process";
-import { parseArgs } from "node:util";
+/**
+ * `npm run test:faults -- [--repeat N] [--load [CORES]]`: the named test files N times in a row, several at once, ending
+ * at the first failure; with `--load` beside as many busy loops, on all cores unless said otherwise. A line per round.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { availableParallelism } from "node:os";
 
-const { values, positionals } = parseArgs({ options: { repeat: { type: "string" } }, allowPositionals: true });
-const repeat = Number(values.repeat ?? 1);
+/** Most tests wait most of the time. */
+const CONCURRENCY = 4;
+const BUSY =
+  "process.on('disconnect', () => process.exit()); setInterval(() => { for (const end = Date.now() + 100; Date.now() < end;); }, 0)";
+
+interface Wanted {
+  repeat: number;
+  load: number;
+  readonly files: string[];
+}
+
+const { repeat, load, files } = parse(process.argv.slice(2));
+const busy = Array.from({ length: load }, () =>
+  spawn(process.execPath, ["-e", BUSY], { stdio: ["ignore", "ignore", "inherit", "ipc"] }),
+);
+// Also when this is interrupted or fails; and should it be killed, the loops end with their channel.
+process.on("exit", () => busy.forEach((child) => child.kill("SIGKILL")));
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
+
 for (let round = 1; round <= repeat; round++) {
-  const { status } = spawnSync(process.execPath, ["--test", ...positionals], { stdio: "inherit" });
-  if (status !== 0) {
-    console.error(`round ${round} of ${repeat} failed`);
-    process.exit(status ?? 1);
+  const { output, isGreen } = await runOnce();
+  const [passed, failed, ms] = ["pass", "fail", "duration_ms"].map((name) => summary(output, name));
+  console.log(`round ${round} of ${repeat}: ${passed} passed, ${failed} failed, ${Math.round(ms! / 1_000)} s`);
+  if (isGreen) continue;
+  console.error(output);
+  process.exit(1);
+}
+process.exit(0);
+
+async function runOnce(): Promise<{ output: string; isGreen: boolean }> {
+  const args = ["--test", "--test-reporter=tap", `--test-concurrency=${CONCURRENCY}`, ...files];
+  const runner: ChildProcess = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+  let output = "";
+  runner.stdout!.setEncoding("utf8").on("data", (text: string) => (output += text));
+  const end = (): boolean => runner.kill();
+  process.on("exit", end);
+  const [code] = (await once(runner, "close")) as [number | null];
+  process.off("exit", end);
+  return { output, isGreen: code === 0 };
+}
+
+function summary(output: string, name: string): number {
+  return Number(new RegExp(`^# ${name} ([\\d.]+)$`, "m").exec(output)?.[1] ?? NaN);
+}
+
+/** By hand, as `--load` may stand alone. */
+function parse(args: string[]): Wanted {
+  const wanted: Wanted = { repeat: 1, load: 0, files: [] };
+  for (let i = 0; i < args.length; i++) {
+    const [arg, next = ""] = [args[i]!, args[i + 1]];
+    const hasNumber = /^\d+$/.test(next);
+    if (arg === "--repeat" && hasNumber) wanted.repeat = Number(args[++i]);
+    else if (arg === "--load") wanted.load = hasNumber ? Number(args[++i]) : availableParallelism();
+    else if (arg.startsWith("--")) throw new Error(`unknown or without its number: ${arg}`);
+    else wanted.files.push(arg);
   }
+  return wanted;
 }

@@ -1,0 +1,209 @@
+import assert from "node:assert/strict";
+import { after, before, beforeEach, test } from "node:test";
+import type { LogFields } from "../../src/common/log.js";
+import { ABRUPT, counted, ending, running, settled, shutsDownInTime } from "../support/ending.js";
+import { eventually } from "../support/gate.js";
+import { fixture, manage, silent } from "../support/manage.js";
+import { startRedis, type RedisServer } from "../support/redis-server.js";
+
+// What threads and those who use them can do to a shutdown. Redis and the network: shutdown.test.ts.
+
+let server: RedisServer;
+before(async () => {
+  server = await startRedis({ loglevel: "verbose" });
+});
+beforeEach(() => server.admin.flushall());
+after(() => server.stop());
+
+for (const how of ["exit", "crash"] as const) {
+  test(`half of the threads ${how} while the others finish: each task says what became of it`, async (t) => {
+    const manager = ending(t, server, { threads: { count: 4 } });
+    await manager.ready();
+    // Dealt evenly: each thread works, and two of them die under their work.
+    const working = settled([1, 2, 3, 4].map(() => manager.run("work", "go")));
+    await counted(server, 4);
+    const dying = settled([1, 2].map(() => manager.run("dieOn", { key: "die", how })));
+    await counted(server, 6);
+    const done = shutsDownInTime(manager, { drainMs: 10_000 });
+    await server.admin.set("die", 1);
+    const { codes: deaths } = await dying;
+    await server.admin.set("go", 1);
+    const { values, codes } = await working;
+    assert.equal(values.length, 2);
+    assert.deepEqual(
+      [...deaths, ...codes],
+      Array.from({ length: 4 }, () => "TASK_ABORTED"),
+    );
+    assert.deepEqual((await done).tasks, { finished: 2, abandoned: 4 });
+  });
+}
+
+test("half of the threads died right before: their replacements are closed with the rest", async (t) => {
+  const manager = ending(t, server, { threads: { count: 4 } });
+  await manager.ready();
+  const dying = settled([1, 2].map(() => manager.run("dieOn", { key: "die", how: "exit" as const })));
+  await counted(server, 2);
+  await server.admin.set("die", 1);
+  await dying;
+  await shutsDownInTime(manager);
+});
+
+test("half of the threads spin: theirs are aborted, the others' finish", async (t) => {
+  const manager = ending(t, server, { threads: { count: 4 } });
+  await manager.ready();
+  const working = settled([1, 2, 3, 4].map(() => manager.run("work", "go")));
+  await counted(server, 4);
+  const spinning = settled([1, 2].map(() => manager.run("spin")));
+  await counted(server, 6);
+  const done = shutsDownInTime(manager, { drainMs: 1_000 });
+  await server.admin.set("go", 1);
+  const { values, codes } = await working;
+  const all = [...codes, ...(await spinning).codes];
+  assert.equal(values.length, 2);
+  assert.deepEqual(
+    all,
+    Array.from({ length: 4 }, () => "TASK_ABORTED"),
+  );
+  const { threads } = await done;
+  assert.deepEqual(threads.map(({ outcome }) => outcome).toSorted(), ["forced", "forced", "graceful", "graceful"]);
+});
+
+test("threads that are being ended when the shutdown begins are not started anew", async (t) => {
+  const manager = ending(t, server, { threads: { count: 4 }, shutdown: { cancelGraceMs: 1 } });
+  await manager.ready();
+  const ids = new Set(manager.stats().threads.map(({ threadId }) => threadId));
+  const heavy = { exclusive: true, timeoutMs: 1_000 };
+  const outcomes = settled(Array.from({ length: 4 }, () => manager.run("spinHeavily", undefined, heavy)));
+  assert.ok((await outcomes).codes.every((code) => code === "TASK_TIMEOUT"));
+  const isEnding = ({ state, threadId }: { state: string; threadId: number }): boolean =>
+    state === "dead" || !ids.has(threadId);
+  await eventually(() => manager.stats().threads.some(isEnding));
+  await shutsDownInTime(manager);
+});
+
+test("a lease that nobody gives back is closed under its holder", async (t) => {
+  const manager = ending(t, server);
+  await settled([1, 2, 3].map(() => manager.run("keepLease")));
+  const { threads } = await shutsDownInTime(manager);
+  // At once, not after the thread was ended for it.
+  assert.deepEqual(await server.clients(), []);
+  assert.ok(threads.every(({ outcome }) => outcome === "graceful"));
+});
+
+test("threads that wait for a connection of the budget are rejected", async (t) => {
+  const manager = ending(t, server, { connections: { max: 4 } });
+  await manager.ready();
+  const outcomes = settled([1, 2, 3, 4].map(() => manager.run("wantLease")));
+  await counted(server, 4);
+  await eventually(() => manager.stats().threads.some(({ dedicated }) => dedicated.waiting > 0));
+  await manager.subscribe("news", () => {}); // the last permit
+  await shutsDownInTime(manager);
+  assert.deepEqual((await outcomes).values, []);
+});
+
+test("a subscriber with messages on their way is closed after the threads, and hears of no gap", async (t) => {
+  const manager = ending(t, server);
+  await manager.ready();
+  const heard: string[] = [];
+  let gaps = 0;
+  await manager.subscribe("news", (message) => void heard.push(message), { onGap: () => void gaps++ });
+  const outcomes = settled([manager.run("work", "go")]);
+  await counted(server, 1);
+  const done = shutsDownInTime(manager, { drainMs: 10_000 });
+  await server.admin.publish("news", "while it drains");
+  await eventually(() => heard.length === 1);
+  await server.admin.set("go", 1);
+  await outcomes;
+  await done;
+  assert.equal(gaps, 0);
+});
+
+test("what was logged before the close is written, every line of it", async (t) => {
+  const lines: unknown[] = [];
+  const info = (message: string, fields: LogFields = {}): void => {
+    if (message === "said") lines.push(fields["i"]);
+  };
+  const manager = ending(t, server, { logger: { ...silent, info } });
+  const outcomes = settled([1, 2, 3, 4].map(() => manager.run("talk", 2_000)));
+  await shutsDownInTime(manager, { drainMs: 10_000 });
+  assert.equal((await outcomes).values.length, 4);
+  assert.equal(lines.length, 4 * 2_000);
+});
+
+test("what a thread logged that had to be ended is counted as dropped", async (t) => {
+  const dropped: unknown[] = [];
+  const warn = (message: string, fields: LogFields = {}): void => {
+    if (message === "log records were dropped") dropped.push(fields["dropped"]);
+  };
+  const manager = ending(t, server, { threads: { count: 1 }, logger: { ...silent, warn } });
+  await manager.ready();
+  const outcomes = settled([manager.run("talkAndSpin", 100)]);
+  await counted(server, 1);
+  await shutsDownInTime(manager);
+  await outcomes;
+  assert.deepEqual(dropped, [100]);
+});
+
+test("a shutdown while the threads load and are set up does not wait for them", async (t) => {
+  const manager = manage<{ echo(input: number): number }>(t, server, { tasks: fixture("slow-setup") });
+  const outcomes = settled([manager.run("echo", 1), manager.ready()]);
+  await counted(server, 2, "setting up");
+  const { durationMs } = await manager.shutdown({ drainMs: 300, closeMs: 600 });
+  assert.ok(durationMs <= 1_400, `${durationMs} ms`);
+  assert.deepEqual((await outcomes).codes, ["TASK_ABORTED", "SHUTTING_DOWN"]);
+});
+
+test("a shutdown while Redis cannot be reached and the threads' setup waits for it ends in its time", async (t) => {
+  const own = await startRedis();
+  await own.kill();
+  const manager = manage<{ echo(input: number): number }>(t, own, { tasks: fixture("slow-setup") });
+  t.after(() => own.stop());
+  const outcomes = settled([manager.run("echo", 1), manager.ready()]);
+  await eventually(() => manager.stats().threads.every(({ threadId }) => threadId > 0), 15_000);
+  const { durationMs } = await manager.shutdown({ drainMs: 300, closeMs: 600 });
+  assert.ok(durationMs <= 1_400, `${durationMs} ms`);
+  assert.deepEqual((await outcomes).values, []);
+  await own.start();
+});
+
+test("a recycling under way whose worn thread spins costs that thread's tasks only", async (t) => {
+  const manager = ending(t, server, { threads: { count: 1, maxTasks: 1 } });
+  await manager.ready();
+  const spinning = settled([manager.run("spin")]);
+  await counted(server, 1);
+  // The thread reads nothing more: it is worn by what it has done before, once that is known.
+  const other = settled([manager.run("echo", 1)]);
+  await shutsDownInTime(manager);
+  assert.deepEqual([(await spinning).codes, (await other).codes], [["TASK_ABORTED"], ["TASK_ABORTED"]]);
+});
+
+for (const how of ["never", "in failure"] as const) {
+  test(`a teardown that ends ${how} costs its thread neither its QUIT nor the shutdown its time`, async (t) => {
+    const warnings: LogFields[] = [];
+    const warn = (message: string, fields: LogFields = {}): void => {
+      if (message.includes("teardown failed")) warnings.push(fields);
+    };
+    const manager = ending(t, server, { threads: { count: 2 }, logger: { ...silent, warn } });
+    await manager.ready();
+    await Promise.all([1, 2].map(() => manager.run("tearDown", how)));
+    const logged = server.log().length;
+    const { threads } = await shutsDownInTime(manager);
+    assert.ok(threads.every(({ outcome }) => outcome === "graceful"));
+    assert.equal(warnings.length, 2);
+    await server.waitForClients((clients) => clients.length === 0);
+    assert.doesNotMatch(server.log().slice(logged), ABRUPT);
+  });
+}
+
+test("nothing that runs is refused a connection while it drains, and nothing new is taken", async (t) => {
+  const manager = ending(t, server, { threads: { count: 1, concurrency: 1 } });
+  await manager.ready();
+  const outcomes = settled([1, 2, 3].map(() => manager.run("work", "go")));
+  await counted(server, 1);
+  const done = shutsDownInTime(manager, { drainMs: 10_000 });
+  assert.equal(running(manager), 1);
+  await assert.rejects(manager.run("work", "go"), { code: "REDTHREAD_SHUTTING_DOWN" });
+  await server.admin.set("go", 1);
+  assert.equal((await outcomes).values.length, 3);
+  assert.deepEqual((await done).tasks, { finished: 3, abandoned: 0 });
+});

@@ -1,0 +1,69 @@
+import assert from "node:assert/strict";
+import type { TestContext } from "node:test";
+import type { ConnectionManager, ManagerOptions, ShutdownReport } from "../../src/index.js";
+import type * as EndingTasks from "../fixtures/ending-tasks.js";
+import { eventually } from "./gate.js";
+import { fixture, manage } from "./manage.js";
+import type { RedisServer } from "./redis-server.js";
+
+export type Ending = ConnectionManager<typeof EndingTasks>;
+
+/** What a shutdown may take, so short that a test with a hang in it is told from one without. */
+export const LIMITS = { lameDuckMs: 0, drainMs: 300, closeMs: 600 };
+
+/** What redis-server 7 writes at loglevel verbose when a connection ends otherwise than by QUIT. */
+export const ABRUPT = /Reading from client|Error writing to client|Client closed connection(?!.*name=observer)/;
+
+export function ending(t: TestContext, server: RedisServer, options: Partial<ManagerOptions> = {}): Ending {
+  return manage<typeof EndingTasks>(t, server, {
+    tasks: fixture("ending-tasks"),
+    ...options,
+    threads: { count: 2, startTimeoutMs: 30_000, ...options.threads },
+  });
+}
+
+/** The promise itself: lameDuckMs + drainMs + closeMs + 500 ms, whatever happens meanwhile. */
+export async function shutsDownInTime(manager: Ending, limits: Partial<typeof LIMITS> = {}): Promise<ShutdownReport> {
+  const { lameDuckMs, drainMs, closeMs } = { ...LIMITS, ...limits };
+  const startedAt = performance.now();
+  const report = await manager.shutdown({ lameDuckMs, drainMs, closeMs });
+  const ms = performance.now() - startedAt;
+  assert.ok(ms <= lameDuckMs + drainMs + closeMs + 500, `the shutdown took ${Math.round(ms)} ms`);
+  await assert.rejects(manager.run("echo", 0), { code: "REDTHREAD_SHUTTING_DOWN" });
+  return report;
+}
+
+interface Outcomes {
+  readonly values: unknown[];
+  /** Without what all codes of the library begin with. */
+  readonly codes: string[];
+}
+
+/** Of what was accepted: each finished or was rejected with an error of the library's. Listens from this turn on. */
+export async function settled(accepted: readonly Promise<unknown>[]): Promise<Outcomes> {
+  const all = Promise.allSettled(accepted);
+  const outcomes = await eventually(() => all, 30_000, "everything that was accepted settles");
+  const values: unknown[] = [];
+  const codes: string[] = [];
+  for (const outcome of outcomes) {
+    if (outcome.status === "fulfilled") values.push(outcome.value);
+    else codes.push(codeOf(outcome.reason));
+  }
+  return { values, codes };
+}
+
+function codeOf(reason: unknown): string {
+  const { code } = (reason ?? {}) as { code?: string };
+  assert.ok(code && code.startsWith("REDTHREAD_"), `rejected with ${String(reason)}`);
+  return code.slice("REDTHREAD_".length);
+}
+
+/** Tasks count themselves in Redis when they run. */
+export function counted(server: RedisServer, count: number, key = "started"): Promise<boolean> {
+  return eventually(async () => Number(await server.admin.get(key)) === count, 15_000, `${count} tasks in ${key}`);
+}
+
+/** Tasks that were sent to a thread. */
+export function running(manager: Ending): number {
+  return manager.stats().threads.reduce((sum, thread) => sum + thread.running, 0);
+}
