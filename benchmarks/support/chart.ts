@@ -13,6 +13,8 @@ export interface Line {
 
 export interface Panel {
   readonly title: string;
+  /** With it the panel has a y axis of its own. */
+  readonly yTitle?: string;
   readonly lines: readonly Line[];
 }
 
@@ -23,7 +25,7 @@ export interface Chart {
   readonly xTitle: string;
   readonly isLog?: boolean;
   readonly kind: "lines" | "bars";
-  /** Side by side, on one y axis; three to a line. */
+  /** Side by side, on one y axis unless a panel has its own; three to a line. */
   readonly panels: readonly Panel[];
   readonly caption: string;
 }
@@ -84,9 +86,10 @@ function legend(name: string, at: number, perRow: number): string {
   return `<rect x="${left}" y="${top}" width="12" height="12" fill="${colour(at)}"/>${text(left + 18, top + 10, name)}`;
 }
 
-function drawPanel(chart: Chart, { title, lines }: Panel, frame: Frame, names: readonly string[]): string[] {
+function drawPanel(chart: Chart, panel: Panel, frame: Frame, names: readonly string[]): string[] {
+  const { title, lines, yTitle } = panel;
   const { left, top, width, height } = frame;
-  const scale = scaleOf(chart, frame);
+  const scale = scaleOf(yTitle === undefined ? chart.panels : [panel], chart.isLog ?? false, frame);
   const xs = [...new Set(lines.flatMap(({ marks }) => marks.map(({ x }) => x)))];
   const step = width / Math.max(1, xs.length);
   const centre = (x: string): number => left + step * (xs.indexOf(x) + 0.5);
@@ -110,7 +113,7 @@ function drawPanel(chart: Chart, { title, lines }: Panel, frame: Frame, names: r
     ]),
     ...xs.map((x) => text(centre(x), top + height + 16, x, `text-anchor="middle" font-size="11"`)),
     text(left + width / 2, top + height + 36, chart.xTitle, `text-anchor="middle" fill="#555555"`),
-    `<text transform="translate(${left - 50} ${top + height / 2}) rotate(-90)" text-anchor="middle" fill="#555555">${escape(chart.yTitle)}</text>`,
+    `<text transform="translate(${left - 50} ${top + height / 2}) rotate(-90)" text-anchor="middle" fill="#555555">${escape(yTitle ?? chart.yTitle)}</text>`,
     ...drawn,
     `<line x1="${left}" x2="${left + width}" y1="${top + height}" y2="${top + height}" stroke="#222222"/>`,
   ];
@@ -131,7 +134,7 @@ function whisker(x: number, low: number, high: number, stroke: string): string {
   return `<line x1="${px(x)}" x2="${px(x)}" y1="${px(low)}" y2="${px(high)}" stroke="${stroke}" stroke-width="1"/>`;
 }
 
-function scaleOf({ panels, isLog = false }: Chart, { top, height }: Frame): Scale {
+function scaleOf(panels: readonly Panel[], isLog: boolean, { top, height }: Frame): Scale {
   const marks = panels.flatMap(({ lines }) => lines.flatMap((line) => line.marks));
   const values = marks.flatMap(({ y, low = y, high = y }) => [y, low, high]).filter((value) => Number.isFinite(value));
   const positive = values.filter((value) => value > 0);
