@@ -15,8 +15,9 @@ import {
 import { bullmq } from "./contenders/bullmq.js";
 import type { Contender } from "./contenders/contender.js";
 import { redthread } from "./contenders/redthread.js";
-import { chooseContenders, interleave, type Row, type Sample } from "./support/interleave.js";
+import { chooseContenders, interleave, type Sample } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
+import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
 import { type Item, roundsOf } from "./work.js";
 
@@ -68,23 +69,6 @@ async function measure({ drive, roundMs = ROUND_MS }: Entrant, { callers, n }: D
   return { tasksPerSecond: tasks / seconds, cpuPerTask: (user + system) / tasks };
 }
 
-function panel(callers: number, rows: readonly Row[]) {
-  const mine = rows.filter(({ point }) => point["callers"] === callers);
-  const names = [...new Set(mine.map(({ contender }) => contender))];
-  return {
-    title: `${callers} ${callers === 1 ? "caller" : "callers"}`,
-    lines: names.map((name) => ({
-      name,
-      marks: mine
-        .filter(({ contender }) => contender === name)
-        .map(({ point, metrics }) => {
-          const { median: y, min: low, max: high } = metrics["tasksPerSecond"]!;
-          return { x: String(point["n"]), y, low, high };
-        }),
-    })),
-  };
-}
-
 await using server = await startRedis();
 for (let i = 0; i < KEYS; i++) await server.admin.set(`bench:${i}`, "x".repeat(4_096));
 const place = { port: server.port, threads: THREADS };
@@ -121,7 +105,14 @@ report(
       xTitle: "n (10ms: that much CPU)",
       kind: "bars",
       isLog: true,
-      panels: CALLERS.map((callers) => panel(callers, rows)),
+      panels: CALLERS.map((callers) =>
+        panelOf(rows, {
+          title: `${callers} ${callers === 1 ? "caller" : "callers"}`,
+          x: "n",
+          metric: "tasksPerSecond",
+          where: (point) => point.callers === callers,
+        }),
+      ),
     },
   },
   options,

@@ -22,7 +22,9 @@ export interface Interleaving<P extends Point, C extends Named<P>> {
   readonly points: readonly P[];
   readonly contenders: readonly C[];
   readonly rounds: number;
-  readonly measure: (contender: C, point: P, round: number) => Promise<Sample>;
+  readonly measure: (contender: C, point: P) => Promise<Sample>;
+  /** Rounds before those that count. Default: none. */
+  readonly warmUps?: number;
 }
 
 /**
@@ -30,7 +32,7 @@ export interface Interleaving<P extends Point, C extends Named<P>> {
  * Each round begins with another one, so that nobody always follows the same predecessor.
  */
 export async function interleave<P extends Point, C extends Named<P>>(
-  { points, contenders, rounds, measure }: Interleaving<P, C>,
+  { points, contenders, rounds, measure, warmUps = 0 }: Interleaving<P, C>,
   options: Pick<BenchOptions, "only" | "contenders">,
 ): Promise<Row<P>[]> {
   const chosen = points.filter((point) => isChosen(point, options.only));
@@ -39,10 +41,11 @@ export async function interleave<P extends Point, C extends Named<P>>(
   for (const point of chosen) {
     const taking = chooseContenders(contenders, options).filter(({ takesPart }) => takesPart?.(point) ?? true);
     const samples = taking.map((): Sample[] => []);
-    for (let round = 0; round < rounds; round++) {
+    for (let round = -warmUps; round < rounds; round++) {
       for (let turn = 0; turn < taking.length; turn++) {
-        const at = (round + turn) % taking.length;
-        samples[at]!.push(await measure(taking[at]!, point, round));
+        const at = (round + warmUps + turn) % taking.length;
+        const sample = await measure(taking[at]!, point);
+        if (round >= 0) samples[at]!.push(sample);
       }
     }
     rows.push(...taking.map(({ name }, at) => ({ point, contender: name, metrics: byMetric(samples[at]!) })));
