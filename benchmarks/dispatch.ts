@@ -33,7 +33,7 @@ const BATCHES_AT_ONCE = 4;
 const options = parseBenchOptions();
 const CALLERS = options.isSmoke ? [64] : [1, 8, 64];
 const ROUNDS = options.isSmoke ? 1 : 5;
-const ROUND_MS = options.isSmoke ? 20 : 250;
+const ROUND_MS = options.isSmoke ? 20 : 200;
 const WARM_MS = options.isSmoke ? 20 : 1_000;
 const SLOW_ROUND_MS = options.isSmoke ? 20 : 150;
 

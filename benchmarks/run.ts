@@ -3,7 +3,19 @@ import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { parseBenchOptions, USAGE } from "./support/options.js";
 
-const ALL = ["dispatch", "outage", "acquire", "latency", "startup", "shutdown", "memory", "deploy"];
+const ALL = [
+  "dispatch",
+  "outage",
+  "acquire",
+  "latency",
+  "startup",
+  "shutdown",
+  "memory",
+  "deploy",
+  "vectors",
+  "limit",
+  "overhead",
+];
 const { names } = parseBenchOptions();
 const unknown = names.filter((name) => !ALL.includes(name));
 if (unknown.length > 0) {
