@@ -1,83 +1,120 @@
 /**
- * How many small tasks per second do plain `run()` calls give, beside piscina with a module-global ioredis, as it
- * comes and tuned? All contenders in one run, interleaved; medians of rounds, ratios to the first.
+ * How many tasks per second do plain `run()` calls give, beside what one writes by hand? GET 4 kB, n x sha256, SET;
+ * n = "10ms" is as many as keep a core busy for so long.
  */
-import { fileURLToPath } from "node:url";
-import { Piscina } from "piscina";
-import { ConnectionManager } from "../src/index.js";
-import { startRedis, type RedisServer } from "../test/support/redis-server.js";
-import type * as Tasks from "./contenders/redthread-tasks.js";
-import type { Item } from "./work.js";
+import { startRedis } from "../test/support/redis-server.js";
+import {
+  bare,
+  connectionPerTask,
+  glide,
+  nodeRedis,
+  piscinaDefaults,
+  piscinaTuned,
+  proxy,
+} from "./contenders/by-hand.js";
+import { bullmq } from "./contenders/bullmq.js";
+import type { Contender } from "./contenders/contender.js";
+import { redthread } from "./contenders/redthread.js";
+import { chooseContenders, interleave, type Sample } from "./support/interleave.js";
+import { parseBenchOptions } from "./support/options.js";
+import { panelOf } from "./support/panel.js";
+import { report } from "./support/report.js";
+import { type Item, roundsOf } from "./work.js";
 
-interface Contender {
-  readonly name: string;
-  readonly run: (item: Item) => Promise<unknown>;
-  readonly close: () => Promise<unknown>;
+interface DispatchPoint extends Record<string, string | number> {
+  readonly callers: number;
+  readonly n: string;
 }
 
 const THREADS = 2;
 const KEYS = 256;
-const isSmoke = process.argv.includes("--smoke");
-const ROUNDS = isSmoke ? 1 : 5;
-const ROUND_MS = isSmoke ? 100 : 1_000;
-const silent = { debug() {}, info() {}, warn() {}, error() {} };
+/** Of the bare prototype: the best of 1, 2 and 4 at 64 callers. */
+const BATCHES_AT_ONCE = 4;
+const options = parseBenchOptions();
+const CALLERS = options.isSmoke ? [64] : [1, 8, 64];
+const ROUNDS = options.isSmoke ? 1 : 5;
+const ROUND_MS = options.isSmoke ? 20 : 200;
+const WARM_MS = options.isSmoke ? 20 : 1_000;
+const SLOW_ROUND_MS = options.isSmoke ? 20 : 150;
 
-function contenders(server: RedisServer): Contender[] {
-  const manager = new ConnectionManager<typeof Tasks>({
-    tasks: new URL("./contenders/redthread-tasks.js", import.meta.url),
-    env: {},
-    logger: silent,
-    redis: { port: server.port },
-    threads: { count: THREADS },
-  });
-  const byHand = {
-    filename: fileURLToPath(new URL("./contenders/piscina-global.js", import.meta.url)),
-    minThreads: THREADS,
-    maxThreads: THREADS,
-    workerData: { port: server.port },
-  };
-  const plain = new Piscina(byHand);
-  const tuned = new Piscina({ ...byHand, concurrentTasksPerWorker: 16, atomics: "disabled" });
-  return [
-    { name: "redthread run()", run: (item) => manager.run("item", item), close: () => manager.shutdown() },
-    { name: "piscina + global ioredis", run: (item) => plain.run(item), close: () => plain.destroy() },
-    { name: "the same, tuned", run: (item) => tuned.run(item), close: () => tuned.destroy() },
-  ];
-}
+const roundsPerTask = new Map<string, number>([
+  ["0", 0],
+  ["20", 20],
+  ["100", 100],
+  ["1000", 1_000],
+  ["10ms", roundsOf(10)],
+]);
+const sizes = options.isSmoke ? ["0", "100"] : [...roundsPerTask.keys()];
+const points = CALLERS.flatMap((callers) => sizes.map((n): DispatchPoint => ({ callers, n })));
 
-async function tasksPerSecond({ run }: Contender, callers: number, rounds: number): Promise<number> {
+/** Slow ones are asked twice, and more briefly. */
+const SLOW = {
+  roundMs: SLOW_ROUND_MS,
+  takesPart: ({ callers, n }: DispatchPoint) => callers === 64 && (n === "0" || n === "100"),
+};
+
+type Entrant = Contender<DispatchPoint> & { readonly roundMs?: number };
+
+async function measure({ drive, roundMs = ROUND_MS }: Entrant, { callers, n }: DispatchPoint): Promise<Sample> {
+  const rounds = roundsPerTask.get(n)!;
   const startedAt = performance.now();
-  let done = 0;
-  const caller = async (id: number): Promise<void> => {
-    for (let i = id; performance.now() - startedAt < ROUND_MS; i += callers) {
-      await run({ key: `bench:${i % KEYS}`, rounds });
-      done++;
-    }
-  };
-  await Promise.all(Array.from({ length: callers }, (_, id) => caller(id)));
-  return done / ((performance.now() - startedAt) / 1_000);
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)]!;
+  const cpuBefore = process.cpuUsage();
+  let tasks = 0;
+  function* items(): Generator<Item> {
+    for (; performance.now() - startedAt < roundMs; tasks++) yield { key: `bench:${tasks % KEYS}`, rounds };
+  }
+  await drive(items(), callers);
+  const seconds = (performance.now() - startedAt) / 1_000;
+  const { user, system } = process.cpuUsage(cpuBefore); // of all threads
+  return { tasksPerSecond: tasks / seconds, cpuPerTask: (user + system) / tasks };
 }
 
 await using server = await startRedis();
 for (let i = 0; i < KEYS; i++) await server.admin.set(`bench:${i}`, "x".repeat(4_096));
-const all = contenders(server);
-for (const contender of all) await tasksPerSecond(contender, 8, 0); // threads up, clients connected, code warm
-for (const callers of [1, 64]) {
-  for (const rounds of [0, 20, 100, 1_000]) {
-    const measured = all.map(() => [] as number[]);
-    for (let round = 0; round < ROUNDS; round++) {
-      for (const [i, contender] of all.entries()) measured[i]!.push(await tasksPerSecond(contender, callers, rounds));
-    }
-    const medians = measured.map(median);
-    const cells = all.map(
-      ({ name }, i) => `${name} ${Math.round(medians[i]!)}/s (${(medians[0]! / medians[i]!).toFixed(2)}x)`,
-    );
-    console.log(`${callers} callers, ${rounds} x sha256: ${cells.join(" | ")}`);
-  }
-}
+const place = { port: server.port, threads: THREADS };
+const all: Entrant[] = [
+  redthread(place),
+  // manager.map() can be one more: its `drive` is `for await (… of manager.map("item", items))`.
+  piscinaDefaults(place),
+  piscinaTuned(place),
+  proxy(place),
+  bare({ ...place, batchesAtOnce: BATCHES_AT_ONCE }),
+  nodeRedis(place),
+  { ...connectionPerTask(place), ...SLOW },
+  { ...glide(place), ...SLOW },
+  { ...(await bullmq(place)), ...SLOW },
+];
+const contenders = chooseContenders(all, options);
+// Threads up, clients connected, code warm.
+for (const contender of contenders) await measure({ ...contender, roundMs: WARM_MS }, { callers: 64, n: "0" });
+const rows = await interleave({ points, contenders, rounds: ROUNDS, measure }, options);
+report(
+  {
+    name: "dispatch",
+    question: "tasks of GET 4 kB + n x sha256 + SET through 2 threads, from callers that wait for theirs",
+    metrics: [
+      { key: "tasksPerSecond", title: "tasks/s" },
+      { key: "cpuPerTask", title: "CPU µs/task" },
+    ],
+    reference: "redthread run()",
+    rows,
+    notes: ["CPU is the whole process's, of all its threads; the server's is not in it"],
+    chart: {
+      title: "Tasks per second: GET 4 kB + n x sha256 + SET, 2 threads",
+      yTitle: "tasks per second",
+      xTitle: "n (10ms: that much CPU)",
+      kind: "bars",
+      isLog: true,
+      panels: CALLERS.map((callers) =>
+        panelOf(rows, {
+          title: `${callers} ${callers === 1 ? "caller" : "callers"}`,
+          x: "n",
+          metric: "tasksPerSecond",
+          where: (point) => point.callers === callers,
+        }),
+      ),
+    },
+  },
+  options,
+);
 for (const { close } of all) await close();

@@ -1,19 +1,29 @@
-/** `npm run bench -- [NAME] [--smoke]`: one benchmark, or all of them. */
+/** One benchmark, several, or all of them; each in a process of its own. */
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import { parseBenchOptions, USAGE } from "./support/options.js";
 
-const ALL = ["dispatch"];
-const args = process.argv.slice(2);
-const named = args.filter((arg) => !arg.startsWith("--"));
-const unknown = named.filter((name) => !ALL.includes(name));
+const ALL = [
+  "dispatch",
+  "outage",
+  "acquire",
+  "latency",
+  "startup",
+  "shutdown",
+  "memory",
+  "deploy",
+  "vectors",
+  "limit",
+  "overhead",
+];
+const { names } = parseBenchOptions();
+const unknown = names.filter((name) => !ALL.includes(name));
 if (unknown.length > 0) {
-  console.error(`no benchmark ${unknown.join(", ")}; there is ${ALL.join(", ")}`);
+  console.error(`no benchmark ${unknown.join(", ")}; there is ${ALL.join(", ")}\n${USAGE}`);
   process.exit(2);
 }
-for (const name of named.length > 0 ? named : ALL) {
+for (const name of names.length > 0 ? names : ALL) {
   const script = fileURLToPath(new URL(`./${name}.js`, import.meta.url));
-  const { status } = spawnSync(process.execPath, [script, ...args.filter((arg) => arg.startsWith("--"))], {
-    stdio: "inherit",
-  });
+  const { status } = spawnSync(process.execPath, [script, ...process.argv.slice(2)], { stdio: "inherit" });
   if (status !== 0) process.exit(status ?? 1);
 }

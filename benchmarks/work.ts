@@ -3,14 +3,30 @@ import type { Redis } from "ioredis";
 
 export interface Item {
   readonly key: string;
+  /** How often the value is hashed: 1 000 are about a millisecond. */
   readonly rounds: number;
 }
 
 /** The unit of work of every contender: GET 4 kB, `rounds` x sha256, SET. */
 export async function work(redis: Redis, { key, rounds }: Item): Promise<number> {
   const value = (await redis.getBuffer(key)) ?? Buffer.alloc(0);
-  let digest: Buffer = value;
-  for (let i = 0; i < rounds; i++) digest = createHash("sha256").update(digest).digest();
-  await redis.set(`${key}:out`, digest.subarray(0, 32));
+  await redis.set(`${key}:out`, digest(value, rounds));
   return value.length;
+}
+
+/** The part that is heavy on CPU. */
+export function digest(value: Uint8Array, rounds: number): Buffer {
+  let hashed: Uint8Array = value;
+  for (let i = 0; i < rounds; i++) hashed = createHash("sha256").update(hashed).digest();
+  return Buffer.from(hashed.buffer, hashed.byteOffset, Math.min(32, hashed.length));
+}
+
+/** As many rounds as keep this machine's CPU busy for so long: by the clock, two contenders for one core would both be done at once. */
+export function roundsOf(cpuMs: number): number {
+  const rounds = 20_000;
+  digest(Buffer.alloc(32), rounds); // warm
+  const before = process.cpuUsage();
+  digest(Buffer.alloc(32), rounds);
+  const { user, system } = process.cpuUsage(before);
+  return Math.max(1, Math.round((rounds * cpuMs * 1_000) / (user + system)));
 }

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
+import { createServer, type AddressInfo } from "node:net";
 import { after, before, test } from "node:test";
 import type * as Tasks from "../fixtures/tasks.js";
 import { eventually } from "../support/gate.js";
+import { hangUpOn } from "../support/hang-up.js";
 import { code, fixture, manage } from "../support/manage.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
@@ -12,28 +13,6 @@ before(async () => {
   server = await startRedis();
 });
 after(() => server.stop());
-
-/** A port in Redis's place that hangs up on everybody, and counts. */
-async function hangUpOn(port: number): Promise<{ server: Server; attempts: () => number; atOnce: () => number }> {
-  const open = new Set<Socket>();
-  let attempts = 0;
-  let most = 0;
-  const listening = createServer((socket) => {
-    attempts++;
-    open.add(socket);
-    most = Math.max(most, open.size);
-    socket.on("error", () => {}).on("close", () => open.delete(socket));
-    // Late enough for others to come meanwhile, if they would. Not counted from here on: its close event can come
-    // after the next connection that it makes room for.
-    setTimeout(() => {
-      open.delete(socket);
-      socket.destroy();
-    }, 20);
-  });
-  listening.listen(port, "127.0.0.1");
-  await once(listening, "listening");
-  return { server: listening, attempts: () => attempts, atOnce: () => most };
-}
 
 test("while Redis is away one prober tries for all threads and pools, and all are back after it", async (t) => {
   const own = await startRedis();

@@ -7,6 +7,7 @@ import type { DemoOptions } from "./args.js";
 import { Observer } from "./observer.js";
 import type { Progress } from "./progress.js";
 import { chooseQueries, sampleRows, type Query } from "./queries.js";
+import { recall } from "./recall.js";
 import { withRedis, type DemoRedis } from "./redis-source.js";
 import { printNeighbours, printStrategies, type DemoReport, type StrategyReport } from "./report.js";
 import type { VectorFile } from "./vector-file.js";
@@ -134,7 +135,7 @@ async function searchAll(
     reports.push({
       name,
       bytesPerVector: QUANTIZERS[name].bytesPerVector(dimensions),
-      recallAt10: recall(found, exact),
+      recallAt10: round(recall(found, exact), 4),
       queriesPerSecond: round(rows.length / seconds, 1),
     });
   }
@@ -175,18 +176,6 @@ function printShutdown(progress: Progress, report: ShutdownReport, left: number,
   );
   const whose = isShared ? "connections of this run" : "connections besides the observer's";
   progress.line(`CLIENT LIST of the server: ${left} ${whose}`);
-}
-
-/** Share of the true neighbours that were found. */
-function recall(found: readonly Hits[], exact: readonly Hits[]): number {
-  let hit = 0;
-  let all = 0;
-  for (const [at, { rows }] of exact.entries()) {
-    const known = new Set(found[at]!.rows);
-    hit += rows.filter((row) => known.has(row)).length;
-    all += rows.length;
-  }
-  return round(hit / all, 4);
 }
 
 function named({ rows, scores }: Hits, words: readonly string[]): { word: string; score: number }[] {

@@ -1,0 +1,96 @@
+/** What does a client cost to get, cached or leased, beside a module's promise and the pools one could take? */
+import { ConnectionManager } from "../src/index.js";
+import { silent } from "../test/support/manage.js";
+import { startRedis } from "../test/support/redis-server.js";
+import type * as Tasks from "./contenders/acquire-tasks.js";
+import type { AcquireInput } from "./contenders/acquire-tasks.js";
+import { interleave } from "./support/interleave.js";
+import { parseBenchOptions } from "./support/options.js";
+import { panelOf } from "./support/panel.js";
+import { report } from "./support/report.js";
+
+interface AcquirePoint extends Record<string, string | number> {
+  readonly use: AcquireInput["use"];
+  readonly callers: number;
+}
+
+const options = parseBenchOptions();
+const ROUNDS = options.isSmoke ? 1 : 5;
+const CALLS = options.isSmoke
+  ? { cached: 1_000, nothing: 100, GET: 50, WATCH: 50 }
+  : { cached: 200_000, nothing: 4_000, GET: 1_500, WATCH: 1_000 };
+/** One, and four times as many as there are clients. */
+const CALLERS = [1, 16];
+
+const points: AcquirePoint[] = [
+  { use: "cached", callers: 1 },
+  ...CALLERS.flatMap((callers) =>
+    (["nothing", "GET", "WATCH"] as const).map((use): AcquirePoint => ({ use, callers })),
+  ),
+];
+const isCached = ({ use }: AcquirePoint): boolean => use === "cached";
+const isLeased = (point: AcquirePoint): boolean => !isCached(point);
+const contenders = [
+  { name: "redthread" },
+  { name: "await of a module's promise", takesPart: isCached },
+  { name: "generic-pool, same checks", takesPart: isLeased },
+  { name: "tarn, same checks", takesPart: isLeased },
+  // It would hand out a client that still watches.
+  { name: "node-redis pool, no checks", takesPart: (point: AcquirePoint) => isLeased(point) && point.use !== "WATCH" },
+];
+
+await using server = await startRedis();
+await using manager = new ConnectionManager<typeof Tasks>({
+  tasks: new URL("./contenders/acquire-tasks.js", import.meta.url),
+  env: {},
+  logger: silent,
+  redis: { port: server.port },
+  threads: { count: 1 },
+});
+
+async function nsPerCall(contender: string, { use, callers }: AcquirePoint): Promise<number> {
+  return manager.run("acquire", { contender, use, callers, calls: CALLS[use], port: server.port });
+}
+
+const rows = await interleave(
+  {
+    points,
+    contenders,
+    rounds: ROUNDS,
+    warmUps: 1,
+    measure: async ({ name }, point) => ({ nsPerCall: await nsPerCall(name, point) }),
+  },
+  options,
+);
+report(
+  {
+    name: "acquire",
+    question: "what a client costs to get in a thread, cached or leased",
+    metrics: [{ key: "nsPerCall", title: "ns/call" }],
+    reference: "redthread",
+    rows,
+    notes: [
+      "cached: `await getRedis()` beside `await` of a promise in a module variable, which checks nothing",
+      "leased: withDedicated() and pools of 4 clients; the same checks: open, asked for a PING when idle for 500 ms, UNWATCH on return",
+    ],
+    chart: {
+      title: "Nanoseconds per call to get a client in a thread",
+      yTitle: "ns",
+      xTitle: "what the lease is used for",
+      kind: "bars",
+      isLog: true,
+      panels: [
+        panelOf(rows, { title: "cached", x: "use", metric: "nsPerCall", where: isCached }),
+        ...CALLERS.map((callers) =>
+          panelOf(rows, {
+            title: `leased, ${callers} ${callers === 1 ? "caller" : "callers"}`,
+            x: "use",
+            metric: "nsPerCall",
+            where: (point) => isLeased(point) && point.callers === callers,
+          }),
+        ),
+      ],
+    },
+  },
+  options,
+);

@@ -1,0 +1,21 @@
+import type { Item } from "../work.js";
+
+/** One way to have tasks done by threads. */
+export interface Contender<P = unknown> {
+  readonly name: string;
+  readonly takesPart?: (point: P) => boolean;
+  /** Has all of `items` done, so many at once; resolves after the last. */
+  readonly drive: (items: Iterable<Item>, atOnce: number) => Promise<void>;
+  readonly close: () => Promise<unknown>;
+}
+
+/** For what does one task per call: callers that take the next item as soon as theirs is done. */
+export function byCallers(run: (item: Item) => Promise<unknown>): Contender["drive"] {
+  return async (items, atOnce) => {
+    const shared = items[Symbol.iterator]();
+    const caller = async (): Promise<void> => {
+      for (let next = shared.next(); !next.done; next = shared.next()) await run(next.value);
+    };
+    await Promise.all(Array.from({ length: atOnce }, caller));
+  };
+}

@@ -1,0 +1,47 @@
+import { getHeapStatistics } from "node:v8";
+import { Deadlines } from "../../src/common/deadlines.js";
+import { Ledger } from "../../src/common/ledger.js";
+import { monotonic } from "../../src/common/time.js";
+
+const COMMAND_TIMEOUT_MS = 5_000;
+
+const row = new Ledger(1).row(0);
+const deadlines = new Deadlines({ expire: () => Infinity, graceMs: COMMAND_TIMEOUT_MS });
+
+/** What a task's way costs beside the task, piece by piece. */
+const PIECES: Readonly<Record<string, () => void>> = {
+  "an empty call": () => undefined,
+  "ledger: three counters": () => {
+    row.add("heard", 1);
+    row.add("acquires", 1);
+    row.add("cacheHits", 1);
+  },
+  "deadlines: two commands": () => {
+    deadlines.arm(monotonic() + COMMAND_TIMEOUT_MS);
+    deadlines.arm(monotonic() + COMMAND_TIMEOUT_MS);
+  },
+  // What one would write by hand for the same two commands.
+  "two setTimeout and clearTimeout": () => {
+    clearTimeout(setTimeout(noop, COMMAND_TIMEOUT_MS));
+    clearTimeout(setTimeout(noop, COMMAND_TIMEOUT_MS));
+  },
+  "heap size, once per message of results": () => {
+    row.set("heapMb", getHeapStatistics().used_heap_size / 2 ** 20);
+  },
+};
+
+/** In ns per call. */
+export async function overhead({ piece, calls }: { piece: string; calls: number }): Promise<number> {
+  const call = PIECES[piece]!;
+  const startedAt = process.hrtime.bigint();
+  for (let i = 0; i < calls; i++) call();
+  const ns = Number(process.hrtime.bigint() - startedAt) / calls;
+  deadlines.stop();
+  return ns;
+}
+
+export async function pieces(): Promise<string[]> {
+  return Object.keys(PIECES);
+}
+
+function noop(): void {}

@@ -1,0 +1,6 @@
+import { getRedis } from "../../src/worker.js";
+import { type Request, serve } from "./request.js";
+
+export async function request(input: Request): Promise<void> {
+  await serve(await getRedis(), input);
+}

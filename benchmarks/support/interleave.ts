@@ -1,0 +1,79 @@
+import type { BenchOptions } from "./options.js";
+import { summarize, type Series } from "./statistics.js";
+
+/** What a measurement is taken at, e.g. `{ n: 20, callers: 8 }`; names and values as `--only` takes them. */
+export type Point = Readonly<Record<string, string | number>>;
+/** What one round gives, e.g. `{ tasksPerSecond: 50_000 }`. */
+export type Sample = Readonly<Record<string, number>>;
+
+export interface Named<P> {
+  readonly name: string;
+  /** Default: at every point. */
+  readonly takesPart?: (point: P) => boolean;
+}
+
+export interface Row<P = Point> {
+  readonly point: P;
+  readonly contender: string;
+  readonly metrics: Readonly<Record<string, Series>>;
+}
+
+export interface Interleaving<P extends Point, C extends Named<P>> {
+  readonly points: readonly P[];
+  readonly contenders: readonly C[];
+  readonly rounds: number;
+  readonly measure: (contender: C, point: P) => Promise<Sample>;
+  /** Rounds before those that count. Default: none. */
+  readonly warmUps?: number;
+}
+
+/**
+ * Every contender at every point, round by round in turn: what else the machine does meanwhile falls on all of them.
+ * Each round begins with another one, so that nobody always follows the same predecessor.
+ */
+export async function interleave<P extends Point, C extends Named<P>>(
+  { points, contenders, rounds, measure, warmUps = 0 }: Interleaving<P, C>,
+  options: Pick<BenchOptions, "only" | "contenders">,
+): Promise<Row<P>[]> {
+  const chosen = points.filter((point) => isChosen(point, options.only));
+  if (chosen.length === 0) throw new Error(`--only leaves none of ${points.map(labelOf).join("; ")}`);
+  const rows: Row<P>[] = [];
+  for (const point of chosen) {
+    const taking = chooseContenders(contenders, options).filter(({ takesPart }) => takesPart?.(point) ?? true);
+    const samples = taking.map((): Sample[] => []);
+    for (let round = -warmUps; round < rounds; round++) {
+      for (let turn = 0; turn < taking.length; turn++) {
+        const at = (round + warmUps + turn) % taking.length;
+        const sample = await measure(taking[at]!, point);
+        if (round >= 0) samples[at]!.push(sample);
+      }
+    }
+    rows.push(...taking.map(({ name }, at) => ({ point, contender: name, metrics: byMetric(samples[at]!) })));
+  }
+  return rows;
+}
+
+export function chooseContenders<C extends { name: string }>(
+  all: readonly C[],
+  { contenders }: Pick<BenchOptions, "contenders">,
+): C[] {
+  if (contenders.length === 0) return [...all];
+  const chosen = all.filter(({ name }) => contenders.some((part) => name.includes(part)));
+  if (chosen.length === 0) throw new Error(`--contenders leaves none of ${all.map(({ name }) => name).join(", ")}`);
+  return chosen;
+}
+
+export function labelOf(point: Point): string {
+  return Object.entries(point)
+    .map(([name, value]) => `${name}=${value}`)
+    .join(" ");
+}
+
+function isChosen(point: Point, only: ReadonlyMap<string, string>): boolean {
+  return [...only].every(([name, value]) => String(point[name]) === value);
+}
+
+function byMetric(samples: readonly Sample[]): Record<string, Series> {
+  const metrics = Object.keys(samples[0] ?? {});
+  return Object.fromEntries(metrics.map((metric) => [metric, summarize(samples.map((sample) => sample[metric]!))]));
+}

@@ -1,0 +1,26 @@
+import { once } from "node:events";
+import { createServer, type Server, type Socket } from "node:net";
+
+/** A port in Redis's place that hangs up on everybody, and counts. */
+export async function hangUpOn(
+  port: number,
+): Promise<{ server: Server; attempts: () => number; atOnce: () => number }> {
+  const open = new Set<Socket>();
+  let attempts = 0;
+  let most = 0;
+  const listening = createServer((socket) => {
+    attempts++;
+    open.add(socket);
+    most = Math.max(most, open.size);
+    socket.on("error", () => {}).on("close", () => open.delete(socket));
+    // Late enough for others to come meanwhile, if they would. Not counted from here on: its close event can come
+    // after the next connection that it makes room for.
+    setTimeout(() => {
+      open.delete(socket);
+      socket.destroy();
+    }, 20);
+  });
+  listening.listen(port, "127.0.0.1");
+  await once(listening, "listening");
+  return { server: listening, attempts: () => attempts, atOnce: () => most };
+}
