@@ -259,6 +259,7 @@ export class Dispatcher {
 
   #requeue(job: Job): void {
     if (job.settled) return;
+    if (this.#aborted) return this.#abandon(job, this.#aborted("not-sent"));
     job.thread = undefined;
     this.#queue.unshift(job);
     this.#queued++;

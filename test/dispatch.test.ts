@@ -1,0 +1,79 @@
+import assert from "node:assert/strict";
+import { after, before, beforeEach, test, type TestContext } from "node:test";
+import type { ConnectionManager, ManagerOptions } from "../src/index.js";
+import type * as Tasks from "./fixtures/tasks.js";
+import { eventually } from "./support/gate.js";
+import { code, fixture, manage } from "./support/manage.js";
+import { startRedis, type RedisServer } from "./support/redis-server.js";
+
+let server: RedisServer;
+before(async () => {
+  server = await startRedis();
+});
+beforeEach(() => server.admin.flushall());
+after(() => server.stop());
+
+function managed(t: TestContext, threads: ManagerOptions["threads"]): ConnectionManager<typeof Tasks> {
+  return manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), threads });
+}
+
+const running = (manager: ConnectionManager<typeof Tasks>): number[] =>
+  manager.stats().threads.map((thread) => thread.running);
+
+test("tasks that wait for each other all run, although none of their name has ended before", async (t) => {
+  const manager = managed(t, { count: 1, concurrency: 8 });
+  const tasks = Array.from({ length: 8 }, () => manager.run("stubborn", { started: "met", until: "all met" }));
+  await eventually(async () => Number(await server.admin.get("met")) === 8);
+  await server.admin.set("all met", 1);
+  await Promise.all(tasks);
+});
+
+test("a thread never runs more than concurrency tasks at once", async (t) => {
+  const manager = managed(t, { count: 2, concurrency: 3 });
+  const tasks = Array.from({ length: 20 }, () => manager.run("stubborn", { started: "begun", until: "go" }));
+  await eventually(() => running(manager).every((count) => count === 3));
+  assert.equal(await server.admin.get("begun"), "6");
+  assert.equal(manager.stats().queue.size, 14);
+  await server.admin.set("go", 1);
+  await Promise.all(tasks);
+});
+
+test("short tasks are not put behind a long one while another thread has room", async (t) => {
+  const manager = managed(t, { count: 2 });
+  await manager.ready();
+  await Promise.all(Array.from({ length: 20 }, () => manager.run("whoAmI"))); // known as short
+  const spinning = manager.run("spin", "spinning", { timeoutMs: 60_000 }).catch(() => {});
+  await eventually(async () => (await server.admin.get("spinning")) === "1");
+  const short = await Promise.all(Array.from({ length: 200 }, () => manager.run("whoAmI")));
+  assert.equal(new Set(short.map(({ threadId }) => threadId)).size, 1);
+  await manager.shutdown({ drainMs: 0, closeMs: 500 });
+  await spinning;
+});
+
+test("what a thread had not read when it was ended runs in its successor", async (t) => {
+  const manager = managed(t, { count: 1 });
+  await manager.ready();
+  const spinning = manager.run("spin", "spinning", { timeoutMs: 500 });
+  await eventually(async () => (await server.admin.get("spinning")) === "1");
+  const unread = manager.run("whoAmI");
+  await assert.rejects(spinning, code("TASK_TIMEOUT"));
+  assert.equal(typeof (await unread).threadId, "number");
+});
+
+test("a task of a higher priority overtakes those that wait", async (t) => {
+  const manager = managed(t, { count: 1, concurrency: 1 });
+  await manager.ready();
+  const first = manager.run("stubborn", { started: "first", until: "go" });
+  await eventually(async () => (await server.admin.get("first")) === "1");
+  const order: string[] = [];
+  const note = (name: string) => (): number => order.push(name);
+  const waiting = [
+    manager.run("echo", 1).then(note("plain")),
+    manager.run("echo", 2, { priority: -1 }).then(note("low")),
+    manager.run("echo", 3, { priority: 1 }).then(note("high")),
+  ];
+  await server.admin.set("go", 1);
+  await Promise.all([first, ...waiting]);
+  assert.deepEqual(order, ["high", "plain", "low"]);
+  await assert.rejects(manager.run("echo", 4, { priority: NaN }), code("CONFIG_INVALID"));
+});
