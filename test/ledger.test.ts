@@ -42,3 +42,19 @@ test("what a thread notes is read while that thread is blocked", async (t) => {
   t.after(() => worker.terminate().then(() => undefined));
   await eventually(() => new LedgerRow(ledger.buffer, row).get("acquires") === 7);
 });
+
+test("a message is claimed once, in its turn, and a row's next thread starts anew", () => {
+  const ledger = new Ledger(1);
+  const row = ledger.take();
+  const [thread, manager] = [ledger.row(row), ledger.row(row)];
+  assert.equal(thread.claim(0), true);
+  assert.equal(manager.claim(0), false);
+  assert.equal(manager.claim(2), false, "not before its turn");
+  assert.equal(manager.claim(1), true);
+  assert.equal(thread.claim(1), false);
+  assert.equal(thread.claimed, 2);
+  ledger.free(row);
+  ledger.take();
+  assert.equal(ledger.take(), row);
+  assert.equal(ledger.row(row).claimed, 0);
+});

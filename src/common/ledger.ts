@@ -23,7 +23,9 @@ export type LedgerField = (typeof LEDGER_FIELDS)[number];
 
 const COLUMN = Object.fromEntries(LEDGER_FIELDS.map((field, column) => [field, column])) as Record<LedgerField, number>;
 
-const BYTES_PER_ROW = LEDGER_FIELDS.length * Float64Array.BYTES_PER_ELEMENT;
+const FIELD_BYTES = LEDGER_FIELDS.length * Float64Array.BYTES_PER_ELEMENT;
+/** The claim has eight bytes of its own, so that the next row's numbers stay aligned. */
+const BYTES_PER_ROW = FIELD_BYTES + Float64Array.BYTES_PER_ELEMENT;
 
 /**
  * One row of numbers per thread in shared memory: readable while that thread is blocked by CPU, and after its death.
@@ -43,7 +45,7 @@ export class Ledger {
   take(): number {
     const row = this.#free.shift();
     if (row === undefined) throw new Error("the ledger has no free row: more threads live than it was made for");
-    this.row(row).values.fill(0);
+    this.row(row).clear();
     return row;
   }
 
@@ -58,21 +60,41 @@ export class Ledger {
 }
 
 export class LedgerRow {
-  readonly values: Float64Array<SharedArrayBuffer>;
+  readonly #values: Float64Array<SharedArrayBuffer>;
+  readonly #claimed: Int32Array<SharedArrayBuffer>;
 
   constructor(buffer: SharedArrayBuffer, row: number) {
-    this.values = new Float64Array(buffer, row * BYTES_PER_ROW, LEDGER_FIELDS.length);
+    this.#values = new Float64Array(buffer, row * BYTES_PER_ROW, LEDGER_FIELDS.length);
+    this.#claimed = new Int32Array(buffer, row * BYTES_PER_ROW + FIELD_BYTES, 1);
   }
 
   get(field: LedgerField): number {
-    return this.values[COLUMN[field]]!;
+    return this.#values[COLUMN[field]]!;
   }
 
   set(field: LedgerField, value: number): void {
-    this.values[COLUMN[field]] = value;
+    this.#values[COLUMN[field]] = value;
   }
 
   add(field: LedgerField, by: number): void {
-    this.values[COLUMN[field]]! += by;
+    this.#values[COLUMN[field]]! += by;
+  }
+
+  /** The number of the next message with tasks that nobody has claimed. It wraps, as Int32 does. */
+  get claimed(): number {
+    return Atomics.load(this.#claimed, 0);
+  }
+
+  /**
+   * Whether the next message with tasks, of this number, is the caller's alone: the thread's to run it, or the
+   * manager's to take it back from a thread that does not get to it.
+   */
+  claim(message: number): boolean {
+    return Atomics.compareExchange(this.#claimed, 0, message, (message + 1) | 0) === message;
+  }
+
+  clear(): void {
+    this.#values.fill(0);
+    Atomics.store(this.#claimed, 0, 0);
   }
 }

@@ -111,14 +111,11 @@ export class Dispatcher {
     if (!load) return;
     this.#loads.delete(thread);
     const reserved = load.exclusive;
-    const unread: Job[] = [];
-    for (const job of load.jobs) {
-      // What was moved there is gone.
-      if (thread.hasHeard(job.sentIn) || job.options.transferList) this.#abandon(job, reason);
-      else unread.push(job);
-    }
+    const unread = load.unread().filter(({ options }) => !options.transferList); // what was moved there is gone
+    for (const job of unread) load.remove(job);
+    for (const job of load.jobs) this.#abandon(job, reason);
     if (reserved && !reserved.thread) unread.push(reserved);
-    for (const job of unread.toReversed()) this.#requeue(job);
+    this.#requeue(unread);
     load.onIdle?.();
     this.#schedule();
     this.#checkDrained();
@@ -194,21 +191,36 @@ export class Dispatcher {
   }
 
   /**
-   * What waits may do so in vain: a mean can be wrong, and tasks can wait for each other. A thread whose loop is idle
-   * meanwhile is given as many as it may run.
+   * What was dealt out may be dealt better a little later: a thread that has not read since then is blocked, and its
+   * tasks go to another that has room; one whose loop is idle while tasks wait for it is given as many as it may run,
+   * for a mean can be wrong, and tasks can wait for each other.
    */
   #watch(): void {
-    if (this.#watching || this.#queued === 0) return;
-    for (const { thread } of this.#loads.values()) thread.loopBusy(); // counted from here
+    if (this.#watching) return;
+    let isNeeded = this.#queued > 0;
+    for (const load of this.#loads.values()) {
+      load.thread.loopBusy(); // counted from here
+      isNeeded = load.awaitReading() || isNeeded;
+    }
+    if (!isNeeded) return;
     this.#watching = setTimeout(() => {
       this.#watching = undefined;
-      for (const load of this.#loads.values()) load.isWaiting = load.thread.loopBusy() < IDLE;
-      this.#pump();
-      for (const load of this.#loads.values()) load.isWaiting = false;
+      this.#rebalance();
     }, WATCH_MS).unref();
   }
 
+  #rebalance(): void {
+    const loads = [...this.#loads.values()];
+    for (const load of loads) {
+      if (loads.some((other) => other !== load && other.hasRoom(0))) this.#requeue(load.recall());
+      load.isWaiting = load.thread.loopBusy() < IDLE;
+    }
+    this.#pump();
+    for (const load of loads) load.isWaiting = false;
+  }
+
   #pump(): void {
+    for (const load of this.#loads.values()) load.listen();
     for (let job = this.#queue.peek(); job; job = this.#queue.peek()) {
       const busyMs = this.#pace.of(job.name);
       const load = job.options.exclusive ? this.#reserve() : this.#leastLoaded(busyMs);
@@ -257,12 +269,18 @@ export class Dispatcher {
     this.#checkDrained();
   };
 
-  #requeue(job: Job): void {
-    if (job.settled) return;
-    if (this.#aborted) return this.#abandon(job, this.#aborted("not-sent"));
-    job.thread = undefined;
-    this.#queue.unshift(job);
-    this.#queued++;
+  /** Before all others of their names. */
+  #requeue(jobs: readonly Job[]): void {
+    for (const job of jobs.toReversed()) {
+      if (job.settled) continue;
+      if (this.#aborted) {
+        this.#abandon(job, this.#aborted("not-sent"));
+        continue;
+      }
+      job.thread = undefined;
+      this.#queue.unshift(job);
+      this.#queued++;
+    }
   }
 
   #ended(load: Load, id: number, names: Set<string>): Job | undefined {

@@ -44,8 +44,6 @@ export class Job {
   readonly options: RunOptions;
   /** Where it was sent; none while it waits. */
   thread: Thread | undefined;
-  /** The number of the message that took it there. */
-  sentIn = Infinity;
   /** What its thread's loop was expected to be busy with it. */
   busyMs = 0;
   settled = false;

@@ -1,3 +1,4 @@
+import { Fifo } from "./fifo.js";
 import type { Job } from "./job.js";
 import type { Thread } from "./thread.js";
 
@@ -22,6 +23,12 @@ export class Load {
   readonly #concurrency: number;
   readonly #jobs = new Map<number, Job>();
   #outgoing: Job[] = [];
+  /** What each message took there, from the first that the thread may not have read. */
+  readonly #messages = new Fifo<readonly Job[]>();
+  #firstMessage = 0;
+  /** Of these, how many there were when somebody began to wait for them. */
+  #awaited = 0;
+  #isDeaf = false;
 
   constructor(thread: Thread, concurrency: number) {
     this.thread = thread;
@@ -47,7 +54,7 @@ export class Load {
 
   /** Whether it takes one more that is expected to keep its loop busy for as long. */
   hasRoom(busyMs: number): boolean {
-    if (!this.isOpen || this.#jobs.size >= this.#concurrency) return false;
+    if (!this.isOpen || this.#isDeaf || this.#jobs.size >= this.#concurrency) return false;
     return this.#jobs.size < MIN_TASKS || this.#busyMs + busyMs <= FILL_MS || this.isWaiting;
   }
 
@@ -88,19 +95,65 @@ export class Load {
     }
   }
 
+  /** What the thread has not begun to read, in the order of sending. */
+  unread(): Job[] {
+    this.#forgetRead();
+    return [...this.#messages].flat();
+  }
+
+  /** From here on `recall` counts. */
+  awaitReading(): boolean {
+    this.#forgetRead();
+    this.#awaited = this.#messages.size;
+    return this.#awaited > 0;
+  }
+
+  /**
+   * What the thread has not read since `awaitReading`: its loop is blocked. The thread will find it gone, and until it
+   * reads again it gets nothing more.
+   */
+  recall(): Job[] {
+    this.#forgetRead();
+    const jobs: Job[] = [];
+    for (; this.#awaited > 0 && isRecallable(this.#messages.peek()!); this.#awaited--) {
+      if (!this.thread.row.claim(this.#firstMessage)) break; // it has just begun to read
+      this.#isDeaf = true;
+      this.#firstMessage = (this.#firstMessage + 1) | 0;
+      jobs.push(...this.#messages.shift()!);
+    }
+    for (const job of jobs) this.remove(job);
+    return jobs;
+  }
+
+  /** A thread that was found blocked may have read on. */
+  listen(): void {
+    if (this.#isDeaf && this.thread.hasHeardAll) this.#isDeaf = false;
+  }
+
+  #forgetRead(): void {
+    const { claimed } = this.thread.row;
+    while (this.#firstMessage !== claimed) {
+      this.#firstMessage = (this.#firstMessage + 1) | 0;
+      this.#messages.shift();
+      this.#awaited--;
+    }
+  }
+
   /** One message, or why there is none: then nothing of it was sent. */
   #send(jobs: readonly Job[]): { cause: unknown } | undefined {
     const tasks: unknown[] = [];
     for (const { id, name, input, options } of jobs) tasks.push(id, name, input, options.context);
     try {
-      const message = this.thread.post(
-        { type: "tasks", tasks },
-        jobs.length === 1 ? jobs[0]!.options.transferList : undefined,
-      );
-      for (const job of jobs) job.sentIn = message;
-      return undefined;
+      this.thread.post({ type: "tasks", tasks }, jobs.length === 1 ? jobs[0]!.options.transferList : undefined);
     } catch (cause) {
       return { cause };
     }
+    this.#messages.push(jobs);
+    return undefined;
   }
+}
+
+/** Not what was moved there, nor what has the thread to itself. */
+function isRecallable(jobs: readonly Job[]): boolean {
+  return jobs.every(({ options }) => !options.transferList && !options.exclusive);
 }

@@ -80,6 +80,10 @@ export class Thread {
     return this.row.get("heard") >= message;
   }
 
+  get hasHeardAll(): boolean {
+    return this.hasHeard(this.#posted);
+  }
+
   /** Share of the time since the last call in which its loop was busy, 0 to 1; known also while it is blocked. */
   loopBusy(): number {
     const now = this.#performance?.eventLoopUtilization();

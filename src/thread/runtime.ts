@@ -29,6 +29,7 @@ export class Runtime {
   readonly #tasks = new Map<string, TaskFunction>();
   readonly #results = new Results((message, transfer) => this.#postResults(message, transfer));
   readonly #running = new Map<number, ThreadTask>();
+  #taskMessages = 0;
   #module: TasksModule = {};
   #onIdle: (() => void) | undefined;
   #onClosed!: () => void;
@@ -89,6 +90,9 @@ export class Runtime {
   }
 
   #start(tasks: TaskList): void {
+    const number = this.#taskMessages;
+    this.#taskMessages = (number + 1) | 0;
+    if (!this.#row.claim(number)) return; // taken back
     for (let i = 0; i < tasks.length; i += 4) {
       const [id, name] = [tasks[i] as number, tasks[i + 1] as string];
       void this.#run(new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs));
