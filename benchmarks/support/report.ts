@@ -1,5 +1,5 @@
 import { mkdirSync, writeFileSync } from "node:fs";
-import { cpus } from "node:os";
+import { cpus, loadavg } from "node:os";
 import { drawChart, type Chart } from "./chart.js";
 import type { Row } from "./interleave.js";
 import type { BenchOptions } from "./options.js";
@@ -40,7 +40,7 @@ export function report(of: Report, { isSaved }: BenchOptions): void {
     `${name}.json`,
     `${JSON.stringify({ name, question, ...machine, metrics, reference, notes, rows: ratios }, null, 2)}\n`,
   );
-  const caption = `${machine.date} · Node ${machine.node} · ${machine.cpu}, ${machine.cores} cores · npm run bench -- ${name}`;
+  const caption = `${machine.date} · Node ${machine.node} · ${machine.cpu}, ${machine.cores} cores, load ${machine.load} · npm run bench -- ${name}`;
   save(`${name}.svg`, drawChart({ ...of.chart, caption }));
 }
 
@@ -90,13 +90,15 @@ function aligned(lines: readonly (readonly string[])[]): string {
     .join("\n");
 }
 
-function describeMachine(): { date: string; node: string; cpu: string; cores: number } {
+function describeMachine() {
   const cores = cpus();
   return {
     date: new Date().toISOString().slice(0, 10),
     node: process.version,
     cpu: cores[0]?.model.trim() ?? "unknown CPU",
     cores: cores.length,
+    // Above the benchmark's own threads it says that others were at work: then only large ratios mean something.
+    load: Number(loadavg()[1]!.toFixed(1)),
   };
 }
 
