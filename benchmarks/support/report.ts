@@ -50,6 +50,10 @@ export function formatNumber(value: number): string {
   return value.toLocaleString("en-US", { maximumFractionDigits: digits }).replaceAll(",", " ");
 }
 
+function formatRatio(ratio: number): string {
+  return Number.isFinite(ratio) ? ratio.toFixed(2) : "–";
+}
+
 function table(of: Report): string {
   const points = [...new Set(of.rows.flatMap(({ point }) => Object.keys(point)))];
   const ratioTitle = of.reference ? ["ratio"] : [];
@@ -61,7 +65,7 @@ function table(of: Report): string {
       if (!series) return ["–", "", ...ratioTitle.map(() => "")];
       const { median, min, max, rounds } = series;
       const spread = rounds > 1 && median !== 0 ? `${Math.round((100 * (max - min)) / Math.abs(median))} %` : "";
-      return [formatNumber(median), spread, ...ratioTitle.map(() => (ratios[key] ?? NaN).toFixed(2))];
+      return [formatNumber(median), spread, ...ratioTitle.map(() => formatRatio(ratios[key] ?? NaN))];
     });
     return [...points.map((name) => String(row.point[name] ?? "")), row.contender, ...cells];
   });
