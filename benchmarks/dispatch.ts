@@ -13,9 +13,9 @@ import {
   proxy,
 } from "./contenders/by-hand.js";
 import { bullmq } from "./contenders/bullmq.js";
-import type { Contender } from "./contenders/contender.js";
+import { type Contender, type Entrant, openAll } from "./contenders/contender.js";
 import { redthread } from "./contenders/redthread.js";
-import { chooseContenders, interleave, type Sample } from "./support/interleave.js";
+import { chooseContenders, interleave, type Named, type Sample } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
@@ -53,15 +53,21 @@ const SLOW = {
   takesPart: ({ callers, n }: DispatchPoint) => callers === 64 && (n === "0" || n === "100"),
 };
 
-type Entrant = Contender<DispatchPoint> & { readonly roundMs?: number };
+interface Candidate extends Entrant, Named<DispatchPoint> {
+  readonly roundMs?: number;
+}
 
-async function measure({ drive, roundMs = ROUND_MS }: Entrant, { callers, n }: DispatchPoint): Promise<Sample> {
+async function measure(
+  { drive, roundMs = ROUND_MS }: Candidate & Contender,
+  { callers, n }: DispatchPoint,
+): Promise<Sample> {
   const rounds = roundsPerTask.get(n)!;
   const startedAt = performance.now();
   const cpuBefore = process.cpuUsage();
   let tasks = 0;
   function* items(): Generator<Item> {
-    for (; performance.now() - startedAt < roundMs; tasks++) yield { key: `bench:${tasks % KEYS}`, rounds };
+    for (; tasks < callers || performance.now() - startedAt < roundMs; tasks++)
+      yield { key: `bench:${tasks % KEYS}`, rounds };
   }
   await drive(items(), callers);
   const seconds = (performance.now() - startedAt) / 1_000;
@@ -72,21 +78,23 @@ async function measure({ drive, roundMs = ROUND_MS }: Entrant, { callers, n }: D
 await using server = await startRedis();
 for (let i = 0; i < KEYS; i++) await server.admin.set(`bench:${i}`, "x".repeat(4_096));
 const place = { port: server.port, threads: THREADS };
-const all: Entrant[] = [
-  redthread(place),
+const roster: readonly Candidate[] = [
+  { name: "redthread run()", open: () => redthread(place) },
   // manager.map() can be one more: its `drive` is `for await (… of manager.map("item", items))`.
-  piscinaDefaults(place),
-  piscinaTuned(place),
-  proxy(place),
-  bare({ ...place, batchesAtOnce: BATCHES_AT_ONCE }),
-  nodeRedis(place),
-  { ...connectionPerTask(place), ...SLOW },
-  { ...glide(place), ...SLOW },
-  { ...(await bullmq(place)), ...SLOW },
+  { name: "piscina + global ioredis", open: () => piscinaDefaults(place) },
+  { name: "the same, tuned", open: () => piscinaTuned(place) },
+  { name: "main thread as proxy", open: () => proxy(place) },
+  { name: "bare batches of 16", open: () => bare({ ...place, batchesAtOnce: BATCHES_AT_ONCE }) },
+  { name: "piscina tuned + node-redis", open: () => nodeRedis(place) },
+  { name: "connection per task", open: () => connectionPerTask(place), ...SLOW },
+  { name: "piscina tuned + valkey-glide", open: () => glide(place), ...SLOW },
+  { name: "BullMQ sandboxed threads", open: () => bullmq(place), ...SLOW },
 ];
-const contenders = chooseContenders(all, options);
-// Threads up, clients connected, code warm.
-for (const contender of contenders) await measure({ ...contender, roundMs: WARM_MS }, { callers: 64, n: "0" });
+const contenders = await openAll(chooseContenders(roster, options));
+const warmUp = { callers: 64, n: "0" };
+// All threads up, before anybody's code is warmed: a start takes a core.
+for (const contender of contenders) await measure({ ...contender, roundMs: 0 }, warmUp);
+for (const contender of contenders) await measure({ ...contender, roundMs: WARM_MS }, warmUp);
 const rows = await interleave({ points, contenders, rounds: ROUNDS, measure }, options);
 report(
   {
@@ -117,4 +125,4 @@ report(
   },
   options,
 );
-for (const { close } of all) await close();
+for (const { close } of contenders) await close();

@@ -4,7 +4,7 @@
  */
 import { startRedis } from "../test/support/redis-server.js";
 import { piscinaTuned, proxy } from "./contenders/by-hand.js";
-import type { Contender } from "./contenders/contender.js";
+import { type Contender, openAll } from "./contenders/contender.js";
 import { redthread } from "./contenders/redthread.js";
 import { interleave, type Sample } from "./support/interleave.js";
 import { openLoop } from "./support/open-loop.js";
@@ -50,11 +50,14 @@ async function throughput({ drive }: Contender, cpuMs: number): Promise<number> 
 await using server = await startRedis();
 await server.admin.set(KEY, "x".repeat(4_096));
 const place = { port: server.port, threads: THREADS };
-const rival = piscinaTuned(place);
-const contenders = [redthread(place), rival, proxy(place)];
+const contenders = await openAll([
+  { name: "redthread run()", open: () => redthread(place) },
+  { name: "piscina tuned + global ioredis", open: () => piscinaTuned(place) },
+  { name: "main thread as proxy", open: () => proxy(place) },
+]);
 for (const contender of contenders) await throughput(contender, 0.1); // threads up, clients connected, code warm
 const most = new Map<number, number>();
-for (const cpuMs of SIZES_MS) most.set(cpuMs, await throughput(rival, cpuMs));
+for (const cpuMs of SIZES_MS) most.set(cpuMs, await throughput(contenders[1]!, cpuMs));
 
 async function measure({ drive }: Contender, { cpuMs, load }: LatencyPoint): Promise<Sample> {
   const share = LOADS.find((one) => label(one) === load)!;

@@ -20,7 +20,6 @@ export async function bullmq({ port, threads }: ByHandOptions): Promise<Contende
   });
   await Promise.all([events.waitUntilReady(), worker.waitUntilReady()]);
   return {
-    name: "BullMQ sandboxed threads",
     drive: byCallers(async (item) => {
       const job = await queue.add("item", { ...item, port }, { removeOnComplete: true });
       await job.waitUntilFinished(events);

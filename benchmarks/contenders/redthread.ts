@@ -14,7 +14,6 @@ export function redthread({ port, threads }: ByHandOptions): Contender {
     threads: { count: threads },
   });
   return {
-    name: "redthread run()",
     drive: byCallers((item) => manager.run("item", item)),
     close: () => manager.shutdown(),
   };

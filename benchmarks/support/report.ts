@@ -1,5 +1,5 @@
 import { mkdirSync, writeFileSync } from "node:fs";
-import { cpus } from "node:os";
+import { cpus, loadavg } from "node:os";
 import { drawChart, type Chart } from "./chart.js";
 import type { Row } from "./interleave.js";
 import type { BenchOptions } from "./options.js";
@@ -40,7 +40,7 @@ export function report(of: Report, { isSaved }: BenchOptions): void {
     `${name}.json`,
     `${JSON.stringify({ name, question, ...machine, metrics, reference, notes, rows: ratios }, null, 2)}\n`,
   );
-  const caption = `${machine.date} · Node ${machine.node} · ${machine.cpu}, ${machine.cores} cores · npm run bench -- ${name}`;
+  const caption = `${machine.date} · Node ${machine.node} · ${machine.cpu}, ${machine.cores} cores, load ${machine.load} · npm run bench -- ${name}`;
   save(`${name}.svg`, drawChart({ ...of.chart, caption }));
 }
 
@@ -48,6 +48,10 @@ export function formatNumber(value: number): string {
   if (!Number.isFinite(value)) return "–";
   const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
   return value.toLocaleString("en-US", { maximumFractionDigits: digits }).replaceAll(",", " ");
+}
+
+function formatRatio(ratio: number): string {
+  return Number.isFinite(ratio) ? ratio.toFixed(2) : "–";
 }
 
 function table(of: Report): string {
@@ -61,7 +65,7 @@ function table(of: Report): string {
       if (!series) return ["–", "", ...ratioTitle.map(() => "")];
       const { median, min, max, rounds } = series;
       const spread = rounds > 1 && median !== 0 ? `${Math.round((100 * (max - min)) / Math.abs(median))} %` : "";
-      return [formatNumber(median), spread, ...ratioTitle.map(() => (ratios[key] ?? NaN).toFixed(2))];
+      return [formatNumber(median), spread, ...ratioTitle.map(() => formatRatio(ratios[key] ?? NaN))];
     });
     return [...points.map((name) => String(row.point[name] ?? "")), row.contender, ...cells];
   });
@@ -90,13 +94,15 @@ function aligned(lines: readonly (readonly string[])[]): string {
     .join("\n");
 }
 
-function describeMachine(): { date: string; node: string; cpu: string; cores: number } {
+function describeMachine() {
   const cores = cpus();
   return {
     date: new Date().toISOString().slice(0, 10),
     node: process.version,
     cpu: cores[0]?.model.trim() ?? "unknown CPU",
     cores: cores.length,
+    // Above the benchmark's own threads it says that others were at work: then only large ratios mean something.
+    load: Number(loadavg()[1]!.toFixed(1)),
   };
 }
 
