@@ -5,6 +5,7 @@ export const LEDGER_FIELDS = [
   "cacheHits",
   "reconnects",
   "open",
+  "syncOpen", // written by the thread's helper
   "dedicatedOut",
   "dedicatedIdle",
   "dedicatedWaiting",
@@ -58,9 +59,11 @@ export class Ledger {
 }
 
 export class LedgerRow {
+  readonly index: number;
   readonly values: Float64Array<SharedArrayBuffer>;
 
   constructor(buffer: SharedArrayBuffer, row: number) {
+    this.index = row;
     this.values = new Float64Array(buffer, row * BYTES_PER_ROW, LEDGER_FIELDS.length);
   }
 
