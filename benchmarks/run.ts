@@ -2,7 +2,7 @@
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
-const ALL = ["dispatch"];
+const ALL = ["dispatch", "sync"];
 const args = process.argv.slice(2);
 const named = args.filter((arg) => !arg.startsWith("--"));
 const unknown = named.filter((name) => !ALL.includes(name));
