@@ -15,6 +15,7 @@ const ALL = [
   "vectors",
   "limit",
   "overhead",
+  "sync",
 ];
 const { names } = parseBenchOptions();
 const unknown = names.filter((name) => !ALL.includes(name));

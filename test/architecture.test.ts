@@ -16,13 +16,15 @@ const IMPORTERS: Readonly<Record<string, string>> = {
   winston: "src/main/logger.ts",
 };
 
-/** What the files of a folder may import of the others; `src` stands for the two faces beside the folders. */
+/** What the files of a folder may import of the others; `src` stands for the faces beside the folders. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "src/common": ["src/common"],
   "src/main": ["src/main", "src/common"],
   "src/thread": ["src/thread", "src/common"],
+  "src/helper": ["src/helper", "src/common"],
   "src/index.ts": ["src/main", "src/common"],
   "src/worker.ts": ["src/thread", "src/common"],
+  "src/sync.ts": ["src/thread", "src/common"],
 };
 
 interface Import {
@@ -36,7 +38,7 @@ const root = rootFrom(dirname(fileURLToPath(import.meta.url)));
 const files = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
   .filter((name) => name.endsWith(".ts"))
   .map((name) => join("src", name));
-const sources = new Map([...files, "workers/entry.ts"].map((file) => [file, codeOf(file)]));
+const sources = new Map([...files, "workers/entry.ts", "workers/sync-entry.ts"].map((file) => [file, codeOf(file)]));
 
 /** The tests run from a build folder, at whatever depth. */
 function rootFrom(folder: string): string {
@@ -103,7 +105,7 @@ test("each third-party package has exactly one importer", () => {
   assert.deepEqual(Object.keys(dependencies).toSorted(), Object.keys(IMPORTERS).toSorted());
 });
 
-test("common imports neither main nor thread, and those two never import each other", () => {
+test("common imports none of main, thread and helper, and those never import each other", () => {
   for (const file of files) {
     const allowed = MAY_IMPORT[file] ?? MAY_IMPORT[dirname(file)];
     assert.ok(allowed, `${file} lies outside the folders that say which thread it runs in`);
@@ -141,9 +143,15 @@ test("protocol.ts holds types only", () => {
 });
 
 test("a thread loads neither piscina nor winston, and dotenv only when it has no manager", () => {
-  for (const entry of ["src/worker.ts", "workers/entry.ts"]) {
+  const loads = {
+    "src/worker.ts": ["generic-pool", "ioredis"],
+    "workers/entry.ts": ["generic-pool", "ioredis"],
+    "workers/sync-entry.ts": ["ioredis"], // a helper has no pool
+    "src/sync.ts": [], // and who only calls it needs no client
+  };
+  for (const [entry, expected] of Object.entries(loads)) {
     const packages = new Set([...loadedBy(entry)].flatMap(packagesOf));
-    assert.deepEqual([...packages].toSorted(), ["generic-pool", "ioredis"], entry);
+    assert.deepEqual([...packages].toSorted(), expected, entry);
   }
 });
 

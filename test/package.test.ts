@@ -67,6 +67,29 @@ test("README's example compiles under strict from the packed tarball, and runs",
   await server.waitForClients((clients) => clients.length === 0);
 });
 
+test("redthread/sync works from the packed tarball, in a thread of its own, and types what it gives", async () => {
+  await write("wrong.ts", "export {};\n");
+  await write(
+    "main.ts",
+    `import { isMainThread, Worker } from "node:worker_threads";
+import { openSync } from "redthread/sync";
+if (isMainThread) new Worker(new URL(import.meta.url));
+else {
+  using redis = openSync({ timeoutMs: 5_000 });
+  redis.set("packed", 1);
+  const value: string | null = redis.get("packed");
+  console.log(value, redis.pipeline([["incr", "packed"]]));
+}
+`,
+  );
+  await run(process.execPath, [tsc, "-p", folder]);
+  const env = { PATH: process.env["PATH"], REDIS_URL: server.url };
+  const { stdout, stderr } = await run(process.execPath, [join(folder, "out", "main.js")], { env, timeout: 30_000 });
+  assert.equal(stdout, "1 [ [ null, 2 ] ]\n");
+  assert.equal(stderr, "");
+  await server.waitForClients((clients) => clients.length === 0);
+});
+
 test("the types of run reject a wrong name, a wrong input and a missing one", async () => {
   await write(
     "wrong.ts",
@@ -92,7 +115,7 @@ export const wrongResult: Promise<string> = manager.run("score", { id: 1 });
 test("the package holds no tests, no demo and nothing that runs at install", async () => {
   const { stdout } = await run("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root });
   const [{ files }] = JSON.parse(stdout) as [{ files: { path: string }[] }];
-  const strangers = files.filter(({ path }) => /^(dist\/)?(test|benchmarks|workers\/(?!entry))/.test(path));
+  const strangers = files.filter(({ path }) => /^(dist\/)?(test|benchmarks|workers\/(?!(sync-)?entry))/.test(path));
   assert.deepEqual(strangers, []);
   const { scripts } = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as { scripts: object };
   assert.deepEqual(

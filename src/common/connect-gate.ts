@@ -40,6 +40,11 @@ export class ConnectGate {
     return slotsOf(threads.count) - 1;
   }
 
+  /** That of a thread's helper: two threads that wait for permits cannot share one. */
+  static helperSlot({ threads }: Config, slot: number): number {
+    return rowsOf(threads.count) + slot;
+  }
+
   constructor(buffer: SharedArrayBuffer, config: Config, { slot, onWanted }: GateOptions) {
     const { threads, connections, redis } = config;
     const cells = new Int32Array(buffer);
@@ -93,7 +98,7 @@ export class ConnectGate {
     });
   }
 
-  /** A thread is gone: what it held is free again. */
+  /** A thread, or a helper, is gone: what it held is free again. */
   sweep(slot: number): void {
     this.#sockets?.sweep(slot);
     this.#handshakes.sweep(slot);
@@ -138,7 +143,12 @@ export function ownGate(config: Config): ConnectGate {
   return new ConnectGate(ConnectGate.buffer(config), config, { slot: 0 });
 }
 
-/** As many as the ledger has rows, and one for the main thread. */
+/** A thread, a helper for each, and the main thread. */
 function slotsOf(threads: number): number {
-  return 2 * threads + 1;
+  return 2 * rowsOf(threads) + 1;
+}
+
+/** As many as the ledger has. */
+function rowsOf(threads: number): number {
+  return 2 * threads;
 }

@@ -173,10 +173,11 @@ export class Dialer {
     });
   }
 
-  /** What threads and primary live by goes before what tasks lease. */
+  /** What threads and primary live by goes before what tasks lease, or open beside it. */
 
   get #permitKind(): PermitKind {
-    return this.#options.role === "dedicated" ? "spare" : "main";
+    const { role } = this.#options;
+    return role === "dedicated" || role === "sync" ? "spare" : "main";
   }
 }
 

@@ -5,6 +5,7 @@ export const LEDGER_FIELDS = [
   "cacheHits",
   "reconnects",
   "open",
+  "syncOpen", // written by the thread's helper
   "dedicatedOut",
   "dedicatedIdle",
   "dedicatedWaiting",
@@ -60,10 +61,12 @@ export class Ledger {
 }
 
 export class LedgerRow {
+  readonly index: number;
   readonly #values: Float64Array<SharedArrayBuffer>;
   readonly #claimed: Int32Array<SharedArrayBuffer>;
 
   constructor(buffer: SharedArrayBuffer, row: number) {
+    this.index = row;
     this.#values = new Float64Array(buffer, row * BYTES_PER_ROW, LEDGER_FIELDS.length);
     this.#claimed = new Int32Array(buffer, row * BYTES_PER_ROW + FIELD_BYTES, 1);
   }

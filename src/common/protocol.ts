@@ -42,8 +42,7 @@ export type CancelReason = "timeout" | "aborted" | "shutdown";
 export type ToThread =
   | { readonly type: "tasks"; readonly tasks: TaskList }
   | { readonly type: "cancel"; readonly id: number; readonly reason: CancelReason }
-  | { readonly type: "login"; readonly login: Login }
-  | { readonly type: "loginFailed"; readonly error: ErrorData }
+  | LoginMessage
   | { readonly type: "exit" }
   | { readonly type: "close"; readonly closeMs: number; readonly graceMs: number };
 
@@ -55,6 +54,8 @@ export type FromThread =
   | { readonly type: "logs"; readonly records: readonly LogRecord[]; readonly dropped: number }
   /** One newer than the version `refused`. */
   | { readonly type: "loginWanted"; readonly refused: number }
+  /** It has started a helper for its synchronous calls: the helper's own link, and the memory they share. */
+  | { readonly type: "helper"; readonly port: MessagePort; readonly area: SharedArrayBuffer }
   | { readonly type: "closed" };
 
 export interface ResultsMessage {
@@ -64,6 +65,52 @@ export interface ResultsMessage {
   /** How long the thread's loop was busy since the last such message. */
   readonly busyMs: number;
 }
+
+/** What a helper is born with. */
+export interface HelperData {
+  readonly area: SharedArrayBuffer;
+  /** For replies that are larger than the area. */
+  readonly replies: MessagePort;
+  /** Of the calling thread, in the names of connections. */
+  readonly threadId: number;
+  /** Absent where no manager started the calling thread. */
+  readonly managed?: ManagedHelper;
+}
+
+/** Of the calling thread's ledger row and gate slot; the helper has fields and a slot of its own beside them. */
+export interface ManagedHelper extends Omit<ThreadData["redthread"], "config"> {
+  readonly config: Config;
+  readonly slot: number;
+  readonly port: MessagePort;
+}
+
+/** From the calling thread: look at the area, or here is a request too large for it, or close. */
+export type ToHelperFromCaller = null | Uint8Array<ArrayBuffer> | { readonly closeMs: number };
+
+export interface SyncOpen {
+  readonly timeoutMs?: number;
+}
+
+export interface SyncOpened {
+  readonly client: number;
+  readonly timeoutMs: number;
+  readonly closeMs: number;
+}
+
+/** Logins, for whoever opens connections. */
+export type LoginMessage =
+  | { readonly type: "login"; readonly login: Login }
+  | { readonly type: "loginFailed"; readonly error: ErrorData };
+
+/** From the manager, over the helper's own link. */
+export type ToHelper = LoginMessage | { readonly type: "end" };
+
+/** To the manager. */
+export type FromHelper = Extract<FromThread, { type: "logs" } | { type: "loginWanted" }>;
+
+export type ResultMessage =
+  | { readonly id: number; readonly ok: true; readonly value: unknown }
+  | { readonly id: number; readonly ok: false; readonly error: ErrorData };
 
 export interface LogRecord {
   readonly level: LogLevel;

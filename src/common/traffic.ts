@@ -27,7 +27,7 @@ interface Held {
 const DUE_AT = Symbol("dueAt");
 type Timed = QueuedCommand & { [DUE_AT]?: number };
 
-const SHARED_ROLES: ReadonlySet<ClientRole> = new Set(["primary", "thread", "subscriber"]);
+const SHARED_ROLES: ReadonlySet<ClientRole> = new Set(["primary", "thread", "subscriber", "sync"]);
 
 /**
  * The commands of one connection: refused, held while it is down, written once per loop turn, timed, and judged when

@@ -68,7 +68,7 @@ export function collectStats(sources: StatsSources): Stats {
     maxDedicated,
   } = sources;
   const rows = [...threads];
-  const open = rows.reduce((total, { row }) => total + row.get("open"), mainConnections.open);
+  const open = rows.reduce((total, { row }) => total + row.get("open") + row.get("syncOpen"), mainConnections.open);
   return {
     primary: { state: primary.state, ageMs: Math.round(primary.ageMs), rotations: primary.rotations },
     connections: { open, max: maxConnections, connecting: gate.connecting },

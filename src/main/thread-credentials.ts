@@ -1,13 +1,17 @@
 import { CredentialKeeper, type KeeperOptions } from "../common/credentials.js";
 import { toErrorData } from "../common/envelope.js";
 import type { Logins } from "../common/logins.js";
-import type { ToThread } from "../common/protocol.js";
-import type { Thread } from "./thread.js";
+import type { LoginMessage } from "../common/protocol.js";
 
-/** The users' provider runs here, on the main thread; what it gives goes to every thread that lives. */
+/** A thread, or a thread's helper. */
+export interface LoginListener {
+  post(message: LoginMessage): unknown;
+}
+
+/** The users' provider runs here, on the main thread; what it gives goes to every thread and helper that lives. */
 export class ThreadCredentials {
   readonly #keeper: CredentialKeeper;
-  readonly #threads = new Set<Thread>();
+  readonly #listeners = new Set<LoginListener>();
 
   constructor(options: Omit<KeeperOptions, "onFailure">) {
     this.#keeper = new CredentialKeeper({
@@ -22,26 +26,26 @@ export class ThreadCredentials {
     return this.#keeper.logins;
   }
 
-  greeted(thread: Thread): void {
-    this.#threads.add(thread);
+  greeted(listener: LoginListener): void {
+    this.#listeners.add(listener);
     const { latest, failure } = this.logins;
-    if (latest) thread.post({ type: "login", login: latest });
-    if (failure) thread.post({ type: "loginFailed", error: toErrorData(failure) });
+    if (latest) listener.post({ type: "login", login: latest });
+    if (failure) listener.post({ type: "loginFailed", error: toErrorData(failure) });
   }
 
   wanted(refused: number): void {
     this.#keeper.renew(refused);
   }
 
-  gone(thread: Thread): void {
-    this.#threads.delete(thread);
+  gone(listener: LoginListener): void {
+    this.#listeners.delete(listener);
   }
 
   stop(): void {
     this.#keeper.stop();
   }
 
-  #tell(message: ToThread): void {
-    for (const thread of this.#threads) thread.post(message);
+  #tell(message: LoginMessage): void {
+    for (const listener of this.#listeners) listener.post(message);
   }
 }

@@ -4,6 +4,7 @@ import type { ThreadStartFailedError } from "../common/errors.js";
 import type { LedgerRow } from "../common/ledger.js";
 import type { FromThread, ToThread } from "../common/protocol.js";
 import { monotonic, within } from "../common/time.js";
+import type { Helper } from "./helper.js";
 
 export type ThreadState = "starting" | "ready" | "closing" | "closed" | "dead";
 
@@ -23,6 +24,8 @@ export class Thread {
   /** Why the manager ended it, if it did. */
   endReason: Error | undefined;
   threadId = -1;
+  /** Of its synchronous calls, if it makes any; the latest. */
+  helper: Helper | undefined;
   /** Its replacement counts in its place, until it is gone. */
   isRetiring = false;
   /** From the request to close to its confirmation. */
@@ -104,7 +107,11 @@ export class Thread {
     this.#state = "closing";
     this.#closeAskedAt = monotonic();
     this.#closeMessage = { type: "close", closeMs, graceMs };
-    this.post(this.#closeMessage);
+    const heard = this.post(this.#closeMessage);
+    // Blocked in a synchronous call it hears nothing: that call ends, and those behind it, so that it can.
+    setTimeout(() => {
+      if (!this.hasHeard(heard)) this.helper?.post({ type: "end" });
+    }, graceMs / 2).unref();
   }
 
   /** The thread confirmed that it closed everything. */

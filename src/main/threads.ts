@@ -1,5 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { Piscina } from "piscina";
+import { ConnectGate } from "../common/connect-gate.js";
 import { fromErrorData } from "../common/envelope.js";
 import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
 import type { Ledger } from "../common/ledger.js";
@@ -7,6 +8,7 @@ import { errorCode, type Logger } from "../common/log.js";
 import type { FromThread, Hello, LogRecord, ResultsMessage, Serve, ThreadData } from "../common/protocol.js";
 import type { ThreadCredentials } from "./thread-credentials.js";
 import { monotonic, within } from "../common/time.js";
+import { Helper } from "./helper.js";
 import { Thread } from "./thread.js";
 
 export interface ThreadsOptions {
@@ -177,10 +179,31 @@ export class Threads {
       case "loginWanted":
         this.#options.credentials?.wanted(message.refused);
         break;
+      case "helper":
+        this.#helperStarted(thread, message);
+        break;
       case "closed":
         thread.closed();
         break;
     }
+  }
+
+  #helperStarted(thread: Thread, { port, area }: Extract<FromThread, { type: "helper" }>): void {
+    const { config, credentials, gate, onLogs } = this.#options;
+    const slot = ConnectGate.helperSlot(config, thread.row.index);
+    const helper = new Helper(port, area, {
+      receive: (message) => {
+        if (message.type === "logs") onLogs(thread, message.records, message.dropped);
+        else credentials?.wanted(message.refused);
+      },
+      onGone: () => {
+        credentials?.gone(helper);
+        gate.sweep(slot);
+        thread.row.set("syncOpen", 0);
+      },
+    });
+    thread.helper = helper;
+    credentials?.greeted(helper);
   }
 
   #startFailed(thread: Thread, cause: unknown): void {
@@ -195,6 +218,7 @@ export class Threads {
   async #ended(thread: Thread, row: number, reason: unknown): Promise<void> {
     const { state } = thread;
     await thread.hungUp();
+    thread.helper?.gone();
     this.#threads.delete(thread);
     const unsaid = thread.row.get("logsMade") - thread.row.get("logsTaken");
     if (unsaid > 0) this.#options.onLogs(thread, [], unsaid);

@@ -1,5 +1,6 @@
 import { noopLogger } from "../common/log.js";
 import { ThreadClients } from "./clients.js";
+import { closeSync } from "./sync-helper.js";
 
 /** On globalThis, so that two copies of this package in one thread share its clients instead of doubling them. */
 const KEY = Symbol.for("redthread.thread-clients");
@@ -21,10 +22,11 @@ export function adopt(clients: ThreadClients): void {
 /** Closes this thread's clients, if there are any; the next acquire starts afresh. Connects nothing. */
 export async function closeCurrent(ms: number): Promise<void> {
   const current = registry[KEY];
-  if (!current) return;
+  const closed = closeSync(ms);
   const clients = await Promise.resolve(current).catch(() => undefined); // a configuration that failed opened nothing
   await clients?.close(ms);
   if (registry[KEY] === current) registry[KEY] = undefined;
+  await closed;
 }
 
 async function fromEnvironment(): Promise<ThreadClients> {

@@ -9,6 +9,8 @@ import type { FromThread, TaskList, ThreadData, ToThread } from "../common/proto
 import { within } from "../common/time.js";
 import { ThreadClients } from "./clients.js";
 import { adopt } from "./current.js";
+import { adoptManaged } from "./managed.js";
+import { closeSync } from "./sync-helper.js";
 import { LogPort } from "./log-port.js";
 import { Results } from "./results.js";
 import { type TaskFunction, ThreadTask } from "./task.js";
@@ -48,6 +50,14 @@ export class Runtime {
       managed: { row: this.#row, gate, slot: row, logins: this.#logins },
     });
     adopt(this.#clients);
+    adoptManaged({
+      config: this.#config,
+      ledger,
+      gate,
+      slot: row,
+      hasProvider,
+      onHelper: (helperPort, area) => this.#post({ type: "helper", port: helperPort, area }, [helperPort]),
+    });
     this.#startSampling();
     port.on("message", (message: ToThread) => this.#receive(message));
   }
@@ -131,7 +141,9 @@ export class Runtime {
     await this.#step("running tasks", graceMs, () => this.#idle());
     // Half, so that a teardown that hangs does not cost the clients their QUIT.
     await this.#step("teardown", leftMs() / 2, () => (this.#module["teardown"] as (() => unknown) | undefined)?.());
-    await this.#step("clients", leftMs(), () => this.#clients.close(leftMs()));
+    await this.#step("clients", leftMs(), () =>
+      Promise.all([this.#clients.close(leftMs()), closeSync(leftMs(), "for good")]),
+    );
     this.#results.flush();
     this.#logs.flush();
     // The manager hangs up once it has heard all of this; a thread that went first would count as dead.

@@ -1,0 +1,162 @@
+import { type MessagePort, parentPort, workerData } from "node:worker_threads";
+import type { ClientOptions } from "../common/client.js";
+import { ConnectGate, ownGate } from "../common/connect-gate.js";
+import { fromErrorData } from "../common/envelope.js";
+import { NotSentError, ShuttingDownError } from "../common/errors.js";
+import { LedgerRow } from "../common/ledger.js";
+import { isLogged, LOG_LEVELS, type Logger, noopLogger } from "../common/log.js";
+import { Logins } from "../common/logins.js";
+import { connectionName } from "../common/names.js";
+import { type Config, freezeConfig } from "../common/options.js";
+import type { FromHelper, HelperData, SyncOpen, ToHelper, ToHelperFromCaller } from "../common/protocol.js";
+import { type Asked, BY_PORT, SyncArea } from "../common/sync-area.js";
+import { readSync, SyncWriter } from "../common/sync-codec.js";
+import { Line } from "./line.js";
+
+/** A helper's life: serves the requests of the thread that started it, until that one tells it to close, or ends. */
+export function serveCalls(): void {
+  const helper = new Helper(workerData as HelperData);
+  parentPort!.on("message", (message: ToHelperFromCaller) => helper.receive(message));
+}
+
+class Helper {
+  readonly #data: HelperData;
+  readonly #area: SyncArea;
+  readonly #writer: SyncWriter;
+  readonly #lines = new Map<number, Line>();
+  readonly #setup: Promise<Setup>;
+  #lastLine = 0;
+  /** The request that nobody has answered yet. */
+  #open = 0;
+  #isEnding = false;
+
+  constructor(data: HelperData) {
+    this.#data = data;
+    this.#area = new SyncArea(data.area);
+    this.#writer = new SyncWriter(this.#area.data);
+    this.#setup = setUp(data, () => this.#giveUpIdle());
+    this.#setup.catch(() => {}); // told to whoever opens a client
+    data.managed?.port.on("message", (message: ToHelper) => {
+      if (message.type === "end") this.#end();
+    });
+  }
+
+  receive(message: ToHelperFromCaller): void {
+    if (message !== null && "closeMs" in message) return void this.#close(message.closeMs);
+    const asked = this.#area.asked;
+    this.#open = asked.number;
+    if (this.#isEnding) return this.#answer(asked.number, shuttingDown("not-sent"), { isError: true });
+    const request = message === null ? readSync(this.#area.data, asked.bytes) : readSync(Buffer.from(message.buffer));
+    this.#carryOut(asked, request).then(
+      (value) => this.#answer(asked.number, value, { bytesAre: asked.kind === "callBuffer" ? "bytes" : "text" }),
+      (error: unknown) => this.#answer(asked.number, error, { isError: true }),
+    );
+  }
+
+  #carryOut({ kind, client }: Asked, request: unknown): Promise<unknown> {
+    if (kind === "open") return this.#openLine(request as SyncOpen);
+    const line = this.#lines.get(client);
+    if (!line) return Promise.reject(new NotSentError("this client is closed", { outcome: "not-sent" }));
+    if (kind !== "close") return line.run(kind, request);
+    this.#lines.delete(client);
+    return line.close(request as number);
+  }
+
+  async #openLine({ timeoutMs }: SyncOpen): Promise<unknown> {
+    const { options, config } = await this.#setup;
+    const commandTimeoutMs = timeoutMs ?? config.redis.commandTimeoutMs;
+    const redis = { ...config.redis, commandTimeoutMs };
+    // Nobody is blocked for longer by a connect than by a command.
+    const retry = { ...config.retry, deadlineMs: Math.min(config.retry.deadlineMs, commandTimeoutMs) };
+    const line = await Line.open({ ...options, redis, retry }, config.shutdown.closeMs);
+    this.#lines.set(++this.#lastLine, line);
+    return { client: this.#lastLine, timeoutMs: commandTimeoutMs, closeMs: config.shutdown.closeMs };
+  }
+
+  /** One answer to each request: what comes later, after the helper was told to end it, is of use to nobody. */
+  #answer(number: number, value: unknown, { isError = false, bytesAre }: How): void {
+    if (this.#open !== number) return;
+    this.#open = 0;
+    const written = this.#writer.write(value, bytesAre);
+    if (typeof written !== "number") this.#data.replies.postMessage(written, [written.buffer]);
+    this.#area.answer(number, { isError, bytes: typeof written === "number" ? written : BY_PORT });
+  }
+
+  #giveUpIdle(): void {
+    for (const line of this.#lines.values()) line.giveUpIdle();
+  }
+
+  /** The manager closes and the calling thread, blocked in a call, cannot hear of it. */
+  #end(): void {
+    this.#isEnding = true;
+    this.#answer(this.#open, shuttingDown("unknown"), { isError: true });
+    void this.#closeLines(0); // nobody waits for what is under way: QUIT would be answered behind it
+  }
+
+  async #close(ms: number): Promise<void> {
+    await this.#closeLines(ms);
+    process.exit();
+  }
+
+  async #closeLines(ms: number): Promise<void> {
+    await Promise.all([...this.#lines.values()].map((line) => line.close(ms)));
+  }
+}
+
+interface How {
+  readonly isError?: boolean;
+  readonly bytesAre?: "bytes" | "text";
+}
+
+interface Setup {
+  readonly config: Config;
+  readonly options: Omit<ClientOptions, "redis" | "retry">;
+}
+
+/** In a thread that no manager started the configuration is the environment's, and only then dotenv is loaded. */
+async function setUp({ managed, threadId }: HelperData, onWanted: () => void): Promise<Setup> {
+  const role = "sync";
+  if (!managed) {
+    const config = (await import("../common/env.js")).loadConfig();
+    const name = connectionName(config.appName, role, threadId);
+    return { config, options: { role, name, logger: noopLogger, gate: ownGate(config) } };
+  }
+  const { port, ledger, slot, hasProvider } = managed;
+  const config = freezeConfig(managed.config);
+  const row = new LedgerRow(ledger, slot);
+  const post = (message: FromHelper): void => port.postMessage(message);
+  const options: Setup["options"] = {
+    role,
+    name: connectionName(config.appName, role, threadId),
+    logger: loggerTo(post, config),
+    gate: new ConnectGate(managed.gate, config, { slot: ConnectGate.helperSlot(config, slot), onWanted }),
+    logins: hasProvider ? loginsFrom(port, post) : undefined,
+    onState: (state, previous) => {
+      if (previous === "connected") row.add("syncOpen", -1);
+      if (state === "connected") row.add("syncOpen", 1);
+    },
+  };
+  return { config, options };
+}
+
+function loginsFrom(port: MessagePort, post: (message: FromHelper) => void): Logins {
+  const logins = new Logins((refused) => post({ type: "loginWanted", refused }));
+  port.on("message", (message: ToHelper) => {
+    if (message.type === "login") logins.came(message.login);
+    if (message.type === "loginFailed") logins.failed(fromErrorData(message.error));
+  });
+  return logins;
+}
+
+function loggerTo(post: (message: FromHelper) => void, { log }: Config): Logger {
+  const write =
+    (level: (typeof LOG_LEVELS)[number]): Logger[typeof level] =>
+    (message, fields = {}) => {
+      if (isLogged(level, log.level)) post({ type: "logs", records: [{ level, message, fields }], dropped: 0 });
+    };
+  return { debug: write("debug"), info: write("info"), warn: write("warn"), error: write("error") };
+}
+
+function shuttingDown(outcome: "not-sent" | "unknown"): ShuttingDownError {
+  return new ShuttingDownError("the manager closes, and this thread was blocked in a synchronous call", { outcome });
+}
