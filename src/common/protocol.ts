@@ -108,10 +108,6 @@ export type ToHelper = LoginMessage | { readonly type: "end" };
 /** To the manager. */
 export type FromHelper = Extract<FromThread, { type: "logs" } | { type: "loginWanted" }>;
 
-export type ResultMessage =
-  | { readonly id: number; readonly ok: true; readonly value: unknown }
-  | { readonly id: number; readonly ok: false; readonly error: ErrorData };
-
 export interface LogRecord {
   readonly level: LogLevel;
   readonly message: string;
