@@ -35,8 +35,8 @@ async function startService(t: TestContext, { run = [], threads, shutdown, ...re
       shutdown: { handleSignals: true, ...shutdown },
     },
   };
+  const program = new Program(t, "service", argument); // killed before the check, should it still be there
   leakCheck(t, server);
-  const program = new Program(t, "service", argument);
   await program.hears("ready");
   return program;
 }
@@ -124,6 +124,7 @@ test("a task that obeys the shutdown's abort was not finished: it is abandoned, 
   const { tasks, threads } = reportOf(service);
   assert.deepEqual(tasks, { finished: 0, abandoned: 2 });
   assert.ok(threads.every(({ outcome }) => outcome === "graceful"));
+  assert.equal(await server.admin.get("obeyed"), "2", "each had Redis until it had ended");
 });
 
 test("a task held by a BLPOP that nobody answers does not hold the shutdown", async (t) => {
@@ -225,4 +226,10 @@ test("teardown runs once per thread, with Redis still there, and what it logs ar
   const expected = Object.fromEntries(report.threads.map(({ threadId }) => [threadId, "1"]));
   assert.deepEqual({ ...(await server.admin.hgetall("teardowns")) }, expected);
   assert.deepEqual(new Set(heard), new Set(threadIds));
+});
+
+test("a log that never says that it was written does not hold the shutdown", async (t) => {
+  const { code: tenths, stderr } = await new Program(t, "muted", { port: server.port }).exit;
+  leakCheck(t, server);
+  assert.ok(tenths !== null && tenths > 0 && tenths <= 14, `${tenths}: ${stderr}`);
 });

@@ -314,7 +314,6 @@ export class Client implements Gate {
   async #close(ms: number): Promise<void> {
     const isHeard = this.isAlive() && !this.#traffic.isBlocked;
     this.#replacement.stop();
-    this.#traffic.flush();
     // QUIT is answered after everything written before it.
     const quit = isHeard ? this.redis.own("quit") : Promise.resolve();
     this.#life.abort(this.#closedError());

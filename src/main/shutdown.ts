@@ -59,11 +59,10 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   const isDrained = await drain(dispatcher, config.drainMs);
   if (!isDrained) dispatcher.giveUp((outcome, cause) => abortedAfter(config.drainMs, outcome, cause));
 
-  // A drain that ended late takes its delay out of the close.
-  const closeBy = Math.min(monotonic(), startedAt + config.lameDuckMs + config.drainMs) + config.closeMs;
+  const closeBy = monotonic() + config.closeMs;
   const graceMs = Math.min(config.cancelGraceMs, config.closeMs / 2);
   const open = [...threads];
-  await step(() => threads.close(Math.max(closeBy - monotonic(), 1), graceMs));
+  await step(() => threads.close(config.closeMs, graceMs));
   const outcomes = open.map((thread) => ({
     threadId: thread.threadId,
     outcome: thread.state === "closed" ? ("graceful" as const) : ("forced" as const),

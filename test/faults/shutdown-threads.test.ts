@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test } from "node:test";
 import type { LogFields } from "../../src/common/log.js";
+import { blockLater } from "../support/block.js";
 import { ABRUPT, counted, ending, running, settled, shutsDownInTime } from "../support/ending.js";
 import { eventually } from "../support/gate.js";
 import { fixture, manage, silent } from "../support/manage.js";
@@ -68,12 +69,55 @@ test("half of the threads spin: theirs are aborted, the others' finish", async (
   assert.deepEqual(threads.map(({ outcome }) => outcome).toSorted(), ["forced", "forced", "graceful", "graceful"]);
 });
 
+test("threads that use up closeMs leave the main thread's clients time to say goodbye", async (t) => {
+  const manager = ending(t, server);
+  await manager.ready();
+  await manager.subscribe("news", () => {});
+  const outcomes = settled([1, 2].map(() => manager.run("spin")));
+  await counted(server, 2);
+  const logged = server.log().length;
+  await shutsDownInTime(manager);
+  await outcomes;
+  await server.waitForClients((clients) => clients.length === 0);
+  const abrupt = server
+    .log()
+    .slice(logged)
+    .split("\n")
+    .filter((line) => ABRUPT.test(line));
+  assert.equal(abrupt.filter((line) => line.includes(":thread")).length, 2, "of the threads that were ended");
+  assert.deepEqual(
+    abrupt.filter((line) => !line.includes(":thread")),
+    [],
+  );
+});
+
+for (const { phase, blockAt } of [
+  { phase: "drain", blockAt: 400 },
+  { phase: "close", blockAt: 1_000 },
+]) {
+  test(`a main thread that is blocked for 800 ms over the end of the ${phase} costs that, and no second term`, async (t) => {
+    const limits = { drainMs: 600, closeMs: 600 };
+    const manager = ending(t, server, { threads: { count: 1 } });
+    await manager.ready();
+    const outcomes = settled([manager.run("spin")]);
+    await counted(server, 1);
+    const startedAt = performance.now();
+    const done = manager.shutdown(limits);
+    setTimeout(() => void blockLater(800), blockAt);
+    await done;
+    const ms = performance.now() - startedAt;
+    // The phase was over 600 ms late. Waiting for what lies unread since then takes a few turns, not 600 ms more.
+    assert.ok(ms <= 600 + limits.drainMs + limits.closeMs + 500, `${Math.round(ms)} ms`);
+    await outcomes;
+  });
+}
+
 test("threads that are being ended when the shutdown begins are not started anew", async (t) => {
-  const manager = ending(t, server, { threads: { count: 4 }, shutdown: { cancelGraceMs: 1 } });
+  const manager = ending(t, server, { shutdown: { cancelGraceMs: 1 } });
   await manager.ready();
   const ids = new Set(manager.stats().threads.map(({ threadId }) => threadId));
   const heavy = { exclusive: true, timeoutMs: 1_000 };
-  const outcomes = settled(Array.from({ length: 4 }, () => manager.run("spinHeavily", undefined, heavy)));
+  const outcomes = settled([1, 2].map(() => manager.run("spinHeavily", undefined, heavy)));
   assert.ok((await outcomes).codes.every((code) => code === "TASK_TIMEOUT"));
   const isEnding = ({ state, threadId }: { state: string; threadId: number }): boolean =>
     state === "dead" || !ids.has(threadId);
@@ -128,6 +172,17 @@ test("what was logged before the close is written, every line of it", async (t) 
   await shutsDownInTime(manager, { drainMs: 10_000 });
   assert.equal((await outcomes).values.length, 4);
   assert.equal(lines.length, 4 * 2_000);
+});
+
+test("what a teardown logs last is written, although its thread is busy right after", async (t) => {
+  const said: string[] = [];
+  const manager = ending(t, server, {
+    threads: { count: 1 },
+    logger: { ...silent, info: (message) => said.push(message) },
+  });
+  await manager.run("tearDown", "talking");
+  await shutsDownInTime(manager, { closeMs: 2_000 });
+  assert.equal(said.filter((message) => message === "last words").length, 1);
 });
 
 test("what a thread logged that had to be ended is counted as dropped", async (t) => {

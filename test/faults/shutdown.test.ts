@@ -3,6 +3,7 @@ import { beforeEach, test } from "node:test";
 import { counted, ending, LIMITS, running, settled, shutsDownInTime } from "../support/ending.js";
 import { eventually, gate } from "../support/gate.js";
 import { serverPerTest } from "../support/make-client.js";
+import { Program } from "../support/program.js";
 import { startProxy } from "../support/proxy.js";
 import type { RedisServer } from "../support/redis-server.js";
 
@@ -121,6 +122,16 @@ test("the breaker is open: nobody waits for the next probe", async (t) => {
   await shutsDownInTime(manager);
   await outcomes;
   await server.start();
+});
+
+test("the breaker is open and nothing else is left to do: the process stays until the shutdown is over", async (t) => {
+  await server.kill();
+  // Whether its wait for the next probe was the last thing that kept the loop alive is a matter of the moment.
+  for (let i = 0; i < 3; i++) {
+    const program = new Program(t, "leaving", { port: server.port });
+    assert.equal((await program.exit).code, 0);
+    assert.equal(program.all("report").length, 1);
+  }
 });
 
 test("the primary is rotating, and the old one is saying goodbye to a Redis that is frozen", async (t) => {

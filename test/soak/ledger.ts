@@ -15,6 +15,9 @@ const NOT_SENT = new Set([
   "QUEUE_FULL",
 ]);
 
+/** One failure is enough; texts with a number in them would grow with the run. */
+const MOST_KINDS = 50;
+
 /** What the callers were told, to be held against what the server counted. */
 export class Ledger {
   readonly totals = { acknowledged: 0, uncertain: 0, notSent: 0 };
@@ -36,6 +39,7 @@ export class Ledger {
     } else if (NOT_SENT.has(kind)) this.totals.notSent++;
     else {
       const told = `${code ?? ""} ${message ?? String(error)}`.trim();
+      if (this.#unexplained.size >= MOST_KINDS && !this.#unexplained.has(told)) return; // enough to fail
       this.#unexplained.set(told, (this.#unexplained.get(told) ?? 0) + 1);
     }
   }

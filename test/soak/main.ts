@@ -1,16 +1,19 @@
 /**
  * `npm run soak -- --minutes M [--seed S]`: load through worker threads and a random schedule of faults. Every write is
  * a counted INCR: acknowledged <= counter <= acknowledged + uncertain, or the exit code is 1. So it is when a call
- * hangs, an error is of a kind that no fault explains, or a connection is left.
+ * hangs, an error is of a kind that no fault explains, memory grows (in 4 minutes or more), or a connection, a handle or
+ * a timer is left.
  */
 import { parseArgs } from "node:util";
 import { ConnectionManager } from "../../src/index.js";
 import type * as Tasks from "../fixtures/soak-tasks.js";
+import { nothingIsOpen } from "../support/leak-check.js";
 import { fixture, silent } from "../support/manage.js";
 import { startProxy } from "../support/proxy.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 import { faults } from "./faults.js";
 import { Ledger } from "./ledger.js";
+import { Memory } from "./memory.js";
 
 const { values } = parseArgs({ options: { minutes: { type: "string" }, seed: { type: "string" } } });
 const minutes = Number(values.minutes ?? 1);
@@ -24,10 +27,15 @@ const CALLERS = 48;
 const KEYS = 64;
 /** Longer than every deadline in the library together: whoever waits longer hangs. */
 const HANG_MS = 60_000;
+/** Of one kind of news; more would only grow with the run. */
+const MOST_HEARD = 20;
 
-const unheard: unknown[] = [];
-process.on("unhandledRejection", (reason) => unheard.push(reason));
-process.on("warning", (warning) => unheard.push(warning)); // of listeners that leak, above all
+const unheard: string[] = [];
+const hear = (news: unknown): void => {
+  if (unheard.length < MOST_HEARD) unheard.push(String(news));
+};
+process.on("unhandledRejection", hear);
+process.on("warning", hear); // of listeners that leak, above all
 const random = seeded(seed);
 const server = await startRedis({ args: ["--appendonly", "yes", "--appendfsync", "always"] });
 const proxy = await startProxy(server.port);
@@ -46,10 +54,12 @@ const ledger = new Ledger();
 const until = performance.now() + minutes * 60_000;
 const isOver = (): boolean => performance.now() >= until;
 const rssAtStart = process.memoryUsage.rss();
+const memory = new Memory();
 const happened = new Map<string, number>();
 
 await Promise.all([breakThings(), ...Array.from({ length: CALLERS }, () => call())]);
-const failures = await verify();
+memory.stop();
+const failures = [...memory.problems(), ...(await verify())];
 print();
 for (const failure of failures) console.error(`FAILED: ${failure}`);
 process.exitCode = failures.length > 0 ? 1 : 0;
@@ -81,7 +91,7 @@ async function breakThings(): Promise<void> {
 }
 
 async function verify(): Promise<string[]> {
-  const problems = [...ledger.unexplained(), ...unheard.map((reason) => `heard on the process: ${String(reason)}`)];
+  const problems = [...ledger.unexplained(), ...unheard.map((reason) => `heard on the process: ${reason}`)];
   const counters = await Promise.all(ledger.keys().map(async (key) => [key, await count(server, key)] as const));
   for (const [key, counter] of counters) problems.push(...ledger.judge(key, counter));
   if (ledger.slowestMs > HANG_MS) problems.push(`a call took ${Math.round(ledger.slowestMs)} ms`);
@@ -89,6 +99,7 @@ async function verify(): Promise<string[]> {
   if (report.tasks.abandoned > 0) problems.push(`${report.tasks.abandoned} tasks were abandoned by the shutdown`);
   const left = await server.waitForClients((clients) => clients.length === 0).catch(() => server.clients());
   if (left.length > 0) problems.push(`${left.length} connections are left`);
+  await nothingIsOpen(0).catch((error: Error) => problems.push(error.message));
   proxy.close();
   await server.stop();
   return problems;
@@ -110,6 +121,7 @@ function print(): void {
     ...[...happened].toSorted(([a], [b]) => a.localeCompare(b)),
   ];
   for (const [name, value] of rows) console.log(`${String(name).padEnd(28)} ${value}`);
+  for (const line of memory.table()) console.log(line);
 }
 
 function mb(bytes: number): number {

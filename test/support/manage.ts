@@ -1,5 +1,6 @@
 import type { TestContext } from "node:test";
 import { ConnectionManager, type Logger, type ManagerOptions } from "../../src/index.js";
+import { eventually } from "./gate.js";
 import { beginLeakCheck, leakCheck } from "./leak-check.js";
 import type { RedisServer } from "./redis-server.js";
 
@@ -29,7 +30,7 @@ export function manage<Tasks extends object>(
     redis: { port: server.port, ...options.redis },
     threads: { count: 2, ...options.threads },
   });
-  t.after(() => manager.shutdown({ drainMs: 1_000 }));
+  t.after(() => eventually(() => manager.shutdown({ drainMs: 1_000 }), 30_000, "the manager is shut down"));
   leakCheck(t, server);
   return manager;
 }

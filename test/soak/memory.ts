@@ -1,0 +1,68 @@
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+
+interface Sample {
+  readonly heap: number;
+  readonly rss: number;
+}
+
+const SAMPLE_MS = 10_000;
+/** With less, the first quarter's growth to working size is most of the run. */
+const JUDGED_FROM_MS = 240_000;
+/**
+ * Collections of five heaps and the allocator's leftovers move RSS by some 10 % from one quarter to the next; a leak of
+ * 1 kB per task is tens of MB a minute. From the second quarter on: in the first, heaps and caches grow to their size.
+ */
+const SHARE = 1.2;
+const MARGIN_MB = 20;
+
+/** The process's memory while it runs: flat, if nothing is kept. */
+export class Memory {
+  readonly #samples: Sample[] = [];
+  readonly #startedAt = performance.now();
+  readonly #timer = setInterval(() => this.#sample(), SAMPLE_MS).unref();
+
+  stop(): void {
+    clearInterval(this.#timer);
+  }
+
+  /** The medians of each quarter of the run, as lines of a table; none if it was too short for that. */
+  table(): string[] {
+    const quarters = this.#quarters();
+    if (!quarters) return [];
+    const row = (name: string, of: (sample: Sample) => number): string =>
+      name.padEnd(28) + quarters.map((quarter) => String(median(quarter.map(of))).padStart(6)).join("");
+    return [row("heap by quarter, MB", ({ heap }) => heap), row("RSS by quarter, MB", ({ rss }) => rss)];
+  }
+
+  problems(): string[] {
+    const quarters = this.#quarters();
+    if (!quarters || performance.now() - this.#startedAt < JUDGED_FROM_MS) return [];
+    const [, early, , late] = quarters.map((quarter) => median(quarter.map(({ rss }) => rss)));
+    const most = early! * SHARE + MARGIN_MB;
+    return late! > most
+      ? [`memory grows: RSS went from ${early} MB in the second quarter to ${late} MB in the last`]
+      : [];
+  }
+
+  #sample(): void {
+    collect(); // or heapUsed would say when the last collection was
+    const { heapUsed, rss } = process.memoryUsage();
+    this.#samples.push({ heap: Math.round(heapUsed / 1e6), rss: Math.round(rss / 1e6) });
+  }
+
+  #quarters(): Sample[][] | undefined {
+    const { length } = this.#samples;
+    if (length < 4) return undefined;
+    return [0, 1, 2, 3].map((i) =>
+      this.#samples.slice(Math.floor((length * i) / 4), Math.floor((length * (i + 1)) / 4)),
+    );
+  }
+}
+
+setFlagsFromString("--expose-gc");
+const collect = runInNewContext("gc") as () => void;
+
+function median(numbers: readonly number[]): number {
+  return numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]!;
+}
