@@ -17,7 +17,7 @@ export interface DispatcherOptions {
   readonly cancelGraceMs: number;
 }
 
-const WATCH_MS = 10;
+const WATCH_MS = 25;
 /** A loop that is busy for less than this share of the time. */
 const IDLE = 0.5;
 
