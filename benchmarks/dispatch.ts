@@ -14,7 +14,7 @@ import {
 } from "./contenders/by-hand.js";
 import { bullmq } from "./contenders/bullmq.js";
 import { type Contender, type Entrant, openAll } from "./contenders/contender.js";
-import { redthread } from "./contenders/redthread.js";
+import { redthread, redthreadMap } from "./contenders/redthread.js";
 import { chooseContenders, interleave, type Named, type Sample } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
@@ -80,7 +80,7 @@ for (let i = 0; i < KEYS; i++) await server.admin.set(`bench:${i}`, "x".repeat(4
 const place = { port: server.port, threads: THREADS };
 const roster: readonly Candidate[] = [
   { name: "redthread run()", open: () => redthread(place) },
-  // manager.map() can be one more: its `drive` is `for await (… of manager.map("item", items))`.
+  { name: "redthread map()", open: () => redthreadMap(place) },
   { name: "piscina + global ioredis", open: () => piscinaDefaults(place) },
   { name: "the same, tuned", open: () => piscinaTuned(place) },
   { name: "main thread as proxy", open: () => proxy(place) },

@@ -1,15 +1,19 @@
 /**
- * What does a synchronous call cost beside an asynchronous one of the same thread? Single GETs and pipelines of 100,
- * interleaved; medians over rounds of p50 and p99, and their ratios.
+ * What does a synchronous call cost beside an asynchronous one of the same thread? Single GETs and pipelines of 100, in
+ * turn; p50 and p99 of each round.
  */
 import { ConnectionManager } from "../src/index.js";
+import { silent } from "../test/support/manage.js";
 import { startRedis } from "../test/support/redis-server.js";
 import type * as Tasks from "./contenders/sync-tasks.js";
+import { interleave } from "./support/interleave.js";
+import { parseBenchOptions } from "./support/options.js";
+import { panelOf } from "./support/panel.js";
+import { report } from "./support/report.js";
 
-const isSmoke = process.argv.includes("--smoke");
-const ROUNDS = isSmoke ? 1 : 9;
-const BLOCKS = isSmoke ? 5 : 100;
-const silent = { debug() {}, info() {}, warn() {}, error() {} };
+const options = parseBenchOptions();
+const ROUNDS = options.isSmoke ? 1 : 15;
+const CALLS = { GET: options.isSmoke ? 20 : 1_000, "pipeline of 100": options.isSmoke ? 5 : 100 };
 
 await using server = await startRedis();
 for (let i = 0; i < 100; i++) await server.admin.set(`bench:${i}`, "x".repeat(100));
@@ -22,26 +26,42 @@ await using manager = new ConnectionManager<typeof Tasks>({
 });
 await manager.ready();
 const { ms, mb } = await manager.run("start");
-console.log(`the first synchronous client: ${Math.round(ms)} ms, ${mb.toFixed(1)} MB of resident memory`);
-await manager.run("compare", isSmoke ? 1 : 50); // code warm
-const rounds: Tasks.Measured[] = [];
-for (let round = 0; round < ROUNDS; round++) rounds.push(await manager.run("compare", BLOCKS));
-for (const what of ["get", "pipeline"] as const) {
-  for (const share of [0.5, 0.99]) {
-    const [sync, asynchronous] = (["sync", "async"] as const).map((how) =>
-      quantile(
-        rounds.map((round) => quantile(round[what][how], share)),
-        0.5,
-      ),
-    ) as [number, number];
-    const ratio = (sync / asynchronous).toFixed(2);
-    console.log(
-      `${what} p${share * 100}: sync ${Math.round(sync)} µs, async ${Math.round(asynchronous)} µs (${ratio}x)`,
-    );
-  }
-}
-
-function quantile(values: readonly number[], share: number): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.floor(sorted.length * share)]!;
-}
+const rows = await interleave(
+  {
+    points: (["GET", "pipeline of 100"] as const).map((call) => ({ call })),
+    contenders: [{ name: "sync" as const }, { name: "async" as const }],
+    rounds: ROUNDS,
+    warmUps: 2,
+    async measure({ name }, { call }) {
+      const sorted = (await manager.run("measure", { how: name, call, calls: CALLS[call] })).toSorted((a, b) => a - b);
+      const quantile = (share: number): number => sorted[Math.floor(sorted.length * share)]!;
+      return { p50: quantile(0.5), p99: quantile(0.99) };
+    },
+  },
+  options,
+);
+report(
+  {
+    name: "sync",
+    question: "synchronous beside asynchronous calls of one thread",
+    metrics: [
+      { key: "p50", title: "p50 µs" },
+      { key: "p99", title: "p99 µs" },
+    ],
+    reference: "sync",
+    rows,
+    notes: [`a thread's first synchronous call starts its helper: ${Math.round(ms)} ms, ${mb.toFixed(0)} MB`],
+    chart: {
+      title: "Microseconds per call: redthread/sync beside await",
+      yTitle: "µs",
+      xTitle: "",
+      kind: "bars",
+      isLog: true,
+      panels: [
+        panelOf(rows, { title: "p50", x: "call", metric: "p50" }),
+        panelOf(rows, { title: "p99", x: "call", metric: "p99" }),
+      ],
+    },
+  },
+  options,
+);
