@@ -66,7 +66,7 @@ test("a task that comes before its thread has noticed the kill does not fail eit
     await eventually(() => manager.stats().connections.open === THREADS + 1);
     const killed = new Set((await server.clients()).map(({ id }) => id));
     await server.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
-    await Promise.all(Array.from({ length: THREADS }, () => manager.run("incr", "right after")));
+    await Promise.all(Array.from({ length: THREADS }, () => manager.run("incr", "right after", { exclusive: true })));
     await server.waitForClients((clients) => clients.filter(({ id }) => !killed.has(id)).length === THREADS + 1);
   }
   assert.equal(await server.admin.get("right after"), String(10 * THREADS));
@@ -74,8 +74,9 @@ test("a task that comes before its thread has noticed the kill does not fail eit
 
 test("a subscription that a thread holds through the restart hears what is published after it", async (t) => {
   const [manager, server] = await idle(t);
-  // Tasks of one turn are dealt out evenly: one to each thread.
-  await Promise.all(Array.from({ length: THREADS }, () => manager.run("subscribe", "news")));
+  // Exclusive tasks of one turn: one to each thread.
+  const alone = { exclusive: true };
+  await Promise.all(Array.from({ length: THREADS }, () => manager.run("subscribe", "news", alone)));
   const areSubscribed = async (): Promise<boolean> => {
     const [, count] = (await server.admin.pubsub("NUMSUB", "news")) as [string, number];
     return count === THREADS;
@@ -84,10 +85,10 @@ test("a subscription that a thread holds through the restart hears what is publi
   await server.restart();
   await eventually(areSubscribed, 10_000);
   await server.admin.publish("news", "after the restart");
-  const heard = await Promise.all(Array.from({ length: THREADS }, () => manager.run("next")));
+  const heard = await Promise.all(Array.from({ length: THREADS }, () => manager.run("next", undefined, alone)));
   assert.deepEqual(
     heard,
     Array.from({ length: THREADS }, () => "after the restart"),
   );
-  await Promise.all(Array.from({ length: THREADS }, () => manager.run("release")));
+  await Promise.all(Array.from({ length: THREADS }, () => manager.run("release", undefined, alone)));
 });

@@ -17,7 +17,7 @@ export interface DispatcherOptions {
   readonly cancelGraceMs: number;
 }
 
-const WATCH_MS = 25;
+const WATCH_MS = 10;
 /** A loop that is busy for less than this share of the time. */
 const IDLE = 0.5;
 
@@ -191,7 +191,7 @@ export class Dispatcher {
   }
 
   /**
-   * What was dealt out may be dealt better a little later: a thread that has not read since then is blocked, and its
+   * What was dealt out may be dealt better a little later: a thread that does not read is blocked, and its
    * tasks go to another that has room; one whose loop is idle while tasks wait for it is given as many as it may run,
    * for a mean can be wrong, and tasks can wait for each other.
    */
@@ -200,7 +200,7 @@ export class Dispatcher {
     let isNeeded = this.#queued > 0;
     for (const load of this.#loads.values()) {
       load.thread.loopBusy(); // counted from here
-      isNeeded = load.awaitReading() || isNeeded;
+      isNeeded ||= load.hasUnread;
     }
     if (!isNeeded) return;
     this.#watching = setTimeout(() => {

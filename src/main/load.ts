@@ -1,3 +1,4 @@
+import { monotonic } from "../common/time.js";
 import { Fifo } from "./fifo.js";
 import type { Job } from "./job.js";
 import type { Thread } from "./thread.js";
@@ -6,6 +7,14 @@ import type { Thread } from "./thread.js";
 const FILL_MS = 10;
 /** … but for one task that computes and one that meanwhile fetches what it needs. */
 const MIN_TASKS = 2;
+
+/** A thread that does not read for longer than a busy machine makes it wait has its loop blocked by a task. */
+const BLOCKED_MS = 100;
+
+interface Message {
+  readonly jobs: readonly Job[];
+  readonly sentAt: number;
+}
 
 /** What one thread has been given. */
 export class Load {
@@ -23,11 +32,9 @@ export class Load {
   readonly #concurrency: number;
   readonly #jobs = new Map<number, Job>();
   #outgoing: Job[] = [];
-  /** What each message took there, from the first that the thread may not have read. */
-  readonly #messages = new Fifo<readonly Job[]>();
+  /** From the first that the thread may not have read. */
+  readonly #messages = new Fifo<Message>();
   #firstMessage = 0;
-  /** Of these, how many there were when somebody began to wait for them. */
-  #awaited = 0;
   #isDeaf = false;
 
   constructor(thread: Thread, concurrency: number) {
@@ -95,34 +102,33 @@ export class Load {
     }
   }
 
+  get hasUnread(): boolean {
+    this.#forgetRead();
+    return this.#messages.size > 0;
+  }
+
   /** What the thread has not begun to read, in the order of sending. */
   unread(): Job[] {
     this.#forgetRead();
-    return [...this.#messages].flat();
-  }
-
-  /** From here on `recall` counts. */
-  awaitReading(): boolean {
-    this.#forgetRead();
-    this.#awaited = this.#messages.size;
-    return this.#awaited > 0;
+    return [...this.#messages].flatMap(({ jobs }) => jobs);
   }
 
   /**
-   * What the thread has not read since `awaitReading`: its loop is blocked. The thread will find it gone, and until it
-   * reads again it gets nothing more.
+   * What the thread has not read for so long that its loop must be blocked. It will find that gone, and gets nothing
+   * more until it reads again.
    */
   recall(): Job[] {
     this.#forgetRead();
-    const jobs: Job[] = [];
-    for (; this.#awaited > 0 && isRecallable(this.#messages.peek()!); this.#awaited--) {
+    const recalled: Job[] = [];
+    for (let message = this.#messages.peek(); message && isRecallable(message); message = this.#messages.peek()) {
       if (!this.thread.row.claim(this.#firstMessage)) break; // it has just begun to read
       this.#isDeaf = true;
       this.#firstMessage = (this.#firstMessage + 1) | 0;
-      jobs.push(...this.#messages.shift()!);
+      this.#messages.shift();
+      recalled.push(...message.jobs);
     }
-    for (const job of jobs) this.remove(job);
-    return jobs;
+    for (const job of recalled) this.remove(job);
+    return recalled;
   }
 
   /** A thread that was found blocked may have read on. */
@@ -135,7 +141,6 @@ export class Load {
     while (this.#firstMessage !== claimed) {
       this.#firstMessage = (this.#firstMessage + 1) | 0;
       this.#messages.shift();
-      this.#awaited--;
     }
   }
 
@@ -148,12 +153,13 @@ export class Load {
     } catch (cause) {
       return { cause };
     }
-    this.#messages.push(jobs);
+    this.#messages.push({ jobs, sentAt: monotonic() });
     return undefined;
   }
 }
 
-/** Not what was moved there, nor what has the thread to itself. */
-function isRecallable(jobs: readonly Job[]): boolean {
+/** Late enough, and neither moved there nor meant to have the thread to itself. */
+function isRecallable({ jobs, sentAt }: Message): boolean {
+  if (monotonic() - sentAt < BLOCKED_MS) return false;
   return jobs.every(({ options }) => !options.transferList && !options.exclusive);
 }

@@ -4,6 +4,7 @@ import type { ConnectionManager, ManagerOptions } from "../../src/index.js";
 import type * as Tasks from "../fixtures/tasks.js";
 import { eventually } from "../support/gate.js";
 import { code, fixture, manage } from "../support/manage.js";
+import { oneInEach } from "../support/one-in-each.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
 let server: RedisServer;
@@ -26,13 +27,10 @@ const ready = (manager: ConnectionManager<typeof Tasks>, count: number) =>
 test("a thread that spins after its task's timeout is ended; its other tasks learn why, other threads do not notice", async (t) => {
   const manager = managed(t, { threads: { count: 2 } });
   await manager.ready();
-  // Least loaded first: the two spinners' neighbours are dealt out alternately.
-  const beside = [manager.run("waitForKey", "spin:later"), manager.run("waitForKey", "spin:later")];
-  await eventually(() => manager.stats().threads.every(({ running }) => running === 1));
-  const outcomes = Promise.allSettled(beside);
+  const { outcomes, until } = await oneInEach(manager, server, (keys) => manager.run("stubborn", keys));
   await assert.rejects(manager.run("spin", "spinning", { timeoutMs: 300 }), code("TASK_TIMEOUT"));
   await ready(manager, 2);
-  await server.admin.set("spin:later", "yes");
+  await server.admin.set(until, "yes");
   const [lost, kept] = (await outcomes).toSorted((a) => (a.status === "rejected" ? -1 : 1));
   assert.ok(lost?.status === "rejected" && code("THREAD_DIED")(lost.reason));
   assert.ok(code("TASK_TIMEOUT")((lost.reason as Error).cause));

@@ -3,11 +3,11 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, beforeEach, test } from "node:test";
-import type { ConnectionManager } from "../../src/index.js";
 import type * as Tasks from "../fixtures/dying-tasks.js";
 import { aheadOfTime } from "../support/clock.js";
 import { eventually } from "../support/gate.js";
 import { code, fixture, manage, silent } from "../support/manage.js";
+import { oneInEach } from "../support/one-in-each.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
 const THREADS = 2;
@@ -41,18 +41,6 @@ const NAMES: Record<Tasks.Way, string> = {
   fillHeap: "fills its heap",
 };
 
-async function oneInEach(manager: ConnectionManager<typeof Tasks>, death: number) {
-  for (let attempt = 1; ; attempt++) {
-    const [started, until] = [`started:${death}:${attempt}`, `until:${death}:${attempt}`];
-    const waiting = Array.from({ length: THREADS }, () => manager.run("wait", { started, until }));
-    const outcomes = Promise.allSettled(waiting);
-    await eventually(async () => Number(await server.admin.get(started)) === THREADS);
-    if (manager.stats().threads.every(({ running }) => running === 1)) return { outcomes, until };
-    await server.admin.set(until, 1);
-    await outcomes;
-  }
-}
-
 for (const [way, checkCause] of Object.entries(DEATHS_BY) as [Tasks.Way, (cause: Error) => void][]) {
   test(`a thread that ${NAMES[way]} costs its own tasks, who learn why, and leaves nothing behind`, async (t) => {
     const manager = manage<typeof Tasks>(t, server, {
@@ -67,7 +55,7 @@ for (const [way, checkCause] of Object.entries(DEATHS_BY) as [Tasks.Way, (cause:
       manager.stats().connections.open === THREADS + 1;
     for (let death = 1; death <= DEATHS; death++) {
       // One beside the task that dies, one in the other thread: a thread that is slow to read loses its task to the other.
-      const { outcomes, until } = await oneInEach(manager, death);
+      const { outcomes, until } = await oneInEach(manager, server, (keys) => manager.run("wait", keys));
       advance(60_000); // as if they had served for long: who dies young is replaced later each time
       let dead = 0;
       await assert.rejects(manager.run("die", way), (error: Error & { threadId?: number }) => {
