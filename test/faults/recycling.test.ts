@@ -52,9 +52,9 @@ async function mostConnections(work: Promise<unknown>): Promise<number> {
   return most;
 }
 
-test("2 000 tasks through threads that are replaced every 50: each runs once, none fails, no thread is missed", async (t) => {
+test("1 000 tasks through threads that are replaced every 50: each runs once, none fails, no thread is missed", async (t) => {
   const { manager, recycled, errors } = await wearing(t, { count: 2, maxTasks: 50 });
-  let left = 2_000;
+  let left = 1_000;
   const caller = async (): Promise<void> => {
     while (left-- > 0) {
       await manager.run("add", "added");
@@ -67,8 +67,8 @@ test("2 000 tasks through threads that are replaced every 50: each runs once, no
   await eventually(() => manager.stats().threads.length === 2);
   const replaced = manager.stats().recycled;
   t.diagnostic(`${replaced} threads replaced, at most ${most} connections`);
-  assert.equal(await count("added"), 2_000);
-  assert.ok(replaced >= 30, `${replaced} recyclings`);
+  assert.equal(await count("added"), 1_000);
+  assert.ok(replaced >= 15, `${replaced} recyclings`);
   assert.ok(most <= 2 + 1 + 1, `${most} connections: a thread client each, a replacement's, the primary`);
   assert.deepEqual(errors, []);
   assert.equal(recycled.length, replaced);

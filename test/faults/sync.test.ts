@@ -132,9 +132,12 @@ test("a thread that is ended while it is blocked in a call leaves no connection 
   for (let death = 1; death <= DEATHS; death++) {
     await pause();
     advance(60_000); // as if it had served for long: who dies young is replaced later each time
-    const timedOut = assert.rejects(manager.run("blockedSet", "key", { timeoutMs: 1_000 }), code("TASK_TIMEOUT"));
+    const stop = new AbortController();
+    const { signal } = stop;
+    const ended = assert.rejects(manager.run("blockedSet", "key", { signal }), code("TASK_ABORTED"));
     await blocked();
-    await timedOut;
+    stop.abort();
+    await ended;
     await server.waitForClients((clients) => !clients.some(isSync), 5_000, "its connection is gone");
     await server.admin.call("CLIENT", "UNPAUSE");
     assert.equal(await manager.run("call", ["PING"]), "PONG");
