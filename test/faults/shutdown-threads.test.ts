@@ -70,6 +70,15 @@ test("half of the threads spin: theirs are aborted, the others' finish", async (
   assert.deepEqual(threads.map(({ outcome }) => outcome).toSorted(), ["forced", "forced", "graceful", "graceful"]);
 });
 
+test("a thread in a synchronous call that nothing can interrupt is not waited for", async (t) => {
+  const manager = ending(t, server);
+  await manager.ready();
+  const outcomes = settled([manager.run("sleepOn", 4)]);
+  await counted(server, 1);
+  await shutsDownInTime(manager);
+  assert.deepEqual((await outcomes).codes, ["TASK_ABORTED"]);
+});
+
 test("threads that use up closeMs leave the main thread's clients time for their answers and a goodbye", async (t) => {
   await using proxy = await startProxy(server.port);
   const manager = ending(t, server, { redis: { port: proxy.port } });
