@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { code, manage } from "./support/manage.js";
+import { code, fixture, manage } from "./support/manage.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
 let server: RedisServer;
@@ -47,6 +47,17 @@ test("a tasks module that ends its thread while it loads is THREAD_START_FAILED,
     assert.equal(result.status, "rejected");
     assert.ok(code("THREAD_START_FAILED")(result.reason), String(result.reason));
   }
+});
+
+test("a thread that failed is not started anew while the others are still starting, nor when they fail too", async (t) => {
+  const manager = manage<{ never(): void }>(t, server, { tasks: fixture("setup-rejects-in-turn") });
+  const refused = assert.rejects(manager.run("never"), code("THREAD_START_FAILED"));
+  await assert.rejects(manager.ready(), code("THREAD_START_FAILED"));
+  // Many times the delay after which it would come again.
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  await server.admin.set("fail", 1);
+  await refused;
+  assert.equal(await server.admin.get("setups"), "2");
 });
 
 test("a tasks module in CommonJS gives its exports as tasks", async (t) => {

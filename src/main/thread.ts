@@ -137,7 +137,7 @@ export class Thread {
    */
   async hungUp(): Promise<void> {
     if (this.#state === "starting" || this.#state === "ready") this.#state = "dead"; // gets no more work
-    await within(this.#linkClosed, LINK_CLOSE_MS, () => new Error()).catch(() => {}); // then without it
+    await within(this.#linkClosed, LINK_CLOSE_MS, () => new Error(), 0).catch(() => {}); // then without it
     if (this.#state !== "closed") this.#state = "dead";
     this.#port?.close();
     this.#onAnswered();

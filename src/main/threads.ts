@@ -35,6 +35,8 @@ const FIRST_DELAY_MS = 100;
 const MAX_DELAY_MS = 30_000;
 /** What a message takes to be read that was there before the loop was free. */
 const UNREAD_MS = 100;
+/** A thread whose link is closed is as good as gone. */
+const GONE_MS = 50;
 
 /**
  * The threads of a manager: piscina gives birth to them, limits and buries them; each runs one endless `serve`, whose
@@ -110,11 +112,15 @@ export class Threads {
     await within(closed, ms, () => new Error(), UNREAD_MS).catch(() => {});
   }
 
-  /** Ends whatever thread is left, also one in an endless loop. */
+  /**
+   * Ends whatever thread is left, also one in an endless loop. One in a call that nothing can interrupt, as execSync(),
+   * runs no JavaScript after it, and is not waited for.
+   */
   async destroy(): Promise<void> {
     this.#closing = true;
-    await this.#pool.destroy();
-    await Promise.all(this.#ends);
+    const destroyed = this.#pool.destroy();
+    await Promise.all(this.#ends); // each has its limit
+    await within(destroyed, GONE_MS, () => new Error(), UNREAD_MS).catch(() => {});
   }
 
   get #isMissingOne(): boolean {
