@@ -50,6 +50,19 @@ test("short tasks are not put behind a long one while another thread has room", 
   await spinning;
 });
 
+test("what was taken back from a blocked thread runs once, also when that thread reads again", async (t) => {
+  const manager = managed(t, { count: 2 });
+  await manager.ready();
+  await Promise.all(Array.from({ length: 20 }, () => manager.run("incr", "warm"))); // known as short
+  const blocked = manager.run("block", 1_500);
+  await eventually(() => running(manager).includes(1));
+  await Promise.all(Array.from({ length: 200 }, () => manager.run("incr", "once")));
+  await blocked;
+  // Both threads have read everything that was sent before.
+  await Promise.all([1, 2].map(() => manager.run("echo", 0, { exclusive: true })));
+  assert.equal(await server.admin.get("once"), "200");
+});
+
 test("what a thread had not read when it was ended runs in its successor", async (t) => {
   const manager = managed(t, { count: 1 });
   await manager.ready();
