@@ -44,7 +44,7 @@ const manager = new ConnectionManager<typeof Tasks>({
   env: {},
   logger: silent,
   redis: { port: proxy.port, commandTimeoutMs: 1_000, connectTimeoutMs: 1_000, heartbeatMs: 1_000 },
-  threads: { count: 4 },
+  threads: { count: 4, startTimeoutMs: 60_000 }, // beside whatever else the machine does
   dedicated: { max: 3, acquireTimeoutMs: 10_000 },
   connections: { max: 16 },
   retry: { deadlineMs: 10_000 },
