@@ -6,6 +6,8 @@ const KINDS: readonly PermitKind[] = ["main", "spare"];
 
 /** A waiter looks again after this long, should the one that ought to have woken it be gone. */
 const LOOK_AGAIN_MS = 100;
+/** Likewise while nobody waits here: a wake-up that is lost must not keep others from what is idle here for good. */
+const LOOK_UP_MS = 1_000;
 
 const CHANGED = 0;
 const TICKETS = 1;
@@ -107,7 +109,7 @@ export class Permits {
       const isWaiting = KINDS.some((kind) => this.#waiters[kind].length > 0);
       if (!isWaiting && !this.#onWanted) break;
       if (this.isWanted) this.#onWanted?.();
-      const changed = Atomics.waitAsync(this.#cells, CHANGED, seen, isWaiting ? LOOK_AGAIN_MS : Infinity);
+      const changed = Atomics.waitAsync(this.#cells, CHANGED, seen, isWaiting ? LOOK_AGAIN_MS : LOOK_UP_MS);
       await changed.value;
     }
     this.#watching = false;
