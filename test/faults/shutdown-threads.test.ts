@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, beforeEach, test } from "node:test";
 import type { LogFields } from "../../src/common/log.js";
 import { blockLater } from "../support/block.js";
-import { ABRUPT, counted, ending, running, settled, shutsDownInTime } from "../support/ending.js";
+import { ABRUPT, counted, ending, running, settled, shutsDownInTime, UNHURRIED } from "../support/ending.js";
 import { eventually } from "../support/gate.js";
 import { startProxy } from "../support/proxy.js";
 import { fixture, manage, silent } from "../support/manage.js";
@@ -144,7 +144,7 @@ test("threads that are being ended when the shutdown begins are not started anew
 test("a lease that nobody gives back is closed under its holder", async (t) => {
   const manager = ending(t, server);
   await settled([1, 2, 3].map(() => manager.run("keepLease")));
-  const { threads } = await shutsDownInTime(manager);
+  const { threads } = await shutsDownInTime(manager, UNHURRIED);
   // At once, not after the thread was ended for it.
   assert.deepEqual(await server.clients(), []);
   assert.ok(threads.every(({ outcome }) => outcome === "graceful"));
@@ -258,7 +258,7 @@ for (const how of ["never", "in failure"] as const) {
     await manager.ready();
     await Promise.all([1, 2].map(() => manager.run("tearDown", how)));
     const logged = server.log().length;
-    const { threads } = await shutsDownInTime(manager);
+    const { threads } = await shutsDownInTime(manager, UNHURRIED);
     assert.ok(threads.every(({ outcome }) => outcome === "graceful"));
     assert.equal(warnings.length, 2);
     await server.waitForClients((clients) => clients.length === 0);

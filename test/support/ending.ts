@@ -11,6 +11,9 @@ export type Ending = ConnectionManager<typeof EndingTasks>;
 /** What a shutdown may take, so short that a test with a hang in it is told from one without. */
 export const LIMITS = { lameDuckMs: 0, drainMs: 300, closeMs: 600 };
 
+/** Where it matters what becomes of each thread: a loaded machine has time for it. */
+export const UNHURRIED = { closeMs: 4_000 };
+
 /** What redis-server 7 writes at loglevel verbose when a connection ends otherwise than by QUIT. */
 export const ABRUPT = /Reading from client|Error writing to client|Client closed connection(?!.*name=observer)/;
 
