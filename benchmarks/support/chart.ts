@@ -43,7 +43,18 @@ interface Frame {
 }
 
 /** Distinct also to the colour-blind (after Okabe and Ito), and dark enough on white. */
-const COLOURS = ["#b3001b", "#0072b2", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#5b4a9e", "#666666", "#000000"];
+const COLOURS = [
+  "#b3001b",
+  "#0072b2",
+  "#009e73",
+  "#cc79a7",
+  "#b8860b",
+  "#56b4e9",
+  "#5b4a9e",
+  "#666666",
+  "#000000",
+  "#8fbc3a",
+];
 const PANEL = { width: 380, height: 260, left: 66, top: 30, right: 18, bottom: 58 };
 const PER_LINE = 3;
 const LEGEND_ROW = 20;
