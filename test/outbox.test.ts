@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Writable } from "node:stream";
 import { test } from "node:test";
-import { Outbox } from "../src/common/outbox.js";
+import { sendThroughOutbox } from "../src/common/outbox.js";
 
 /** A stream that keeps each of the writes which reach it. */
 function recording(): { stream: Writable; writes: string[][]; flushed: () => number } {
@@ -18,7 +18,7 @@ function recording(): { stream: Writable; writes: string[][]; flushed: () => num
       done();
     },
   });
-  void new Outbox(stream, () => flushes++);
+  sendThroughOutbox(stream, () => flushes++);
   return { stream, writes, flushed: () => flushes };
 }
 

@@ -1,5 +1,7 @@
 /** A timer this late means the loop was blocked: what we wait for may be here already, unread. */
 export const BLOCKED_MS = 20;
+/** What takes to be read that was there before a blocked loop was free: the grace of waits that bound a shutdown. */
+export const UNREAD_MS = 100;
 /** `setTimeout` fires after 1 ms when asked for more than this. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 

@@ -5,7 +5,7 @@ import { CircuitOpenError, CommandTimeoutError, NeedsDedicatedError, NotSentErro
 import type { CommandStream, Handle, QueuedCommand } from "./handle.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig } from "./options.js";
-import { Outbox } from "./outbox.js";
+import { sendThroughOutbox } from "./outbox.js";
 import { isResendable, markResent, wasSent } from "./resend.js";
 import { Session } from "./session.js";
 import { type Expiry, monotonic } from "./time.js";
@@ -45,7 +45,6 @@ export class Traffic {
   readonly #deadlines: Deadlines;
   readonly #arrival: Arrival;
   #held: Held[] = [];
-  #outbox: Outbox | undefined;
   /** The newest commands of the queue, which wait in the outbox for the end of this turn. */
   #unsent = 0;
   /** The newest blocking command that was written. */
@@ -67,7 +66,7 @@ export class Traffic {
 
   /** The connection is up: whatever is written to it from now on goes through an outbox. */
   connected(): void {
-    this.#outbox = new Outbox(this.#handle.stream, () => (this.#unsent = 0));
+    sendThroughOutbox(this.#handle.stream, () => (this.#unsent = 0));
   }
 
   /** Onto the connection, which is up. */
@@ -141,11 +140,6 @@ export class Traffic {
     });
     for (const { command } of kept) markResent(command);
     this.#held = [...kept, ...this.#held];
-  }
-
-  /** Of this turn, what has not left yet leaves now. */
-  flush(): void {
-    this.#outbox?.flush();
   }
 
   /** Something was received, and parsed. */

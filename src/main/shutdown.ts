@@ -2,7 +2,7 @@ import type { SharedClient } from "../common/cache.js";
 import { TaskAbortedError, type Outcome } from "../common/errors.js";
 import { errorCode, type Logger } from "../common/log.js";
 import type { ShutdownConfig } from "../common/options.js";
-import { monotonic, sleep, within } from "../common/time.js";
+import { monotonic, sleep, UNREAD_MS, within } from "../common/time.js";
 import type { Dispatcher } from "./dispatcher.js";
 import type { Threads } from "./threads.js";
 
@@ -32,8 +32,6 @@ export interface ShutdownParts {
 
 /** A server that answers has answered QUIT long before; one that does not is not waited for twice. */
 const LAST_CLOSE_MS = 200;
-/** What results take to be read that were there before a blocked loop was free. */
-const UNREAD_MS = 100;
 
 /**
  * Refuse, drain, close: running tasks finish with Redis still there, then everything is closed in the reverse order of

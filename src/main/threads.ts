@@ -7,7 +7,7 @@ import type { Ledger } from "../common/ledger.js";
 import { errorCode, type Logger } from "../common/log.js";
 import type { FromThread, Hello, LogRecord, ResultsMessage, Serve, ThreadData } from "../common/protocol.js";
 import type { ThreadCredentials } from "./thread-credentials.js";
-import { monotonic, within } from "../common/time.js";
+import { monotonic, UNREAD_MS, within } from "../common/time.js";
 import { Helper } from "./helper.js";
 import { Thread } from "./thread.js";
 
@@ -33,8 +33,6 @@ const ENTRY = fileURLToPath(new URL("../../workers/entry.js", import.meta.url));
 const SETTLED_MS = 10_000;
 const FIRST_DELAY_MS = 100;
 const MAX_DELAY_MS = 30_000;
-/** What a message takes to be read that was there before the loop was free. */
-const UNREAD_MS = 100;
 /** A thread whose link is closed is as good as gone. */
 const GONE_MS = 50;
 
