@@ -4,6 +4,7 @@ import type { LogFields } from "../../src/common/log.js";
 import { blockLater } from "../support/block.js";
 import { ABRUPT, counted, ending, running, settled, shutsDownInTime, UNHURRIED } from "../support/ending.js";
 import { eventually } from "../support/gate.js";
+import { untilEachHasRun } from "../support/one-in-each.js";
 import { startProxy } from "../support/proxy.js";
 import { fixture, manage, silent } from "../support/manage.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
@@ -257,7 +258,7 @@ for (const how of ["never", "in failure"] as const) {
     };
     const manager = ending(t, server, { threads: { count: 2 }, logger: { ...silent, warn } });
     await manager.ready();
-    await Promise.all([1, 2].map(() => manager.run("tearDown", how)));
+    await untilEachHasRun(manager, () => manager.run("tearDown", how));
     const logged = server.log().length;
     const { threads } = await shutsDownInTime(manager, UNHURRIED);
     assert.ok(threads.every(({ outcome }) => outcome === "graceful"));

@@ -104,9 +104,10 @@ test("behind a black hole, connected and connecting: the sockets are closed all 
   await manager.ready();
   const outcomes = settled([1, 2].map(() => manager.run("work", "go")));
   await counted(server, 2);
+  const { connections } = proxy;
   proxy.blackhole(true);
   const subscription = settled([manager.subscribe("news", () => {})]);
-  await eventually(() => proxy.connections === 4, 5_000, "primary, two threads, and the subscriber that hears nothing");
+  await eventually(() => proxy.connections > connections, 5_000, "the subscriber's is there, and hears nothing");
   await shutsDownInTime(manager);
   await Promise.all([outcomes, subscription]);
   proxy.blackhole(false);

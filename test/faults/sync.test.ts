@@ -121,7 +121,7 @@ test("a helper that is killed under a call is REPLY_LOST, and the next call star
     assert.equal(again, null);
     await server.admin.call("CLIENT", "UNPAUSE");
   }
-  assert.equal((await server.clients()).filter(isSync).length, 1);
+  await server.waitForClients((clients) => clients.filter(isSync).length === 1);
   assert.equal(manager.stats().connections.open, (await server.clients()).length);
 });
 
@@ -182,7 +182,7 @@ test("two threads share a budget with room for one: whose connection idles makes
   const ask = (): Promise<unknown[][]> => Promise.all([manager.run("identify"), manager.run("identify")]);
   await eventually(async () => new Set((await ask()).map(([threadId]) => threadId)).size === 2, 15_000);
   for (let i = 0; i < 10; i++) await ask();
-  assert.equal((await server.clients()).filter(isSync).length, 1);
+  await server.waitForClients((clients) => clients.filter(isSync).length === 1);
 });
 
 test("the helper logs in with the provider's credentials, and asks for fresh ones while its thread is blocked", async (t) => {

@@ -31,3 +31,13 @@ export async function oneInEach(
     await outcomes;
   }
 }
+
+/** Until each of the manager's threads has done one, however they are dealt out. */
+export async function untilEachHasRun(
+  manager: Pick<ConnectionManager, "stats">,
+  run: () => Promise<unknown>,
+): Promise<void> {
+  const done = (): number[] => manager.stats().threads.map((thread) => thread.done);
+  const before = done();
+  while (done().some((count, i) => count === before[i])) await Promise.all(before.map(run));
+}
