@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import type { Redis } from "ioredis";
 
 export interface Item {
@@ -17,7 +17,7 @@ export async function work(redis: Redis, { key, rounds }: Item): Promise<number>
 /** The part that is heavy on CPU. */
 export function digest(value: Uint8Array, rounds: number): Buffer {
   let hashed: Uint8Array = value;
-  for (let i = 0; i < rounds; i++) hashed = createHash("sha256").update(hashed).digest();
+  for (let i = 0; i < rounds; i++) hashed = hash("sha256", hashed, "buffer");
   return Buffer.from(hashed.buffer, hashed.byteOffset, Math.min(32, hashed.length));
 }
 

@@ -16,7 +16,7 @@ export class Transfer {
 
 type Post = (message: ResultsMessage, transfer: readonly Transferable[] | undefined) => void;
 
-/** The results on their way to the manager: those of a loop turn share a message, one alone waits for no other. */
+/** The results on their way to the manager: those of a loop turn share a message, and what no other can join leaves at once. */
 export class Results {
   readonly #post: Post;
   #done: unknown[] = [];
@@ -31,12 +31,17 @@ export class Results {
   done(id: number, value: unknown, name: string): void {
     if (value instanceof Transfer) return this.#sendAlone(id, value.value, name, value.list);
     this.#done.push(id, value);
-    this.#schedule();
   }
 
   failed(id: number, error: unknown): void {
     this.#failed.push(id, toErrorData(error));
-    this.#schedule();
+  }
+
+  /** At the end of this loop turn, with what else ends in it. */
+  flushLater(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => this.flush());
   }
 
   /** Sends what is waiting, at once. */
@@ -54,12 +59,6 @@ export class Results {
       if (failed.length > 0) this.#send([], failed);
       for (let i = 0; i < done.length; i += 2) this.#sendAlone(done[i] as number, done[i + 1], `#${String(done[i])}`);
     }
-  }
-
-  #schedule(): void {
-    if (this.#scheduled) return;
-    this.#scheduled = true;
-    setImmediate(() => this.flush());
   }
 
   #sendAlone(id: number, value: unknown, name: string, transfer?: readonly Transferable[]): void {

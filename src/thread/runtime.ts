@@ -121,8 +121,14 @@ export class Runtime {
       this.#results.failed(taskId, error);
     } finally {
       this.#running.delete(taskId);
-      if (this.#running.size === 0) this.#onIdle?.();
+      if (this.#running.size > 0) this.#results.flushLater();
+      else this.#idled();
     }
+  }
+
+  #idled(): void {
+    this.#results.flush(); // no other can join it
+    this.#onIdle?.();
   }
 
   #notFound(name: string): TaskNotFoundError {
