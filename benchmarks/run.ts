@@ -5,6 +5,7 @@ import { parseBenchOptions, USAGE } from "./support/options.js";
 
 const ALL = [
   "dispatch",
+  "map",
   "outage",
   "acquire",
   "latency",

@@ -87,6 +87,6 @@ test("a name that resolves no more is CONNECT_FAILED because of it, and all are 
   );
   await resolve("127.0.0.1");
   await eventually(() => manager.stats().connections.open === THREADS + 1);
-  const before = Number(await server.admin.get("n"));
-  assert.equal(await manager.run("incr", "n"), before + 1);
+  const counted = Number(await server.admin.get("n"));
+  assert.equal(await manager.run("incr", "n"), counted + 1);
 });

@@ -1,0 +1,112 @@
+/** What does `map()` give over `run()` from callers, and does its memory grow with the inputs? */
+import { memoryUsage } from "node:process";
+import { ConnectionManager } from "../src/index.js";
+import { silent } from "../test/support/manage.js";
+import { startRedis } from "../test/support/redis-server.js";
+import { byCallers } from "./contenders/contender.js";
+import type * as Tasks from "./contenders/redthread-tasks.js";
+import { interleave, type Named, type Row, type Sample } from "./support/interleave.js";
+import { parseBenchOptions } from "./support/options.js";
+import { panelOf } from "./support/panel.js";
+import { report } from "./support/report.js";
+import { summarize } from "./support/statistics.js";
+import type { Item } from "./work.js";
+
+interface MapPoint extends Record<string, string | number> {
+  readonly task: "nothing" | "GET + SET";
+  readonly inputs: number;
+}
+
+interface Candidate extends Named<MapPoint> {
+  readonly drive: (name: "nothing" | "item", items: Iterable<Item>) => Promise<void>;
+}
+
+const CALLERS = 64;
+const options = parseBenchOptions();
+const { isSmoke } = options;
+const ROUNDS = isSmoke ? 1 : 7;
+const MANY = isSmoke ? 10_000 : 1_000_000;
+const SAMPLES = 10;
+
+await using server = await startRedis();
+await server.admin.set("bench:map", "x".repeat(4_096));
+await using manager = new ConnectionManager<typeof Tasks>({
+  tasks: new URL("./contenders/redthread-tasks.js", import.meta.url),
+  env: {},
+  logger: silent,
+  redis: { port: server.port },
+  threads: { count: 2 },
+});
+await manager.ready();
+
+const item: Item = { key: "bench:map", rounds: 0 };
+function* inputs(count: number): Generator<Item> {
+  for (let i = 0; i < count; i++) yield item;
+}
+const mapped =
+  (ordered: boolean): Candidate["drive"] =>
+  async (name, items) => {
+    const results = manager.map(name, items, { ordered })[Symbol.asyncIterator]();
+    while (!(await results.next()).done);
+  };
+const contenders: readonly Candidate[] = [
+  { name: "map()", drive: mapped(true) },
+  { name: "map(), unordered", drive: mapped(false) },
+  {
+    name: `run() from ${CALLERS} callers`,
+    drive: (name, items) => byCallers((one) => manager.run(name, one))(items, CALLERS),
+  },
+];
+
+async function measure({ drive }: Candidate, { task, inputs: count }: MapPoint): Promise<Sample> {
+  const startedAt = performance.now();
+  const cpuBefore = process.cpuUsage();
+  await drive(task === "nothing" ? "nothing" : "item", inputs(count));
+  const { user, system } = process.cpuUsage(cpuBefore);
+  return { tasksPerSecond: count / ((performance.now() - startedAt) / 1_000), cpuPerTask: (user + system) / count };
+}
+
+/** Resident memory of the process, threads included, as the inputs of one `map()` pass. */
+async function watchMemory(): Promise<Row<MapPoint>[]> {
+  const rows: Row<MapPoint>[] = [];
+  let done = 0;
+  for await (const _ of manager.map("nothing", inputs(MANY))) {
+    if (++done % (MANY / SAMPLES) !== 0) continue;
+    const metrics = { rssMb: summarize([memoryUsage.rss() / 2 ** 20]) };
+    rows.push({ point: { task: "nothing", inputs: done }, contender: "map()", metrics });
+  }
+  return rows;
+}
+
+const points: readonly MapPoint[] = [
+  { task: "nothing", inputs: isSmoke ? 1_000 : 50_000 },
+  { task: "GET + SET", inputs: isSmoke ? 500 : 20_000 },
+];
+const rates = await interleave({ points, contenders, rounds: ROUNDS, warmUps: isSmoke ? 0 : 1, measure }, options);
+const memory = await watchMemory();
+report(
+  {
+    name: "map",
+    question: `an async iterator over many inputs beside run() from ${CALLERS} callers, 2 threads`,
+    metrics: [
+      { key: "tasksPerSecond", title: "tasks/s" },
+      { key: "cpuPerTask", title: "CPU µs/task" },
+      { key: "rssMb", title: "RSS MB" },
+    ],
+    reference: "map()",
+    rows: [...rates, ...memory],
+    notes: ["map() with its default concurrency; RSS is of the whole process after so many inputs of one map()"],
+    chart: {
+      title: "map() beside run(), and its memory over a million inputs",
+      yTitle: "tasks per second",
+      xTitle: "",
+      kind: "bars",
+      isLog: false,
+      panels: [
+        panelOf(rates, { title: "tasks per second", x: "task", metric: "tasksPerSecond" }),
+        panelOf(memory, { title: "RSS against inputs", x: "inputs", metric: "rssMb", yTitle: "MB" }),
+      ],
+    },
+  },
+  options,
+);
