@@ -38,8 +38,10 @@ before(async () => {
     types: ["node"],
     outDir: "out",
   };
-  await write("tsconfig.json", JSON.stringify({ compilerOptions, files: ["main.ts", "wrong.ts"] }));
-  for (const name of ["main.ts", "tasks.ts"]) await write(name, await readmeBlock(name));
+  await write("tsconfig.json", JSON.stringify({ compilerOptions, include: ["*.ts"] }));
+  for (const [name, text] of await readmeBlocks()) await write(name, text);
+  // What README's reader has of their own.
+  await write("sign-token.ts", `export const signToken = async (): Promise<string> => process.env["TOKEN"]!;\n`);
 });
 after(async () => {
   await server.stop();
@@ -48,29 +50,43 @@ after(async () => {
 
 const write = (name: string, text: string): Promise<void> => writeFile(join(folder, name), text);
 
-/** The block of README whose first line is a comment with this file name. */
-async function readmeBlock(name: string): Promise<string> {
+/** The code of README by the file name in its first line; a block without one is no program. */
+async function readmeBlocks(): Promise<[name: string, text: string][]> {
   const readme = await readFile(join(root, "README.md"), "utf8");
-  const block = readme.split("```ts\n").find((part) => part.startsWith(`// ${name}\n`));
-  assert.ok(block, `README has a block for ${name}`);
-  return block.split("```")[0]!;
+  return [...readme.matchAll(/^```ts\n(\/\/ (\S+\.ts)\n[^]*?)^```$/gm)].map(([, text, name]) => [name!, text!]);
 }
 
-test("README's example compiles under strict from the packed tarball, and runs", async () => {
-  await write("wrong.ts", "export {};\n");
+async function runProgram(name: string, env: NodeJS.ProcessEnv): Promise<{ stdout: string; stderr: string }> {
+  const file = join(folder, "out", name);
+  return run(process.execPath, [file], { env: { PATH: process.env["PATH"], ...env }, timeout: 30_000 });
+}
+
+test("every program of README compiles under strict from the packed tarball, and runs as printed", async () => {
+  const readme = await readFile(join(root, "README.md"), "utf8");
+  const names = (await readmeBlocks()).map(([name]) => name);
+  assert.equal(names.length, readme.split("\n```ts\n").length - 1, "every block has its file name");
   await run(process.execPath, [tsc, "-p", folder]);
-  const env = { PATH: process.env["PATH"], REDIS_URL: server.url, LOG_LEVEL: "warn" };
-  const { stdout, stderr } = await run(process.execPath, [join(folder, "out", "main.js")], { env, timeout: 30_000 });
-  assert.match(stdout, /^\[ \d+, \d+, \d+ \]\n$/);
-  assert.equal(stderr, "");
+  const env = { REDIS_URL: server.url, LOG_LEVEL: "warn" };
+  const programs: Record<string, RegExp> = {
+    "main.js": /^\[ \d+, \d+, \d+ \]\n$/,
+    "service.js": /^996 true \{ live: true, ready: true, reasons: \[\] \}\n$/,
+  };
+  for (const [name, output] of Object.entries(programs)) {
+    const { stdout, stderr } = await runProgram(name, env);
+    assert.match(stdout, output, name);
+    assert.equal(stderr, "", name);
+  }
   assert.match((await server.admin.get("score:1"))!, /^\d+$/);
+  await server.admin.acl("SETUSER", "app", "on", ">a token", "~*", "&*", "+@all");
+  const { stdout, stderr } = await runProgram("rotating.js", { ...env, TOKEN: "a token" });
+  assert.match(stdout, /^\d+\n$/);
+  assert.equal(stderr, "");
   await server.waitForClients((clients) => clients.length === 0);
 });
 
 test("redthread/sync works from the packed tarball, in a thread of its own, and types what it gives", async () => {
-  await write("wrong.ts", "export {};\n");
   await write(
-    "main.ts",
+    "sync-trial.ts",
     `import { isMainThread, Worker } from "node:worker_threads";
 import { openSync } from "redthread/sync";
 if (isMainThread) new Worker(new URL(import.meta.url));
@@ -83,8 +99,7 @@ else {
 `,
   );
   await run(process.execPath, [tsc, "-p", folder]);
-  const env = { PATH: process.env["PATH"], REDIS_URL: server.url };
-  const { stdout, stderr } = await run(process.execPath, [join(folder, "out", "main.js")], { env, timeout: 30_000 });
+  const { stdout, stderr } = await runProgram("sync-trial.js", { REDIS_URL: server.url });
   assert.equal(stdout, "1 [ [ null, 2 ] ]\n");
   assert.equal(stderr, "");
   await server.waitForClients((clients) => clients.length === 0);
