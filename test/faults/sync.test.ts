@@ -89,6 +89,11 @@ test("with Redis away a call waits until its deadline and is NOT_SENT; when it i
   t.after(() => own.stop());
   await manager.run("call", ["PING"]);
   await own.kill();
+  await eventually(
+    () => manager.stats().connections.open === 0,
+    5_000,
+    "the loss is noticed: until then it is written",
+  );
   await assert.rejects(manager.run("call", ["SET", "key", 1]), code("NOT_SENT"));
   await own.start();
   await eventually(async () => (await manager.run("call", ["PING"])) === "PONG", 15_000);

@@ -28,6 +28,11 @@ export function leakCheck(t: Test, server: RedisServer): void {
   ofTest.left++;
   t.after(async () => {
     ofTest.left--;
+    if (!server.isRunning) {
+      // A hook that fails ends the hooks, also the one that would stop the server; its observer reconnects until then.
+      await server.stop();
+      throw new Error("the test has killed its server and not started it again");
+    }
     await server.waitForClients((clients) => clients.length === 0, 5_000, "nobody but the observer is connected");
     // Rejections are reported once the microtasks are through.
     await new Promise((resolve) => setImmediate(resolve));

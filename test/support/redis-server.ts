@@ -112,6 +112,11 @@ export class RedisServer implements AsyncDisposable {
     return pid;
   }
 
+  /** False between its `kill` and its `start`. */
+  get isRunning(): boolean {
+    return this.#process !== undefined;
+  }
+
   /** The tests' own connection: reconnects for itself, waits while the server is away, never listed by `clients()`. */
   get admin(): Redis {
     if (!this.#admin) {

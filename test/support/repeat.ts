@@ -8,6 +8,8 @@ import { availableParallelism } from "node:os";
 
 /** Most tests wait most of the time. */
 const CONCURRENCY = 4;
+/** Of a file: one that does not end is a failure too. */
+const LIMIT_MS = 300_000;
 const BUSY =
   "process.on('disconnect', () => process.exit()); setInterval(() => { for (const end = Date.now() + 100; Date.now() < end;); }, 0)";
 
@@ -36,7 +38,13 @@ for (let round = 1; round <= repeat; round++) {
 process.exit(0);
 
 async function runOnce(): Promise<{ output: string; isGreen: boolean }> {
-  const args = ["--test", "--test-reporter=tap", `--test-concurrency=${CONCURRENCY}`, ...files];
+  const args = [
+    "--test",
+    "--test-reporter=tap",
+    `--test-concurrency=${CONCURRENCY}`,
+    `--test-timeout=${LIMIT_MS}`,
+    ...files,
+  ];
   const runner: ChildProcess = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
   let output = "";
   runner.stdout!.setEncoding("utf8").on("data", (text: string) => (output += text));
