@@ -142,7 +142,10 @@ test("an adapter loads neither side's code, and nobody loads an adapter: its pee
     assert.deepEqual(sides, [], adapter);
   }
   for (const entry of ["src/index.ts", "src/worker.ts", "src/sync.ts", "workers/entry.ts"]) {
-    assert.ok([...loadedBy(entry)].every((file) => !file.startsWith("src/adapters")), entry);
+    assert.ok(
+      [...loadedBy(entry)].every((file) => !file.startsWith("src/adapters")),
+      entry,
+    );
   }
 });
 

@@ -26,12 +26,17 @@ function hear<Message>(t: TestContext, name: string): Message[] {
   const messages: Message[] = [];
   const listener = (message: unknown): void => void messages.push(message as Message);
   channel(name).subscribe(listener);
-  t.after(() => void channel(name).unsubscribe(listener));
+  t.after(() => {
+    channel(name).unsubscribe(listener);
+  });
   return messages;
 }
 
 /** As they were at each event. */
-function hearTasks(t: TestContext, onStart?: (message: TaskMessage) => void): { event: string; message: TaskMessage }[] {
+function hearTasks(
+  t: TestContext,
+  onStart?: (message: TaskMessage) => void,
+): { event: string; message: TaskMessage }[] {
   const events: { event: string; message: TaskMessage }[] = [];
   const note =
     (event: string) =>
@@ -49,30 +54,36 @@ function hearTasks(t: TestContext, onStart?: (message: TaskMessage) => void): { 
   };
   const tasks = tracingChannel<unknown, TaskMessage>("redthread:task");
   tasks.subscribe(listeners);
-  t.after(() => void tasks.unsubscribe(listeners));
+  t.after(() => {
+    tasks.unsubscribe(listeners);
+  });
   return events;
 }
 
 const eventsOf = (heard: readonly Heard[], name: string): Heard[] => heard.filter((one) => one.channel === name);
 
-test("redthread:task tells of each task from run() to its outcome, with its thread, times and code", LIMIT, async (t) => {
-  const manager = managed(t);
-  const events = hearTasks(t);
-  await manager.run("setSecret", SECRET);
-  await assert.rejects(manager.run("fail", SECRET), /s3cret/);
-  const { threadId } = manager.stats().threads[0]!;
-  const names = events.map(({ event, message }) => `${message.task} ${event}`);
-  assert.deepEqual(names, [
-    ...["start", "end", "asyncStart", "asyncEnd"].map((event) => `setSecret ${event}`),
-    ...["start", "end", "error", "asyncStart", "asyncEnd"].map((event) => `fail ${event}`),
-  ]);
-  const [first, last] = [events[0]!.message, events.at(-1)!.message];
-  assert.deepEqual(first, { manager: manager.id, taskId: first.taskId, task: "setSecret" });
-  const { durationMs, waitMs, ...rest } = last;
-  assert.deepEqual(rest, { manager: manager.id, taskId: first.taskId + 1, task: "fail", threadId, code: "E_OWN" });
-  assert.ok(waitMs! >= 0 && durationMs! >= waitMs!);
-  assert.ok(!JSON.stringify(events).includes(SECRET));
-});
+test(
+  "redthread:task tells of each task from run() to its outcome, with its thread, times and code",
+  LIMIT,
+  async (t) => {
+    const manager = managed(t);
+    const events = hearTasks(t);
+    await manager.run("setSecret", SECRET);
+    await assert.rejects(manager.run("fail", SECRET), /s3cret/);
+    const { threadId } = manager.stats().threads[0]!;
+    const names = events.map(({ event, message }) => `${message.task} ${event}`);
+    assert.deepEqual(names, [
+      ...["start", "end", "asyncStart", "asyncEnd"].map((event) => `setSecret ${event}`),
+      ...["start", "end", "error", "asyncStart", "asyncEnd"].map((event) => `fail ${event}`),
+    ]);
+    const [first, last] = [events[0]!.message, events.at(-1)!.message];
+    assert.deepEqual(first, { manager: manager.id, taskId: first.taskId, task: "setSecret" });
+    const { durationMs, waitMs, ...rest } = last;
+    assert.deepEqual(rest, { manager: manager.id, taskId: first.taskId + 1, task: "fail", threadId, code: "E_OWN" });
+    assert.ok(waitMs! >= 0 && durationMs! >= waitMs!);
+    assert.ok(!JSON.stringify(events).includes(SECRET));
+  },
+);
 
 test("redthread:task tells of a task that was given up by its caller, and of those of map()", LIMIT, async (t) => {
   const manager = managed(t);
@@ -88,59 +99,69 @@ test("redthread:task tells of a task that was given up by its caller, and of tho
   ]);
 });
 
-test("what a subscriber of redthread:task sets as trace arrives with that task in its thread, and with no other", LIMIT, async (t) => {
-  const manager = managed(t);
-  const trace = { traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", tracestate: "a=b" };
-  hearTasks(t, (message) => {
-    if (message.task === "setSecret") message.trace = trace;
-  });
-  await manager.run("listen");
-  await Promise.all([manager.run("setSecret", "1"), manager.run("lease", "2")]);
-  const heard = eventsOf(await manager.run("heardSoFar"), "redthread:execution");
-  const traces = heard.filter(({ event }) => event === "start").map(({ message }) => [message["task"], message["trace"]]);
-  assert.deepEqual(traces, [
-    ["setSecret", trace],
-    ["lease", undefined],
-    ["heardSoFar", undefined],
-  ]);
-});
+test(
+  "what a subscriber of redthread:task sets as trace arrives with that task in its thread, and with no other",
+  LIMIT,
+  async (t) => {
+    const manager = managed(t);
+    const trace = { traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", tracestate: "a=b" };
+    hearTasks(t, (message) => {
+      if (message.task === "setSecret") message.trace = trace;
+    });
+    await manager.run("listen");
+    await Promise.all([manager.run("setSecret", "1"), manager.run("lease", "2")]);
+    const heard = eventsOf(await manager.run("heardSoFar"), "redthread:execution");
+    const traces = heard
+      .filter(({ event }) => event === "start")
+      .map(({ message }) => [message["task"], message["trace"]]);
+    assert.deepEqual(traces, [
+      ["setSecret", trace],
+      ["lease", undefined],
+      ["heardSoFar", undefined],
+    ]);
+  },
+);
 
-test("a thread's channels tell of executions, acquires, leases and connections, and never of a key or value", LIMIT, async (t) => {
-  const manager = managed(t, { dedicated: { max: 1, acquireTimeoutMs: 250 } });
-  await manager.run("listen");
-  await manager.run("setSecret", SECRET);
-  await manager.run("lease", SECRET);
-  assert.equal(await manager.run("leaseInVain"), "REDTHREAD_ACQUIRE_TIMEOUT");
-  await assert.rejects(manager.run("fail", SECRET), /s3cret/);
-  const heard = await manager.run("heardSoFar");
-  const { threadId } = manager.stats().threads[0]!;
+test(
+  "a thread's channels tell of executions, acquires, leases and connections, and never of a key or value",
+  LIMIT,
+  async (t) => {
+    const manager = managed(t, { dedicated: { max: 1, acquireTimeoutMs: 250 } });
+    await manager.run("listen");
+    await manager.run("setSecret", SECRET);
+    await manager.run("lease", SECRET);
+    assert.equal(await manager.run("leaseInVain"), "REDTHREAD_ACQUIRE_TIMEOUT");
+    await assert.rejects(manager.run("fail", SECRET), /s3cret/);
+    const heard = await manager.run("heardSoFar");
+    const { threadId } = manager.stats().threads[0]!;
 
-  const connected = eventsOf(heard, "redthread:connection").map(({ event, message }) => [event, message["role"]]);
-  assert.deepEqual(connected, [
-    ["connected", "thread"],
-    ["connected", "dedicated"],
-  ]);
-  const acquires = eventsOf(heard, "redthread:acquire").filter(({ event }) => event === "asyncEnd");
-  assert.deepEqual(
-    acquires.map(({ message }) => [message["threadId"], message["code"]]),
-    [
-      [threadId, undefined],
-      [threadId, undefined],
-      [threadId, "REDTHREAD_ACQUIRE_TIMEOUT"],
-    ],
-  );
-  const leases = eventsOf(heard, "redthread:lease").map(({ event }) => event);
-  assert.deepEqual(leases, ["start", "end", "asyncStart", "asyncEnd", "start", "end", "asyncStart", "asyncEnd"]);
-  const failed = eventsOf(heard, "redthread:execution").filter(({ event }) => event === "error");
-  assert.deepEqual(
-    failed.map(({ message }) => [message["task"], message["code"]]),
-    [["fail", "E_OWN"]],
-  );
-  assert.ok(heard.every(({ message }) => (message["durationMs"] ?? 0) as number >= 0));
-  assert.ok(!JSON.stringify(heard).includes(SECRET));
-  const { totals } = manager.stats();
-  assert.equal(totals.acquireTimeouts, 1);
-});
+    const connected = eventsOf(heard, "redthread:connection").map(({ event, message }) => [event, message["role"]]);
+    assert.deepEqual(connected, [
+      ["connected", "thread"],
+      ["connected", "dedicated"],
+    ]);
+    const acquires = eventsOf(heard, "redthread:acquire").filter(({ event }) => event === "asyncEnd");
+    assert.deepEqual(
+      acquires.map(({ message }) => [message["threadId"], message["code"]]),
+      [
+        [threadId, undefined],
+        [threadId, undefined],
+        [threadId, "REDTHREAD_ACQUIRE_TIMEOUT"],
+      ],
+    );
+    const leases = eventsOf(heard, "redthread:lease").map(({ event }) => event);
+    assert.deepEqual(leases, ["start", "end", "asyncStart", "asyncEnd", "start", "end", "asyncStart", "asyncEnd"]);
+    const failed = eventsOf(heard, "redthread:execution").filter(({ event }) => event === "error");
+    assert.deepEqual(
+      failed.map(({ message }) => [message["task"], message["code"]]),
+      [["fail", "E_OWN"]],
+    );
+    assert.ok(heard.every(({ message }) => ((message["durationMs"] ?? 0) as number) >= 0));
+    assert.ok(!JSON.stringify(heard).includes(SECRET));
+    const { totals } = manager.stats();
+    assert.equal(totals.acquireTimeouts, 1);
+  },
+);
 
 test("a connection that is killed is told of as lost and connected, in the thread that owns it", LIMIT, async (t) => {
   const manager = managed(t);
@@ -178,21 +199,25 @@ test("redthread:breaker tells of Redis going and coming back, in the thread that
   );
 });
 
-test("redthread:thread tells of a thread's life, its death with the code, and the shutdown's closing", LIMIT, async (t) => {
-  const heard = hear<ThreadMessage>(t, "redthread:thread");
-  const manager = managed(t);
-  await manager.ready();
-  await assert.rejects(manager.run("exit"), code("THREAD_DIED"));
-  await eventually(() => heard.filter(({ event }) => event === "ready").length === 2);
-  assert.equal(manager.stats().died, 1);
-  await manager.shutdown();
-  assert.deepEqual(
-    heard.map(({ event }) => event),
-    ["started", "ready", "died", "started", "ready", "closed"],
-  );
-  assert.ok(heard.every((one) => one.manager === manager.id));
-  assert.equal(typeof heard[2]!.code, "string");
-});
+test(
+  "redthread:thread tells of a thread's life, its death with the code, and the shutdown's closing",
+  LIMIT,
+  async (t) => {
+    const heard = hear<ThreadMessage>(t, "redthread:thread");
+    const manager = managed(t);
+    await manager.ready();
+    await assert.rejects(manager.run("exit"), code("THREAD_DIED"));
+    await eventually(() => heard.filter(({ event }) => event === "ready").length === 2);
+    assert.equal(manager.stats().died, 1);
+    await manager.shutdown();
+    assert.deepEqual(
+      heard.map(({ event }) => event),
+      ["started", "ready", "died", "started", "ready", "closed"],
+    );
+    assert.ok(heard.every((one) => one.manager === manager.id));
+    assert.equal(typeof heard[2]!.code, "string");
+  },
+);
 
 test("redthread:thread tells of a worn thread as recycled", LIMIT, async (t) => {
   const heard = hear<ThreadMessage>(t, "redthread:thread");

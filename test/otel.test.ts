@@ -9,7 +9,13 @@ import {
   type MetricData,
   PeriodicExportingMetricReader,
 } from "@opentelemetry/sdk-metrics";
-import { AlwaysOffSampler, InMemorySpanExporter, type Sampler, SimpleSpanProcessor, TracerProvider } from "@opentelemetry/sdk-trace";
+import {
+  AlwaysOffSampler,
+  InMemorySpanExporter,
+  type Sampler,
+  SimpleSpanProcessor,
+  TracerProvider,
+} from "@opentelemetry/sdk-trace";
 import { instrument } from "../src/adapters/otel.js";
 import type { ConnectionManager } from "../src/index.js";
 import type * as Tasks from "./fixtures/traced-tasks.js";
@@ -54,50 +60,58 @@ function traced(t: TestContext, sampler?: Sampler): Traced {
   return { manager, exporter, tracerProvider, stop, metrics };
 }
 
-test("one trace leads from the caller's span over run() and the task in its thread to the command sent to Redis", LIMIT, async (t) => {
-  const { manager, exporter, tracerProvider } = traced(t);
-  await manager.ready();
-  await tracerProvider.getTracer("test").startActiveSpan("request", async (span) => {
-    await manager.run("score", "42");
-    span.end();
-  });
-  const [run, request] = plainSpans(exporter);
-  const inThread = await manager.run("spans");
-  const task = inThread.find(({ name }) => name === "score")!;
-  const commands = inThread.filter(({ parentId }) => parentId === task.spanId);
+test(
+  "one trace leads from the caller's span over run() and the task in its thread to the command sent to Redis",
+  LIMIT,
+  async (t) => {
+    const { manager, exporter, tracerProvider } = traced(t);
+    await manager.ready();
+    await tracerProvider.getTracer("test").startActiveSpan("request", async (span) => {
+      await manager.run("score", "42");
+      span.end();
+    });
+    const [run, request] = plainSpans(exporter);
+    const inThread = await manager.run("spans");
+    const task = inThread.find(({ name }) => name === "score")!;
+    const commands = inThread.filter(({ parentId }) => parentId === task.spanId);
 
-  assert.equal(run!.name, "run score");
-  assert.equal(run!.parentId, request!.spanId);
-  assert.equal(task.parentId, run!.spanId);
-  assert.ok(commands.some(({ name }) => name === "SET") && commands.some(({ name }) => name === "INCR"));
-  for (const span of [run!, task, ...commands]) assert.equal(span.traceId, request!.traceId);
-  const set = commands.find(({ name }) => name === "SET")!;
-  assert.deepEqual(set.attributes, {
-    "db.system.name": "redis",
-    "db.operation.name": "SET",
-    "db.namespace": "0",
-    "server.address": "127.0.0.1",
-    "server.port": server.port,
-  });
-  assert.equal(run!.attributes["redthread.thread.id"], manager.stats().threads[0]!.threadId);
-});
+    assert.equal(run!.name, "run score");
+    assert.equal(run!.parentId, request!.spanId);
+    assert.equal(task.parentId, run!.spanId);
+    assert.ok(commands.some(({ name }) => name === "SET") && commands.some(({ name }) => name === "INCR"));
+    for (const span of [run!, task, ...commands]) assert.equal(span.traceId, request!.traceId);
+    const set = commands.find(({ name }) => name === "SET")!;
+    assert.deepEqual(set.attributes, {
+      "db.system.name": "redis",
+      "db.operation.name": "SET",
+      "db.namespace": "0",
+      "server.address": "127.0.0.1",
+      "server.port": server.port,
+    });
+    assert.equal(run!.attributes["redthread.thread.id"], manager.stats().threads[0]!.threadId);
+  },
+);
 
-test("a failure marks the spans of run(), of the task and of the command with its code, and shows no message", LIMIT, async (t) => {
-  const { manager, exporter } = traced(t);
-  await assert.rejects(manager.run("wrongType", "s3cret"), /WRONGTYPE/);
-  const main = plainSpans(exporter);
-  const inThread = await manager.run("spans");
-  const failed = [...main, ...inThread].filter(({ hasFailed }) => hasFailed);
-  assert.deepEqual(
-    failed.map(({ name, attributes }) => [name, attributes["error.type"]]),
-    [
-      ["run wrongType", "WRONGTYPE"],
-      ["LPUSH", "WRONGTYPE"],
-      ["wrongType", "WRONGTYPE"],
-    ],
-  );
-  assert.ok(!JSON.stringify([main, inThread]).includes("s3cret"));
-});
+test(
+  "a failure marks the spans of run(), of the task and of the command with its code, and shows no message",
+  LIMIT,
+  async (t) => {
+    const { manager, exporter } = traced(t);
+    await assert.rejects(manager.run("wrongType", "s3cret"), /WRONGTYPE/);
+    const main = plainSpans(exporter);
+    const inThread = await manager.run("spans");
+    const failed = [...main, ...inThread].filter(({ hasFailed }) => hasFailed);
+    assert.deepEqual(
+      failed.map(({ name, attributes }) => [name, attributes["error.type"]]),
+      [
+        ["run wrongType", "WRONGTYPE"],
+        ["LPUSH", "WRONGTYPE"],
+        ["wrongType", "WRONGTYPE"],
+      ],
+    );
+    assert.ok(!JSON.stringify([main, inThread]).includes("s3cret"));
+  },
+);
 
 test("tasks of map() are children of the span that called it, also those submitted later", LIMIT, async (t) => {
   const { manager, exporter, tracerProvider } = traced(t);
@@ -136,7 +150,12 @@ test("metrics follow the semantic conventions and tell what stats() tells", LIMI
     [0, { ...pool, "db.client.connection.state": "used" }],
   ]);
   assert.deepEqual(points("db.client.connection.limit"), [[4, pool]]);
-  for (const [name, value] of [["pending_requests", 0], ["timeouts", 0], ["idle.max", 4], ["idle.min", 0]] as const) {
+  for (const [name, value] of [
+    ["pending_requests", 0],
+    ["timeouts", 0],
+    ["idle.max", 4],
+    ["idle.min", 0],
+  ] as const) {
     assert.deepEqual(points(`db.client.connection.${name}`), [[value, pool]], name);
   }
   const outcomes = new Map(points("redthread.tasks").map(([n, at]) => [Object.values(at as object)[0], n]));

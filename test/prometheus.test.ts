@@ -139,28 +139,32 @@ test("a prefix goes before every name, and after its end nothing is registered",
   assert.equal((await registry.metrics()).trim(), "");
 });
 
-test("the dashboard names no metric that a scrape does not have, and shows each that a scrape has", LIMIT, async (t) => {
-  const { manager, registry } = scraped(t, { count: 1 }, { taskBuckets: [1] });
-  await manager.run("echo", 1);
-  const metrics = parse(await registry.metrics());
-  const dashboard = JSON.parse(
-    readFileSync(new URL("../../docs/grafana-dashboard.json", import.meta.url), "utf8"),
-  ) as { panels: { title: string; targets?: { expr: string }[] }[] };
-  const expressions = dashboard.panels.flatMap(({ targets = [] }) => targets.map(({ expr }) => expr));
-  const named = new Set(expressions.join(" ").match(/\b(redthread|db_client)_\w+/g));
-  const series = new Set(
-    [...metrics].flatMap(([name, { type }]) =>
-      type === "histogram" ? [`${name}_bucket`, `${name}_sum`, `${name}_count`] : [name],
-    ),
-  );
-  assert.deepEqual(
-    [...named].filter((name) => !series.has(name)),
-    [],
-  );
-  const shown = (name: string): boolean => named.has(name) || named.has(`${name}_bucket`);
-  const constant = new Set(["db_client_connection_idle_max", "db_client_connection_idle_min"]);
-  assert.deepEqual(
-    [...metrics.keys()].filter((name) => !shown(name) && !constant.has(name)),
-    [],
-  );
-});
+test(
+  "the dashboard names no metric that a scrape does not have, and shows each that a scrape has",
+  LIMIT,
+  async (t) => {
+    const { manager, registry } = scraped(t, { count: 1 }, { taskBuckets: [1] });
+    await manager.run("echo", 1);
+    const metrics = parse(await registry.metrics());
+    const dashboard = JSON.parse(
+      readFileSync(new URL("../../docs/grafana-dashboard.json", import.meta.url), "utf8"),
+    ) as { panels: { title: string; targets?: { expr: string }[] }[] };
+    const expressions = dashboard.panels.flatMap(({ targets = [] }) => targets.map(({ expr }) => expr));
+    const named = new Set(expressions.join(" ").match(/\b(redthread|db_client)_\w+/g));
+    const series = new Set(
+      [...metrics].flatMap(([name, { type }]) =>
+        type === "histogram" ? [`${name}_bucket`, `${name}_sum`, `${name}_count`] : [name],
+      ),
+    );
+    assert.deepEqual(
+      [...named].filter((name) => !series.has(name)),
+      [],
+    );
+    const shown = (name: string): boolean => named.has(name) || named.has(`${name}_bucket`);
+    const constant = new Set(["db_client_connection_idle_max", "db_client_connection_idle_min"]);
+    assert.deepEqual(
+      [...metrics.keys()].filter((name) => !shown(name) && !constant.has(name)),
+      [],
+    );
+  },
+);

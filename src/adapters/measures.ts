@@ -124,10 +124,7 @@ export const MEASURES: readonly Measure[] = [
     help: "Threads by state",
     attributes: [THREAD_STATE],
     read: ({ threads }) =>
-      STATES.map((state) => [
-        threads.filter((one) => one.state === state).length,
-        { [THREAD_STATE]: state },
-      ]),
+      STATES.map((state) => [threads.filter((one) => one.state === state).length, { [THREAD_STATE]: state }]),
   },
   {
     name: "redthread.threads.recycled",

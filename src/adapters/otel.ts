@@ -81,7 +81,8 @@ export function instrumentThread({
   const meter = meterProvider.getMeter(SCOPE);
   const tracer = tracerProvider.getTracer(SCOPE);
   const stops = [listen(executionChannel, executionSpans(tracer)), ...listenToConnections(meter)];
-  if (commands) stops.push(listen(tracingChannel<unknown, CommandMessage>("ioredis:command"), commandTimes(tracer, meter)));
+  if (commands)
+    stops.push(listen(tracingChannel<unknown, CommandMessage>("ioredis:command"), commandTimes(tracer, meter)));
   return all(stops);
 }
 
@@ -89,7 +90,7 @@ export function instrumentThread({
 
 function observeStats(manager: Observed, meter: Meter): () => void {
   const observed = MEASURES.map((measure) => [measure, observable(meter, measure)] as const);
-  const instruments = observed.map(([, instrument]) => instrument);
+  const instruments = observed.map(([, one]) => one);
   const observe: Parameters<Meter["addBatchObservableCallback"]>[0] = (result) => {
     const stats = manager.stats();
     for (const [{ read }, one] of observed) {
@@ -178,7 +179,9 @@ function listenToConnections(meter: Meter): (() => void)[] {
   };
   connectionChannel.subscribe(onConnection);
   return [
-    () => void connectionChannel.unsubscribe(onConnection),
+    () => {
+      connectionChannel.unsubscribe(onConnection);
+    },
     listen(acquireChannel, {
       asyncEnd: ({ durationMs = 0, code }) => {
         if (code === undefined) waited(durationMs, DEDICATED);

@@ -24,11 +24,11 @@ export function register(
   { registry = globalRegistry, prefix = "", taskBuckets }: RegisterOptions = {},
 ): () => void {
   const stats = oncePerTurn(() => manager.stats());
-  const names = MEASURES.map((measure) => {
+  const registered = MEASURES.map((measure) => {
     const { kind, help, attributes: labels = [], read } = measure;
     const name = prefix + promName(measure);
     const Metric = kind === "counter" ? Counter : Gauge;
-    new Metric({
+    const metric = new Metric({
       name,
       help,
       labelNames: labels.map(labelName),
@@ -40,12 +40,15 @@ export function register(
         for (const [value, attributes = {}] of samples) this.inc(labelsOf(attributes), value);
       },
     });
-    return name;
+    return { name, metric };
   });
   const histograms = taskBuckets ? timeTasks(manager, registry, prefix, [...taskBuckets]) : undefined;
   return () => {
     histograms?.();
-    for (const name of names) registry.removeSingleMetric(name);
+    for (const { name, metric } of registered) {
+      // Another's of that name may have come after a first call of this.
+      if (registry.getSingleMetric(name) === metric) registry.removeSingleMetric(name);
+    }
   };
 }
 

@@ -87,7 +87,7 @@ export class Traffic {
     const refused = this.#judge(command, stream) ?? this.#refusedWhileDown(command, why);
     if (refused) return reject(command, refused);
     this.#time(command);
-    this.#held.push(held(command, stream));
+    this.#held.push(asHeld(command, stream));
     return command.promise;
   }
 
@@ -138,7 +138,7 @@ export class Traffic {
     queued.forEach((item, i) => {
       const command = item.command as Timed;
       const isInTime = (command[DUE_AT] ?? 0) > now;
-      if (i < written && isInTime && isResendable(command, item.stream)) kept.push(held(command, undefined));
+      if (i < written && isInTime && isResendable(command, item.stream)) kept.push(asHeld(command, undefined));
       else commandQueue.push(item);
     });
     for (const { command } of kept) markResent(command);
@@ -330,6 +330,6 @@ function nameOf(command: QueuedCommand): string {
   return command.name.toUpperCase();
 }
 
-function held(command: QueuedCommand, stream: CommandStream): Held {
+function asHeld(command: QueuedCommand, stream: CommandStream): Held {
   return { command, stream, caller: new AsyncResource("redthread.held") };
 }

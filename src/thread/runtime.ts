@@ -180,7 +180,6 @@ export class Runtime {
   #sampleHeap(): void {
     this.#row.set("heapMb", getHeapStatistics().used_heap_size / 2 ** 20);
   }
-
 }
 
 /** The functions a module exports, except the two that are ours to call; those of a CommonJS module sit in its default. */

@@ -73,7 +73,12 @@ export class ThreadTask implements TaskContext {
 
 /** As `task.run`, for those who listen to `redthread:execution`. */
 export function runTraced(task: ThreadTask, run: TaskFunction, context: TraceContext | undefined): Promise<unknown> {
-  const message: ExecutionMessage = { taskId: task.taskId, task: task.name, threadId, ...(context && { trace: context }) };
+  const message: ExecutionMessage = {
+    taskId: task.taskId,
+    task: task.name,
+    threadId,
+    ...(context && { trace: context }),
+  };
   return new Trace(executionChannel, message).during(async () => {
     const { around } = message;
     return around ? around(() => task.run(run)) : task.run(run);
