@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
 import { channel, tracingChannel } from "node:diagnostics_channel";
 import { after, before, test, type TestContext } from "node:test";
+import { MessageChannel, receiveMessageOnPort, type Worker } from "node:worker_threads";
+import { taskChannel, Trace } from "../src/common/channels.js";
+import { Ledger } from "../src/common/ledger.js";
+import { Job } from "../src/main/job.js";
+import { Load } from "../src/main/load.js";
+import { Thread } from "../src/main/thread.js";
 import type { ConnectionManager, ManagerOptions, TaskMessage, ThreadMessage } from "../src/index.js";
 import type * as Tasks from "./fixtures/observed-tasks.js";
 import type { Heard } from "./fixtures/observed-tasks.js";
@@ -162,6 +168,28 @@ test(
     assert.equal(totals.acquireTimeouts, 1);
   },
 );
+
+test("the message with a thread's tasks has a field for traces only when one of them has a trace", LIMIT, async (t) => {
+  const { port1, port2 } = new MessageChannel();
+  t.after(() => port1.close());
+  const ledger = new Ledger(1);
+  const thread = new Thread(1, ledger.row(ledger.take()), () => {});
+  thread.greeted({ threadId: 1, performance } as unknown as Worker, port1, () => {});
+  const load = new Load(thread, 8);
+  const sent = (...jobs: Job[]): unknown => {
+    for (const one of jobs) load.give(one, 0);
+    load.post((_, cause) => assert.fail(String(cause)));
+    return receiveMessageOnPort(port2)!.message;
+  };
+  const job = (id: number): Job => new Job(id, "task", id, {}, { resolve: () => {}, reject: () => {} });
+  assert.deepEqual(sent(job(1)), { type: "tasks", tasks: [1, "task", 1, undefined] });
+  const [listenedTo, traced] = [job(2), job(3)];
+  listenedTo.trace = new Trace(taskChannel, { manager: 1, taskId: 2, task: "task" });
+  assert.deepEqual(Object.keys(sent(listenedTo) as object), ["type", "tasks"]);
+  const trace = { traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" };
+  traced.trace = new Trace(taskChannel, { manager: 1, taskId: 3, task: "task", trace });
+  assert.deepEqual((sent(job(4), traced) as { traces: unknown }).traces, { 3: trace });
+});
 
 test("a connection that is killed is told of as lost and connected, in the thread that owns it", LIMIT, async (t) => {
   const manager = managed(t);

@@ -113,6 +113,23 @@ test(
   },
 );
 
+test(
+  "a command that waits for a reconnect has its span under its own task, not under who connected first",
+  LIMIT,
+  async (t) => {
+    const { manager } = traced(t);
+    await manager.run("score", "1");
+    await manager.run("spans");
+    await manager.run("scoreThroughLoss", "1");
+    const spans = await manager.run("spans");
+    const task = spans.find(({ name }) => name === "scoreThroughLoss")!;
+    assert.deepEqual(
+      spans.filter(({ name }) => name === "INCR").map(({ parentId }) => parentId),
+      [task.spanId],
+    );
+  },
+);
+
 test("tasks of map() are children of the span that called it, also those submitted later", LIMIT, async (t) => {
   const { manager, exporter, tracerProvider } = traced(t);
   const ids = Array.from({ length: 8 }, (_, i) => String(i));
