@@ -144,7 +144,7 @@ export const MEASURES: readonly Measure[] = [
     name: "redthread.thread.loop_busy",
     kind: "gauge",
     unit: "1",
-    help: "Share of about the last second in which the thread's loop was busy",
+    help: "Share of the time since it was last read, at least a second, in which the thread's loop was busy",
     attributes: [THREAD_ID],
     read: ({ threads }) => threads.map(({ threadId, loopBusy }) => [loopBusy, thread(threadId)]),
   },

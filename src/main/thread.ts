@@ -102,14 +102,15 @@ export class Thread {
   }
 
   /**
-   * Share of at least the last second in which its loop was busy, 0 to 1; known also while it is blocked, and the same
-   * for all who ask within a second.
+   * Share of the time since the last call, but at least a second, in which its loop was busy, 0 to 1; known also while it
+   * is blocked, and the same for all who ask within a second.
    */
   loopShare(): number {
     const now = this.#performance?.eventLoopUtilization();
     if (!now) return 0;
     if (monotonic() - this.#shareAt >= SHARE_MS) {
-      this.#share = this.#performance!.eventLoopUtilization(now, this.#shareLoop).utilization;
+      const { utilization } = this.#performance!.eventLoopUtilization(now, this.#shareLoop);
+      this.#share = utilization || 0; // not a number while the loop has not begun to turn
       this.#shareLoop = now;
       this.#shareAt = monotonic();
     }
