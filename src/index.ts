@@ -12,11 +12,22 @@ export type {
   ManagerOptions,
   RedisOptions,
 } from "./common/options.js";
+export type {
+  AcquireMessage,
+  BreakerMessage,
+  ConnectionMessage,
+  ExecutionMessage,
+  LeaseMessage,
+  RotationMessage,
+  TaskMessage,
+  ThreadMessage,
+  TraceContext,
+} from "./common/channels.js";
 export type { Logger } from "./common/log.js";
 export type { RetryOptions } from "./common/retry.js";
 export type { RunOptions } from "./main/job.js";
 export type { ShutdownReport } from "./main/shutdown.js";
-export type { Stats, ThreadStats } from "./main/stats.js";
+export type { Stats, ThreadStats, Totals } from "./main/stats.js";
 export type { OnMessage, SubscribeOptions } from "./main/subscriptions.js";
 export type { MapOptions, MapOutcome } from "./main/task-map.js";
 export type { TaskInput, TaskName, TaskResult } from "./main/task-types.js";

@@ -14,14 +14,18 @@ const IMPORTERS: Readonly<Record<string, string>> = {
   ioredis: "src/common/handle.ts",
   piscina: "src/main/threads.ts",
   winston: "src/main/logger.ts",
+  "@opentelemetry/api": "src/adapters/otel.ts",
+  "prom-client": "src/adapters/prometheus.ts",
 };
 
-/** What the files of a folder may import of the others; `src` stands for the faces beside the folders. */
+/** What the files of a folder may import of the others: folders, or single files. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "src/common": ["src/common"],
   "src/main": ["src/main", "src/common"],
   "src/thread": ["src/thread", "src/common"],
   "src/helper": ["src/helper", "src/common"],
+  // The public face, and tools without state that both sides have.
+  "src/adapters": ["src/adapters", "src/index.ts", "src/common/channels.ts", "src/common/log.ts"],
   "src/index.ts": ["src/main", "src/common"],
   "src/worker.ts": ["src/thread", "src/common"],
   "src/sync.ts": ["src/thread", "src/common"],
@@ -101,8 +105,12 @@ test("each third-party package has exactly one importer", () => {
   const found = files.flatMap((file) => packagesOf(file).map((name) => [name, file] as const));
   assert.deepEqual(Object.fromEntries(found), IMPORTERS);
   assert.equal(new Set(found.map(String)).size, Object.keys(IMPORTERS).length);
-  const { dependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { dependencies: object };
-  assert.deepEqual(Object.keys(dependencies).toSorted(), Object.keys(IMPORTERS).toSorted());
+  const { dependencies, peerDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
+    dependencies: object;
+    peerDependencies: object;
+  };
+  const declared = Object.keys({ ...dependencies, ...peerDependencies });
+  assert.deepEqual(declared.toSorted(), Object.keys(IMPORTERS).toSorted());
 });
 
 test("common imports none of main, thread and helper, and those never import each other", () => {
@@ -111,7 +119,8 @@ test("common imports none of main, thread and helper, and those never import eac
     assert.ok(allowed, `${file} lies outside the folders that say which thread it runs in`);
     for (const one of importsOf(file).filter(isRelative)) {
       const imported = target(file, one);
-      assert.ok(allowed.includes(dirname(imported)), `${file} must not import ${imported}`);
+      const isAllowed = allowed.includes(dirname(imported)) || allowed.includes(imported);
+      assert.ok(isAllowed, `${file} must not import ${imported}`);
     }
   }
 });
@@ -125,6 +134,19 @@ test("no file imports itself by way of others", () => {
     done.add(file);
   };
   for (const file of sources.keys()) visit(file, []);
+});
+
+test("an adapter loads neither side's code, and nobody loads an adapter: its peer need not be there", () => {
+  for (const adapter of ["src/adapters/otel.ts", "src/adapters/prometheus.ts"]) {
+    const sides = [...loadedBy(adapter)].filter((file) => /^src\/(main|thread|helper|\w+\.ts)/.test(file));
+    assert.deepEqual(sides, [], adapter);
+  }
+  for (const entry of ["src/index.ts", "src/worker.ts", "src/sync.ts", "workers/entry.ts"]) {
+    assert.ok(
+      [...loadedBy(entry)].every((file) => !file.startsWith("src/adapters")),
+      entry,
+    );
+  }
 });
 
 test("only env.ts reads the environment", () => {

@@ -105,6 +105,25 @@ else {
   await server.waitForClients((clients) => clients.length === 0);
 });
 
+test("without the optional peers redthread works, and an adapter's import names the one it misses", async () => {
+  await write("wrong.ts", "export {};\n");
+  await write(
+    "main.ts",
+    `import "redthread";
+import "redthread/worker";
+for (const adapter of ["redthread/otel", "redthread/prometheus"]) {
+  await import(adapter).then(
+    () => console.log("loaded"),
+    ({ code, message }: { code: string; message: string }) => console.log(code, message.match(/'([^']+)'/)?.[1]),
+  );
+}
+`,
+  );
+  await run(process.execPath, [tsc, "-p", folder]);
+  const { stdout } = await run(process.execPath, [join(folder, "out", "main.js")], { timeout: 30_000 });
+  assert.equal(stdout, "ERR_MODULE_NOT_FOUND @opentelemetry/api\nERR_MODULE_NOT_FOUND prom-client\n");
+});
+
 test("the types of run reject a wrong name, a wrong input and a missing one", async () => {
   await write(
     "wrong.ts",

@@ -1,3 +1,4 @@
+import { breakerChannel } from "./channels.js";
 import { abortable } from "./time.js";
 
 export type BreakerState = "closed" | "open" | "half-open";
@@ -89,14 +90,17 @@ export class Breaker {
   }
 
   #close(): void {
-    if (Atomics.exchange(this.#cells, STATE, CLOSED) === OPEN) Atomics.notify(this.#cells, STATE);
+    if (Atomics.exchange(this.#cells, STATE, CLOSED) !== OPEN) return;
+    Atomics.notify(this.#cells, STATE);
+    if (breakerChannel.hasSubscribers) breakerChannel.publish({ event: "closed" });
   }
 
   /** By an attempt that began while all was well; one that ends late must not push the next probe back. */
   #open(): void {
     if (this.#load(STATE) === OPEN) return;
     this.#scheduleProbe();
-    this.#store(STATE, OPEN);
+    const before = Atomics.exchange(this.#cells, STATE, OPEN);
+    if (before !== OPEN && breakerChannel.hasSubscribers) breakerChannel.publish({ event: "opened" });
   }
 
   #scheduleProbe(): void {

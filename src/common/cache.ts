@@ -1,3 +1,4 @@
+import { rotationChannel } from "./channels.js";
 import type { Client, ConnectionState } from "./client.js";
 import { ShuttingDownError } from "./errors.js";
 import type { RedisHandle } from "./handle.js";
@@ -143,10 +144,15 @@ export class SharedClient {
   }
 
   async #rotate(): Promise<void> {
+    const startedAt = monotonic();
     const fresh = await this.#open();
     const old = this.#current;
     this.#current = fresh;
     this.#rotations++;
+    if (rotationChannel.hasSubscribers) {
+      const { openedAt } = fresh;
+      rotationChannel.publish({ durationMs: openedAt - startedAt, ageMs: openedAt - (old?.openedAt ?? openedAt) });
+    }
     if (old) await this.#retire(old);
   }
 

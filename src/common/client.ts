@@ -1,10 +1,13 @@
 import type { ConnectionOptions } from "node:tls";
+import { threadId } from "node:worker_threads";
+import { connectionChannel } from "./channels.js";
 import { traitOf } from "./commands.js";
 import type { Entry } from "./connect-gate.js";
 import { Dialer, type DialerOptions } from "./dialer.js";
 import { NotSentError } from "./errors.js";
 import { type CommandStream, type Gate, Handle, type QueuedCommand, type RedisHandle } from "./handle.js";
 import { Heartbeat } from "./heartbeat.js";
+import { errorCode } from "./log.js";
 import type { RedisConfig, RetryConfig } from "./options.js";
 import { Replacement } from "./replacement.js";
 import { classifyReply, isReplyError, replyCode } from "./replies.js";
@@ -44,6 +47,7 @@ export class Client implements Gate {
   #connecting: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
   #receivedAt = 0;
+  #connectingSince = 0;
   #isReconnect = false;
   #checking: Promise<boolean> | undefined;
   /** A newer one waits for the end of a transaction or of an endless BLPOP. */
@@ -342,6 +346,21 @@ export class Client implements Gate {
     if (!NEXT[previous].includes(state)) throw new Error(`${this.name} cannot go from ${previous} to ${state}`);
     this.#state = state;
     this.#options.onState?.(state, previous);
+    if (state === "connecting") this.#connectingSince = monotonic();
+    if (connectionChannel.hasSubscribers) this.#publish(state, previous);
+  }
+
+  #publish(state: ConnectionState, previous: ConnectionState): void {
+    const { name, role } = this.#options;
+    const message = { name, role, threadId };
+    if (state === "connected") {
+      const durationMs = monotonic() - this.#connectingSince;
+      connectionChannel.publish({ event: "connected", ...message, durationMs });
+    } else if (state === "closed") connectionChannel.publish({ event: "closed", ...message });
+    else if (previous === "connected") {
+      const { lastError } = this.#dialer;
+      connectionChannel.publish({ event: "lost", ...message, ...(lastError && { code: errorCode(lastError) }) });
+    }
   }
 
   #closedError(): NotSentError {

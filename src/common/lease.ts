@@ -1,3 +1,6 @@
+import { threadId } from "node:worker_threads";
+import { acquireChannel, leaseChannel, Trace } from "./channels.js";
+
 /** A client that is yours until you give it back. */
 export interface Lease<T> extends AsyncDisposable {
   readonly client: T;
@@ -35,4 +38,20 @@ export class ClientLease<T> implements Lease<T> {
   [Symbol.asyncDispose](): Promise<void> {
     return this.release();
   }
+}
+
+/** For those who listen to `redthread:acquire`. */
+export function traceAcquire<T>(acquiring: Promise<T>): Promise<T> {
+  return new Trace(acquireChannel, { threadId }).during(() => acquiring);
+}
+
+/** For those who listen to `redthread:lease`. */
+export function traceLease<T>(lease: ClientLease<T>): void {
+  const trace = new Trace(leaseChannel, { threadId });
+  const { onReturn } = lease;
+  lease.onReturn = () => {
+    onReturn?.();
+    trace.done();
+  };
+  trace.start(() => {});
 }

@@ -2,6 +2,7 @@
 export const LEDGER_FIELDS = [
   "heard", // messages of the manager that the thread has read
   "acquires",
+  "acquireTimeouts",
   "cacheHits",
   "reconnects",
   "open",
@@ -15,7 +16,6 @@ export const LEDGER_FIELDS = [
   "closedDead",
   "closedFailed",
   "closedShutdown",
-  "loopBusy",
   "heapMb",
   "logsMade", // those that were dropped as well
   "logsTaken", // of them, what the manager wrote or was told of: the one field that is its to write
@@ -57,6 +57,20 @@ export class Ledger {
 
   row(row: number): LedgerRow {
     return new LedgerRow(this.buffer, row);
+  }
+}
+
+/** Of what only ever grows, the sum over all threads so far: the rows of those that are gone serve others. */
+export class LedgerTotals {
+  readonly #gone = new Map<LedgerField, number>();
+
+  /** The row's thread is gone, the row not yet free. */
+  bury(row: LedgerRow): void {
+    for (const field of LEDGER_FIELDS) this.#gone.set(field, (this.#gone.get(field) ?? 0) + row.get(field));
+  }
+
+  of(field: LedgerField, living: readonly LedgerRow[]): number {
+    return living.reduce((sum, row) => sum + row.get(field), this.#gone.get(field) ?? 0);
   }
 }
 

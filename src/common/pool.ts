@@ -1,8 +1,9 @@
 import genericPool, { type Factory, type Options, type Pool } from "generic-pool";
+import { acquireChannel, leaseChannel } from "./channels.js";
 import { AcquireTimeoutError, ShuttingDownError } from "./errors.js";
 import { FencedFactory, type PoolFactory } from "./fence.js";
 import { LeakWatch } from "./leak-watch.js";
-import { ClientLease, type Lease } from "./lease.js";
+import { ClientLease, type Lease, traceAcquire, traceLease } from "./lease.js";
 import { type Logger, noopLogger } from "./log.js";
 import { monotonic, within } from "./time.js";
 import { deferred, Waiters } from "./waiters.js";
@@ -34,6 +35,8 @@ export interface PoolOptions {
   /** Failures of `open` that no retry mends. Default: wrong password, wrong configuration. */
   isFatal?(error: unknown): boolean;
   onClosed?(reason: CloseReason): void;
+  /** Somebody waited for all of `acquireTimeoutMs` in vain. */
+  onTimeout?(): void;
 }
 
 /**
@@ -92,6 +95,7 @@ export class ClientPool<T> {
       explain: () => undefined,
       logger: noopLogger,
       onClosed: () => {},
+      onTimeout: () => {},
       ...options,
     };
     this.#leaks = this.#watchLeaks(options.leakWarnMs);
@@ -108,8 +112,9 @@ export class ClientPool<T> {
     const asked = this.#leaks && new Error("asked for here"); // its stack is gone after the first await
     const waiting = this.#waiters.wait(acquireTimeoutMs, (ahead) => this.#expired(ahead, now() - since), signal);
     this.#supply();
-    const lease = await waiting;
+    const lease = await (acquireChannel.hasSubscribers ? traceAcquire(waiting) : waiting);
     lease.onReturn = this.#leaks?.start(asked);
+    if (leaseChannel.hasSubscribers) traceLease(lease);
     return lease;
   }
 
@@ -301,6 +306,7 @@ export class ClientPool<T> {
   }
 
   #expired(ahead: number, elapsedMs: number): AcquireTimeoutError {
+    this.#options.onTimeout();
     const { name, acquireTimeoutMs } = this.#options;
     const details = {
       phase: this.#phaseOf(ahead),

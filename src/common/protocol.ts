@@ -1,4 +1,5 @@
 import type { MessagePort } from "node:worker_threads";
+import type { TraceContext } from "./channels.js";
 import type { LogFields, LogLevel } from "./log.js";
 import type { Login } from "./logins.js";
 import type { Config } from "./options.js";
@@ -40,7 +41,12 @@ export type CancelReason = "timeout" | "aborted" | "shutdown";
 
 /** Over the link, from the manager. */
 export type ToThread =
-  | { readonly type: "tasks"; readonly tasks: TaskList }
+  | {
+      readonly type: "tasks";
+      readonly tasks: TaskList;
+      /** By the ids of those tasks that have one; absent where none has. */
+      readonly traces?: Readonly<Record<number, TraceContext>>;
+    }
   | { readonly type: "cancel"; readonly id: number; readonly reason: CancelReason }
   | LoginMessage
   | { readonly type: "exit" }

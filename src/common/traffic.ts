@@ -1,3 +1,4 @@
+import { AsyncResource } from "node:async_hooks";
 import { Arrival } from "./arrival.js";
 import { isSharedClient, traitOf } from "./commands.js";
 import { Deadlines } from "./deadlines.js";
@@ -22,6 +23,8 @@ export interface TrafficOptions {
 interface Held {
   readonly command: QueuedCommand;
   readonly stream: CommandStream;
+  /** For a tracer it is sent by who asked for it, not by who connected. */
+  readonly caller: AsyncResource;
 }
 
 const DUE_AT = Symbol("dueAt");
@@ -84,26 +87,26 @@ export class Traffic {
     const refused = this.#judge(command, stream) ?? this.#refusedWhileDown(command, why);
     if (refused) return reject(command, refused);
     this.#time(command);
-    this.#held.push({ command, stream });
+    this.#held.push(asHeld(command, stream));
     return command.promise;
   }
 
   /** The connection is back: what was held leaves in its order. */
   release(): void {
-    const held = this.#held;
+    const all = this.#held;
     this.#held = [];
     // Their callers hold the commands' own promises; a traced twin has no other ear.
-    for (const one of held) {
+    for (const one of all) {
       if (wasSent(one.command) && dueAt(one) <= monotonic())
         one.command.reject(this.#unfulfilled(one.command, undefined));
-      else (this.send(one.command, one.stream) as Promise<unknown>).catch(() => {});
+      else (one.caller.runInAsyncScope(() => this.send(one.command, one.stream)) as Promise<unknown>).catch(() => {});
     }
   }
 
   rejectHeld(why: unknown): void {
-    const held = this.#held;
+    const all = this.#held;
     this.#held = [];
-    for (const { command } of held) command.reject(this.#unfulfilled(command, why));
+    for (const { command } of all) command.reject(this.#unfulfilled(command, why));
   }
 
   /**
@@ -135,7 +138,7 @@ export class Traffic {
     queued.forEach((item, i) => {
       const command = item.command as Timed;
       const isInTime = (command[DUE_AT] ?? 0) > now;
-      if (i < written && isInTime && isResendable(command, item.stream)) kept.push({ command, stream: undefined });
+      if (i < written && isInTime && isResendable(command, item.stream)) kept.push(asHeld(command, undefined));
       else commandQueue.push(item);
     });
     for (const { command } of kept) markResent(command);
@@ -325,4 +328,8 @@ function dueAt({ command }: Held): number {
 
 function nameOf(command: QueuedCommand): string {
   return command.name.toUpperCase();
+}
+
+function asHeld(command: QueuedCommand, stream: CommandStream): Held {
+  return { command, stream, caller: new AsyncResource("redthread.held") };
 }

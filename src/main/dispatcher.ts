@@ -1,3 +1,4 @@
+import { type TaskMessage, taskChannel, Trace } from "../common/channels.js";
 import { fromErrorData } from "../common/envelope.js";
 import { deferred, type Deferred } from "../common/waiters.js";
 import { QueueFullError, type Outcome } from "../common/errors.js";
@@ -10,11 +11,24 @@ import { TaskQueue } from "./task-queue.js";
 import type { Thread } from "./thread.js";
 
 export interface DispatcherOptions {
+  /** Of the manager, for who listens to `redthread:task`. */
+  readonly manager: number;
   /** Tasks at once in one thread. */
   readonly concurrency: number;
   readonly maxQueue: number;
   /** Between aborting a task's signal and ending its thread. */
   readonly cancelGraceMs: number;
+}
+
+/** Of all tasks so far, by what their callers heard. */
+export interface TaskTally {
+  readonly done: number;
+  /** Ended by an error of their own. */
+  readonly failed: number;
+  /** Rejected on the way: by timeout, signal, shutdown, or the death of their thread. */
+  readonly abandoned: number;
+  /** Not taken: the queue was full. */
+  readonly refused: number;
 }
 
 const WATCH_MS = 10;
@@ -23,6 +37,7 @@ const IDLE = 0.5;
 
 /** Between `run()` and the threads: queues, deals out to the least loaded, and settles every task exactly once. */
 export class Dispatcher {
+  readonly #manager: number;
   readonly #concurrency: number;
   readonly #maxQueue: number;
   readonly #cancelGraceMs: number;
@@ -38,10 +53,13 @@ export class Dispatcher {
   #room: Deferred<void> | undefined;
   #onDrained: (() => void) | undefined;
   #aborted: ((outcome: Outcome, cause?: unknown) => Error) | undefined;
-  #finished = 0;
+  #done = 0;
+  #failed = 0;
   #abandoned = 0;
+  #refused = 0;
 
-  constructor({ concurrency, maxQueue, cancelGraceMs }: DispatcherOptions) {
+  constructor({ manager, concurrency, maxQueue, cancelGraceMs }: DispatcherOptions) {
+    this.#manager = manager;
     this.#concurrency = concurrency;
     this.#maxQueue = maxQueue;
     this.#cancelGraceMs = cancelGraceMs;
@@ -52,9 +70,12 @@ export class Dispatcher {
     return this.#queued;
   }
 
-  /** Of all tasks so far: those that came to their own end, and those that were given up on the way. */
-  get tally(): { finished: number; abandoned: number } {
-    return { finished: this.#finished, abandoned: this.#abandoned };
+  get maxQueue(): number {
+    return this.#maxQueue;
+  }
+
+  get tally(): TaskTally {
+    return { done: this.#done, failed: this.#failed, abandoned: this.#abandoned, refused: this.#refused };
   }
 
   countsOf(thread: Thread): { running: number; done: number; failed: number } {
@@ -69,23 +90,15 @@ export class Dispatcher {
   /** As `run`, for those who need no promise. */
   submit(name: string, input: unknown, options: RunOptions, callbacks: JobCallbacks): Job | undefined {
     if (this.#queued >= this.#maxQueue) {
+      this.#refused++;
       callbacks.reject(this.#queueFull(name));
       return undefined;
     }
     const job = new Job(++this.#ids, name, input, options, callbacks);
     const { signal } = options;
-    if (signal) {
-      if (signal.aborted) {
-        job.fail(job.aborted(signal.reason));
-        return job;
-      }
-      this.#aborts.add(signal, job);
-      job.onSettled = () => this.#aborts.delete(signal, job);
-    }
-    job.startTimer(this.#giveUp);
-    this.#queue.push(job);
-    this.#queued++;
-    this.#schedule();
+    if (signal?.aborted) job.fail(job.aborted(signal.reason));
+    else if (taskChannel.hasSubscribers) this.#trace(job).start(() => this.#accept(job));
+    else this.#accept(job);
     return job;
   }
 
@@ -129,7 +142,7 @@ export class Dispatcher {
       const job = this.#ended(load, done[i] as number, names);
       if (!job) continue;
       load.done++;
-      if (job.finish(done[i + 1])) this.#finished++;
+      if (job.finish(done[i + 1])) this.#done++;
     }
     for (let i = 0; i < failed.length; i += 2) {
       const job = this.#ended(load, failed[i] as number, names);
@@ -177,6 +190,22 @@ export class Dispatcher {
       load.onIdle = resolve;
       this.#schedule();
     });
+  }
+
+  #trace(job: Job): Trace<TaskMessage> {
+    return (job.trace = new Trace(taskChannel, { manager: this.#manager, taskId: job.id, task: job.name }));
+  }
+
+  #accept(job: Job): void {
+    const { signal } = job.options;
+    if (signal) {
+      this.#aborts.add(signal, job);
+      job.onSettled = () => this.#aborts.delete(signal, job);
+    }
+    job.startTimer(this.#giveUp);
+    this.#queue.push(job);
+    this.#queued++;
+    this.#schedule();
   }
 
   #schedule(): void {
@@ -303,7 +332,7 @@ export class Dispatcher {
   #fail(job: Job, data: ErrorData): void {
     const error = fromErrorData(data);
     if (this.#aborted) this.#abandon(job, this.#aborted("unknown", error));
-    else if (job.fail(error)) this.#finished++;
+    else if (job.fail(error)) this.#failed++;
   }
 
   /** Aborts the task's signal; a thread that cannot even hear of it, or has nothing else to do, is ended after the grace. */

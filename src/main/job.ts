@@ -1,4 +1,5 @@
 import type { Transferable } from "node:worker_threads";
+import type { TaskMessage, Trace } from "../common/channels.js";
 import { uncloneablePath } from "../common/envelope.js";
 import {
   ConfigInvalidError,
@@ -47,6 +48,8 @@ export class Job {
   /** What its thread's loop was expected to be busy with it. */
   busyMs = 0;
   settled = false;
+  /** While somebody listens to `redthread:task`. */
+  trace: Trace<TaskMessage> | undefined;
   onSettled: (() => void) | undefined;
   readonly #callbacks: JobCallbacks;
   #timer: NodeJS.Timeout | undefined;
@@ -73,6 +76,7 @@ export class Job {
   /** False if it was settled before: a result after a timeout is nobody's. */
   finish(value: unknown): boolean {
     if (!this.#settle()) return false;
+    this.trace?.done();
     this.#callbacks.resolve(value);
     return true;
   }
@@ -80,6 +84,7 @@ export class Job {
   /** Likewise. */
   fail(error: unknown): boolean {
     if (!this.#settle()) return false;
+    this.trace?.failed(error);
     this.#callbacks.reject(error);
     return true;
   }

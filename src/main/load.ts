@@ -1,3 +1,5 @@
+import type { TaskMessage, Trace, TraceContext } from "../common/channels.js";
+import type { ToThread } from "../common/protocol.js";
 import { monotonic } from "../common/time.js";
 import { Fifo } from "./fifo.js";
 import type { Job } from "./job.js";
@@ -75,6 +77,7 @@ export class Load {
   give(job: Job, busyMs: number): void {
     job.thread = this.thread;
     job.busyMs = busyMs;
+    if (job.trace) this.#note(job.trace);
     this.#busyMs += busyMs;
     this.#jobs.set(job.id, job);
     this.#outgoing.push(job);
@@ -136,6 +139,11 @@ export class Load {
     if (this.#isDeaf && this.thread.hasHeardAll) this.#isDeaf = false;
   }
 
+  #note({ message, elapsedMs }: Trace<TaskMessage>): void {
+    message.waitMs = elapsedMs;
+    message.threadId = this.thread.threadId;
+  }
+
   #forgetRead(): void {
     const { claimed } = this.thread.row;
     while (this.#firstMessage !== claimed) {
@@ -147,9 +155,15 @@ export class Load {
   /** One message, or why there is none: then nothing of it was sent. */
   #send(jobs: readonly Job[]): { cause: unknown } | undefined {
     const tasks: unknown[] = [];
-    for (const { id, name, input, options } of jobs) tasks.push(id, name, input, options.context);
+    let traces: Record<number, TraceContext> | undefined;
+    for (const { id, name, input, options, trace } of jobs) {
+      tasks.push(id, name, input, options.context);
+      const context = trace?.message.trace;
+      if (context) (traces ??= {})[id] = context;
+    }
+    const message: ToThread = traces ? { type: "tasks", tasks, traces } : { type: "tasks", tasks };
     try {
-      this.thread.post({ type: "tasks", tasks }, jobs.length === 1 ? jobs[0]!.options.transferList : undefined);
+      this.thread.post(message, jobs.length === 1 ? jobs[0]!.options.transferList : undefined);
     } catch (cause) {
       return { cause };
     }

@@ -1,17 +1,19 @@
+import { AsyncResource } from "node:async_hooks";
 import { SharedClient } from "../common/cache.js";
+import { taskChannel } from "../common/channels.js";
 import { Client, type ClientOptions, type ConnectionState } from "../common/client.js";
 import { ConnectGate } from "../common/connect-gate.js";
 import { loadConfig } from "../common/env.js";
 import { ShuttingDownError, TaskAbortedError } from "../common/errors.js";
 import type { RedisHandle } from "../common/handle.js";
-import { Ledger } from "../common/ledger.js";
+import { Ledger, LedgerTotals } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
 import { type ClientRole, connectionName } from "../common/names.js";
 import type { CredentialsProvider, ManagerOptions } from "../common/options.js";
 import type { LogRecord, ThreadData } from "../common/protocol.js";
 import { warnOfFewClients } from "./capacity.js";
 import { Dispatcher } from "./dispatcher.js";
-import { badRunOptions, type RunOptions } from "./job.js";
+import { badRunOptions, type Job, type JobCallbacks, type RunOptions } from "./job.js";
 import { createLogger } from "./logger.js";
 import { Recycler } from "./recycler.js";
 import { type ShutdownReport, shutDown } from "./shutdown.js";
@@ -54,6 +56,9 @@ interface Waiting {
 export class ConnectionManager<
   Tasks extends object = Record<string, (input: never, context: never) => unknown>,
 > implements AsyncDisposable {
+  static #managers = 0;
+  /** Names this manager, in its process, in the messages of diagnostics channels. */
+  readonly id = ++ConnectionManager.#managers;
   readonly #config: ThreadData["redthread"]["config"];
   readonly #logger: Logger;
   readonly #closeLogger: () => Promise<void>;
@@ -66,6 +71,7 @@ export class ConnectionManager<
   readonly #primary: SharedClient;
   readonly #subscriber: SharedClient;
   readonly #subscriptions: Subscriptions;
+  readonly #totals = new LedgerTotals();
   readonly #mainConnections = { open: 0 };
   readonly #waitingForThreads = new Set<Waiting>();
   readonly #stopSignals: (() => void) | undefined;
@@ -88,6 +94,7 @@ export class ConnectionManager<
     this.#gate = new ConnectGate(this.#gateBuffer, this.#config, { slot: ConnectGate.mainSlot(this.#config) });
     this.#credentials = this.#useProvider(options.redis?.credentials);
     this.#dispatcher = new Dispatcher({
+      manager: this.id,
       concurrency: threads.concurrency,
       maxQueue: queue.max,
       cancelGraceMs: shutdown.cancelGraceMs,
@@ -161,10 +168,13 @@ export class ConnectionManager<
   ): AsyncIterableIterator<OnError extends "collect" ? MapOutcome<TaskResult<Tasks[Name]>> : TaskResult<Tasks[Name]>> {
     const { count, concurrency } = this.#config.threads;
     const bad = badMapOptions(name, options);
+    const submit = (input: unknown, callbacks: JobCallbacks): Job | undefined =>
+      this.#dispatcher.submit(name, input, options, callbacks);
     return new TaskMap({
       inputs,
       options: { concurrency: 2 * count * concurrency, ...options },
-      submit: (input, callbacks) => this.#dispatcher.submit(name, input, options, callbacks),
+      // Later tasks are submitted when results come: for a tracer they belong to this call all the same.
+      submit: taskChannel.hasSubscribers ? AsyncResource.bind(submit) : submit,
       withdraw: (job, reason) => this.#dispatcher.withdraw(job, reason),
       room: () => this.#dispatcher.room(),
       refusal: () => bad ?? this.#refusal() ?? this.#threads.startFailure() ?? givenUp(name, options),
@@ -188,6 +198,7 @@ export class ConnectionManager<
       maxConnections: this.#config.connections.max,
       dispatcher: this.#dispatcher,
       threads: this.#threads,
+      totals: this.#totals,
       recycled: this.#recycler.recycled,
       maxDedicated: this.#config.dedicated.max,
     });
@@ -264,7 +275,9 @@ export class ConnectionManager<
 
   #startThreads(): Threads {
     return new Threads({
+      manager: this.id,
       config: this.#config,
+      totals: this.#totals,
       ledger: new Ledger(this.#config.threads.count),
       gate: { buffer: this.#gateBuffer, sweep: (slot) => this.#gate.sweep(slot) },
       logger: this.#logger,

@@ -76,7 +76,10 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   const report: ShutdownReport = {
     reason,
     durationMs: Math.round(monotonic() - startedAt),
-    tasks: { finished: after.finished - before.finished, abandoned: after.abandoned - before.abandoned },
+    tasks: {
+      finished: after.done + after.failed - before.done - before.failed,
+      abandoned: after.abandoned - before.abandoned,
+    },
     threads: outcomes,
   };
   logger.info("shut down", { ...report });

@@ -2,8 +2,9 @@ import type { BreakerState } from "../common/breaker.js";
 import type { SharedClient } from "../common/cache.js";
 import type { ConnectionState } from "../common/client.js";
 import type { ConnectGate } from "../common/connect-gate.js";
+import type { LedgerField, LedgerTotals } from "../common/ledger.js";
 import type { CloseReason } from "../common/pool.js";
-import type { Dispatcher } from "./dispatcher.js";
+import type { Dispatcher, TaskTally } from "./dispatcher.js";
 import type { ThreadState } from "./thread.js";
 import type { Threads } from "./threads.js";
 
@@ -13,10 +14,27 @@ export interface Stats {
   readonly connections: { readonly open: number; readonly max: number | null; readonly connecting: number };
   /** Open while Redis is away and one prober tries for all. */
   readonly breaker: { readonly state: BreakerState };
-  readonly queue: { readonly size: number };
+  readonly queue: { readonly size: number; readonly max: number };
+  /** Of all tasks so far. */
+  readonly tasks: TaskTally;
   /** Threads that were replaced because of threads.maxTasks or threads.maxHeapMb. */
   readonly recycled: number;
+  /** Threads that ended although nobody had asked them to close. */
+  readonly died: number;
+  /** Over all threads so far, also those that are gone. */
+  readonly totals: Totals;
   readonly threads: readonly ThreadStats[];
+}
+
+export interface Totals {
+  /** Calls of getRedis, withDedicated and acquireDedicated. */
+  readonly acquires: number;
+  /** Of these, those that got no dedicated client by `acquireTimeoutMs`. */
+  readonly acquireTimeouts: number;
+  readonly cacheHits: number;
+  readonly reconnects: number;
+  /** Dedicated clients, by the reason why they were closed. */
+  readonly closed: Readonly<Record<CloseReason, number>>;
 }
 
 export interface ThreadStats {
@@ -30,7 +48,7 @@ export interface ThreadStats {
   /** Of these, answered by the cached client without asking Redis. */
   readonly cacheHits: number;
   readonly reconnects: number;
-  /** Share of the last second in which the thread's loop was busy, 0 to 1. */
+  /** Share of the time since the last look, but at least a second, in which its loop was busy, 0 to 1; also while blocked. */
   readonly loopBusy: number;
   /** V8's heap in use, garbage included, buffers not; of the last second, or the last result. */
   readonly heapMb: number;
@@ -51,6 +69,7 @@ export interface StatsSources {
   readonly maxConnections: number | undefined;
   readonly dispatcher: Dispatcher;
   readonly threads: Threads;
+  readonly totals: LedgerTotals;
   readonly recycled: number;
   readonly maxDedicated: number;
 }
@@ -64,40 +83,56 @@ export function collectStats(sources: StatsSources): Stats {
     maxConnections = null,
     dispatcher,
     threads,
+    totals,
     recycled,
     maxDedicated,
   } = sources;
-  const rows = [...threads];
-  const open = rows.reduce((total, { row }) => total + row.get("open") + row.get("syncOpen"), mainConnections.open);
+  const living = [...threads];
+  const rows = living.map(({ row }) => row);
+  const total = (field: LedgerField): number => totals.of(field, rows);
+  const open = rows.reduce((sum, row) => sum + row.get("open") + row.get("syncOpen"), mainConnections.open);
   return {
     primary: { state: primary.state, ageMs: Math.round(primary.ageMs), rotations: primary.rotations },
     connections: { open, max: maxConnections, connecting: gate.connecting },
     breaker: { state: gate.breaker.state },
-    queue: { size: dispatcher.size },
+    queue: { size: dispatcher.size, max: dispatcher.maxQueue },
+    tasks: dispatcher.tally,
     recycled,
-    threads: rows.map((thread) => ({
+    died: threads.died,
+    totals: {
+      acquires: total("acquires"),
+      acquireTimeouts: total("acquireTimeouts"),
+      cacheHits: total("cacheHits"),
+      reconnects: total("reconnects"),
+      closed: closedBy(total),
+    },
+    threads: living.map((thread) => ({
       threadId: thread.threadId,
       state: thread.state,
       ...dispatcher.countsOf(thread),
       acquires: thread.row.get("acquires"),
       cacheHits: thread.row.get("cacheHits"),
       reconnects: thread.row.get("reconnects"),
-      loopBusy: thread.row.get("loopBusy"),
+      loopBusy: thread.loopShare(),
       heapMb: Math.round(thread.row.get("heapMb")),
       dedicated: {
         out: thread.row.get("dedicatedOut"),
         idle: thread.row.get("dedicatedIdle"),
         waiting: thread.row.get("dedicatedWaiting"),
         max: maxDedicated,
-        closed: {
-          idle: thread.row.get("closedIdle"),
-          lifetime: thread.row.get("closedLifetime"),
-          dirty: thread.row.get("closedDirty"),
-          dead: thread.row.get("closedDead"),
-          failed: thread.row.get("closedFailed"),
-          shutdown: thread.row.get("closedShutdown"),
-        },
+        closed: closedBy((field) => thread.row.get(field)),
       },
     })),
+  };
+}
+
+function closedBy(count: (field: LedgerField) => number): Record<CloseReason, number> {
+  return {
+    idle: count("closedIdle"),
+    lifetime: count("closedLifetime"),
+    dirty: count("closedDirty"),
+    dead: count("closedDead"),
+    failed: count("closedFailed"),
+    shutdown: count("closedShutdown"),
   };
 }

@@ -12,6 +12,8 @@ export type ThreadState = "starting" | "ready" | "closing" | "closed" | "dead";
 const LINK_CLOSE_MS = 200;
 /** A thread that can hear exits within this. */
 const EXIT_MS = 50;
+/** A share of less time says little. */
+const SHARE_MS = 1_000;
 
 /** One thread as the manager sees it: its state and its end of the link. */
 export class Thread {
@@ -34,6 +36,9 @@ export class Thread {
   #port: MessagePort | undefined;
   #performance: Worker["performance"] | undefined;
   #lastLoop: EventLoopUtilization | undefined;
+  #share = 0;
+  #shareLoop: EventLoopUtilization | undefined;
+  #shareAt = -Infinity;
   #linkClosed: Promise<void> = Promise.resolve();
   #closeMessage: ToThread | undefined;
   #closeAskedAt = 0;
@@ -94,6 +99,22 @@ export class Thread {
     const { utilization } = this.#performance!.eventLoopUtilization(now, this.#lastLoop);
     this.#lastLoop = now;
     return utilization;
+  }
+
+  /**
+   * Share of the time since the last call, but at least a second, in which its loop was busy, 0 to 1; known also while it
+   * is blocked, and the same for all who ask within a second.
+   */
+  loopShare(): number {
+    const now = this.#performance?.eventLoopUtilization();
+    if (!now) return 0;
+    if (monotonic() - this.#shareAt >= SHARE_MS) {
+      const { utilization } = this.#performance!.eventLoopUtilization(now, this.#shareLoop);
+      this.#share = utilization || 0; // not a number while the loop has not begun to turn
+      this.#shareLoop = now;
+      this.#shareAt = monotonic();
+    }
+    return this.#share;
   }
 
   /** From now on it gets no more work; what it runs goes on. */

@@ -1,9 +1,10 @@
 import { fileURLToPath } from "node:url";
 import { Piscina } from "piscina";
+import { type ThreadMessage, threadChannel } from "../common/channels.js";
 import { ConnectGate } from "../common/connect-gate.js";
 import { fromErrorData } from "../common/envelope.js";
 import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
-import type { Ledger } from "../common/ledger.js";
+import type { Ledger, LedgerTotals } from "../common/ledger.js";
 import { errorCode, type Logger } from "../common/log.js";
 import type { FromThread, Hello, LogRecord, ResultsMessage, Serve, ThreadData } from "../common/protocol.js";
 import type { ThreadCredentials } from "./thread-credentials.js";
@@ -12,8 +13,11 @@ import { Helper } from "./helper.js";
 import { Thread } from "./thread.js";
 
 export interface ThreadsOptions {
+  /** Of the manager, for who listens to `redthread:thread`. */
+  readonly manager: number;
   readonly config: ThreadData["redthread"]["config"];
   readonly ledger: Ledger;
+  readonly totals: LedgerTotals;
   readonly gate: { readonly buffer: SharedArrayBuffer; sweep(slot: number): void };
   readonly logger: Logger;
   readonly credentials: ThreadCredentials | undefined;
@@ -48,6 +52,7 @@ export class Threads {
   readonly #ends = new Set<Promise<void>>();
   readonly #replacements = new Set<NodeJS.Timeout>();
   #tokens = 0;
+  #died = 0;
   #quickDeaths = 0;
   #startFailure: ThreadStartFailedError | undefined;
   #retryStartAt = 0;
@@ -84,6 +89,11 @@ export class Threads {
 
   [Symbol.iterator](): IterableIterator<Thread> {
     return this.#threads.values();
+  }
+
+  /** Threads that ended although nobody had asked them to close. */
+  get died(): number {
+    return this.#died;
   }
 
   /** Why no thread could start, if that is so and another try would come too early; else tries again. */
@@ -158,6 +168,7 @@ export class Threads {
     const worker = this.#pool.threads.find((one) => one.threadId === threadId);
     if (!thread || !worker || !port) return;
     thread.greeted(worker, port, (heard) => this.#receive(thread, heard));
+    this.#tell("started", thread);
     this.#options.credentials?.greeted(thread);
   }
 
@@ -169,6 +180,7 @@ export class Threads {
       case "ready":
         if (!thread.started()) return;
         this.#startFailure = undefined;
+        this.#tell("ready", thread);
         this.#options.onReady(thread);
         // Those that failed while nobody served.
         if (this.#isMissingOne && this.#replacements.size === 0) this.#replaceIn(this.#nextDelayMs());
@@ -229,10 +241,15 @@ export class Threads {
     this.#options.credentials?.gone(thread);
     // Before anybody hears of the end and starts the next.
     this.#options.gate.sweep(row);
+    this.#options.totals.bury(thread.row);
     this.#options.ledger.free(row);
     if (state === "starting" && !this.#closing) return this.#failedToStart(thread, reason);
-    this.#options.onGone(thread, threadDied(thread, thread.endReason ?? reason));
-    if (!this.#closing && !thread.isAskedToClose) this.#mourn(thread, thread.endReason ?? reason);
+    const why = thread.endReason ?? reason;
+    const isExpected = this.#closing || thread.isAskedToClose;
+    if (!isExpected) this.#died++;
+    this.#tell(this.#closing ? "closed" : isExpected ? "recycled" : "died", thread, isExpected ? undefined : why);
+    this.#options.onGone(thread, threadDied(thread, why));
+    if (!isExpected) this.#mourn(thread, why);
   }
 
   #failedToStart(thread: Thread, reason: unknown): void {
@@ -241,6 +258,7 @@ export class Threads {
       thread.startFailure ??
       new ThreadStartFailedError("a thread ended before its tasks module was set up", { cause: reason });
     this.#startFailure = failure;
+    this.#tell("failed", thread, failure.cause);
     const delayMs = this.#nextDelayMs();
     this.#quickDeaths++;
     logger.error("thread could not start", { threadId: thread.threadId, code: errorCode(failure.cause) });
@@ -253,6 +271,12 @@ export class Threads {
     this.#cancelReplacements();
     this.#retryStartAt = monotonic() + delayMs;
     onAllFailed(failure);
+  }
+
+  #tell(event: ThreadMessage["event"], { threadId }: Thread, reason?: unknown): void {
+    if (!threadChannel.hasSubscribers) return;
+    const code = reason === undefined ? {} : { code: errorCode(reason) };
+    threadChannel.publish({ event, manager: this.#options.manager, threadId, ...code });
   }
 
   #mourn(thread: Thread, reason: unknown): void {

@@ -77,6 +77,7 @@ export class ThreadClients {
         retry,
         explain: () => this.#gate.explain(),
         logger,
+        onTimeout: () => this.#row?.add("acquireTimeouts", 1),
         onClosed: (reason) => {
           this.#row?.add(CLOSED_FIELD[reason], 1);
           this.#report();

@@ -1,5 +1,6 @@
 import { getHeapStatistics } from "node:v8";
 import { threadId, type MessagePort, type Transferable } from "node:worker_threads";
+import { executionChannel, type TraceContext } from "../common/channels.js";
 import { fromErrorData, toErrorData } from "../common/envelope.js";
 import { TaskNotFoundError } from "../common/errors.js";
 import { LedgerRow } from "../common/ledger.js";
@@ -13,7 +14,7 @@ import { adoptManaged } from "./managed.js";
 import { closeSync } from "./sync-helper.js";
 import { LogPort } from "./log-port.js";
 import { Results } from "./results.js";
-import { type TaskFunction, ThreadTask } from "./task.js";
+import { runTraced, type TaskFunction, ThreadTask } from "./task.js";
 import { registerTsx } from "./tsx.js";
 
 type TasksModule = Readonly<Record<string, unknown>>;
@@ -58,7 +59,7 @@ export class Runtime {
       hasProvider,
       onHelper: (helperPort, area) => this.#post({ type: "helper", port: helperPort, area }, [helperPort]),
     });
-    this.#startSampling();
+    setInterval(() => this.#sampleHeap(), SAMPLE_MS).unref();
     port.on("message", (message: ToThread) => this.#receive(message));
   }
 
@@ -79,7 +80,7 @@ export class Runtime {
     this.#row.add("heard", 1);
     switch (message.type) {
       case "tasks":
-        this.#start(message.tasks);
+        this.#start(message.tasks, message.traces);
         break;
       case "cancel":
         this.#running.get(message.id)?.abort(message.reason);
@@ -99,24 +100,25 @@ export class Runtime {
     }
   }
 
-  #start(tasks: TaskList): void {
+  #start(tasks: TaskList, traces: Readonly<Record<number, TraceContext>> | undefined): void {
     const number = this.#taskMessages;
     this.#taskMessages = (number + 1) | 0;
     if (!this.#row.claim(number)) return; // taken back
     for (let i = 0; i < tasks.length; i += 4) {
       const [id, name] = [tasks[i] as number, tasks[i + 1] as string];
-      void this.#run(new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs));
+      void this.#run(new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs), traces?.[id]);
     }
   }
 
   /** Never rejects: whatever the task does ends in its envelope. */
-  async #run(task: ThreadTask): Promise<void> {
+  async #run(task: ThreadTask, trace: TraceContext | undefined): Promise<void> {
     const { taskId, name } = task;
     this.#running.set(taskId, task);
     try {
       const run = this.#tasks.get(name);
       if (!run) throw this.#notFound(name);
-      this.#results.done(taskId, await task.run(run), name);
+      const result = executionChannel.hasSubscribers ? runTraced(task, run, trace) : task.run(run);
+      this.#results.done(taskId, await result, name);
     } catch (error) {
       this.#results.failed(taskId, error);
     } finally {
@@ -183,17 +185,6 @@ export class Runtime {
   /** About 1 µs, where process.memoryUsage() asks the kernel too. */
   #sampleHeap(): void {
     this.#row.set("heapMb", getHeapStatistics().used_heap_size / 2 ** 20);
-  }
-
-  #startSampling(): void {
-    let last = performance.eventLoopUtilization();
-    const sample = (): void => {
-      const now = performance.eventLoopUtilization();
-      this.#row.set("loopBusy", performance.eventLoopUtilization(now, last).utilization);
-      last = now;
-      this.#sampleHeap();
-    };
-    setInterval(sample, SAMPLE_MS).unref();
   }
 }
 

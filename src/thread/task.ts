@@ -1,4 +1,5 @@
 import { threadId } from "node:worker_threads";
+import { executionChannel, type ExecutionMessage, Trace, type TraceContext } from "../common/channels.js";
 import { TaskAbortedError, TaskTimeoutError } from "../common/errors.js";
 import type { Logger } from "../common/log.js";
 import type { CancelReason } from "../common/protocol.js";
@@ -68,6 +69,20 @@ export class ThreadTask implements TaskContext {
     this.#abortReason ??= abortError(reason, this.#name);
     this.#controller?.abort(this.#abortReason);
   }
+}
+
+/** As `task.run`, for those who listen to `redthread:execution`. */
+export function runTraced(task: ThreadTask, run: TaskFunction, context: TraceContext | undefined): Promise<unknown> {
+  const message: ExecutionMessage = {
+    taskId: task.taskId,
+    task: task.name,
+    threadId,
+    ...(context && { trace: context }),
+  };
+  return new Trace(executionChannel, message).during(async () => {
+    const { around } = message;
+    return around ? around(() => task.run(run)) : task.run(run);
+  });
 }
 
 function abortError(reason: CancelReason, name: string): Error {

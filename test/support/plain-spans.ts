@@ -1,0 +1,26 @@
+import { SpanStatusCode, type Attributes } from "@opentelemetry/api";
+import type { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
+
+/** A finished span as data that crosses threads. */
+export interface PlainSpan {
+  readonly name: string;
+  readonly traceId: string;
+  readonly spanId: string;
+  readonly parentId: string | undefined;
+  readonly hasFailed: boolean;
+  readonly attributes: Attributes;
+}
+
+/** What was exported since the last time, in the order of ending. */
+export function plainSpans(exporter: InMemorySpanExporter): PlainSpan[] {
+  const spans = exporter.getFinishedSpans().map((span) => ({
+    name: span.name,
+    traceId: span.spanContext().traceId,
+    spanId: span.spanContext().spanId,
+    parentId: span.parentSpanContext?.spanId,
+    hasFailed: span.status.code === SpanStatusCode.ERROR,
+    attributes: { ...span.attributes },
+  }));
+  exporter.reset();
+  return spans;
+}
