@@ -41,7 +41,7 @@ ${trend("rate", "Tasks per second")}
 ${trend("queue", "Tasks waiting")}
 ${trend("busy", "Loop busy, mean")}
 <div><dt>Connections</dt><dd><b id="connections">–</b><small id="connecting">&nbsp;</small>
-<meter id="budget" min="0" max="1" value="0" hidden aria-label="Share of connections.max in use"></meter></dd></div>
+<i class="bar" id="budget" hidden></i></dd></div>
 <div><dt>Circuit breaker</dt><dd><b id="breaker">–</b><small id="breaker-note">&nbsp;</small></dd></div>
 <div><dt>Primary client</dt><dd><b id="primary">–</b><small id="primary-note">&nbsp;</small></dd></div>
 </dl>
@@ -50,7 +50,7 @@ ${trend("busy", "Loop busy, mean")}
 <h2 id="threads">Threads <small id="recycled"></small></h2>
 <table role="table" aria-labelledby="threads">
 <thead role="rowgroup"><tr role="row">
-${["Thread", "State", "Running", "Done", "Failed", "Loop busy", "Heap", "Reconnects", "Dedicated"].map(columnHeader).join("")}
+${["Thread", "State", "Running", "Done", "Failed", "Reconnects", "Loop busy", "Heap", "Dedicated"].map(columnHeader).join("")}
 </tr></thead>
 <tbody role="rowgroup" id="rows"></tbody>
 </table>

@@ -86,7 +86,7 @@ function rateOf(before, now) {
   return Math.max(settled, 0) * 1000 / (now.at - before.at);
 }
 
-const CELLS = ["Thread", "State", "Running", "Done", "Failed", "Loop busy", "Heap", "Reconnects", "Dedicated"];
+const CELLS = ["Thread", "State", "Running", "Done", "Failed", "Reconnects", "Loop busy", "Heap", "Dedicated"];
 const TONES = { ready: "ok", closed: "idle", dead: "bad" };
 
 function rowOf(thread) {
@@ -99,10 +99,14 @@ function rowOf(thread) {
     if (i === 0) cell.scope = "row";
     cell.dataset.label = label;
     cell.append(document.createElement(label === "State" ? "span" : "b"));
-    if (label === "Loop busy") cell.prepend(document.createElement("i"));
+    if (label === "Loop busy") cell.prepend(Object.assign(document.createElement("i"), { className: "bar" }));
     row.append(cell);
   }
   return row;
+}
+
+function fill(bar, share) {
+  bar.style.setProperty("--share", Math.min(share, 1).toFixed(3));
 }
 
 function showThreads(threads) {
@@ -112,11 +116,11 @@ function showThreads(threads) {
     left.delete(row);
     const { out, idle, waiting, max } = thread.dedicated;
     const texts = [thread.threadId, thread.state, whole(thread.running), whole(thread.done), whole(thread.failed),
-      percent(thread.loopBusy), whole(thread.heapMb) + NBSP + "MB", whole(thread.reconnects),
-      out + " out, " + idle + " idle, " + waiting + " waiting / " + max];
+      whole(thread.reconnects), percent(thread.loopBusy), whole(thread.heapMb) + NBSP + "MB",
+      out + " out, " + idle + " idle, " + waiting + " waiting, of " + max];
     texts.forEach((text, i) => write(row.children[i].lastChild, String(text)));
     row.children[1].lastChild.dataset.tone = TONES[thread.state] || "warn";
-    row.children[5].firstChild.style.setProperty("--share", Math.min(thread.loopBusy, 1).toFixed(3));
+    fill(row.children[6].firstChild, thread.loopBusy);
   }
   for (const row of left) row.remove();
 }
@@ -131,15 +135,15 @@ function show(now) {
   if (last) compare(last, now);
   const rate = rateOf(last, now), busy = threads.reduce((sum, { loopBusy }) => sum + loopBusy, 0) / (threads.length || 1);
   write(at("rate"), whole(rate));
-  write(at("rate-note"), "most " + whole(draw("rate", rate)));
+  write(at("rate-note"), "peak " + whole(draw("rate", rate)));
   write(at("queue"), whole(stats.queue.size));
-  write(at("queue-note"), "most " + whole(draw("queue", stats.queue.size)) + ", running " + whole(threads.reduce((sum, { running }) => sum + running, 0)));
+  write(at("queue-note"), "peak " + whole(draw("queue", stats.queue.size)) + ", running " + whole(threads.reduce((sum, { running }) => sum + running, 0)));
   write(at("busy"), percent(busy));
-  write(at("busy-note"), "most " + percent(draw("busy", busy, 1)));
+  write(at("busy-note"), "peak " + percent(draw("busy", busy, 1)));
   write(at("connections"), connections.open + (connections.max === null ? "" : " of " + connections.max));
   write(at("connecting"), (connections.max === null ? "no limit set, " : "") + connections.connecting + " connecting");
   at("budget").hidden = connections.max === null;
-  at("budget").value = connections.max === null ? 0 : connections.open / connections.max;
+  if (connections.max !== null) fill(at("budget"), connections.open / connections.max);
   write(at("breaker"), breaker.state);
   write(at("breaker-note"), breaker.state === "closed" ? "Redis answers connects" : "Redis is away, one prober tries for all");
   write(at("primary"), primary.state);

@@ -19,16 +19,17 @@ h2 small,.note,footer{color:var(--soft);font-size:.875rem;font-weight:400}
 button{margin-left:auto;padding:.4rem 1rem;min-height:2.5rem;border:1px solid var(--soft);border-radius:.5rem;
 background:var(--card);color:var(--text);font:inherit;cursor:pointer}
 :focus-visible{outline:3px solid var(--accent);outline-offset:2px}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:.75rem;margin:0}
+.cards{display:grid;gap:.75rem;margin:0}
+@media (min-width:40rem){.cards{grid-template-columns:1fr 1fr}}
+@media (min-width:64rem){.cards{grid-template-columns:1fr 1fr 1fr}}
 .cards>div{padding:.75rem 1rem;border:1px solid var(--line);border-radius:.75rem;background:var(--card)}
 dt{color:var(--soft);font-size:.875rem}
-dd{margin:0;display:flex;flex-wrap:wrap;align-items:baseline;gap:0 .75rem;min-height:4.6rem;align-content:flex-start}
+dd{margin:0;display:flex;flex-wrap:wrap;align-items:baseline;gap:0 .75rem}
 dd b{font-size:1.6rem;font-weight:650}
 dd small{color:var(--soft);font-size:.875rem}
-dd svg,dd meter{flex:0 0 100%;width:100%;height:2rem}
+dd svg{flex:0 0 100%;height:2rem}
 svg polyline{fill:none;stroke:var(--accent);stroke-width:2;vector-effect:non-scaling-stroke;stroke-linejoin:round}
 svg path{fill:var(--area)}
-meter{accent-color:var(--accent)}
 table{width:100%;border-collapse:separate;border-spacing:0;border:1px solid var(--line);border-radius:.75rem;
 background:var(--card)}
 th,td{padding:.55rem .75rem;text-align:right;font-weight:400;white-space:nowrap}
@@ -38,9 +39,12 @@ tbody th{font-weight:650}
 td b,th b{font-weight:inherit}
 th:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
 td span{padding:.1rem .6rem;border-radius:1rem;font-size:.875rem;font-weight:600}
-td i{display:inline-block;width:5rem;height:.5rem;margin-right:.6rem;border-radius:.25rem;background:var(--area);overflow:hidden}
-td i::before{content:"";display:block;height:100%;width:100%;background:var(--accent);transform-origin:left;
+.bar{display:inline-block;width:5rem;height:.5rem;border-radius:.25rem;background:var(--area);overflow:hidden}
+.bar::before{content:"";display:block;height:100%;background:var(--accent);transform-origin:left;
 transform:scaleX(var(--share,0));transition:transform .4s}
+.bar+b{display:inline-block;min-width:3.6rem}
+dd .bar{flex:0 0 100%;height:.75rem;margin:.65rem 0 .3rem;border-radius:.4rem}
+.bar[hidden]{display:none}
 ol{margin:0;padding:0;list-style:none}
 li{display:flex;gap:1rem;padding:.35rem 0;border-bottom:1px solid var(--line)}
 li time{color:var(--soft);white-space:nowrap}
@@ -49,11 +53,14 @@ footer{margin-top:2rem}
 thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 table,tbody,tr{display:block}
 table{border:0;background:none}
-tr{display:grid;grid-template-columns:1fr 1fr;margin-bottom:.75rem;padding:.5rem .25rem;border:1px solid var(--line);
+tr{display:grid;grid-template-columns:repeat(3,1fr);margin-bottom:.75rem;padding:.5rem .25rem;border:1px solid var(--line);
 border-radius:.75rem;background:var(--card)}
 tbody th,tbody td,th:first-child,td:nth-child(2){display:block;padding:.35rem .75rem;border:0;text-align:left;white-space:normal}
-tbody th::before,td::before{content:attr(data-label);display:block;color:var(--soft);font-size:.8rem;font-weight:400}
-td span{margin-left:-.6rem}
+tbody th::before,td::before{content:attr(data-label);display:block;color:var(--soft);font-size:.875rem;font-weight:400}
+td:nth-child(7){grid-column:span 2}
+td:nth-child(9){grid-column:1/-1}
+.bar+b{margin-left:.6rem}
+td span{margin-left:-.25rem}
 }
 @media (prefers-reduced-motion:reduce){*{transition:none!important}}
 `;
