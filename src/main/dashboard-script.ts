@@ -54,6 +54,9 @@ function tell(atMs, text) {
 
 const many = (count, one, more) => count + " " + (count === 1 ? one : more);
 
+// A thread has no id before its first word; there can be several such.
+const born = ({ threads }) => threads.filter(({ threadId }) => threadId >= 0);
+
 // What happened between two looks, as far as the numbers tell.
 function compare(before, now) {
   const say = (text) => tell(now.at, text);
@@ -64,8 +67,8 @@ function compare(before, now) {
   if (a.breaker.state !== "closed" && b.breaker.state === "closed") say("Redis is back: the breaker closed");
   if (b.primary.rotations > a.primary.rotations) say("The primary client was replaced by a fresh one");
   if (b.recycled > a.recycled) say(many(b.recycled - a.recycled, "worn thread was", "worn threads were") + " recycled");
-  const old = new Map(a.threads.map((thread) => [thread.threadId, thread]));
-  for (const thread of b.threads) {
+  const old = new Map(born(a).map((thread) => [thread.threadId, thread]));
+  for (const thread of born(b)) {
     const was = old.get(thread.threadId), name = "Thread " + thread.threadId;
     old.delete(thread.threadId);
     if (!was) { say(name + " was added, " + thread.state); continue; }
@@ -78,8 +81,8 @@ function compare(before, now) {
 
 function rateOf(before, now) {
   if (!before || now.at <= before.at) return 0;
-  const old = new Map(before.stats.threads.map((thread) => [thread.threadId, thread]));
-  const settled = now.stats.threads.reduce((sum, thread) => {
+  const old = new Map(born(before.stats).map((thread) => [thread.threadId, thread]));
+  const settled = born(now.stats).reduce((sum, thread) => {
     const was = old.get(thread.threadId) || { done: 0, failed: 0 };
     return sum + thread.done + thread.failed - was.done - was.failed;
   }, 0);
@@ -89,10 +92,10 @@ function rateOf(before, now) {
 const CELLS = ["Thread", "State", "Running", "Done", "Failed", "Reconnects", "Loop busy", "Heap", "Dedicated"];
 const TONES = { ready: "ok", closed: "idle", dead: "bad" };
 
-function rowOf(thread) {
+function rowOf(id) {
   const row = document.createElement("tr");
   row.setAttribute("role", "row");
-  row.id = "thread-" + thread.threadId;
+  row.id = id;
   for (const [i, label] of CELLS.entries()) {
     const cell = document.createElement(i === 0 ? "th" : "td");
     cell.setAttribute("role", i === 0 ? "rowheader" : "cell");
@@ -111,14 +114,15 @@ function fill(bar, share) {
 
 function showThreads(threads) {
   const body = at("rows"), left = new Set(body.children);
-  for (const thread of threads) {
-    const row = at("thread-" + thread.threadId) || body.appendChild(rowOf(thread));
+  for (const [i, thread] of threads.entries()) {
+    const isBorn = thread.threadId >= 0, id = isBorn ? "thread-" + thread.threadId : "unborn-" + i;
+    const row = at(id) || body.appendChild(rowOf(id));
     left.delete(row);
     const { out, idle, waiting, max } = thread.dedicated;
-    const texts = [thread.threadId, thread.state, whole(thread.running), whole(thread.done), whole(thread.failed),
+    const texts = [isBorn ? thread.threadId : "new", thread.state, whole(thread.running), whole(thread.done), whole(thread.failed),
       whole(thread.reconnects), percent(thread.loopBusy), whole(thread.heapMb) + NBSP + "MB",
       out + " out, " + idle + " idle, " + waiting + " waiting, of " + max];
-    texts.forEach((text, i) => write(row.children[i].lastChild, String(text)));
+    texts.forEach((text, column) => write(row.children[column].lastChild, String(text)));
     row.children[1].lastChild.dataset.tone = TONES[thread.state] || "warn";
     fill(row.children[6].firstChild, thread.loopBusy);
   }
