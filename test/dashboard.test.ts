@@ -94,7 +94,10 @@ test("the page is small, carries all it needs, and its policy admits just that",
   const policy = String(headers["content-security-policy"]);
   assert.match(policy, /^default-src 'none'; /);
   assert.doesNotMatch(policy, /unsafe/);
-  for (const [element, directive] of [["script", "script-src"], ["style", "style-src"]] as const) {
+  for (const [element, directive] of [
+    ["script", "script-src"],
+    ["style", "style-src"],
+  ] as const) {
     const content = new RegExp(`<${element}>([\\s\\S]*?)</${element}>`).exec(body)![1]!;
     const hash = createHash("sha256").update(content).digest("base64");
     assert.ok(policy.includes(`${directive} 'sha256-${hash}'`), `the ${element} is the one that was admitted`);
@@ -155,7 +158,8 @@ test("wrong options are refused, all of them by name", limit, (t) => {
   assert.throws(
     () => dashboard(manager, wrong),
     (error: Error & { problems: string[] }) =>
-      code("CONFIG_INVALID")(error) && error.problems.map((problem) => problem.split(":")[0]).join() === "title,intervalMs,path",
+      code("CONFIG_INVALID")(error) &&
+      error.problems.map((problem) => problem.split(":")[0]).join() === "title,intervalMs,path",
   );
 });
 

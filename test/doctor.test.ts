@@ -91,7 +91,11 @@ test("every wrong variable is named, and nothing of their values", limit, async 
   assert.deepEqual([code, report.target], [1, null]);
   const wrong = report.checks.filter(({ status }) => status === "fail").map(({ found }) => found);
   assert.equal(wrong.length, 3);
-  for (const name of Object.keys(env)) assert.ok(wrong.some((problem) => problem.includes(name)), name);
+  for (const name of Object.keys(env))
+    assert.ok(
+      wrong.some((problem) => problem.includes(name)),
+      name,
+    );
   assert.ok(report.checks.every(({ check, status }) => check === "configuration" || status === "skip"));
 });
 

@@ -71,54 +71,62 @@ test("a server that listens has a manager that is ready, typed by its tasks, in 
   await assert.rejects(fastify.redthread.run("sum"), code("TASK_NOT_FOUND"));
 });
 
-test("the health route answers 200 when ready and 503 with the reasons when not, at the path it was given", limit, async (t) => {
-  const fastify = await build(t, { health: "/livez" });
-  const url = await fastify.listen({ host: "127.0.0.1", port: 0 });
-  assert.deepEqual(await ask(`${url}/livez`), {
-    status: 200,
-    body: JSON.stringify({ live: true, ready: true, reasons: [] }),
-  });
-  assert.equal((await ask(`${url}/health`)).status, 404);
-  await fastify.redthread.shutdown();
-  const { status, body } = await ask(`${url}/livez`);
-  assert.equal(status, 503);
-  assert.deepEqual(JSON.parse(body), { live: false, ready: false, reasons: ["shut down"] });
-});
+test(
+  "the health route answers 200 when ready and 503 with the reasons when not, at the path it was given",
+  limit,
+  async (t) => {
+    const fastify = await build(t, { health: "/livez" });
+    const url = await fastify.listen({ host: "127.0.0.1", port: 0 });
+    assert.deepEqual(await ask(`${url}/livez`), {
+      status: 200,
+      body: JSON.stringify({ live: true, ready: true, reasons: [] }),
+    });
+    assert.equal((await ask(`${url}/health`)).status, 404);
+    await fastify.redthread.shutdown();
+    const { status, body } = await ask(`${url}/livez`);
+    assert.equal(status, 503);
+    assert.deepEqual(JSON.parse(body), { live: false, ready: false, reasons: ["shut down"] });
+  },
+);
 
 test("health: false leaves the routes to the user", limit, async (t) => {
   const fastify = await build(t, { health: false });
   assert.equal((await fastify.inject("/health")).statusCode, 404);
 });
 
-test("closing turns health to 503 first, lets the request under way finish its task, then shuts down", limit, async (t) => {
-  const fastify = await build(t, { lameDuckMs: 400 }, { return503OnClosing: false });
-  const order: string[] = [];
-  fastify.get("/wait", async () => {
-    const value = await fastify.redthread.run("waitForKey", "finish");
-    order.push("answered");
-    return { value };
-  });
-  fastify.get("/quick", async () => fastify.redthread.run("echo", "quick"));
-  const url = await fastify.listen({ host: "127.0.0.1", port: 0 });
-  const waiting = ask(`${url}/wait`);
-  await eventually(() => fastify.redthread.stats().threads[0]!.running === 1, 10_000, "the task runs");
+test(
+  "closing turns health to 503 first, lets the request under way finish its task, then shuts down",
+  limit,
+  async (t) => {
+    const fastify = await build(t, { lameDuckMs: 400 }, { return503OnClosing: false });
+    const order: string[] = [];
+    fastify.get("/wait", async () => {
+      const value = await fastify.redthread.run("waitForKey", "finish");
+      order.push("answered");
+      return { value };
+    });
+    fastify.get("/quick", async () => fastify.redthread.run("echo", "quick"));
+    const url = await fastify.listen({ host: "127.0.0.1", port: 0 });
+    const waiting = ask(`${url}/wait`);
+    await eventually(() => fastify.redthread.stats().threads[0]!.running === 1, 10_000, "the task runs");
 
-  const closed = fastify.close().then(() => order.push("closed"));
-  const lame = await eventually(async () => {
-    const answer = await ask(`${url}/health`);
-    return answer.status === 503 && answer;
-  });
-  assert.deepEqual(JSON.parse(lame.body), { live: true, ready: false, reasons: ["the server is closing"] });
-  assert.deepEqual(await ask(`${url}/quick`), { status: 200, body: "quick" });
-  assert.equal(fastify.redthread.health().ready, true, "the manager still serves");
+    const closed = fastify.close().then(() => order.push("closed"));
+    const lame = await eventually(async () => {
+      const answer = await ask(`${url}/health`);
+      return answer.status === 503 && answer;
+    });
+    assert.deepEqual(JSON.parse(lame.body), { live: true, ready: false, reasons: ["the server is closing"] });
+    assert.deepEqual(await ask(`${url}/quick`), { status: 200, body: "quick" });
+    assert.equal(fastify.redthread.health().ready, true, "the manager still serves");
 
-  await server.admin.set("finish", "done");
-  assert.deepEqual(await waiting, { status: 200, body: JSON.stringify({ value: "done" }) });
-  await closed;
-  assert.deepEqual(order, ["answered", "closed"]);
-  assert.equal(fastify.redthread.health().live, false);
-  await server.waitForClients((clients) => clients.length === 0);
-});
+    await server.admin.set("finish", "done");
+    assert.deepEqual(await waiting, { status: 200, body: JSON.stringify({ value: "done" }) });
+    await closed;
+    assert.deepEqual(order, ["answered", "closed"]);
+    assert.equal(fastify.redthread.health().live, false);
+    await server.waitForClients((clients) => clients.length === 0);
+  },
+);
 
 test("a manager that was made before is taken as it is, and ends with the server", limit, async (t) => {
   const manager = new ConnectionManager<typeof Tasks>(managerOptions());
@@ -132,7 +140,7 @@ test("a manager that was made before is taken as it is, and ends with the server
 test("a manager that cannot get ready fails the start, and leaves nothing open", limit, async (t) => {
   const unreachable = managerOptions({ redis: { port: await freePort() }, retry: { deadlineMs: 200 } });
   const fastify = await build(t, { manager: unreachable });
-  await assert.rejects(fastify.listen({ host: "127.0.0.1", port: 0 }) as Promise<unknown>, code("CONNECT_FAILED"));
+  await assert.rejects(fastify.listen({ host: "127.0.0.1", port: 0 }), code("CONNECT_FAILED"));
   assert.equal(fastify.redthread.health().live, false);
 });
 
@@ -147,10 +155,16 @@ test("wrong options fail the registration, all of them by name", limit, async (t
   const fastify = createFastify();
   t.after(() => fastify.close());
   const wrong = { manager: undefined, lameDuckMs: -1 } as never;
-  await assert.rejects(async () => fastify.register(redthread, wrong), (error: Error & { problems: string[] }) => {
-    assert.deepEqual(error.problems.map((problem) => problem.split(":")[0]), ["manager", "lameDuckMs"]);
-    return code("CONFIG_INVALID")(error);
-  });
+  await assert.rejects(
+    async () => fastify.register(redthread, wrong),
+    (error: Error & { problems: string[] }) => {
+      assert.deepEqual(
+        error.problems.map((problem) => problem.split(":")[0]),
+        ["manager", "lameDuckMs"],
+      );
+      return code("CONFIG_INVALID")(error);
+    },
+  );
 });
 
 test("the dashboard is served through a hijacked reply", limit, async (t) => {

@@ -90,6 +90,26 @@ else {
   await server.waitForClients((clients) => clients.length === 0);
 });
 
+test("the doctor runs from the packed tarball as npx runs it, and the dashboard has its types", async () => {
+  await write("wrong.ts", "export {};\n");
+  await write(
+    "main.ts",
+    `import { createServer } from "node:http";
+import { ConnectionManager } from "redthread";
+import { dashboard } from "redthread/dashboard";
+declare const manager: ConnectionManager<typeof import("./tasks.js")>;
+export const servers = [() => createServer(manager.dashboard()), () => createServer(dashboard(manager, { title: "t" }))];
+console.log(typeof dashboard);
+`,
+  );
+  await run(process.execPath, [tsc, "-p", folder]);
+  const env = { PATH: process.env["PATH"], REDIS_URL: server.url };
+  const options = { env, cwd: folder, timeout: 30_000 };
+  assert.equal((await run(process.execPath, [join(folder, "out", "main.js")], options)).stdout, "function\n");
+  const { stdout } = await run(join(folder, "node_modules", ".bin", "redthread"), ["doctor", "--json"], options);
+  assert.equal((JSON.parse(stdout) as { ok: boolean }).ok, true, stdout);
+});
+
 test("the types of run reject a wrong name, a wrong input and a missing one", async () => {
   await write(
     "wrong.ts",

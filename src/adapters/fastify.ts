@@ -5,7 +5,6 @@ import { ConfigInvalidError, ConnectionManager, type ManagerOptions } from "../i
  * The types of your tasks, for `fastify.redthread.run`: in your own code,
  * `declare module "redthread/fastify" { interface FastifyTasks { tasks: typeof import("./tasks.js") } }`.
  */
-// oxlint-disable-next-line typescript/no-empty-interface, typescript/no-empty-object-type -- it is there to be merged with
 export interface FastifyTasks {}
 
 type Tasks = FastifyTasks extends { tasks: infer Given extends object }
@@ -41,9 +40,7 @@ export interface FastifyRedthreadOptions {
 async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOptions): Promise<void> {
   const { health = "/health", awaitReady = true, lameDuckMs = 0 } = options;
   check(options.manager, lameDuckMs);
-  const manager = (
-    options.manager instanceof ConnectionManager ? options.manager : new ConnectionManager(options.manager)
-  ) as ConnectionManager<Tasks>;
+  const manager = isManager(options.manager) ? options.manager : new ConnectionManager<Tasks>(options.manager);
   let isClosing = false;
   const end = (reason: string): Promise<unknown> => manager.shutdown({ reason, lameDuckMs: 0 });
 
@@ -77,9 +74,15 @@ async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOpti
   });
 }
 
+/** Not `instanceof`: two copies of this package can be about. */
+function isManager(given: ConnectionManager<Tasks> | ManagerOptions): given is ConnectionManager<Tasks> {
+  return typeof given.shutdown === "function";
+}
+
 function check(manager: unknown, lameDuckMs: unknown): void {
   const problems: string[] = [];
-  if (typeof manager !== "object" || manager === null) problems.push("manager: must be a manager or the options of one");
+  if (typeof manager !== "object" || manager === null)
+    problems.push("manager: must be a manager or the options of one");
   if (!Number.isInteger(lameDuckMs) || Number(lameDuckMs) < 0) problems.push("lameDuckMs: must be a whole number");
   if (problems.length === 0) return;
   throw new ConfigInvalidError(`redthread/fastify: ${problems.join("; ")}`, { problems });

@@ -40,9 +40,7 @@ async function examineServer(options: ConnectOptions, config: Config): Promise<F
   } catch (error) {
     return [await connectionFailed(error, config)];
   }
-  const findings: Finding[] = [
-    { check: "connection", status: "ok", found: "logged in, and answered by the server" },
-  ];
+  const findings: Finding[] = [{ check: "connection", status: "ok", found: "logged in, and answered by the server" }];
   let check: Check = "latency";
   try {
     findings.push(await measureLatency(redis));

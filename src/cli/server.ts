@@ -65,7 +65,8 @@ export async function judgeInfo(redis: RedisHandle, config: Config): Promise<Fin
 function judgeServer(info: string): Finding {
   const check = "server";
   const valkey = field(info, "valkey_version");
-  const kind = valkey === undefined ? `Redis ${field(info, "redis_version") ?? "of an unknown version"}` : `Valkey ${valkey}`;
+  const kind =
+    valkey === undefined ? `Redis ${field(info, "redis_version") ?? "of an unknown version"}` : `Valkey ${valkey}`;
   const [mode = "standalone", role = "master"] = [field(info, "redis_mode"), field(info, "role")];
   const found = `${kind}, ${mode}, ${role}`;
   if (mode === "sentinel") {
@@ -102,7 +103,12 @@ function judgeMemory(info: string): Finding {
     return { check, status: "warn", found, advice };
   }
   if (used < FULL * max) return { check, status: "ok", found };
-  return { check, status: "warn", found, advice: "when it is full, writes are refused (OOM): give it more, or expire keys" };
+  return {
+    check,
+    status: "warn",
+    found,
+    advice: "when it is full, writes are refused (OOM): give it more, or expire keys",
+  };
 }
 
 /** The server's own ideas of how long a connection may be silent, against the heartbeat. */
@@ -119,7 +125,8 @@ export async function judgeIdle(redis: RedisHandle, { redis: { heartbeatMs } }: 
   const { timeout = 0, "tcp-keepalive": keepalive = 0 } = settings;
   const found = `timeout ${timeout} s, tcp-keepalive ${keepalive} s, redis.heartbeatMs ${heartbeatMs}`;
   if (timeout > 0 && timeout * 1_000 <= 2 * heartbeatMs) {
-    const advice = "the server may cut connections between two heartbeats: timeout 0, or redis.heartbeatMs below half of it";
+    const advice =
+      "the server may cut connections between two heartbeats: timeout 0, or redis.heartbeatMs below half of it";
     return { check, status: "warn", found, advice };
   }
   if (keepalive > 0) return { check, status: "ok", found };

@@ -77,7 +77,8 @@ function judgeCertificate(socket: TLSSocket): Finding {
   const check = "TLS";
   const protocol = socket.getProtocol() ?? "TLS";
   if (!socket.authorized) {
-    const advice = "fine on a private network only: anybody may answer in the server's place; give redis.tls.ca instead";
+    const advice =
+      "fine on a private network only: anybody may answer in the server's place; give redis.tls.ca instead";
     return { check, status: "warn", found: `${protocol}, the certificate is not checked`, advice };
   }
   const days = Math.floor((Date.parse(socket.getPeerCertificate().valid_to) - Date.now()) / DAY_MS);
