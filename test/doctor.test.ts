@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import type { Finding, Report } from "../src/cli/finding.js";
 import { freePort, startRedis, type RedisServer } from "./support/redis-server.js";
 
@@ -25,6 +26,8 @@ after(async () => {
   await server.stop();
   await rm(folder, { recursive: true, force: true });
 });
+
+const file = (name: string): string => join(folder, name);
 
 interface Run {
   readonly code: number | null;
@@ -100,9 +103,8 @@ test("every wrong variable is named, and nothing of their values", limit, async 
 });
 
 test("a configFile is read as a manager reads it, from the option or the environment", limit, async (t) => {
-  const file = join(folder, "redthread.json");
-  await writeFile(file, JSON.stringify({ redis: { port: server.port }, threads: { count: 3 } }));
-  const named = await run(t, ["doctor", "--json", "--config-file", file]);
+  await writeFile(file("redthread.json"), JSON.stringify({ redis: { port: server.port }, threads: { count: 3 } }));
+  const named = await run(t, ["doctor", "--json", "--config-file", file("redthread.json")]);
   const { report } = await examine(t, { REDTHREAD_CONFIG_FILE: "redthread.json" });
   for (const seen of [JSON.parse(named.stdout) as Report, report]) {
     assert.match(find(seen, "maxclients").found, /this process may open 18$/);
@@ -157,6 +159,58 @@ test("a frozen server is given up at redis.connectTimeoutMs", limit, async (t) =
   assert.equal(find(report, "reachability").status, "ok", "its kernel still accepts");
   assert.match(find(report, "connection").found, /^REDTHREAD_CONNECT_FAILED/);
   assert.match(find(report, "connection").advice!, /frozen/);
+});
+
+test(
+  "TLS: a plain client is told of it, an unknown authority is asked for, a short-lived certificate warned of",
+  limit,
+  async (t) => {
+    const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", file("tls.key")];
+    const names = ["-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1"];
+    await promisify(execFile)("openssl", ["req", "-x509", ...key, ...names, "-days", "3", "-out", file("tls.crt")]);
+    const port = String(await freePort());
+    const certificate = ["--tls-cert-file", file("tls.crt"), "--tls-key-file", file("tls.key")];
+    const args = [
+      "--tls-port",
+      port,
+      ...certificate,
+      "--tls-ca-cert-file",
+      file("tls.crt"),
+      "--tls-auth-clients",
+      "no",
+    ];
+    await using secured = await startRedis({ args });
+    assert.ok(secured.pid);
+
+    const plain = await examine(t, { REDIS_URL: `redis://127.0.0.1:${port}` });
+    assert.equal(plain.code, 1);
+    assert.match(find(plain.report, "connection").advice!, /this port speaks TLS/);
+
+    const stranger = await examine(t, { REDIS_URL: `rediss://127.0.0.1:${port}` });
+    assert.deepEqual([stranger.code, find(stranger.report, "TLS").status], [1, "fail"]);
+    assert.match(find(stranger.report, "TLS").advice!, /redis\.tls\.ca/);
+
+    const configured = async (tls: object): Promise<{ code: number | null; report: Report }> => {
+      await writeFile(file("tls.json"), JSON.stringify({ redis: { host: "127.0.0.1", port: Number(port), tls } }));
+      return examine(t, { REDTHREAD_CONFIG_FILE: file("tls.json") });
+    };
+    const known = await configured({ ca: await readFile(file("tls.crt"), "utf8") });
+    assert.deepEqual([known.code, find(known.report, "TLS").status], [0, "warn"]);
+    assert.match(find(known.report, "TLS").found, /^TLSv1\.\d, the certificate is good for [23] more days$/);
+    const blind = await configured({ rejectUnauthorized: false });
+    assert.match(find(blind.report, "TLS").found, /is not checked/);
+  },
+);
+
+test("a Unix socket needs no name, and one that is not there is said so", limit, async (t) => {
+  const path = file("redis.sock");
+  const missing = await examine(t, { REDTHREAD_REDIS_PATH: path });
+  assert.equal(missing.code, 1);
+  assert.match(find(missing.report, "reachability").advice!, /redis\.path/);
+  await using local = await startRedis({ args: ["--unixsocket", path] });
+  assert.ok(local.pid);
+  const { code, report } = await examine(t, { REDTHREAD_REDIS_PATH: path });
+  assert.deepEqual([code, find(report, "name resolution").status], [0, "skip"]);
 });
 
 test("settings of the server that do not fit are warnings, and leave the exit code 0", limit, async (t) => {

@@ -76,7 +76,8 @@ function connectionAdvice(error: unknown, redis: Config["redis"]): string {
       : "REDIS_USERNAME or REDIS_PASSWORD is wrong, or the ACL user is off";
   }
   if (code === "REDTHREAD_MAXCLIENTS_SUSPECTED") {
-    return "the server is full or refuses this address: raise maxclients, close other clients, look at protected-mode";
+    const certificate = redis.tls === false ? "" : ", or wants a client certificate (redis.tls.cert and key)";
+    return `the server is full or refuses this address (maxclients, protected-mode)${certificate}`;
   }
   return (
     `is the server loading, blocked or frozen (its log, redis-cli --latency)? Does database ${redis.db} exist there? ` +

@@ -89,7 +89,7 @@ function rateOf(before, now) {
   return Math.max(settled, 0) * 1000 / (now.at - before.at);
 }
 
-const CELLS = ["Thread", "State", "Running", "Done", "Failed", "Reconnects", "Loop busy", "Heap", "Dedicated"];
+const CELLS = Array.from(document.querySelectorAll("thead th"), ({ textContent }) => textContent);
 const TONES = { ready: "ok", closed: "idle", dead: "bad" };
 
 function rowOf(id) {

@@ -49,11 +49,11 @@ ol{margin:0;padding:0;list-style:none}
 li{display:flex;gap:1rem;padding:.35rem 0;border-bottom:1px solid var(--line)}
 li time{color:var(--soft);white-space:nowrap}
 footer{margin-top:2rem}
-@media (max-width:56rem){
+@media (max-width:64rem){
 thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
-table,tbody,tr{display:block}
-table{border:0;background:none}
-tr{display:grid;grid-template-columns:repeat(3,1fr);margin-bottom:.75rem;padding:.5rem .25rem;border:1px solid var(--line);
+table{display:block;border:0;background:none}
+tbody{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,18rem),1fr));gap:.75rem}
+tr{display:grid;grid-template-columns:repeat(3,1fr);padding:.5rem .25rem;border:1px solid var(--line);
 border-radius:.75rem;background:var(--card)}
 tbody th,tbody td,th:first-child,td:nth-child(2){display:block;padding:.35rem .75rem;border:0;text-align:left;white-space:normal}
 tbody th::before,td::before{content:attr(data-label);display:block;color:var(--soft);font-size:.875rem;font-weight:400}
