@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 /** Each third-party package, and the one file of src that may import it. */
 const IMPORTERS: Readonly<Record<string, string>> = {
   dotenv: "src/common/env.ts",
+  fastify: "src/adapters/fastify.ts",
   "generic-pool": "src/common/pool.ts",
   ioredis: "src/common/handle.ts",
   piscina: "src/main/threads.ts",
@@ -24,8 +25,10 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "src/main": ["src/main", "src/common"],
   "src/thread": ["src/thread", "src/common"],
   "src/helper": ["src/helper", "src/common"],
-  // The public face, and tools without state that both sides have.
-  "src/adapters": ["src/adapters", "src/index.ts", "src/common/channels.ts", "src/common/log.ts"],
+  "src/cli": ["src/cli", "src/common"],
+  // The faces, as users do, and tools without state that both sides have.
+  "src/adapters": ["src/adapters", "src", "src/common/channels.ts", "src/common/log.ts"],
+  "src/dashboard.ts": ["src/main"],
   "src/index.ts": ["src/main", "src/common"],
   "src/worker.ts": ["src/thread", "src/common"],
   "src/sync.ts": ["src/thread", "src/common"],
@@ -175,6 +178,18 @@ test("a thread loads neither piscina nor winston, and dotenv only when it has no
     const packages = new Set([...loadedBy(entry)].flatMap(packagesOf));
     assert.deepEqual([...packages].toSorted(), expected, entry);
   }
+});
+
+test("what is optional is loaded by nobody: of the peers an adapter takes the types, and its values from the faces", () => {
+  for (const file of files.filter((name) => dirname(name) === "src/adapters")) {
+    for (const one of importsOf(file).filter(isPackage)) assert.ok(one.isType, `${file} loads ${one.specifier}`);
+  }
+  assert.ok(![...loadedBy("src/index.ts")].some((file) => dirname(file) === "src/adapters"));
+});
+
+test("the dashboard's page is loaded by the first look at it", () => {
+  assert.ok(loadedBy("src/index.ts").has("src/main/dashboard.ts"));
+  assert.ok(!loadedBy("src/index.ts").has("src/main/dashboard-page.ts"));
 });
 
 test("the main thread loads winston only when nobody gave it a logger", () => {

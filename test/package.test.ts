@@ -106,9 +106,8 @@ else {
 });
 
 test("without the optional peers redthread works, and an adapter's import names the one it misses", async () => {
-  await write("wrong.ts", "export {};\n");
   await write(
-    "main.ts",
+    "peers-trial.ts",
     `import "redthread";
 import "redthread/worker";
 for (const adapter of ["redthread/otel", "redthread/prometheus"]) {
@@ -120,8 +119,27 @@ for (const adapter of ["redthread/otel", "redthread/prometheus"]) {
 `,
   );
   await run(process.execPath, [tsc, "-p", folder]);
-  const { stdout } = await run(process.execPath, [join(folder, "out", "main.js")], { timeout: 30_000 });
+  const { stdout } = await runProgram("peers-trial.js", {});
   assert.equal(stdout, "ERR_MODULE_NOT_FOUND @opentelemetry/api\nERR_MODULE_NOT_FOUND prom-client\n");
+});
+
+test("the doctor runs from the packed tarball as npx runs it, and the dashboard has its types", async () => {
+  await write(
+    "tools-trial.ts",
+    `import { createServer } from "node:http";
+import { ConnectionManager } from "redthread";
+import { dashboard } from "redthread/dashboard";
+declare const manager: ConnectionManager<typeof import("./tasks.js")>;
+export const servers = [() => createServer(manager.dashboard()), () => createServer(dashboard(manager, { title: "t" }))];
+console.log(typeof dashboard);
+`,
+  );
+  await run(process.execPath, [tsc, "-p", folder]);
+  const env = { PATH: process.env["PATH"], REDIS_URL: server.url };
+  const options = { env, cwd: folder, timeout: 30_000 };
+  assert.equal((await runProgram("tools-trial.js", {})).stdout, "function\n");
+  const { stdout } = await run(join(folder, "node_modules", ".bin", "redthread"), ["doctor", "--json"], options);
+  assert.equal((JSON.parse(stdout) as { ok: boolean }).ok, true, stdout);
 });
 
 test("the types of run reject a wrong name, a wrong input and a missing one", async () => {

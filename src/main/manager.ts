@@ -12,6 +12,7 @@ import { type ClientRole, connectionName } from "../common/names.js";
 import type { CredentialsProvider, ManagerOptions } from "../common/options.js";
 import type { LogRecord, ThreadData } from "../common/protocol.js";
 import { warnOfFewClients } from "./capacity.js";
+import { dashboard, type DashboardOptions, type RequestHandler } from "./dashboard.js";
 import { Dispatcher } from "./dispatcher.js";
 import { badRunOptions, type Job, type JobCallbacks, type RunOptions } from "./job.js";
 import { createLogger } from "./logger.js";
@@ -212,6 +213,11 @@ export class ConnectionManager<
       if (this.#primary.state === "connecting") reasons.push("the primary client is connecting");
     }
     return { live: this.#phase !== "closed", ready: reasons.length === 0, reasons };
+  }
+
+  /** A live page of `stats()` and `health()` for node:http, Express or Fastify; see `redthread/dashboard`. */
+  dashboard(options?: DashboardOptions): RequestHandler {
+    return dashboard(this, options);
   }
 
   /**

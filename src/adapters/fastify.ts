@@ -1,0 +1,96 @@
+import type { FastifyInstance } from "fastify";
+import { ConfigInvalidError, ConnectionManager, type ManagerOptions } from "../index.js";
+
+/**
+ * The types of your tasks, for `fastify.redthread.run`: in your own code,
+ * `declare module "redthread/fastify" { interface FastifyTasks { tasks: typeof import("./tasks.js") } }`.
+ */
+export interface FastifyTasks {}
+
+type Tasks = FastifyTasks extends { tasks: infer Given extends object }
+  ? Given
+  : Record<string, (input: never, context: never) => unknown>;
+
+declare module "fastify" {
+  interface FastifyInstance {
+    readonly redthread: ConnectionManager<Tasks>;
+  }
+}
+
+export interface FastifyRedthreadOptions {
+  /** A manager that you made, or the options of one to make. Either is shut down with the server. */
+  readonly manager: ConnectionManager<Tasks> | ManagerOptions;
+  /** Path of the health route, which answers 200 or 503 with the reasons; false for none. Default "/health". */
+  readonly health?: string | false;
+  /** The server is not ready before the manager is, and fails to start if that one cannot. Default true. */
+  readonly awaitReady?: boolean;
+  /**
+   * From the call of `close()`: health is 503, everything else is still served, so that a load balancer can turn away
+   * first. Needs `fastify({ return503OnClosing: false })`: by default Fastify itself answers 503 to everything at once.
+   * Takes the place of the manager's `shutdown.lameDuckMs`. Default 0.
+   */
+  readonly lameDuckMs?: number;
+}
+
+/**
+ * Decorates the server with `fastify.redthread` and ties their lives: the manager is ready before the server listens;
+ * at `close()` health turns 503, requests under way finish with their tasks, and only then the manager shuts down.
+ * @throws REDTHREAD_CONFIG_INVALID, and from `listen()` or `ready()` what `manager.ready()` throws
+ */
+async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOptions): Promise<void> {
+  const { health = "/health", awaitReady = true, lameDuckMs = 0 } = options;
+  check(options.manager, lameDuckMs);
+  const manager = isManager(options.manager) ? options.manager : new ConnectionManager<Tasks>(options.manager);
+  let isClosing = false;
+  const end = (reason: string): Promise<unknown> => manager.shutdown({ reason, lameDuckMs: 0 });
+
+  fastify.decorate("redthread", manager);
+  if (health !== false) {
+    fastify.get(health, { logLevel: "warn" }, (_request, reply) => {
+      const { live, ready, reasons } = manager.health();
+      const all = isClosing ? ["the server is closing", ...reasons] : reasons;
+      void reply.code(ready && !isClosing ? 200 : 503).header("cache-control", "no-store");
+      return { live, ready: ready && !isClosing, reasons: all };
+    });
+  }
+  if (awaitReady) {
+    fastify.addHook("onReady", async () => {
+      try {
+        await manager.ready();
+      } catch (error) {
+        await end("the server could not start"); // nobody closes a server that never was
+        throw error;
+      }
+    });
+  }
+  // Before the server stops to listen, and before it waits for what is under way.
+  fastify.addHook("preClose", async () => {
+    isClosing = true;
+    if (lameDuckMs > 0) await new Promise((resolve) => setTimeout(resolve, lameDuckMs));
+  });
+  // After the last request was answered.
+  fastify.addHook("onClose", async () => {
+    await end("the server closed");
+  });
+}
+
+/** Not `instanceof`: two copies of this package can be about. */
+function isManager(given: ConnectionManager<Tasks> | ManagerOptions): given is ConnectionManager<Tasks> {
+  return typeof given.shutdown === "function";
+}
+
+function check(manager: unknown, lameDuckMs: unknown): void {
+  const problems: string[] = [];
+  if (typeof manager !== "object" || manager === null)
+    problems.push("manager: must be a manager or the options of one");
+  if (!Number.isInteger(lameDuckMs) || Number(lameDuckMs) < 0) problems.push("lameDuckMs: must be a whole number");
+  if (problems.length === 0) return;
+  throw new ConfigInvalidError(`redthread/fastify: ${problems.join("; ")}`, { problems });
+}
+
+// What fastify-plugin would do: the decorator is for the whole server, and the name shows in its messages.
+export default Object.assign(redthread, {
+  [Symbol.for("skip-override")]: true,
+  [Symbol.for("fastify.display-name")]: "redthread",
+  [Symbol.for("plugin-meta")]: { fastify: "5.x", name: "redthread" },
+});

@@ -1,0 +1,104 @@
+import { connect, disconnect } from "../common/connect.js";
+import { loadConfig } from "../common/env.js";
+import type { RedisHandle } from "../common/handle.js";
+import { errorCode } from "../common/log.js";
+import { connectionName } from "../common/names.js";
+import type { Config, ConnectOptions } from "../common/options.js";
+import { type Check, CHECKS, type Finding, type Report } from "./finding.js";
+import { judgeIdle, judgeInfo, measureLatency, tryPermissions } from "./server.js";
+import { reach, resolveName, shakeHands, speaksTls } from "./way.js";
+
+/**
+ * Looks at everything between this process and its Redis, in the order in which a connection meets it; what follows a
+ * failure is not looked at. Bounded by `redis.connectTimeoutMs` a step, and `redis.commandTimeoutMs` a command.
+ */
+export async function examine(options: ConnectOptions): Promise<Report> {
+  let config: Config;
+  try {
+    config = loadConfig(options);
+  } catch (error) {
+    return report(null, configProblems(error));
+  }
+  const { host, port, path, db, tls, password } = config.redis;
+  const target = `${path ?? `${host}:${port}`}, database ${db}`;
+  const found = `${password === undefined ? "no password" : "with a password"}, TLS ${tls === false ? "off" : "on"}`;
+  const findings: Finding[] = [{ check: "configuration", status: "ok", found }];
+  for (const step of [resolveName, reach, shakeHands]) {
+    const finding = await step(config.redis);
+    findings.push(finding);
+    if (finding.status === "fail") return report(target, findings);
+  }
+  findings.push(...(await examineServer(options, config)));
+  return report(target, findings);
+}
+
+async function examineServer(options: ConnectOptions, config: Config): Promise<Finding[]> {
+  const { redis: settings, shutdown } = config;
+  let redis: RedisHandle;
+  try {
+    redis = await connect({ ...options, retry: { attempts: 1, deadlineMs: settings.connectTimeoutMs } });
+  } catch (error) {
+    return [await connectionFailed(error, config)];
+  }
+  const findings: Finding[] = [{ check: "connection", status: "ok", found: "logged in, and answered by the server" }];
+  let check: Check = "latency";
+  try {
+    findings.push(await measureLatency(redis));
+    check = "server";
+    findings.push(...(await judgeInfo(redis, config)));
+    check = "idle connections";
+    findings.push(await judgeIdle(redis, config));
+    check = "permissions";
+    findings.push(await tryPermissions(redis, connectionName(config.appName, "owned"), settings.db));
+  } catch (error) {
+    const advice = "the server stopped answering, or the connection was cut, while it was looked at: try again";
+    findings.push({ check, status: "fail", found: `no answer (${errorCode(error)})`, advice });
+  } finally {
+    await disconnect(redis, { closeMs: shutdown.closeMs });
+  }
+  return findings;
+}
+
+async function connectionFailed(error: unknown, { redis }: Config): Promise<Finding> {
+  const check = "connection";
+  const found = error instanceof Error ? `${errorCode(error)}: ${error.message}` : errorCode(error);
+  if (redis.tls === false && errorCode(error) !== "REDTHREAD_AUTH_FAILED" && (await speaksTls(redis))) {
+    return { check, status: "fail", found, advice: "this port speaks TLS: use rediss:// or REDIS_TLS=true" };
+  }
+  return { check, status: "fail", found, advice: connectionAdvice(error, redis) };
+}
+
+function connectionAdvice(error: unknown, redis: Config["redis"]): string {
+  const code = errorCode(error);
+  if (code === "REDTHREAD_AUTH_FAILED") {
+    return redis.password === undefined
+      ? "the server wants a password: set REDIS_PASSWORD (and REDIS_USERNAME for an ACL user)"
+      : "REDIS_USERNAME or REDIS_PASSWORD is wrong, or the ACL user is off";
+  }
+  if (code === "REDTHREAD_MAXCLIENTS_SUSPECTED") {
+    const certificate = redis.tls === false ? "" : ", or wants a client certificate (redis.tls.cert and key)";
+    return `the server is full or refuses this address (maxclients, protected-mode)${certificate}`;
+  }
+  return (
+    `is the server loading, blocked or frozen (its log, redis-cli --latency)? Does database ${redis.db} exist there? ` +
+    `The limit was redis.connectTimeoutMs (${redis.connectTimeoutMs})`
+  );
+}
+
+function configProblems(error: unknown): Finding[] {
+  const { problems } = error as { problems?: readonly string[] };
+  if (errorCode(error) !== "REDTHREAD_CONFIG_INVALID" || problems === undefined) throw error;
+  const advice = "correct it or take it away; the table in README names every option";
+  return problems.map((found) => ({ check: "configuration", status: "fail", found, advice }));
+}
+
+/** Every check has its line, so that two reports can be laid side by side. */
+function report(target: string | null, findings: readonly Finding[]): Report {
+  const failed = findings.find(({ status }) => status === "fail");
+  const seen = new Set(findings.map(({ check }) => check));
+  const checks = CHECKS.flatMap((check): Finding[] => {
+    if (seen.has(check)) return findings.filter((finding) => finding.check === check);
+    return [{ check, status: "skip", found: `not looked at: ${failed?.check ?? "something"} failed before it` }];
+  });
+  return { ok: failed === undefined, target, checks };
+}

@@ -1,0 +1,138 @@
+import { lookup } from "node:dns/promises";
+import { connect as connectTcp, isIP, type Socket } from "node:net";
+import { connect as connectTls, type ConnectionOptions, type TLSSocket } from "node:tls";
+import { errorCode } from "../common/log.js";
+import type { RedisConfig } from "../common/options.js";
+import { within } from "../common/time.js";
+import type { Finding } from "./finding.js";
+
+/** A certificate that ends sooner is worth a warning. */
+const EXPIRY_WARN_DAYS = 14;
+const DAY_MS = 86_400_000;
+
+/** Whether the configured host has an address. */
+export async function resolveName({ host, path, ioredis, connectTimeoutMs }: RedisConfig): Promise<Finding> {
+  const check = "name resolution";
+  if (path !== undefined) return { check, status: "skip", found: "a Unix socket needs none" };
+  if (isIP(host) > 0) return { check, status: "skip", found: `${host} is an address already` };
+  try {
+    const asking = lookup(host, { all: true, family: ioredis.family ?? 0 });
+    const addresses = await within(asking, connectTimeoutMs, () => silent(connectTimeoutMs));
+    return { check, status: "ok", found: `${host} is ${addresses.map(({ address }) => address).join(", ")}` };
+  } catch (error) {
+    const found = `${host} has no address (${errorCode(error)})`;
+    const advice = "check redis.host (REDIS_HOST, REDIS_URL), and the DNS of the place where this runs";
+    return { check, status: "fail", found, advice };
+  }
+}
+
+/** Whether something accepts a connection there; a frozen server still does, by its kernel. */
+export async function reach(redis: RedisConfig): Promise<Finding> {
+  const check = "reachability";
+  const startedAt = performance.now();
+  const socket = connectTcp(addressOf(redis));
+  try {
+    await connected(socket, "connect", redis.connectTimeoutMs);
+    return { check, status: "ok", found: `accepts connections, after ${ms(performance.now() - startedAt)}` };
+  } catch (error) {
+    return { check, status: "fail", found: `no connection (${errorCode(error)})`, advice: reachAdvice(error, redis) };
+  } finally {
+    socket.destroy();
+  }
+}
+
+/** Whether a TLS handshake succeeds with the configured certificates, and for how long it will. */
+export async function shakeHands(redis: RedisConfig): Promise<Finding> {
+  const check = "TLS";
+  if (redis.tls === false) return { check, status: "skip", found: "off" };
+  const socket = connectTls(tlsOptions(redis, redis.tls as ConnectionOptions));
+  try {
+    await connected(socket, "secureConnect", redis.connectTimeoutMs);
+    return judgeCertificate(socket);
+  } catch (error) {
+    return { check, status: "fail", found: `no handshake (${errorCode(error)})`, advice: tlsAdvice(error) };
+  } finally {
+    socket.destroy();
+  }
+}
+
+/** Whether a server that would not talk in plain text answers a TLS handshake, whatever its certificate. */
+export async function speaksTls(redis: RedisConfig): Promise<boolean> {
+  const socket = connectTls(tlsOptions(redis, { rejectUnauthorized: false }));
+  try {
+    await connected(socket, "secureConnect", Math.min(redis.connectTimeoutMs, 1_000));
+    return true;
+  } catch {
+    return false; // why it does not is of no interest here
+  } finally {
+    socket.destroy();
+  }
+}
+
+export function ms(value: number): string {
+  return `${value < 10 ? value.toFixed(2) : Math.round(value)} ms`;
+}
+
+function judgeCertificate(socket: TLSSocket): Finding {
+  const check = "TLS";
+  const protocol = socket.getProtocol() ?? "TLS";
+  if (!socket.authorized) {
+    const advice =
+      "fine on a private network only: anybody may answer in the server's place; give redis.tls.ca instead";
+    return { check, status: "warn", found: `${protocol}, the certificate is not checked`, advice };
+  }
+  const days = Math.floor((Date.parse(socket.getPeerCertificate().valid_to) - Date.now()) / DAY_MS);
+  const found = `${protocol}, the certificate is good for ${days} more days`;
+  if (days >= EXPIRY_WARN_DAYS) return { check, status: "ok", found };
+  return { check, status: "warn", found, advice: "renew the server's certificate" };
+}
+
+function reachAdvice(error: unknown, { path, connectTimeoutMs }: RedisConfig): string {
+  switch (errorCode(error)) {
+    case "ECONNREFUSED":
+      return "nothing listens there: is the server running, and are redis.host and redis.port (REDIS_URL) right?";
+    case "ENOENT":
+    case "EACCES":
+      return `no such socket, or not allowed to open it: check redis.path (${path})`;
+    case "EHOSTUNREACH":
+    case "ENETUNREACH":
+      return "there is no route: check the network, and whether an address of the right family is used (redis.ioredis.family)";
+    case "ETIMEDOUT":
+      return `nothing answered within redis.connectTimeoutMs (${connectTimeoutMs}): a firewall or security group drops packets?`;
+    default:
+      return "check the address and the network between here and there";
+  }
+}
+
+function tlsAdvice(error: unknown): string {
+  const code = errorCode(error);
+  if (/SELF_SIGNED|ISSUER|VERIFY/.test(code)) return "give the authority that signed the certificate in redis.tls.ca";
+  if (code === "ERR_TLS_CERT_ALTNAME_INVALID") return "the certificate is for another name: set redis.tls.servername";
+  if (code === "CERT_HAS_EXPIRED") return "renew the server's certificate, or set this machine's clock";
+  if (code === "ETIMEDOUT" || code === "ECONNRESET" || /WRONG_VERSION/.test(code)) {
+    return "is this the server's TLS port? For plain TCP use redis:// and no REDIS_TLS";
+  }
+  return "check redis.tls: certificates, key, minVersion";
+}
+
+function addressOf({ host, port, path, ioredis }: RedisConfig): { path: string } | { host: string; port: number } {
+  return path === undefined ? { host, port, ...(ioredis.family && { family: ioredis.family }) } : { path };
+}
+
+/** A copy: node:tls writes into what it is given, and the configuration is frozen. */
+function tlsOptions(redis: RedisConfig, tls: ConnectionOptions): ConnectionOptions {
+  return { ...addressOf(redis), ...structuredClone(tls) };
+}
+
+function connected(socket: Socket, event: "connect" | "secureConnect", limitMs: number): Promise<void> {
+  const outcome = new Promise<void>((resolve, reject) => {
+    socket.once(event, () => resolve());
+    socket.on("error", reject);
+    socket.once("close", () => reject(Object.assign(new Error("closed"), { code: "ECONNRESET" })));
+  });
+  return within(outcome, limitMs, () => silent(limitMs));
+}
+
+function silent(limitMs: number): Error {
+  return Object.assign(new Error(`no answer within ${limitMs} ms`), { code: "ETIMEDOUT" });
+}

@@ -1,0 +1,1 @@
+export { dashboard, type DashboardOptions, type Observed, type RequestHandler } from "./main/dashboard.js";
