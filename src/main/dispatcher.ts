@@ -142,6 +142,17 @@ export class Dispatcher {
     this.#checkDrained();
   }
 
+  /** To a caller that still waits for the task; a listener that throws is that task's failure, and nobody else's. */
+  report(thread: Thread, id: number, value: unknown): void {
+    const job = this.#loads.get(thread)?.get(id);
+    if (!job || job.settled) return;
+    try {
+      job.options.onReport?.(value);
+    } catch (error) {
+      this.#giveUp(job, "aborted", job.aborted(error));
+    }
+  }
+
   /** Rejects what waits for a thread. */
   failQueued(error: Error): void {
     for (const job of this.#queue.drain()) this.#abandon(job, error);

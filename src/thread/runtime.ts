@@ -105,7 +105,7 @@ export class Runtime {
     if (!this.#row.claim(number)) return; // taken back
     for (let i = 0; i < tasks.length; i += 4) {
       const [id, name] = [tasks[i] as number, tasks[i + 1] as string];
-      void this.#run(new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs));
+      void this.#run(new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs, this.#postReport));
     }
   }
 
@@ -167,6 +167,8 @@ export class Runtime {
   #post(message: FromThread, transfer?: readonly Transferable[]): void {
     this.#port.postMessage(message, transfer as Transferable[] | undefined);
   }
+
+  readonly #postReport = (message: FromThread): void => this.#post(message);
 
   #postResults(message: FromThread, transfer: readonly Transferable[] | undefined): void {
     // With a limit the manager judges this thread when it reads them.
