@@ -79,8 +79,7 @@ export async function createWorker<Tasks extends object>(
 
 /** A BullMQ Worker whose jobs run in threads. */
 export class JobWorker implements AsyncDisposable {
-  /** BullMQ's own: for its events, `cancelJob`, `pause` and `resume`. */
-  readonly worker: Worker;
+  readonly #worker: CuttableWorker;
   readonly #manager: Manager;
   readonly #plan: Plan;
   readonly #following: NodeJS.Timeout | undefined;
@@ -92,15 +91,20 @@ export class JobWorker implements AsyncDisposable {
     this.#plan = plan;
     const { concurrency = this.#jobsAtOnce() } = plan;
     // Three parameters, or BullMQ makes no signal.
-    this.worker = new Worker(queueName, (job, token, signal) => this.#process(job, token, signal), {
+    this.#worker = new CuttableWorker(queueName, (job, token, signal) => this.#process(job, token, signal), {
       ...options,
       autorun: false,
       concurrency,
     });
     // A job whose lock is lost is another worker's by now: what still runs here is given up.
-    this.worker.on("lockRenewalFailed", (ids) => ids.forEach((id) => this.worker.cancelJob(id, "its lock was lost")));
+    this.#worker.on("lockRenewalFailed", (ids) => ids.forEach((id) => this.#worker.cancelJob(id, "its lock was lost")));
     if (plan.concurrency === undefined) this.#following = setInterval(() => this.#follow(), FOLLOW_MS).unref();
-    this.worker.run().catch(this.#onError);
+    this.#worker.run().catch(this.#onError);
+  }
+
+  /** BullMQ's own: for its events, `cancelJob`, `pause` and `resume`. */
+  get worker(): Worker {
+    return this.#worker;
   }
 
   /**
@@ -149,7 +153,7 @@ export class JobWorker implements AsyncDisposable {
       return new DelayedError();
     }
     if (this.#isLeftByShutdown(error, signal)) {
-      await this.worker.pause(true); // or it would take the same job again
+      await this.#worker.pause(true); // or it would take the same job again
       await job.moveToWait(token);
       return new WaitingError();
     }
@@ -167,15 +171,15 @@ export class JobWorker implements AsyncDisposable {
 
   async #close(drainMs: number, closeMs: number): Promise<void> {
     clearInterval(this.#following);
-    const closed = this.worker.close();
+    const closed = this.#worker.close();
     if (await isOverWithin(closed, drainMs)) return;
-    this.worker.cancelAllJobs("the worker closes");
+    this.#worker.cancelAllJobs("the worker closes");
     if (await isOverWithin(closed, closeMs)) return;
-    await this.worker.disconnect();
+    this.#worker.cut();
   }
 
   #follow(): void {
-    this.worker.concurrency = this.#jobsAtOnce();
+    this.#worker.concurrency = this.#jobsAtOnce();
   }
 
   #jobsAtOnce(): number {
@@ -185,8 +189,18 @@ export class JobWorker implements AsyncDisposable {
   }
 
   readonly #onError = (error: Error): void => {
-    this.worker.emit("error", error);
+    this.#worker.emit("error", error);
   };
+}
+
+/** Its own `close()` waits for a Redis that is gone: what it awaits of its connections never comes, and its timers go on. */
+class CuttableWorker extends Worker {
+  cut(): void {
+    // What these wait for may never come either; what they stop and disconnect, they do at once. A connection that never
+    // was one is ended by `close`, one that `close` has begun to end by `disconnect`.
+    const steps = [this.pause(true), this.lockManager.close(), this.backend.close(true), this.disconnect()];
+    for (const step of steps) step.catch((error: Error) => this.emit("error", error));
+  }
 }
 
 function hasCode(error: unknown, codes: readonly string[]): boolean {

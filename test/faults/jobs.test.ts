@@ -1,12 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Job } from "bullmq";
-import { createWorker } from "../../src/adapters/bullmq.js";
-import type * as Tasks from "../fixtures/job-tasks.js";
 import type { JobServiceArgument } from "../fixtures/job-service.js";
 import { eventually } from "../support/gate.js";
 import { TestQueue } from "../support/jobs.js";
-import { fixture, manage } from "../support/manage.js";
 import { Program } from "../support/program.js";
 import { startRedis } from "../support/redis-server.js";
 
@@ -52,15 +49,15 @@ test("of two processes on one queue one is killed: no job is lost, and an effect
   assert.equal((await survivor.exit).code, 0, survivor.transcript);
 });
 
-test("a worker closes in its time although Redis is gone", { timeout: 60_000 }, async (t) => {
+test("a service that is told to end while its Redis is gone ends by itself", { timeout: 90_000 }, async (t) => {
   const server = await startRedis();
   t.after(() => server.stop());
-  const manager = manage<typeof Tasks>(t, server, { tasks: fixture("job-tasks"), redis: { commandTimeoutMs: 1_000 } });
-  const jobs = await createWorker(manager, "gone", { connection: { host: "127.0.0.1", port: server.port } });
-  jobs.worker.on("error", () => {});
+  const argument: JobServiceArgument = { port: server.port, queue: "gone", name: "orphan", drainMs: 500 };
+  const service = new Program(t, "job-service", argument);
+  await service.hears("ready");
   await server.kill();
-  const closed = jobs.close({ drainMs: 500, closeMs: 500 });
-  await eventually(() => closed.then(() => true), 15_000, "the worker is closed");
-  await manager.shutdown();
-  await server.start();
+  service.signal("SIGTERM");
+  await service.hears("report");
+  const { code } = await eventually(() => service.exit, 60_000, "the service has ended");
+  assert.equal(code, 0, service.transcript);
 });
