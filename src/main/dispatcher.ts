@@ -142,14 +142,14 @@ export class Dispatcher {
     this.#checkDrained();
   }
 
-  /** To a caller that still waits for the task; a listener that throws is that task's failure, and nobody else's. */
+  /** To a caller that still waits for the task. A listener that throws gives it up, with its own error. */
   report(thread: Thread, id: number, value: unknown): void {
     const job = this.#loads.get(thread)?.get(id);
     if (!job || job.settled) return;
     try {
       job.options.onReport?.(value);
     } catch (error) {
-      this.#giveUp(job, "aborted", job.aborted(error));
+      this.#giveUp(job, "aborted", error as Error);
     }
   }
 

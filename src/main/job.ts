@@ -26,7 +26,7 @@ export interface RunOptions {
    * loop is blocked or the task is exclusive, and with it the tasks beside it; "cooperative" never does.
    */
   readonly cancel?: "thread" | "cooperative";
-  /** Hears, while the task runs, each value that it gives to its context's `report`. Throwing gives the task up. */
+  /** Hears, while the task runs, each value that it gives to its context's `report`. If it throws, the task is given up. */
   readonly onReport?: (value: unknown) => void;
   /** Plain data for the task's context, shown in its log lines. */
   readonly context?: unknown;
