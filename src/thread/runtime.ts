@@ -16,7 +16,7 @@ import { Results } from "./results.js";
 import { type TaskFunction, ThreadTask } from "./task.js";
 import { registerTsx } from "./tsx.js";
 
-type TasksModule = Readonly<Record<string, unknown>>;
+export type TasksModule = Readonly<Record<string, unknown>>;
 
 const SAMPLE_MS = 1_000;
 
@@ -31,6 +31,7 @@ export class Runtime {
   readonly #tasks = new Map<string, TaskFunction>();
   readonly #results = new Results((message, transfer) => this.#postResults(message, transfer));
   readonly #running = new Map<number, ThreadTask>();
+  readonly #sampling: NodeJS.Timeout;
   #taskMessages = 0;
   #module: TasksModule = {};
   #onIdle: (() => void) | undefined;
@@ -58,15 +59,14 @@ export class Runtime {
       hasProvider,
       onHelper: (helperPort, area) => this.#post({ type: "helper", port: helperPort, area }, [helperPort]),
     });
-    this.#startSampling();
+    this.#sampling = this.#startSampling();
     port.on("message", (message: ToThread) => this.#receive(message));
   }
 
   /** Loads the tasks module and runs its `setup`; tells the manager how that went. Never rejects. */
-  async start(): Promise<void> {
+  async start(load: (tasks: string) => Promise<TasksModule> = loadTasks): Promise<void> {
     try {
-      await registerTsx(this.#config.tasks);
-      this.#module = (await import(this.#config.tasks)) as TasksModule;
+      this.#module = await load(this.#config.tasks);
       for (const [name, task] of tasksOf(this.#module)) this.#tasks.set(name, task);
       await (this.#module["setup"] as (() => unknown) | undefined)?.();
       this.#post({ type: "ready" });
@@ -144,6 +144,7 @@ export class Runtime {
     await this.#step("clients", leftMs(), () =>
       Promise.all([this.#clients.close(leftMs()), closeSync(leftMs(), "for good")]),
     );
+    clearInterval(this.#sampling);
     this.#results.flush();
     this.#logs.flush();
     // The manager hangs up once it has heard all of this; a thread that went first would count as dead.
@@ -181,7 +182,7 @@ export class Runtime {
     this.#row.set("heapMb", getHeapStatistics().used_heap_size / 2 ** 20);
   }
 
-  #startSampling(): void {
+  #startSampling(): NodeJS.Timeout {
     let last = performance.eventLoopUtilization();
     const sample = (): void => {
       const now = performance.eventLoopUtilization();
@@ -189,8 +190,13 @@ export class Runtime {
       last = now;
       this.#sampleHeap();
     };
-    setInterval(sample, SAMPLE_MS).unref();
+    return setInterval(sample, SAMPLE_MS).unref();
   }
+}
+
+async function loadTasks(tasks: string): Promise<TasksModule> {
+  await registerTsx(tasks);
+  return (await import(tasks)) as TasksModule;
 }
 
 /** The functions a module exports, except the two that are ours to call; those of a CommonJS module sit in its default. */
