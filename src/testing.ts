@@ -42,7 +42,7 @@ export async function runInProcess<Tasks extends object = AnyTasks>(
   const config = file ? loadConfig({ ...options, tasks: file }, { requireTasks: true }) : loadConfig(options);
   const load = file ? importTasks : () => tasks as TasksModule;
   const made = new InProcess<Tasks>(config, options.logger ?? noopLogger, () => (open = undefined));
-  open = made as InProcess<object>;
+  open = made;
   await made.start(async () => load(config.tasks!));
   return made;
 }
@@ -104,7 +104,11 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
       });
       void this.#begin().start(load); // never rejects
       const { startTimeoutMs } = threads;
-      await within(ready, startTimeoutMs, () => new Error(`the tasks module was not set up within ${startTimeoutMs} ms`));
+      await within(
+        ready,
+        startTimeoutMs,
+        () => new Error(`the tasks module was not set up within ${startTimeoutMs} ms`),
+      );
     } catch (cause) {
       await this.close();
       const why = cause instanceof Error ? cause.message : String(cause);

@@ -120,7 +120,10 @@ test("common imports none of main, thread and helper, and those never import eac
     assert.ok(allowed, `${file} lies outside the folders that say which thread it runs in`);
     for (const one of importsOf(file).filter(isRelative)) {
       const imported = target(file, one);
-      assert.ok(allowed.includes(dirname(imported)) || allowed.includes(imported), `${file} must not import ${imported}`);
+      assert.ok(
+        allowed.includes(dirname(imported)) || allowed.includes(imported),
+        `${file} must not import ${imported}`,
+      );
     }
   }
 });

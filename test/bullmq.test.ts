@@ -135,45 +135,57 @@ test("cancelling a job aborts its task's signal, and so does the loss of its loc
   await aborted("robbed");
 });
 
-test("close lets running jobs end, leaves the others in the queue, and closes BullMQ's connections", DEADLINE, async (t) => {
-  const manager = managed(t, { threads: { count: 1 } });
-  await using queue = new TestQueue(server, "closing");
-  await using jobs = await work(manager, queue, { concurrency: 1 });
-  const running = await queue.add("waitForKey", "closing");
-  const waiting = await queue.add("effect", { id: 2, ms: 0 });
-  await eventually(async () => (await server.admin.get("closing:started")) === "1", WAIT_MS);
-  const closed = jobs.close({ drainMs: WAIT_MS });
-  await server.admin.set("closing", "open");
-  await closed;
-  await jobs.close();
-  assert.equal(await running.getState(), "completed");
-  assert.equal(await waiting.getState(), "waiting");
-  const foreign = (await server.clients()).filter(({ name }) => !name.startsWith("redthread:"));
-  assert.equal(foreign.length, 1, "the queue's own");
-});
+test(
+  "close lets running jobs end, leaves the others in the queue, and closes BullMQ's connections",
+  DEADLINE,
+  async (t) => {
+    const manager = managed(t, { threads: { count: 1 } });
+    await using queue = new TestQueue(server, "closing");
+    await using jobs = await work(manager, queue, { concurrency: 1 });
+    const running = await queue.add("waitForKey", "closing");
+    const waiting = await queue.add("effect", { id: 2, ms: 0 });
+    await eventually(async () => (await server.admin.get("closing:started")) === "1", WAIT_MS);
+    const closed = jobs.close({ drainMs: WAIT_MS });
+    await server.admin.set("closing", "open");
+    await closed;
+    await jobs.close();
+    assert.equal(await running.getState(), "completed");
+    assert.equal(await waiting.getState(), "waiting");
+    const foreign = (await server.clients()).filter(({ name }) => !name.startsWith("redthread:"));
+    assert.equal(foreign.length, 1, "the queue's own");
+  },
+);
 
-test("what a closing worker cannot wait for is given up: it fails if it ran, else it goes back for nothing", DEADLINE, async (t) => {
-  const manager = managed(t, { threads: { count: 1, concurrency: 1 } });
-  await using queue = new TestQueue(server, "late");
-  const jobs = await work(manager, queue, { concurrency: 2 });
-  const running = await queue.add("untilAborted", "late");
-  await eventually(async () => (await server.admin.get("late:started")) === "1", WAIT_MS);
-  const unstarted = await queue.add("effect", { id: 3, ms: 0 });
-  await queue.reaches(unstarted, "active");
-  await jobs.close({ drainMs: 100, closeMs: WAIT_MS });
-  assert.equal((await queue.reaches(running, "failed")).attemptsMade, 1);
-  assert.equal((await queue.reaches(unstarted, "waiting")).attemptsMade, 0);
-});
+test(
+  "what a closing worker cannot wait for is given up: it fails if it ran, else it goes back for nothing",
+  DEADLINE,
+  async (t) => {
+    const manager = managed(t, { threads: { count: 1, concurrency: 1 } });
+    await using queue = new TestQueue(server, "late");
+    const jobs = await work(manager, queue, { concurrency: 2 });
+    const running = await queue.add("untilAborted", "late");
+    await eventually(async () => (await server.admin.get("late:started")) === "1", WAIT_MS);
+    const unstarted = await queue.add("effect", { id: 3, ms: 0 });
+    await queue.reaches(unstarted, "active");
+    await jobs.close({ drainMs: 100, closeMs: WAIT_MS });
+    assert.equal((await queue.reaches(running, "failed")).attemptsMade, 1);
+    assert.equal((await queue.reaches(unstarted, "waiting")).attemptsMade, 0);
+  },
+);
 
-test("jobs that a manager in its shutdown refuses go back to the queue, and the worker takes no more", DEADLINE, async (t) => {
-  const manager = managed(t);
-  await using queue = new TestQueue(server, "refused");
-  await using jobs = await work(manager, queue);
-  await manager.shutdown();
-  const job = await queue.add("effect", { id: 4, ms: 0 });
-  await eventually(() => jobs.worker.isPaused(), WAIT_MS);
-  assert.equal((await queue.reaches(job, "waiting")).attemptsMade, 0);
-});
+test(
+  "jobs that a manager in its shutdown refuses go back to the queue, and the worker takes no more",
+  DEADLINE,
+  async (t) => {
+    const manager = managed(t);
+    await using queue = new TestQueue(server, "refused");
+    await using jobs = await work(manager, queue);
+    await manager.shutdown();
+    const job = await queue.add("effect", { id: 4, ms: 0 });
+    await eventually(() => jobs.worker.isPaused(), WAIT_MS);
+    assert.equal((await queue.reaches(job, "waiting")).attemptsMade, 0);
+  },
+);
 
 test("a job for which the manager has no place comes again later, at no cost", DEADLINE, async (t) => {
   const manager = managed(t, { threads: { count: 1, concurrency: 1 }, queue: { max: 1 } });

@@ -50,7 +50,7 @@ test("input, result and errors are what they would be from a thread", DEADLINE, 
   const input = { list: [1, { at: new Date(0) }], bytes: new Uint8Array(3) };
   const result = await run.run("echo", input);
   assert.deepEqual(result, input);
-  assert.notEqual((result as typeof input).list, input.list);
+  assert.notEqual(result.list, input.list);
   const moved = new Uint8Array(8);
   assert.equal(await run.run("receive", moved, { transferList: [moved.buffer] }), 8);
   assert.equal(moved.byteLength, 0);
@@ -120,11 +120,11 @@ test("a setup that fails is THREAD_START_FAILED with the cause, and the next one
 
 test("this thread's own clients are closed before, and can be had again after", DEADLINE, async (t) => {
   const given = options(t);
-  const before = process.env["REDIS_URL"];
+  const previous = process.env["REDIS_URL"];
   process.env["REDIS_URL"] = server.url;
   t.after(() => {
-    if (before === undefined) delete process.env["REDIS_URL"];
-    else process.env["REDIS_URL"] = before;
+    if (previous === undefined) delete process.env["REDIS_URL"];
+    else process.env["REDIS_URL"] = previous;
   });
   await (await getRedis()).set("direct", 1);
   const run = await runInProcess(tasks, given);

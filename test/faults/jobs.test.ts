@@ -9,45 +9,49 @@ import { startRedis } from "../support/redis-server.js";
 
 const JOBS = 2_000;
 
-test("of two processes on one queue one is killed: no job is lost, and an effect is repeated only where BullMQ says so", {
-  timeout: 240_000,
-}, async (t) => {
-  const server = await startRedis();
-  t.after(() => server.stop());
-  await using queue = new TestQueue(server, "fleet");
-  const start = (name: string): Program => {
-    const argument: JobServiceArgument = { port: server.port, queue: queue.name, name };
-    return new Program(t, "job-service", argument);
-  };
-  const [survivor, victim] = [start("survivor"), start("victim")];
-  await Promise.all([survivor.hears("ready"), victim.hears("ready")]);
-  await queue.addBulk(Array.from({ length: JOBS }, (_job, id) => ({ name: "effect", data: { id, ms: 10 } })));
+test(
+  "of two processes on one queue one is killed: no job is lost, and an effect is repeated only where BullMQ says so",
+  {
+    timeout: 240_000,
+  },
+  async (t) => {
+    const server = await startRedis();
+    t.after(() => server.stop());
+    await using queue = new TestQueue(server, "fleet");
+    const start = (name: string): Program => {
+      const argument: JobServiceArgument = { port: server.port, queue: queue.name, name };
+      return new Program(t, "job-service", argument);
+    };
+    const [survivor, victim] = [start("survivor"), start("victim")];
+    await Promise.all([survivor.hears("ready"), victim.hears("ready")]);
+    await queue.addBulk(Array.from({ length: JOBS }, (_job, id) => ({ name: "effect", data: { id, ms: 10 } })));
 
-  await eventually(async () => (await server.admin.hlen("effects")) >= JOBS / 4, 60_000, "a quarter is done");
-  victim.signal("SIGKILL");
-  assert.equal((await victim.exit).signal, "SIGKILL");
-  assert.ok((await queue.getCompletedCount()) < JOBS, "there was work left");
-  const isOver = async (): Promise<boolean> => (await queue.getCompletedCount()) === JOBS;
-  await eventually(isOver, 120_000, "all jobs are completed").catch((error: unknown) => {
-    throw new Error(`${JSON.stringify(survivor.said.slice(-20))}`, { cause: error });
-  });
+    await eventually(async () => (await server.admin.hlen("effects")) >= JOBS / 4, 60_000, "a quarter is done");
+    victim.signal("SIGKILL");
+    assert.equal((await victim.exit).signal, "SIGKILL");
+    assert.ok((await queue.getCompletedCount()) < JOBS, "there was work left");
+    const isOver = async (): Promise<boolean> => (await queue.getCompletedCount()) === JOBS;
+    await eventually(isOver, 120_000, "all jobs are completed").catch((error: unknown) => {
+      throw new Error(JSON.stringify(survivor.said.slice(-20)), { cause: error });
+    });
 
-  const done = (await queue.getCompleted(0, -1)) as Job<{ id: number }>[];
-  const effects = await server.admin.hgetall("effects");
-  const stalled = new Set(survivor.all("stalled").map((line) => line["stalled"]));
-  assert.ok(done.some(({ processedBy }) => processedBy === "victim"));
-  assert.ok(stalled.size > 0, "it was killed with jobs in its hands");
-  for (const { id, data, stalledCounter } of done) {
-    const count = Number(effects[data.id]);
-    const most = stalled.has(id) || stalledCounter > 0 ? 1 + stalledCounter : 1;
-    assert.ok(count >= 1 && count <= most, `job ${id}: ${count} effects, stalled ${stalledCounter} times`);
-  }
+    const done = (await queue.getCompleted(0, -1)) as Job<{ id: number }>[];
+    const effects = await server.admin.hgetall("effects");
+    const stalled = new Set(survivor.all("stalled").map((line) => line["stalled"]));
+    assert.ok(done.some(({ processedBy }) => processedBy === "victim"));
+    assert.ok(stalled.size > 0, "it was killed with jobs in its hands");
+    for (const { id, data, stalledCounter } of done) {
+      const count = Number(effects[data.id]);
+      const most = stalled.has(id) || stalledCounter > 0 ? 1 + stalledCounter : 1;
+      assert.ok(count >= 1 && count <= most, `job ${id}: ${count} effects, stalled ${stalledCounter} times`);
+    }
 
-  survivor.signal("SIGTERM");
-  const { report } = (await survivor.hears("report")) as { report: { tasks: object; threads: object[] } };
-  assert.deepEqual(report.tasks, { finished: 0, abandoned: 0 });
-  assert.equal((await survivor.exit).code, 0, survivor.transcript);
-});
+    survivor.signal("SIGTERM");
+    const { report } = (await survivor.hears("report")) as { report: { tasks: object; threads: object[] } };
+    assert.deepEqual(report.tasks, { finished: 0, abandoned: 0 });
+    assert.equal((await survivor.exit).code, 0, survivor.transcript);
+  },
+);
 
 test("a service that is told to end while its Redis is gone ends by itself", { timeout: 90_000 }, async (t) => {
   const server = await startRedis();

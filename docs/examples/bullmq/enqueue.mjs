@@ -8,7 +8,9 @@ await events.waitUntilReady();
 
 const options = { attempts: 3, backoff: { type: "exponential", delay: 1_000 }, removeOnComplete: 1_000 };
 const words = process.argv.slice(2);
-const jobs = await queue.addBulk(words.map((text) => ({ name: "digest", data: { text, rounds: 1_000 }, opts: options })));
+const jobs = await queue.addBulk(
+  words.map((text) => ({ name: "digest", data: { text, rounds: 1_000 }, opts: options })),
+);
 for (const job of jobs) {
   console.log(JSON.stringify({ word: job.data.text, digest: await job.waitUntilFinished(events) }));
 }

@@ -5,14 +5,14 @@ import { getRedis } from "redthread/worker";
 /** Each job of this name runs here, in a thread, with its data as `input`. */
 export async function digest({ text, rounds }, context) {
   const redis = await getRedis();
-  let digest = text;
+  let hash = text;
   for (let percent = 0; percent < 100; percent += 10) {
     context.signal.throwIfAborted(); // worker.cancelJob(id), a lost lock, the shutdown
-    for (let i = 0; i < rounds / 10; i++) digest = createHash("sha256").update(digest).digest("hex");
+    for (let i = 0; i < rounds / 10; i++) hash = createHash("sha256").update(hash).digest("hex");
     updateProgress(context, percent + 10);
   }
   // A job can come twice, after a crash: what it does should not mind.
-  await redis.hset("digests", text, digest);
+  await redis.hset("digests", text, hash);
   log(context, `digest of ${text} stored`);
-  return digest;
+  return hash;
 }

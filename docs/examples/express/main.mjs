@@ -34,9 +34,9 @@ app.get("/digest/:text", async (request, response) => {
 });
 
 app.use((error, _request, response, next) => {
-  if (response.headersSent) return next(error);
-  const status = STATUS[error.code] ?? 500;
-  response.status(status).json({ error: error.code ?? "INTERNAL" }); // the code, not the message: that may quote values
+  if (response.headersSent) next(error);
+  // The code, not the message: that may quote values.
+  else response.status(STATUS[error.code] ?? 500).json({ error: error.code ?? "INTERNAL" });
 });
 
 const server = app.listen(Number(process.env["PORT"] ?? 3_000), () => {

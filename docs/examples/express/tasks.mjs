@@ -8,8 +8,8 @@ export async function digest({ text, rounds }) {
   const known = await redis.get(key);
   if (known !== null) return { digest: known, cached: true };
 
-  let digest = text;
-  for (let i = 0; i < rounds; i++) digest = createHash("sha256").update(digest).digest("hex"); // the CPU-heavy part
-  await redis.set(key, digest, "EX", 60);
-  return { digest, cached: false };
+  let hash = text;
+  for (let i = 0; i < rounds; i++) hash = createHash("sha256").update(hash).digest("hex"); // the CPU-heavy part
+  await redis.set(key, hash, "EX", 60);
+  return { digest: hash, cached: false };
 }
