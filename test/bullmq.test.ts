@@ -74,11 +74,11 @@ test("progress and log rows of a task are in its job when the job completes", DE
 test("a job that blocks its thread for longer than its lock lasts keeps its lock", DEADLINE, async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   await using queue = new TestQueue(server, "blocked");
-  await using jobs = await work(manager, queue, { lockDuration: 600, stalledInterval: 100 });
+  await using jobs = await work(manager, queue, { lockDuration: 2_000, stalledInterval: 200 });
   let stalled = 0;
   jobs.worker.on("stalled", () => stalled++);
   const renewed = new Promise((resolve) => jobs.worker.once("locksRenewed", resolve));
-  const job = await queue.reaches(await queue.add("block", 3_000), "completed");
+  const job = await queue.reaches(await queue.add("block", 7_000), "completed");
   await renewed;
   assert.equal(stalled, 0);
   assert.equal(job.attemptsStarted, 1);

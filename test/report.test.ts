@@ -6,7 +6,8 @@ import { eventually } from "./support/gate.js";
 import { code, fixture, manage } from "./support/manage.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
-const DEADLINE = { timeout: 30_000 };
+const DEADLINE = { timeout: 60_000 };
+const WAIT_MS = 30_000;
 
 let server: RedisServer;
 before(async () => {
@@ -40,11 +41,11 @@ test("a caller that gave up hears no more of its task", DEADLINE, async (t) => {
   const stop = new AbortController();
   const heard: unknown[] = [];
   const task = manager.run("untilAborted", "late", { signal: stop.signal, onReport: (value) => heard.push(value) });
-  await eventually(() => heard.length > 0);
+  await eventually(() => heard.length > 0, WAIT_MS);
   stop.abort();
   await assert.rejects(task, code("TASK_ABORTED"));
   const count = heard.length;
-  await eventually(async () => (await server.admin.get("late")) === "aborted");
+  await eventually(async () => (await server.admin.get("late")) === "aborted", WAIT_MS);
   await manager.run("count", 1);
   assert.equal(heard.length, count);
 });
@@ -56,7 +57,7 @@ test("a listener that throws gives its task up, and the caller gets what it thre
     throw bug;
   };
   await assert.rejects(manager.run("untilAborted", "bug", { onReport }), (error) => error === bug);
-  await eventually(async () => (await server.admin.get("bug")) === "aborted");
+  await eventually(async () => (await server.admin.get("bug")) === "aborted", WAIT_MS);
 });
 
 test("a report that cannot be cloned is NOT_CLONEABLE in the task that made it", DEADLINE, async (t) => {

@@ -1,15 +1,16 @@
 import assert from "node:assert/strict";
 import { after, before, test, type TestContext } from "node:test";
 import { disconnect, getRedis } from "../src/worker.js";
-import { type InProcess, type InProcessOptions, runInProcess } from "../src/testing.js";
-import type * as ClosingTasks from "./fixtures/in-process-tasks.js";
+import { type InProcessOptions, runInProcess } from "../src/testing.js";
+import type * as InProcessTasks from "./fixtures/in-process-tasks.js";
 import * as tasks from "./fixtures/tasks.js";
 import { eventually } from "./support/gate.js";
 import { leakCheck } from "./support/leak-check.js";
 import { code, fixture } from "./support/manage.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
-const DEADLINE = { timeout: 30_000 };
+const DEADLINE = { timeout: 60_000 };
+const WAIT_MS = 30_000;
 
 let server: RedisServer;
 before(async () => {
@@ -39,7 +40,7 @@ test("a tasks module can be named by its URL, and its setup and teardown are run
   const given = options(t);
   await server.admin.del("calls");
   {
-    await using run: InProcess<typeof ClosingTasks> = await runInProcess(fixture("in-process-tasks"), given);
+    await using run = await runInProcess<typeof InProcessTasks>(fixture("in-process-tasks"), given);
     await Promise.all([run.run("call", "a"), run.run("call", "b")]);
   }
   assert.deepEqual(await server.admin.lrange("calls", 0, -1), ["setup", "a", "b", "teardown"]);
@@ -72,7 +73,7 @@ test("input, result and errors are what they would be from a thread", DEADLINE, 
 test("timeouts, signals, reports and log lines reach who asked for them", DEADLINE, async (t) => {
   const lines: unknown[] = [];
   const logger = { debug() {}, info: (...line: unknown[]) => lines.push(line), warn() {}, error() {} };
-  await using run = await runInProcess(fixture("in-process-tasks") as URL | typeof ClosingTasks, {
+  await using run = await runInProcess<typeof InProcessTasks>(fixture("in-process-tasks"), {
     ...options(t),
     logger,
   });
@@ -85,7 +86,7 @@ test("timeouts, signals, reports and log lines reach who asked for them", DEADLI
   stop.abort();
   await assert.rejects(waiting, code("TASK_ABORTED"));
   await run.run("log", "a line");
-  await eventually(() => lines.length === 1);
+  await eventually(() => lines.length === 1, WAIT_MS);
   assert.deepEqual(lines, [["a line", { threadId: 0, task: "log", taskId: 4 }]]);
 });
 
@@ -103,7 +104,7 @@ test("a task deaf to its signal is given up by close, and the process lives", DE
   const run = await runInProcess(tasks, given);
   const deaf = run.run("stubborn", { started: "deaf", until: "never" }, { exclusive: true });
   const failed = assert.rejects(deaf, code("TASK_ABORTED"));
-  await eventually(async () => (await server.admin.get("deaf")) === "1");
+  await eventually(async () => (await server.admin.get("deaf")) === "1", WAIT_MS);
   await run.close();
   await failed;
 });
