@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 
 /** Each third-party package, and the one file of src that may import it. */
 const IMPORTERS: Readonly<Record<string, string>> = {
+  bullmq: "src/adapters/bullmq.ts",
   dotenv: "src/common/env.ts",
   fastify: "src/adapters/fastify.ts",
   "generic-pool": "src/common/pool.ts",
@@ -19,7 +20,7 @@ const IMPORTERS: Readonly<Record<string, string>> = {
   "prom-client": "src/adapters/prometheus.ts",
 };
 
-/** What the files of a folder may import of the others: folders, or single files. */
+/** What the files of a folder may import of the others: folders, or single files; `src` stands for the faces. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "src/common": ["src/common"],
   "src/main": ["src/main", "src/common"],
@@ -27,11 +28,12 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "src/helper": ["src/helper", "src/common"],
   "src/cli": ["src/cli", "src/common"],
   // The faces, as users do, and tools without state that both sides have.
-  "src/adapters": ["src/adapters", "src", "src/common/channels.ts", "src/common/log.ts"],
+  "src/adapters": ["src/adapters", "src", "src/common/channels.ts", "src/common/log.ts", "src/common/time.ts"],
   "src/dashboard.ts": ["src/main"],
   "src/index.ts": ["src/main", "src/common"],
   "src/worker.ts": ["src/thread", "src/common"],
   "src/sync.ts": ["src/thread", "src/common"],
+  "src/testing.ts": ["src/main", "src/thread", "src/common"], // both ends of a link in one thread
 };
 
 interface Import {
@@ -173,6 +175,8 @@ test("a thread loads neither piscina nor winston, and dotenv only when it has no
     "workers/entry.ts": ["generic-pool", "ioredis"],
     "workers/sync-entry.ts": ["ioredis"], // a helper has no pool
     "src/sync.ts": [], // and who only calls it needs no client
+    "src/adapters/bullmq-worker.ts": [],
+    "src/testing.ts": ["generic-pool", "ioredis", "dotenv"].toSorted(),
   };
   for (const [entry, expected] of Object.entries(loads)) {
     const packages = new Set([...loadedBy(entry)].flatMap(packagesOf));

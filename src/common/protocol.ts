@@ -57,6 +57,8 @@ export type FromThread =
   | { readonly type: "ready" }
   | { readonly type: "failed"; readonly error: ErrorData }
   | ResultsMessage
+  /** What a running task says to its caller meanwhile. */
+  | { readonly type: "report"; readonly id: number; readonly value: unknown }
   | { readonly type: "logs"; readonly records: readonly LogRecord[]; readonly dropped: number }
   /** One newer than the version `refused`. */
   | { readonly type: "loginWanted"; readonly refused: number }

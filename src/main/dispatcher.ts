@@ -155,6 +155,17 @@ export class Dispatcher {
     this.#checkDrained();
   }
 
+  /** To a caller that still waits for the task. A listener that throws gives it up, with its own error. */
+  report(thread: Thread, id: number, value: unknown): void {
+    const job = this.#loads.get(thread)?.get(id);
+    if (!job || job.settled) return;
+    try {
+      job.options.onReport?.(value);
+    } catch (error) {
+      this.#giveUp(job, "aborted", error as Error);
+    }
+  }
+
   /** Rejects what waits for a thread. */
   failQueued(error: Error): void {
     for (const job of this.#queue.drain()) this.#abandon(job, error);

@@ -27,6 +27,8 @@ export interface RunOptions {
    * loop is blocked or the task is exclusive, and with it the tasks beside it; "cooperative" never does.
    */
   readonly cancel?: "thread" | "cooperative";
+  /** Hears, while the task runs, each value that it gives to its context's `report`. If it throws, the task is given up. */
+  readonly onReport?: (value: unknown) => void;
   /** Plain data for the task's context, shown in its log lines. */
   readonly context?: unknown;
 }

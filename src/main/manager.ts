@@ -297,6 +297,7 @@ export class ConnectionManager<
         this.#dispatcher.results(thread, results);
         this.#recycler.resultsCame(thread);
       },
+      onReport: (thread, taskId, value) => this.#dispatcher.report(thread, taskId, value),
       onLogs: (thread, records, dropped) => this.#writeLogs(thread, records, dropped),
       onGone: (thread, reason) => {
         this.#dispatcher.threadGone(thread, this.#lost(reason));

@@ -6,6 +6,9 @@ import type { FromThread, ToThread } from "../common/protocol.js";
 import { monotonic, within } from "../common/time.js";
 import type { Helper } from "./helper.js";
 
+/** What a thread is to Node. */
+type Being = Pick<Worker, "threadId" | "performance">;
+
 export type ThreadState = "starting" | "ready" | "closing" | "closed" | "dead";
 
 /** A link whose other end is gone closes by itself; one that does not is not waited for. */
@@ -61,7 +64,7 @@ export class Thread {
     return this.#closeMessage !== undefined;
   }
 
-  greeted({ threadId, performance }: Worker, port: MessagePort, receive: (message: FromThread) => void): void {
+  greeted({ threadId, performance }: Being, port: MessagePort, receive: (message: FromThread) => void): void {
     this.threadId = threadId;
     this.#performance = performance;
     this.#port = port;

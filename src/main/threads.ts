@@ -23,6 +23,7 @@ export interface ThreadsOptions {
   readonly credentials: ThreadCredentials | undefined;
   readonly onReady: (thread: Thread) => void;
   readonly onResults: (thread: Thread, results: ResultsMessage) => void;
+  readonly onReport: (thread: Thread, taskId: number, value: unknown) => void;
   readonly onLogs: (thread: Thread, records: readonly LogRecord[], dropped: number) => void;
   /** A thread that served is gone, expected or not; what it ran is lost with `reason`. */
   readonly onGone: (thread: Thread, reason: Error) => void;
@@ -176,6 +177,9 @@ export class Threads {
     switch (message.type) {
       case "results":
         this.#options.onResults(thread, message);
+        break;
+      case "report":
+        this.#options.onReport(thread, message.id, message.value);
         break;
       case "ready":
         if (!thread.started()) return;

@@ -17,7 +17,7 @@ import { Results } from "./results.js";
 import { runTraced, type TaskFunction, ThreadTask } from "./task.js";
 import { registerTsx } from "./tsx.js";
 
-type TasksModule = Readonly<Record<string, unknown>>;
+export type TasksModule = Readonly<Record<string, unknown>>;
 
 const SAMPLE_MS = 1_000;
 
@@ -32,6 +32,7 @@ export class Runtime {
   readonly #tasks = new Map<string, TaskFunction>();
   readonly #results = new Results((message, transfer) => this.#postResults(message, transfer));
   readonly #running = new Map<number, ThreadTask>();
+  readonly #sampling: NodeJS.Timeout;
   #taskMessages = 0;
   #module: TasksModule = {};
   #onIdle: (() => void) | undefined;
@@ -59,15 +60,14 @@ export class Runtime {
       hasProvider,
       onHelper: (helperPort, area) => this.#post({ type: "helper", port: helperPort, area }, [helperPort]),
     });
-    setInterval(() => this.#sampleHeap(), SAMPLE_MS).unref();
+    this.#sampling = setInterval(() => this.#sampleHeap(), SAMPLE_MS).unref();
     port.on("message", (message: ToThread) => this.#receive(message));
   }
 
   /** Loads the tasks module and runs its `setup`; tells the manager how that went. Never rejects. */
-  async start(): Promise<void> {
+  async start(load: (tasks: string) => Promise<TasksModule> = loadTasks): Promise<void> {
     try {
-      await registerTsx(this.#config.tasks);
-      this.#module = (await import(this.#config.tasks)) as TasksModule;
+      this.#module = await load(this.#config.tasks);
       for (const [name, task] of tasksOf(this.#module)) this.#tasks.set(name, task);
       await (this.#module["setup"] as (() => unknown) | undefined)?.();
       this.#post({ type: "ready" });
@@ -106,7 +106,8 @@ export class Runtime {
     if (!this.#row.claim(number)) return; // taken back
     for (let i = 0; i < tasks.length; i += 4) {
       const [id, name] = [tasks[i] as number, tasks[i + 1] as string];
-      void this.#run(new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs), traces?.[id]);
+      const task = new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs, this.#postReport);
+      void this.#run(task, traces?.[id]);
     }
   }
 
@@ -152,6 +153,7 @@ export class Runtime {
     await this.#step("clients", leftMs(), () =>
       Promise.all([this.#clients.close(leftMs()), closeSync(leftMs(), "for good")]),
     );
+    clearInterval(this.#sampling);
     this.#results.flush();
     this.#logs.flush();
     // The manager hangs up once it has heard all of this; a thread that went first would count as dead.
@@ -176,6 +178,8 @@ export class Runtime {
     this.#port.postMessage(message, transfer as Transferable[] | undefined);
   }
 
+  readonly #postReport = (message: FromThread): void => this.#post(message);
+
   #postResults(message: FromThread, transfer: readonly Transferable[] | undefined): void {
     // With a limit the manager judges this thread when it reads them.
     if (this.#config.threads.maxHeapMb !== undefined) this.#sampleHeap();
@@ -186,6 +190,11 @@ export class Runtime {
   #sampleHeap(): void {
     this.#row.set("heapMb", getHeapStatistics().used_heap_size / 2 ** 20);
   }
+}
+
+async function loadTasks(tasks: string): Promise<TasksModule> {
+  await registerTsx(tasks);
+  return (await import(tasks)) as TasksModule;
 }
 
 /** The functions a module exports, except the two that are ours to call; those of a CommonJS module sit in its default. */

@@ -1,8 +1,9 @@
 import { threadId } from "node:worker_threads";
 import { executionChannel, type ExecutionMessage, Trace, type TraceContext } from "../common/channels.js";
-import { TaskAbortedError, TaskTimeoutError } from "../common/errors.js";
+import { uncloneablePath } from "../common/envelope.js";
+import { NotCloneableError, TaskAbortedError, TaskTimeoutError } from "../common/errors.js";
 import type { Logger } from "../common/log.js";
-import type { CancelReason } from "../common/protocol.js";
+import type { CancelReason, FromThread } from "../common/protocol.js";
 import type { LogPort } from "./log-port.js";
 
 /** What a task gets beside its input. */
@@ -15,6 +16,12 @@ export interface TaskContext {
   readonly taskId: number;
   /** What the caller passed as `context` to `run`. */
   readonly context: unknown;
+  /**
+   * Hands the caller's `onReport` a value while the task runs, before its result; each is a message to the main thread.
+   * Nobody hears of it where the caller gave no `onReport`, or has given up.
+   * @throws REDTHREAD_NOT_CLONEABLE
+   */
+  readonly report: (value: unknown) => void;
 }
 
 export type TaskFunction = (input: unknown, context: TaskContext) => unknown;
@@ -27,16 +34,25 @@ export class ThreadTask implements TaskContext {
   readonly #name: string;
   readonly #input: unknown;
   readonly #logs: LogPort;
+  readonly #post: (message: FromThread) => void;
   #controller: AbortController | undefined;
   #abortReason: Error | undefined;
   #logger: Logger | undefined;
 
-  constructor(id: number, name: string, input: unknown, context: unknown, logs: LogPort) {
+  constructor(
+    id: number,
+    name: string,
+    input: unknown,
+    context: unknown,
+    logs: LogPort,
+    post: (message: FromThread) => void,
+  ) {
     this.taskId = id;
     this.context = context;
     this.#name = name;
     this.#input = input;
     this.#logs = logs;
+    this.#post = post;
   }
 
   run(task: TaskFunction): unknown {
@@ -61,6 +77,11 @@ export class ThreadTask implements TaskContext {
     }));
   }
 
+  /** A function of its own: tasks take it out of their context. */
+  get report(): (value: unknown) => void {
+    return (value) => this.#report(value);
+  }
+
   get name(): string {
     return this.#name;
   }
@@ -68,6 +89,18 @@ export class ThreadTask implements TaskContext {
   abort(reason: CancelReason): void {
     this.#abortReason ??= abortError(reason, this.#name);
     this.#controller?.abort(this.#abortReason);
+  }
+
+  #report(value: unknown): void {
+    try {
+      this.#post({ type: "report", id: this.taskId, value });
+    } catch (cause) {
+      const path = uncloneablePath(value, "report") ?? "report";
+      throw new NotCloneableError(`task ${this.#name} cannot report this to its caller: ${path} cannot be cloned`, {
+        path,
+        cause,
+      });
+    }
   }
 }
 

@@ -15,7 +15,7 @@ export interface Exit {
   readonly ms: number;
 }
 
-/** A program of test/fixtures in a process of its own, killed after the test; it speaks in lines of JSON on stdout. */
+/** A program, of test/fixtures if it is named, in a process of its own, killed after the test; an array is its arguments. It speaks in lines of JSON on stdout. */
 export class Program {
   readonly said: Said[] = [];
   readonly exit: Promise<Exit>;
@@ -26,9 +26,10 @@ export class Program {
   #isSignalled = false;
   #isOver = false;
 
-  constructor(t: TestContext, name: string, argument: unknown) {
-    const file = fileURLToPath(fixture(name));
-    this.#child = spawn(process.execPath, [file, JSON.stringify(argument)], { stdio: ["ignore", "pipe", "pipe"] });
+  constructor(t: TestContext, program: string | URL, argument: unknown, env: NodeJS.ProcessEnv = process.env) {
+    const file = fileURLToPath(typeof program === "string" ? fixture(program) : program);
+    const args = Array.isArray(argument) ? (argument as string[]) : [JSON.stringify(argument)];
+    this.#child = spawn(process.execPath, [file, ...args], { stdio: ["ignore", "pipe", "pipe"], env });
     this.#child.stdout!.setEncoding("utf8").on("data", (text: string) => this.#hear(text));
     this.#child.stderr!.setEncoding("utf8").on("data", (text: string) => (this.#stderr += text));
     this.exit = this.#exit();

@@ -1,0 +1,57 @@
+// A web service whose heavy work is done in threads: `REDIS_URL=redis://… PORT=3000 node main.mjs`
+import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
+import express from "express";
+import { ConnectionManager } from "redthread";
+
+/** For so long after SIGTERM the service still takes work, but says that it is not ready: load balancers look away. */
+const LAME_DUCK_MS = Number(process.env["LAME_DUCK_MS"] ?? 5_000);
+/** Errors of redthread that are nobody's bug, as HTTP has it. */
+const STATUS = {
+  REDTHREAD_QUEUE_FULL: 503,
+  REDTHREAD_SHUTTING_DOWN: 503,
+  REDTHREAD_TASK_ABORTED: 503,
+  REDTHREAD_TASK_TIMEOUT: 504,
+};
+
+const manager = new ConnectionManager({ tasks: new URL("./tasks.mjs", import.meta.url) });
+await manager.ready(); // or it ends here, with the reason
+
+const app = express();
+app.get("/live", (_request, response) => response.status(manager.health().live ? 200 : 503).json(manager.health()));
+app.get("/ready", (_request, response) => response.status(manager.health().ready ? 200 : 503).json(manager.health()));
+
+app.use((_request, response, next) => {
+  if (!manager.health().ready) response.set("connection", "close"); // the next request goes elsewhere
+  next();
+});
+
+app.get("/digest/:text", async (request, response) => {
+  const left = new AbortController();
+  response.once("close", () => left.abort()); // who has hung up wants no result; after the answer it aborts nothing
+  const input = { text: request.params.text, rounds: Number(request.query["rounds"] ?? 1_000) };
+  response.json(await manager.run("digest", input, { signal: left.signal, timeoutMs: 10_000 }));
+});
+
+app.use((error, _request, response, next) => {
+  if (response.headersSent) next(error);
+  // The code, not the message: that may quote values.
+  else response.status(STATUS[error.code] ?? 500).json({ error: error.code ?? "INTERNAL" });
+});
+
+const server = app.listen(Number(process.env["PORT"] ?? 3_000), () => {
+  console.log(JSON.stringify({ listening: server.address().port }));
+});
+
+for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => void stop(signal));
+
+/** Not ready, then no new connections, then the tasks that were taken end, then Redis is closed: nothing is cut off. */
+async function stop(reason) {
+  const shutdown = manager.shutdown({ reason, lameDuckMs: LAME_DUCK_MS });
+  await sleep(LAME_DUCK_MS);
+  const closed = once(server, "close");
+  server.close();
+  const { tasks, threads } = await shutdown;
+  await closed;
+  console.log(JSON.stringify({ stopped: reason, tasks, threads: threads.map(({ outcome }) => outcome) }));
+}

@@ -1,0 +1,188 @@
+import { MessageChannel, threadId } from "node:worker_threads";
+import { ConnectGate } from "./common/connect-gate.js";
+import { loadConfig } from "./common/env.js";
+import { fromErrorData } from "./common/envelope.js";
+import { type Outcome, ShuttingDownError, TaskAbortedError, ThreadStartFailedError } from "./common/errors.js";
+import { Ledger } from "./common/ledger.js";
+import { type Logger, noopLogger } from "./common/log.js";
+import type { Config, ConnectOptions, RedisOptions } from "./common/options.js";
+import type { FromThread } from "./common/protocol.js";
+import { UNREAD_MS, within } from "./common/time.js";
+import { Dispatcher } from "./main/dispatcher.js";
+import { badRunOptions } from "./main/job.js";
+import type { ConnectionManager } from "./main/manager.js";
+import { Thread } from "./main/thread.js";
+import { closeCurrent } from "./thread/current.js";
+import { Runtime, type TasksModule } from "./thread/runtime.js";
+
+export * from "./common/errors.js";
+
+/** As a manager's, without what concerns threads and their number. */
+export interface InProcessOptions extends Omit<ConnectOptions, "connections" | "primary" | "redis" | "threads"> {
+  readonly redis?: Omit<RedisOptions, "credentials">;
+}
+
+type AnyTasks = Record<string, (input: never, context: never) => unknown>;
+
+let open: InProcess<object> | undefined;
+
+/**
+ * Runs a tasks module in the calling thread, with `setup`, `teardown` and Redis as a thread has them, so that a test can
+ * set breakpoints and mock what the tasks import. Input, result and errors are cloned as between threads. `tasks` is the
+ * module itself (in Jest and Vitest: as they loaded it), or its file URL or absolute path. One at a time per thread,
+ * whose cached clients are closed first.
+ * @throws REDTHREAD_CONFIG_INVALID, and REDTHREAD_THREAD_START_FAILED with what the module or its `setup` threw as cause
+ */
+export async function runInProcess<Tasks extends object = AnyTasks>(
+  tasks: URL | string | Tasks,
+  options: InProcessOptions = {},
+): Promise<InProcess<Tasks>> {
+  if (open) throw new Error("runInProcess() is open in this thread already: close() it first");
+  const file = asFile(tasks);
+  const config = file ? loadConfig({ ...options, tasks: file }, { requireTasks: true }) : loadConfig(options);
+  const load = file ? importTasks : () => tasks as TasksModule;
+  const made = new InProcess<Tasks>(config, options.logger ?? noopLogger, () => (open = undefined));
+  open = made;
+  await made.start(async () => load(config.tasks!));
+  return made;
+}
+
+/** A tasks module in this thread; made by `runInProcess`. */
+export class InProcess<Tasks extends object> implements AsyncDisposable {
+  readonly #config: Config;
+  readonly #logger: Logger;
+  readonly #onClosed: () => void;
+  readonly #dispatcher: Dispatcher;
+  readonly #thread: Thread;
+  readonly #ledger = new Ledger(1);
+  #hangUp: (() => void) | undefined;
+  #onReady!: () => void;
+  #onFailed!: (cause: unknown) => void;
+  #closing: Promise<void> | undefined;
+
+  /** @internal */
+  constructor(config: Config, logger: Logger, onClosed: () => void) {
+    this.#config = config;
+    this.#logger = logger;
+    this.#onClosed = onClosed;
+    const { threads, queue, shutdown } = config;
+    this.#dispatcher = new Dispatcher({
+      manager: 0, // none: managers count from 1
+      concurrency: threads.concurrency,
+      maxQueue: queue.max,
+      cancelGraceMs: shutdown.cancelGraceMs,
+    });
+    this.#thread = new OwnThread(1, this.#ledger.row(0), () => {});
+  }
+
+  /** As the manager's `run`, with the same options and errors; but a task that goes on after its abort is left alone. */
+  readonly run: ConnectionManager<Tasks>["run"] = (name, ...[input, options = {}]) => {
+    const refused = this.#closing ? new ShuttingDownError("it is closed", { outcome: "refused" }) : undefined;
+    const bad = refused ?? badRunOptions(name, options);
+    return bad ? Promise.reject(bad) : (this.#dispatcher.run(name, input, options) as Promise<never>);
+  };
+
+  /**
+   * Lets running tasks end (for `shutdown.drainMs`), runs `teardown` and closes this thread's clients: no connection is
+   * left. Idempotent.
+   */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** @internal */
+  async start(load: () => Promise<TasksModule>): Promise<void> {
+    const { shutdown, threads } = this.#config;
+    try {
+      await closeCurrent(shutdown.closeMs);
+      const ready = new Promise<void>((resolve, reject) => {
+        this.#onReady = resolve;
+        this.#onFailed = reject;
+      });
+      void this.#begin().start(load); // never rejects
+      const { startTimeoutMs } = threads;
+      await within(
+        ready,
+        startTimeoutMs,
+        () => new Error(`the tasks module was not set up within ${startTimeoutMs} ms`),
+      );
+    } catch (cause) {
+      await this.close();
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw new ThreadStartFailedError(`the tasks could not be set up: ${why}`, { cause });
+    }
+    this.#thread.started();
+    this.#dispatcher.threadReady(this.#thread);
+  }
+
+  /** The same code that runs in a thread, at the other end of the same link. */
+  #begin(): Runtime {
+    const { port1, port2 } = new MessageChannel();
+    this.#thread.greeted({ threadId, performance }, port2, (message) => this.#receive(message));
+    this.#hangUp = () => port2.close();
+    const config = { tasks: "", ...this.#config }; // a module that is there already has no name
+    const gate = ConnectGate.buffer(config);
+    return new Runtime(port1, { config, ledger: this.#ledger.buffer, gate, hasProvider: false }, 0);
+  }
+
+  #receive(message: FromThread): void {
+    switch (message.type) {
+      case "ready":
+        return this.#onReady();
+      case "failed":
+        return this.#onFailed(fromErrorData(message.error));
+      case "results":
+        return this.#dispatcher.results(this.#thread, message);
+      case "report":
+        return this.#dispatcher.report(this.#thread, message.id, message.value);
+      case "logs":
+        return this.#write(message);
+      case "closed":
+        return this.#thread.closed();
+    }
+  }
+
+  #write({ records, dropped }: Extract<FromThread, { type: "logs" }>): void {
+    this.#thread.row.add("logsTaken", records.length + dropped);
+    for (const { level, message, fields } of records) this.#logger[level](message, { threadId, ...fields });
+  }
+
+  async #close(): Promise<void> {
+    const { drainMs, closeMs, cancelGraceMs } = this.#config.shutdown;
+    const isDrained = within(this.#dispatcher.drained(), drainMs, () => new Error(), UNREAD_MS);
+    await isDrained.catch(() => {
+      this.#dispatcher.giveUp(notWaitedFor);
+    });
+    if (this.#hangUp) {
+      this.#thread.close(closeMs, Math.min(cancelGraceMs, closeMs / 2));
+      await this.#thread.answered;
+      this.#hangUp();
+      this.#dispatcher.threadGone(this.#thread, notWaitedFor("unknown")); // what runs still is nobody's any more
+    }
+    await closeCurrent(closeMs); // so that who calls getRedis() next gets a client of his own
+    this.#onClosed();
+  }
+}
+
+/** To end it would end the process of the tests. */
+class OwnThread extends Thread {
+  override end(): void {}
+}
+
+/** A file, unless it is the module itself. A URL of another realm is one too. */
+function asFile(tasks: object | string): URL | string | undefined {
+  const isFile = typeof tasks === "string" || Reflect.get(tasks, Symbol.toStringTag) === "URL";
+  return isFile ? (tasks as URL | string) : undefined;
+}
+
+function notWaitedFor(outcome: Outcome, cause?: unknown): TaskAbortedError {
+  return new TaskAbortedError("close() could not wait for this task", { outcome, cause });
+}
+
+async function importTasks(file: string): Promise<TasksModule> {
+  return (await import(file)) as TasksModule;
+}
