@@ -164,6 +164,12 @@ export class Dialer {
       });
     }
     if (!isReplyError(cause) && (!accepted || !isClosedError(error))) return this.connectFailed(cause);
+    if (!isReplyError(cause) && this.#options.redis.tls !== false) {
+      // One that is full does not get as far as that; its alert is often lost with the connection.
+      const why =
+        "closed after the TLS handshake: does the server want a client's certificate (redis.tls.cert and key)?";
+      return this.connectFailed(new Error(why, { cause }));
+    }
     const how = isReplyError(cause)
       ? "turned it away: it has reached its maxclients"
       : "closed it without a word: has it reached its maxclients?";
