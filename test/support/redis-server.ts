@@ -161,13 +161,13 @@ export class RedisServer implements AsyncDisposable {
     return this.#admin;
   }
 
-  /** CLIENT LIST without the observer. */
+  /** CLIENT LIST without the observer, and without those who belong to the server: replicas, its master, sentinels. */
   async clients(): Promise<ListedClient[]> {
     return String(await this.admin.client("LIST"))
       .split("\n")
       .filter((line) => line.trim() !== "")
       .map(parseClient)
-      .filter((client) => client.name !== OBSERVER);
+      .filter(({ name, flags }) => name !== OBSERVER && !/[SM]/.test(flags) && !name.startsWith("sentinel-"));
   }
 
   /** Waits until `predicate` holds for CLIENT LIST (without the observer) and gives that list. */
