@@ -38,7 +38,7 @@ export class Dialer {
   /** Ends every wait. */
   readonly #life: AbortSignal;
   /** Asked anew at every attempt: after a failover they lead to the new master. */
-  readonly #sentinels: Sentinels | undefined;
+  readonly sentinels: Sentinels | undefined;
   /** What the connection was opened with, or renewed to. */
   #login: Login | undefined;
   /** Which the server refused at the last attempt. */
@@ -48,7 +48,7 @@ export class Dialer {
     this.#handle = handle;
     this.#options = options;
     this.#life = life;
-    this.#sentinels = Sentinels.of(options.redis);
+    this.sentinels = Sentinels.of(options.redis);
   }
 
   /** Within `leftMs`; after a failure nothing is left open. */
@@ -119,7 +119,7 @@ export class Dialer {
     const onAccepted = (): void => void (accepted = true);
     this.#handle.once("connect", onAccepted);
     try {
-      if (this.#sentinels) this.#handle.aim(await this.#sentinels.master(ms, this.#life));
+      if (this.sentinels) this.#handle.aim(await this.sentinels.master(ms, this.#life));
       await this.#open(Math.max(openBy - monotonic(), 1));
     } catch (error) {
       await this.destroy();
@@ -157,7 +157,7 @@ export class Dialer {
       // NOPERM, MISCONF: refused, but by a server that answers this user.
       if (!isServed(error)) throw error;
     });
-    await Promise.all([named, pinged, this.#sentinels && this.#checkRole()]);
+    await Promise.all([named, pinged, this.sentinels && this.#checkRole()]);
   }
 
   /** Sentinels can be behind: a master that was demoted, or has come back, is still named for a while. */

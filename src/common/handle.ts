@@ -1,5 +1,6 @@
 import { createRequire } from "node:module";
 import { Command, Redis, type RedisOptions } from "ioredis";
+import type { Endpoint } from "./options.js";
 
 /** An ioredis client, whoever made it: what users hold. */
 export type RedisHandle = Redis;
@@ -114,8 +115,12 @@ export class Handle extends Wire {
   }
 
   /** The next `dial` leads there. */
-  aim(address: { readonly host: string; readonly port: number }): void {
+  aim(address: Endpoint): void {
     Object.assign(this.options, address);
+  }
+
+  get aimedAt(): Endpoint {
+    return this.options as Endpoint; // its constructor has given it both
   }
 
   override recoverFromFatalError(commandError: Error, error: Error, options: never): void {
