@@ -126,6 +126,53 @@ test("of a socket's path and a host the stronger source's is used", () => {
   assert.match(problemsOf({ env: { ...env, REDIS_HOST: "h" } }).join(), /conflicts with redis.host \(REDIS_HOST/);
 });
 
+test("sentinels come as a list of addresses, in the environment as text", () => {
+  const env = { REDTHREAD_REDIS_SENTINELS: "a:26380, b,[::1]:26381", REDTHREAD_REDIS_SENTINEL_NAME: "m" };
+  const sentinels = [
+    { host: "a", port: 26_380 },
+    { host: "b", port: 26_379 },
+    { host: "::1", port: 26_381 },
+  ];
+  assert.deepEqual(load(env).redis.sentinels, sentinels);
+  const option = [{ host: "a", port: 26_380 }, { host: "b" }, { host: "::1", port: 26_381 }];
+  assert.deepEqual(loadConfig({ env: {}, redis: { sentinels: option, sentinelName: "m" } }).redis.sentinels, sentinels);
+  const wrong = { REDTHREAD_REDIS_SENTINELS: "a:b:c,h:70000,:pw@h", REDTHREAD_REDIS_SENTINEL_NAME: "m" };
+  assert.deepEqual(
+    problemsOf({ env: wrong }).map((problem) => String(problem).replace(/\(.*?\)/, "()")),
+    [
+      "redis.sentinels[0] (): must be host:port, or an object of host and port, got text",
+      "redis.sentinels[1].port (): must be a whole number from 1 to 65535, got 70000",
+      "redis.sentinels[2] (): must be host:port, or an object of host and port, got text",
+    ],
+  );
+});
+
+test("sentinels exclude every other address: of one source it is a mistake, else the stronger is used", () => {
+  const sentinels = [{ host: "a" }];
+  const sentinelEnv = { REDTHREAD_REDIS_SENTINELS: "a", REDTHREAD_REDIS_SENTINEL_NAME: "m" };
+  for (const other of [{ host: "h" }, { port: 1 }, { path: "/s" }, { url: "redis://h" }]) {
+    const [problem] = problemsOf({ env: {}, redis: { sentinels, sentinelName: "m", ...other } });
+    assert.match(String(problem), /^redis\.sentinels \(option\): conflicts with redis\.\w+ \(option\)/);
+    const { redis } = loadConfig({ env: sentinelEnv, redis: other }, NOWHERE);
+    assert.deepEqual([redis.sentinels, redis.sentinelName], [undefined, undefined]);
+  }
+  const env = { REDIS_URL: "redis://:secret@old/3", REDIS_DB: "2" };
+  const { redis } = loadConfig({ env, redis: { sentinels, sentinelName: "m" } }, NOWHERE);
+  assert.deepEqual([redis.sentinels, redis.password, redis.db], [[{ host: "a", port: 26_379 }], undefined, 2]);
+  assert.deepEqual(problemsOf({ env: {}, redis: { sentinels } }), [
+    "redis.sentinelName: is missing, the name that the sentinels know the master by",
+  ]);
+  assert.deepEqual(problemsOf({ env: {}, redis: { sentinels: [], sentinelName: "m" } }), [
+    "redis.sentinels (option): must name at least one",
+    "redis.sentinelName: means nothing without redis.sentinels",
+  ]);
+  assert.deepEqual(problemsOf({ env: {}, redis: { sentinelPassword: "secret", sentinelTls: { key: "k" } } }), [
+    "redis.sentinelPassword: means nothing without redis.sentinels",
+    "redis.sentinelTls: means nothing without redis.sentinels",
+    "redis.sentinelTls: cert and key go together, one of them is missing",
+  ]);
+});
+
 test("a url that is wrong is named without being quoted", () => {
   for (const url of [
     "http://:secret@h",

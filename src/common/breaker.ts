@@ -1,5 +1,5 @@
 import { breakerChannel } from "./channels.js";
-import { abortable } from "./time.js";
+import { abortable, sharedClock } from "./time.js";
 
 export type BreakerState = "closed" | "open" | "half-open";
 
@@ -74,7 +74,7 @@ export class Breaker {
     const prober = this.#load(PROBER);
     if (prober !== 0 && this.#msUntil(PROBE_ENDS) > 0) return false;
     if (Atomics.compareExchange(this.#cells, PROBER, prober, this.#slot + 1) !== prober) return false;
-    this.#store(PROBE_ENDS, clock() + this.#probeMs);
+    this.#store(PROBE_ENDS, sharedClock() + this.#probeMs);
     return true;
   }
 
@@ -104,7 +104,7 @@ export class Breaker {
   }
 
   #scheduleProbe(): void {
-    this.#store(NEXT_PROBE, clock() + PROBE_MIN_MS + Math.random() * (PROBE_MAX_MS - PROBE_MIN_MS));
+    this.#store(NEXT_PROBE, sharedClock() + PROBE_MIN_MS + Math.random() * (PROBE_MAX_MS - PROBE_MIN_MS));
   }
 
   #load(cell: number): number {
@@ -117,12 +117,6 @@ export class Breaker {
 
   /** The clock wraps every 50 days; a difference of two times does not. */
   #msUntil(cell: number): number {
-    return (this.#load(cell) - Math.trunc(clock())) | 0;
+    return (this.#load(cell) - sharedClock()) | 0;
   }
-}
-
-/** Ms on the one clock that all threads share: performance.now() starts anew in each. */
-function clock(): number {
-  const [seconds, nanoseconds] = process.hrtime();
-  return (seconds * 1_000 + nanoseconds / 1e6) | 0;
 }

@@ -8,6 +8,7 @@ import { NotSentError } from "./errors.js";
 import { type CommandStream, type Gate, Handle, type QueuedCommand, type RedisHandle } from "./handle.js";
 import { Heartbeat } from "./heartbeat.js";
 import { errorCode } from "./log.js";
+import { MasterWatch } from "./master-watch.js";
 import type { RedisConfig, RetryConfig } from "./options.js";
 import { Replacement } from "./replacement.js";
 import { classifyReply, isReplyError, replyCode } from "./replies.js";
@@ -41,6 +42,7 @@ export class Client implements Gate {
   readonly #traffic: Traffic;
   readonly #heartbeat: Heartbeat;
   readonly #replacement: Replacement;
+  readonly #masterWatch: MasterWatch | undefined;
   readonly #life = new AbortController();
   readonly #ownListeners: ReadonlyMap<string | symbol, ReadonlySet<unknown>>;
   #state: ConnectionState = "disconnected";
@@ -87,6 +89,15 @@ export class Client implements Gate {
       replace: () => this.redis.stream.destroy(),
       keep: () => this.#traffic.release(),
     });
+    const { sentinels } = this.#dialer;
+    this.#masterWatch =
+      sentinels &&
+      new MasterWatch({
+        cells: options.gate.masterCells,
+        sentinels,
+        ms: redis.connectTimeoutMs,
+        onMoved: () => this.#moved(),
+      });
     this.redis.on("error", (error: Error) => {
       this.#dialer.lastError = error;
     });
@@ -206,11 +217,7 @@ export class Client implements Gate {
   }
 
   refused(error: Error): void {
-    if (!this.isAlive() || this.#closing || classifyReply(error) !== "reconnect") return;
-    if (!this.#replacement.request()) return;
-    const { logger, name } = this.#options;
-    this.#dialer.lastError = error;
-    logger.warn("connection leads to the wrong server and is replaced", { name, code: replyCode(error) });
+    if (classifyReply(error) === "reconnect") this.#leave(error, replyCode(error));
   }
 
   failed(error: Error): void {
@@ -266,6 +273,7 @@ export class Client implements Gate {
     this.#become("connected");
     this.renewLogin(); // if one came during the handshake
     this.#heartbeat.start();
+    this.#masterWatch?.start(this.redis.aimedAt);
     this.#traffic.release();
     if (this.#isReconnect) this.#options.onReconnected?.();
     this.#isReconnect = true;
@@ -292,8 +300,21 @@ export class Client implements Gate {
     }
   }
 
+  #leave(why: Error, code: string): void {
+    if (!this.isAlive() || this.#closing || !this.#replacement.request()) return;
+    const { logger, name } = this.#options;
+    this.#dialer.lastError = why;
+    logger.warn("connection leads to the wrong server and is replaced", { name, code });
+  }
+
+  #moved(): void {
+    this.#leave(new Error("the sentinels name another master"), "MASTER_MOVED");
+    this.#replacement.look(); // nothing may be under way, and then no last answer ends it
+  }
+
   #lost(): void {
     this.#heartbeat.stop();
+    this.#masterWatch?.stop();
     this.#replacement.stop();
     this.#traffic.lost(this.#dialer.lastError, !this.#life.signal.aborted);
     if (!this.#life.signal.aborted) void this.#startConnecting(FOR_EVER);
@@ -324,7 +345,7 @@ export class Client implements Gate {
     this.#traffic.rejectHeld(this.#closedError());
     await within(quit, ms, () => this.#closedError()).catch(() => {}); // gone or frozen: destroyed below
     await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
-    await this.#dialer.destroy();
+    await Promise.all([this.#dialer.destroy(), this.#masterWatch?.close()]);
     this.#heartbeat.stop();
     this.#traffic.stop();
     this.#unlisten?.();

@@ -11,7 +11,7 @@ type Values = Map<OptionPath, unknown>;
 /** The strongest setting of every option, judged, or its default; what is wrong is added to `settings.problems`. */
 export function resolveConfig(settings: Settings, { hasProvider }: { readonly hasProvider: boolean }): Config {
   addUrlParts(settings);
-  const ignored = new Set<OptionPath>(ignoredAddress(settings));
+  const ignored = new Set<OptionPath>(ignoredAddresses(settings));
   // Whatever the environment says: the provider is the only word on who logs in.
   if (hasProvider) ignored.add("redis.username").add("redis.password");
   const values: Values = new Map();
@@ -27,32 +27,57 @@ export function resolveConfig(settings: Settings, { hasProvider }: { readonly ha
 /** Only the strongest url counts: parts of a weaker one, its password above all, belong to another server. */
 function addUrlParts(settings: Settings): void {
   const [url] = settings.of("redis.url");
+  const [sentinels] = settings.of("redis.sentinels");
   if (!url) return;
+  const parts = parseRedisUrl(url.raw, (what) => settings.complain(url, what));
+  if (sentinels && sentinels.source === url.source) return conflict(sentinels, url, settings);
+  if (sentinels && strength(sentinels) > strength(url)) return;
   const origin = `redis.url, ${url.origin}`;
-  for (const [path, raw] of parseRedisUrl(url.raw, (what) => settings.complain(url, what))) {
-    settings.add({ path, raw, source: url.source, form: "part", origin });
-  }
+  for (const [path, raw] of parts) settings.add({ path, raw, source: url.source, form: "part", origin });
 }
 
-/** A socket's path and a host with its port exclude each other: the stronger is used, of one source it is a mistake. */
-function ignoredAddress(settings: Settings): ReadonlySet<OptionPath> {
-  const [path] = settings.of("redis.path");
-  const [server] = [...settings.of("redis.host"), ...settings.of("redis.port")].toSorted(
-    (a, b) => strength(b) - strength(a),
-  );
-  if (!path || !server) return new Set();
-  if (path.source === server.source && path.form !== "part" && server.form !== "part") {
-    settings.complain(path, `conflicts with ${server.path} (${server.origin}): give one of them`);
+const SENTINELS = [
+  "redis.sentinels",
+  "redis.sentinelName",
+  "redis.sentinelUsername",
+  "redis.sentinelPassword",
+  "redis.sentinelTls",
+] as const satisfies readonly OptionPath[];
+
+/** Ways to say where Redis is, each with what says so, and what else means nothing without it. */
+const ADDRESSES: readonly { readonly by: readonly OptionPath[]; readonly paths: readonly OptionPath[] }[] = [
+  { by: ["redis.sentinels"], paths: SENTINELS },
+  { by: ["redis.path"], paths: ["redis.path"] },
+  { by: ["redis.host", "redis.port"], paths: ["redis.host", "redis.port"] },
+];
+
+/** They exclude each other: the strongest is used, of one source two are a mistake. */
+function ignoredAddresses(settings: Settings): ReadonlySet<OptionPath> {
+  const given = ADDRESSES.flatMap(({ by, paths }) => {
+    const [strongest] = by.flatMap((path) => settings.of(path)).toSorted((a, b) => strength(b) - strength(a));
+    return strongest ? [{ strongest, paths }] : [];
+  }).toSorted((a, b) => strength(b.strongest) - strength(a.strongest));
+  const [used, ...ignored] = given;
+  for (const { strongest: other } of ignored) {
+    const { strongest } = used!;
+    const isPart = strongest.form === "part" || other.form === "part";
+    if (strongest.source === other.source && !isPart) conflict(strongest, other, settings);
   }
-  return new Set(strength(path) >= strength(server) ? ["redis.host", "redis.port"] : ["redis.path"]);
+  return new Set(ignored.flatMap(({ paths }) => paths));
+}
+
+function conflict(one: Setting, other: Setting, settings: Settings): void {
+  settings.complain(one, `conflicts with ${other.path} (${other.origin}): give one of them`);
 }
 
 function resolveOption(path: OptionPath, given: readonly Setting[], settings: Settings): unknown {
   const { kind, initial, compute } = OPTIONS[path];
-  const chosen = path === "redis.tls" ? chooseTls(given) : given[0];
+  const chosen = TLS_PATHS.includes(path) ? chooseTls(given) : given[0];
   if (!chosen) return compute ? compute() : initial;
   return kind.parse(chosen.raw, (what, at) => settings.complain(chosen, `${what}${serviceLinkHint(chosen)}`, at));
 }
+
+const TLS_PATHS: readonly OptionPath[] = ["redis.tls", "redis.sentinelTls"];
 
 /** A bare "on", from rediss:// or REDIS_TLS, does not take away the certificates that a weaker source gives. */
 function chooseTls(given: readonly Setting[]): Setting | undefined {
@@ -83,13 +108,22 @@ function crossCheck(values: Values, { problems }: Settings): void {
   if (isPlainObject(ioredis) && ioredis["replyMapping"] === "resp3" && ioredis["protocol"] === 2) {
     problems.push('redis.ioredis.replyMapping: "resp3" needs protocol 3, which is the default');
   }
-  const tls = values.get("redis.tls");
+  if (values.has("redis.sentinels") && !values.has("redis.sentinelName")) {
+    problems.push("redis.sentinelName: is missing, the name that the sentinels know the master by");
+  }
+  for (const path of SENTINELS.filter((one) => values.has(one) && !values.has("redis.sentinels"))) {
+    problems.push(`${path}: means nothing without redis.sentinels`);
+  }
+  for (const path of TLS_PATHS) checkTls(path, values.get(path), problems);
+}
+
+function checkTls(path: OptionPath, tls: unknown, problems: string[]): void {
   if (!isPlainObject(tls)) return;
   if ((tls["cert"] === undefined) !== (tls["key"] === undefined)) {
-    problems.push("redis.tls: cert and key go together, one of them is missing");
+    problems.push(`${path}: cert and key go together, one of them is missing`);
   }
   if (tls["minVersion"] === "TLSv1.3" && tls["maxVersion"] === "TLSv1.2") {
-    problems.push("redis.tls.minVersion: must not exceed redis.tls.maxVersion");
+    problems.push(`${path}.minVersion: must not exceed ${path}.maxVersion`);
   }
 }
 

@@ -1,5 +1,6 @@
 import { Breaker } from "./breaker.js";
 import { CircuitOpenError } from "./errors.js";
+import { MasterWatch } from "./master-watch.js";
 import type { Config } from "./options.js";
 import { type PermitKind, Permits } from "./permits.js";
 import { within } from "./time.js";
@@ -20,9 +21,13 @@ export interface Entry {
   closed(): void;
 }
 
+const OWN_CELLS = Breaker.CELLS + MasterWatch.CELLS;
+
 /** Every connection of the process enters here: within the budget, behind the breaker, a few handshakes at once. */
 export class ConnectGate {
   readonly breaker: Breaker;
+  /** For `MasterWatch`. */
+  readonly masterCells: Int32Array<SharedArrayBuffer>;
   readonly #handshakes: Permits;
   /** None: as many connections as the threads and pools ask for. */
   readonly #sockets: Permits | undefined;
@@ -30,8 +35,7 @@ export class ConnectGate {
   /** The shared memory behind the gates of all threads; all zeros is its beginning. */
   static buffer({ threads, connections }: Config): SharedArrayBuffer {
     const slots = slotsOf(threads.count);
-    const cells =
-      Breaker.CELLS + Permits.cells(slots, connections.connecting) + Permits.cells(slots, connections.max ?? 0);
+    const cells = OWN_CELLS + Permits.cells(slots, connections.connecting) + Permits.cells(slots, connections.max ?? 0);
     return new SharedArrayBuffer(cells * Int32Array.BYTES_PER_ELEMENT);
   }
 
@@ -51,13 +55,14 @@ export class ConnectGate {
     const slots = slotsOf(threads.count);
     const handshakeCells = Permits.cells(slots, connections.connecting);
     this.breaker = new Breaker(cells.subarray(0, Breaker.CELLS), { slot, probeMs: 2 * redis.connectTimeoutMs });
-    this.#handshakes = new Permits(cells.subarray(Breaker.CELLS, Breaker.CELLS + handshakeCells), {
+    this.masterCells = cells.subarray(Breaker.CELLS, OWN_CELLS);
+    this.#handshakes = new Permits(cells.subarray(OWN_CELLS, OWN_CELLS + handshakeCells), {
       slots,
       slot,
       count: connections.connecting,
     });
     if (connections.max === undefined) return;
-    this.#sockets = new Permits(cells.subarray(Breaker.CELLS + handshakeCells), {
+    this.#sockets = new Permits(cells.subarray(OWN_CELLS + handshakeCells), {
       slots,
       slot,
       count: connections.max,

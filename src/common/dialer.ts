@@ -7,6 +7,7 @@ import type { ClientRole } from "./names.js";
 import type { RedisConfig } from "./options.js";
 import type { PermitKind } from "./permits.js";
 import { isAuthReply, isFull, isReplyError, isServed, replyCode } from "./replies.js";
+import { Sentinels } from "./sentinels.js";
 import { abortable, monotonic, within } from "./time.js";
 
 export interface DialerOptions {
@@ -36,13 +37,18 @@ export class Dialer {
   readonly #options: DialerOptions;
   /** Ends every wait. */
   readonly #life: AbortSignal;
+  /** Asked anew at every attempt: after a failover they lead to the new master. */
+  readonly sentinels: Sentinels | undefined;
   /** What the connection was opened with, or renewed to. */
   #login: Login | undefined;
+  /** Which the server refused at the last attempt. */
+  #refused: Login | undefined;
 
   constructor(handle: Handle, options: DialerOptions, life: AbortSignal) {
     this.#handle = handle;
     this.#options = options;
     this.#life = life;
+    this.sentinels = Sentinels.of(options.redis);
   }
 
   /** Within `leftMs`; after a failure nothing is left open. */
@@ -52,8 +58,9 @@ export class Dialer {
     try {
       await this.#dial(giveUpAt - monotonic());
     } catch (error) {
-      const refused = this.#login;
-      if (!(error instanceof AuthFailedError) || !refused) throw error;
+      const refused = this.#refused;
+      this.#refused = undefined;
+      if (!refused) throw error;
       // Changed before they expired: once more with fresh ones.
       await this.#loginArrives(refused.version, giveUpAt - monotonic());
       await this.#dial(giveUpAt - monotonic());
@@ -73,15 +80,14 @@ export class Dialer {
 
   /** Settles when the socket is gone. */
   async destroy(): Promise<void> {
-    const hungUp = this.#handle.hangUp();
-    this.#handle.stream?.destroy();
-    await hungUp;
+    await this.#handle.cut();
   }
 
   connectFailed(cause: unknown = this.lastError): ConnectFailedError {
-    const { host, port, path } = this.#options.redis;
+    const { host, port, path, sentinelName } = this.#options.redis;
+    const where = path ?? sentinelName ?? `${host}:${port}`;
     const reason = cause instanceof Error ? `: ${cause.message || (cause as NodeJS.ErrnoException).code}` : "";
-    return new ConnectFailedError(`no connection for ${this.#options.name} to ${path ?? `${host}:${port}`}${reason}`, {
+    return new ConnectFailedError(`no connection for ${this.#options.name} to ${where}${reason}`, {
       outcome: "not-sent",
       cause,
     });
@@ -108,11 +114,13 @@ export class Dialer {
     this.lastError = undefined;
     this.takeLogin();
     const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), FAIR_ATTEMPT_MS));
+    const openBy = monotonic() + ms;
     let accepted = false;
     const onAccepted = (): void => void (accepted = true);
     this.#handle.once("connect", onAccepted);
     try {
-      await this.#open(ms);
+      if (this.sentinels) this.#handle.aim(await this.sentinels.master(ms, this.#life));
+      await this.#open(Math.max(openBy - monotonic(), 1));
     } catch (error) {
       await this.destroy();
       const failure = this.#judgeAttempt(error, accepted);
@@ -149,21 +157,40 @@ export class Dialer {
       // NOPERM, MISCONF: refused, but by a server that answers this user.
       if (!isServed(error)) throw error;
     });
-    await Promise.all([named, pinged]);
+    await Promise.all([named, pinged, this.sentinels && this.#checkRole()]);
+  }
+
+  /** Sentinels can be behind: a master that was demoted, or has come back, is still named for a while. */
+  async #checkRole(): Promise<void> {
+    // Allowed to every user, unlike ROLE. A server before Redis 6 does not know it.
+    const reply = await this.#handle.own("hello").catch((error: unknown) => {
+      if (!isReplyError(error)) throw error;
+    });
+    // A list or an object, as redis.ioredis.replyMapping says.
+    const { role } = Array.isArray(reply) ? { role: reply[reply.indexOf("role") + 1] as unknown } : Object(reply);
+    if (role !== undefined && role !== "master") throw new Error(`the sentinels lead to a ${String(role)}`);
   }
 
   #judgeAttempt(error: unknown, accepted: boolean): Error {
+    if (error instanceof AuthFailedError) return error; // the sentinels'
     // ioredis says "Connection is closed."; why it closed came as an error event.
     const cause = isReplyError(error) ? error : (this.lastError ?? error);
     if (isReplyError(cause) && !isFull(cause)) {
       const code = replyCode(cause);
       if (!isAuthReply(cause)) return this.connectFailed(new Error(`the server answered ${code}`));
+      this.#refused = this.#login;
       const source = this.#login ? "what redis.credentials gives" : "redis.username and redis.password";
       return new AuthFailedError(`Redis refused the credentials of ${this.#options.name} (${code}): check ${source}`, {
         reply: code,
       });
     }
     if (!isReplyError(cause) && (!accepted || !isClosedError(error))) return this.connectFailed(cause);
+    if (!isReplyError(cause) && this.#options.redis.tls !== false) {
+      // One that is full does not get as far as that; its alert is often lost with the connection.
+      const why =
+        "closed after the TLS handshake: does the server want a client's certificate (redis.tls.cert and key)?";
+      return this.connectFailed(new Error(why, { cause }));
+    }
     const how = isReplyError(cause)
       ? "turned it away: it has reached its maxclients"
       : "closed it without a word: has it reached its maxclients?";

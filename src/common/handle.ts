@@ -1,5 +1,6 @@
 import { createRequire } from "node:module";
 import { Command, Redis, type RedisOptions } from "ioredis";
+import type { Endpoint } from "./options.js";
 
 /** An ioredis client, whoever made it: what users hold. */
 export type RedisHandle = Redis;
@@ -54,35 +55,15 @@ const RULED_BY_US = {
   disconnectTimeout: 100,
 } as const;
 
-/**
- * The ioredis instance that users hold, good for the life of its client across any number of reconnects.
- * Every command, also those of pipelines and scripts, passes the gate.
- */
-export class Handle extends Redis {
-  readonly #gate: Gate;
-
-  constructor(options: Omit<RedisOptions, "replyMapping">, gate: Gate) {
+/** An ioredis connection that does nothing by itself: it opens, sends and ends when it is told to. */
+export class Wire extends Redis {
+  constructor(options: Omit<RedisOptions, "replyMapping">) {
     super({ ...options, ...RULED_BY_US });
-    this.#gate = gate;
   }
 
-  override sendCommand(command: QueuedCommand, stream?: CommandStream): unknown {
-    return this.#gate.send(command, stream);
-  }
-
-  /** Past the gate, onto the socket. The promise returned may be a traced one: hand it on, or handle it. */
-  transmit(command: QueuedCommand, stream?: CommandStream): unknown {
-    return super.sendCommand(command, stream);
-  }
-
-  /** Past the gate, for the client's own PING, QUIT and the like; rejections are the caller's to handle. */
+  /** Straight onto the socket; rejections are the caller's to handle. */
   async own(name: string, ...args: string[]): Promise<unknown> {
     return await super.sendCommand(new Command(name, args, { replyEncoding: "utf8" }));
-  }
-
-  /** The next handshake, and every one after it, logs in with these. */
-  logIn({ username, password }: { readonly username?: string; readonly password: string }): void {
-    Object.assign(this.options, { username, password });
   }
 
   /** TCP, TLS and handshake, once. */
@@ -97,6 +78,49 @@ export class Handle extends Redis {
     const ended = new Promise<void>((resolve) => this.once("end", resolve));
     super.disconnect();
     await ended;
+  }
+
+  /** As `hangUp`, without waiting for the other end. */
+  async cut(): Promise<void> {
+    const hungUp = this.hangUp();
+    this.stream?.destroy();
+    await hungUp;
+  }
+}
+
+/**
+ * The ioredis instance that users hold, good for the life of its client across any number of reconnects.
+ * Every command, also those of pipelines and scripts, passes the gate.
+ */
+export class Handle extends Wire {
+  readonly #gate: Gate;
+
+  constructor(options: Omit<RedisOptions, "replyMapping">, gate: Gate) {
+    super(options);
+    this.#gate = gate;
+  }
+
+  override sendCommand(command: QueuedCommand, stream?: CommandStream): unknown {
+    return this.#gate.send(command, stream);
+  }
+
+  /** Past the gate, onto the socket. The promise returned may be a traced one: hand it on, or handle it. */
+  transmit(command: QueuedCommand, stream?: CommandStream): unknown {
+    return super.sendCommand(command, stream);
+  }
+
+  /** The next handshake, and every one after it, logs in with these. */
+  logIn({ username, password }: { readonly username?: string; readonly password: string }): void {
+    Object.assign(this.options, { username, password });
+  }
+
+  /** The next `dial` leads there. */
+  aim(address: Endpoint): void {
+    Object.assign(this.options, address);
+  }
+
+  get aimedAt(): Endpoint {
+    return this.options as Endpoint; // its constructor has given it both
   }
 
   override recoverFromFatalError(commandError: Error, error: Error, options: never): void {

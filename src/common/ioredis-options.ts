@@ -17,12 +17,15 @@ export const REFUSED_BY_REDTHREAD: ReadonlyMap<string, string> = new Map(
     "redthread names its connections, see appName": "connectionName",
     "subscriptions come back after every reconnect": "autoResubscribe",
     "use a dedicated client": "monitor",
-    "replicas, Sentinel and Cluster are not supported in this version":
-      "readOnly sentinels name role sentinelUsername sentinelPassword sentinelRetryStrategy " +
-      "sentinelReconnectStrategy sentinelCommandTimeout sentinelTLS sentinelMaxConnections preferredSlaves " +
-      "enableTLSForSentinelMode natMap updateSentinels failoverDetector",
+    "use redis.sentinelName": "name",
+    "use redis.tls, and redis.sentinelTls for the sentinels": "enableTLSForSentinelMode sentinelTLS",
+    "redthread asks the sentinels anew at every connect, within redis.connectTimeoutMs":
+      "sentinelRetryStrategy sentinelReconnectStrategy sentinelCommandTimeout sentinelMaxConnections " +
+      "updateSentinels failoverDetector",
+    "replicas and Cluster are not supported in this version": "readOnly role preferredSlaves natMap",
     "redthread makes the socket itself": "Connector",
-    "it belongs beside redis.ioredis, not into it": "host port path username password db tls keyPrefix scripts url",
+    "it belongs beside redis.ioredis, not into it":
+      "host port path sentinels sentinelUsername sentinelPassword username password db tls keyPrefix scripts url",
   }).flatMap(([reason, names]) => names.split(" ").map((name) => [name, reason] as const)),
 );
 

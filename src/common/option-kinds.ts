@@ -119,6 +119,35 @@ export function listOf(kind: Kind): Kind {
   };
 }
 
+const ADDRESS = /^(?:\[([^\]]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/;
+
+/** Where a server is: host and port, as an object or as the text host:port. */
+export function endpoint(host: Kind, port: number): Kind {
+  const parts = fields({ host, port: integer(1, 65_535) });
+  return {
+    parse(raw, complain) {
+      const [isAddress, v6, name, digits] = (typeof raw === "string" && ADDRESS.exec(raw.trim())) || [];
+      const given = isAddress ? { host: v6 ?? name, port: digits === undefined ? port : Number(digits) } : raw;
+      if (!isPlainObject(given))
+        return complain(`must be host:port, or an object of host and port, got ${typeOf(raw)}`);
+      if (given["host"] === undefined) complain("is missing", ".host");
+      return parts.parse({ ...given, port: given["port"] ?? port }, complain);
+    },
+  };
+}
+
+/** At least one of them; as text separated by commas. */
+export function someOf(kind: Kind): Kind {
+  const list = listOf(kind);
+  return {
+    fromText: (value) => value.split(","),
+    parse(raw, complain) {
+      if (Array.isArray(raw) && raw.length === 0) return complain("must name at least one");
+      return list.parse(raw, complain);
+    },
+  };
+}
+
 /** A certificate or key: PEM text or bytes, or several of them. */
 export function pem(): Kind {
   const one: Kind = {

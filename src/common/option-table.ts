@@ -1,8 +1,8 @@
 import { availableCores } from "./cores.js";
 import { IOREDIS_OPTIONS } from "./ioredis-options.js";
 import { LOG_FORMATS, LOG_LEVELS } from "./log.js";
-import { fields, flag, flagOr, integer, integerOrInfinity, listOf, mapOf, number, oneOf } from "./option-kinds.js";
-import { pem, text, type Kind } from "./option-kinds.js";
+import { endpoint, fields, flag, flagOr, integer, integerOrInfinity, listOf, mapOf, number } from "./option-kinds.js";
+import { oneOf, pem, someOf, text, type Kind } from "./option-kinds.js";
 import type { Config } from "./options.js";
 
 type Groups = Omit<Config, "tasks" | "appName">;
@@ -59,6 +59,11 @@ export const OPTIONS: Readonly<Record<OptionPath, Option>> = {
   "redis.host": { kind: HOST, initial: "127.0.0.1", variable: "REDIS_HOST" },
   "redis.port": { kind: integer(1, 65_535), initial: 6379, variable: "REDIS_PORT" },
   "redis.path": { kind: text() },
+  "redis.sentinels": { kind: someOf(endpoint(HOST, 26_379)) },
+  "redis.sentinelName": { kind: text() },
+  "redis.sentinelUsername": { kind: text() },
+  "redis.sentinelPassword": { kind: text() },
+  "redis.sentinelTls": { kind: flagOr(TLS) },
   "redis.username": { kind: text(), variable: "REDIS_USERNAME" },
   "redis.password": { kind: text(), variable: "REDIS_PASSWORD" },
   "redis.db": { kind: integer(0, 2 ** 31 - 1), initial: 0, variable: "REDIS_DB" },

@@ -24,6 +24,14 @@ export interface RedisConfig {
   readonly port: number;
   /** Unix socket; when set, host and port mean nothing. */
   readonly path?: string;
+  /** Who are asked for the address of the master, at every connect; when set, host, port and path mean nothing. */
+  readonly sentinels?: readonly Endpoint[];
+  /** The master's name among the sentinels. */
+  readonly sentinelName?: string;
+  readonly sentinelUsername?: string;
+  readonly sentinelPassword?: string;
+  /** As `tls`, for the connections to the sentinels. Default false. */
+  readonly sentinelTls?: false | TlsOptions;
   readonly username?: string;
   readonly password?: string;
   /** Default 0. */
@@ -51,6 +59,11 @@ export interface RedisConfig {
    * after the reconnect. Never in a pipeline or transaction, never twice, never past its deadline.
    */
   readonly resend: "never" | "readonly";
+}
+
+export interface Endpoint {
+  readonly host: string;
+  readonly port: number;
 }
 
 export interface ScriptOptions {
@@ -194,10 +207,13 @@ export type CredentialsProvider = () => Credentials | Promise<Credentials>;
 /** Options may be left out or be undefined; both mean: look further down, at last in the defaults. */
 type Optional<T> = { readonly [K in keyof T]?: T[K] | undefined };
 
-export type RedisOptions = Optional<Omit<RedisConfig, "tls">> & {
+export type RedisOptions = Optional<Omit<RedisConfig, "tls" | "sentinels" | "sentinelTls">> & {
   /** redis://user:password@host:port/db, rediss:// for TLS, unix:/path. Fields given beside it win over its parts. */
   readonly url?: string | undefined;
   readonly tls?: boolean | TlsOptions | undefined;
+  /** The port is 26379 where none is given. As a variable: `host:port,host:port`. */
+  readonly sentinels?: readonly { readonly host: string; readonly port?: number | undefined }[] | undefined;
+  readonly sentinelTls?: boolean | TlsOptions | undefined;
   /**
    * In place of username and password, whose other sources are then not used. Called on the main thread, before the last
    * credentials expire and when the server refuses them.

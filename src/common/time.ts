@@ -10,6 +10,12 @@ export function monotonic(): number {
   return performance.now();
 }
 
+/** Whole ms on the one clock that all threads share: performance.now() starts anew in each. It wraps every 50 days. */
+export function sharedClock(): number {
+  const [seconds, nanoseconds] = process.hrtime();
+  return (seconds * 1_000 + nanoseconds / 1e6) | 0;
+}
+
 /** Resolves after `ms`; rejects at once with `signal.reason` when aborted. */
 export async function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   signal?.throwIfAborted();

@@ -5,7 +5,8 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer, Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
-import { Redis } from "ioredis";
+import { Redis, type RedisOptions } from "ioredis";
+import type { Certificates } from "./certificates.js";
 import { eventually } from "./gate.js";
 import { portOf } from "./proxy.js";
 
@@ -17,6 +18,17 @@ export interface RedisServerOptions {
   /** The content of an ACL file; name the observer's user in `observer` if the default user is off. */
   acl?: string;
   observer?: { username?: string; password?: string };
+  /** TLS in place of plain TCP; with `mutual` clients have to show a certificate too. */
+  tls?: { certificates: Certificates; mutual: boolean };
+}
+
+/** How a server process is started, and spoken to. */
+export interface Mode {
+  /** The whole command line; whatever files it names are written meanwhile. */
+  readonly args: (port: number, folder: string) => Promise<readonly string[]>;
+  /** What it logs once it serves. */
+  readonly ready?: string;
+  readonly observer: Pick<RedisOptions, "username" | "password" | "tls">;
 }
 
 /** One line of CLIENT LIST. */
@@ -49,19 +61,30 @@ export function findRedisServer(): string | undefined {
 }
 
 /** A real server on a free loopback port, in a folder of its own, ready to accept connections. */
-export async function startRedis(options: RedisServerOptions = {}): Promise<RedisServer> {
+export function startRedis(options: RedisServerOptions = {}): Promise<RedisServer> {
+  const { acl, tls, loglevel = "notice", observer = {}, args: further = [] } = options;
+  const listen = tls ? tlsArgs(tls) : (port: number) => ["--port", String(port)];
+  return launch({
+    observer: tls ? { ...observer, tls: { ca: tls.certificates.ca, ...tls.certificates.client } } : observer,
+    async args(port, folder) {
+      const args = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", folder, "--loglevel", loglevel];
+      if (acl !== undefined) {
+        await writeFile(join(folder, "users.acl"), acl);
+        args.push("--aclfile", join(folder, "users.acl"));
+      }
+      return [...listen(port), ...args, ...further];
+    },
+  });
+}
+
+/** As `startRedis`, for any mode that the binary knows. */
+export async function launch(mode: Mode): Promise<RedisServer> {
   const binary = findRedisServer();
   if (!binary) throw new Error(HOW_TO_GET_REDIS);
   const folder = await mkdtemp(join(tmpdir(), "redthread-redis-"));
-  const args = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", folder];
-  args.push("--loglevel", options.loglevel ?? "notice");
-  if (options.acl !== undefined) {
-    await writeFile(join(folder, "users.acl"), options.acl);
-    args.push("--aclfile", join(folder, "users.acl"));
-  }
-  args.push(...(options.args ?? []));
   for (let attempt = 1; ; attempt++) {
-    const server = new RedisServer(binary, folder, await freePort(), args, options.observer ?? {});
+    const port = await freePort();
+    const server = new RedisServer({ binary, folder, port, args: await mode.args(port, folder), mode });
     try {
       await server.start();
       return server;
@@ -74,31 +97,38 @@ export async function startRedis(options: RedisServerOptions = {}): Promise<Redi
   }
 }
 
+function tlsArgs({ certificates: { folder }, mutual }: NonNullable<RedisServerOptions["tls"]>) {
+  const files = ["--tls-cert-file", "server.crt", "--tls-key-file", "server.key", "--tls-ca-cert-file", "ca.crt"];
+  const paths = files.map((part) => (part.startsWith("--") ? part : join(folder, part)));
+  return (port: number): string[] => {
+    return ["--port", "0", "--tls-port", String(port), ...paths, "--tls-auth-clients", mutual ? "yes" : "no"];
+  };
+}
+
+interface Process {
+  readonly binary: string;
+  readonly folder: string;
+  readonly port: number;
+  readonly args: readonly string[];
+  readonly mode: Mode;
+}
+
 export class RedisServer implements AsyncDisposable {
   readonly port: number;
   readonly url: string;
-  readonly #binary: string;
-  readonly #folder: string;
-  readonly #args: readonly string[];
-  readonly #credentials: { username?: string; password?: string };
+  /** Of its own, removed with it. */
+  readonly folder: string;
+  readonly #how: Process;
   #process: ChildProcess | undefined;
   #admin: Redis | undefined;
   #log = "";
   #stopping: Promise<void> | undefined;
 
-  constructor(
-    binary: string,
-    folder: string,
-    port: number,
-    args: readonly string[],
-    credentials: { username?: string; password?: string },
-  ) {
-    this.port = port;
-    this.url = `redis://127.0.0.1:${port}`;
-    this.#binary = binary;
-    this.#folder = folder;
-    this.#args = args;
-    this.#credentials = credentials;
+  constructor(how: Process) {
+    this.port = how.port;
+    this.url = `redis://127.0.0.1:${how.port}`;
+    this.folder = how.folder;
+    this.#how = how;
   }
 
   /** Everything the server wrote so far, over restarts. */
@@ -123,7 +153,7 @@ export class RedisServer implements AsyncDisposable {
       this.#admin = new Redis({
         host: "127.0.0.1",
         port: this.port,
-        ...this.#credentials,
+        ...this.#how.mode.observer,
         connectionName: OBSERVER,
         lazyConnect: true,
         maxRetriesPerRequest: null,
@@ -136,13 +166,13 @@ export class RedisServer implements AsyncDisposable {
     return this.#admin;
   }
 
-  /** CLIENT LIST without the observer. */
+  /** CLIENT LIST without the observer, and without those who belong to the server: replicas, its master, sentinels. */
   async clients(): Promise<ListedClient[]> {
     return String(await this.admin.client("LIST"))
       .split("\n")
       .filter((line) => line.trim() !== "")
       .map(parseClient)
-      .filter((client) => client.name !== OBSERVER);
+      .filter(({ name, flags }) => name !== OBSERVER && !/[SM]/.test(flags) && !name.startsWith("sentinel-"));
   }
 
   /** Waits until `predicate` holds for CLIENT LIST (without the observer) and gives that list. */
@@ -162,12 +192,12 @@ export class RedisServer implements AsyncDisposable {
   }
 
   async start(): Promise<void> {
-    const child = spawn(this.#binary, ["--port", String(this.port), ...this.#args], {
-      cwd: this.#folder,
+    const child = spawn(this.#how.binary, this.#how.args, {
+      cwd: this.folder,
       stdio: ["ignore", "pipe", "pipe"],
     });
     this.#process = child;
-    alive.set(child, this.#folder);
+    alive.set(child, this.folder);
     child.once("exit", () => alive.delete(child));
     process.off("exit", killAll).on("exit", killAll);
     await this.#ready(child);
@@ -209,11 +239,12 @@ export class RedisServer implements AsyncDisposable {
     this.#admin?.disconnect();
     if (this.#admin) observers.delete(this.#admin);
     await this.#end("SIGTERM");
-    await rm(this.#folder, { recursive: true, force: true });
+    await rm(this.folder, { recursive: true, force: true });
   }
 
   #ready(child: ChildProcess): Promise<void> {
     const from = this.#log.length;
+    const { ready = "Ready to accept connections" } = this.#how.mode;
     return new Promise((resolve, reject) => {
       const fail = (why: string): void => {
         child.kill("SIGKILL");
@@ -222,7 +253,7 @@ export class RedisServer implements AsyncDisposable {
       const timer = setTimeout(() => fail(`was not ready within ${START_MS} ms`), START_MS);
       const hear = (text: Buffer): void => {
         this.#log += text.toString();
-        if (!this.#log.includes("Ready to accept connections", from)) return;
+        if (!this.#log.includes(ready, from)) return;
         clearTimeout(timer);
         resolve();
       };
@@ -253,8 +284,11 @@ const observers = new Set<Redis>();
 
 /** Whether this native handle is the socket of some server's observer. */
 export function isObserver(handle: object): boolean {
-  // The one way from a handle to who uses it.
-  return [...observers].some(({ stream }) => (stream as { _handle?: object } | undefined)?._handle === handle);
+  // The one way from a handle to who uses it; under TLS it is the handle below.
+  return [...observers].some(({ stream }) => {
+    const own = (stream as { _handle?: { _parent?: object } } | undefined)?._handle;
+    return own !== undefined && (own === handle || own?._parent === handle);
+  });
 }
 
 /** Each with its folder. */

@@ -1,0 +1,114 @@
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { eventually } from "./gate.js";
+import { launch, type ListedClient, type Mode, type RedisServer, startRedis } from "./redis-server.js";
+
+export const NAME = "m1";
+
+export interface SentinelOptions {
+  /** Further lines of its configuration file. */
+  readonly lines?: readonly string[];
+  readonly quorum?: number;
+  /** In place of a plain TCP port. */
+  readonly listen?: (port: number) => readonly string[];
+  readonly observer?: Mode["observer"];
+}
+
+/** One sentinel that watches over this master. */
+export function startSentinel(
+  master: RedisServer,
+  { lines = [], quorum = 1, listen = (port) => [`port ${port}`], observer = {} }: SentinelOptions = {},
+): Promise<RedisServer> {
+  return launch({
+    observer,
+    ready: "+monitor master",
+    async args(port, folder) {
+      const file = join(folder, "sentinel.conf");
+      const monitor = [
+        `sentinel monitor ${NAME} 127.0.0.1 ${master.port} ${quorum}`,
+        `sentinel down-after-milliseconds ${NAME} 1000`,
+        `sentinel failover-timeout ${NAME} 3000`,
+        `sentinel parallel-syncs ${NAME} 1`,
+      ];
+      await writeFile(file, [...listen(port), "bind 127.0.0.1", `dir ${folder}`, ...lines, ...monitor, ""].join("\n"));
+      return [file, "--sentinel"];
+    },
+  });
+}
+
+/** A master and its replica, under the eyes of three sentinels. */
+export class Watched implements AsyncDisposable {
+  readonly master: RedisServer;
+  readonly replica: RedisServer;
+  readonly sentinels: readonly RedisServer[];
+
+  /** Ready when all know each other, and a failover would find a replica in sync. */
+  static async start({ masterArgs = [] }: { masterArgs?: readonly string[] } = {}): Promise<Watched> {
+    const started: RedisServer[] = [];
+    const keep = (server: RedisServer): RedisServer => (started.push(server), server);
+    try {
+      const args = ["--repl-diskless-sync-delay", "0"];
+      const master = keep(await startRedis({ args: [...args, ...masterArgs] }));
+      const replica = keep(await startRedis({ args: [...args, "--replicaof", "127.0.0.1", String(master.port)] }));
+      const starting = Array.from({ length: 3 }, () => startSentinel(master, { quorum: 2 }).then(keep));
+      const watched = new Watched(master, replica, await Promise.all(starting));
+      await eventually(() => watched.#isComplete(), 30_000, "master, replica and sentinels know each other");
+      return watched;
+    } catch (error) {
+      await Promise.all(started.map((server) => server.stop()));
+      throw error;
+    }
+  }
+
+  private constructor(master: RedisServer, replica: RedisServer, sentinels: readonly RedisServer[]) {
+    this.master = master;
+    this.replica = replica;
+    this.sentinels = sentinels;
+  }
+
+  get redis(): { port: undefined; sentinelName: string; sentinels: { host: string; port: number }[] } {
+    const sentinels = this.sentinels.map(({ port }) => ({ host: "127.0.0.1", port }));
+    return { port: undefined, sentinelName: NAME, sentinels };
+  }
+
+  /** Waits until every sentinel says that the replica is the master now. */
+  async failedOver(): Promise<void> {
+    const isNamed = async (sentinel: RedisServer): Promise<boolean> =>
+      (await masterPort(sentinel)) === this.replica.port;
+    const check = async (): Promise<boolean> => (await Promise.all(this.sentinels.map(isNamed))).every(Boolean);
+    await eventually(check, 30_000, "the replica was made the master");
+  }
+
+  /** Makes the old master a replica of the new one, which the sentinels do by themselves only after 10 to 20 s. */
+  async follow(): Promise<void> {
+    await this.master.admin.call("REPLICAOF", "127.0.0.1", String(this.replica.port));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // First those who would start a failover.
+    await Promise.all(this.sentinels.map((sentinel) => sentinel.stop()));
+    await Promise.all([this.master.stop(), this.replica.stop()]);
+  }
+
+  async #isComplete(): Promise<boolean> {
+    const seen = await Promise.all(this.sentinels.map((sentinel) => sentinel.admin.call("SENTINEL", "MASTER", NAME)));
+    const knowsAll = seen.map(pairs).every((of) => of["num-slaves"] === "1" && of["num-other-sentinels"] === "2");
+    return knowsAll && /master_link_status:up/.test(await this.replica.admin.info("replication"));
+  }
+}
+
+/** Who else is connected to a sentinel: not its fellows, which have a name. */
+export async function strangers(sentinel: RedisServer): Promise<ListedClient[]> {
+  return (await sentinel.clients()).filter(({ name }) => name === "");
+}
+
+async function masterPort(sentinel: RedisServer): Promise<number> {
+  const address = await sentinel.admin.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME);
+  return Number((address as string[] | null)?.[1]);
+}
+
+function pairs(reply: unknown): Record<string, string> {
+  if (!Array.isArray(reply)) return reply as Record<string, string>;
+  const list = reply as string[];
+  return Object.fromEntries(list.flatMap((name, i) => (i % 2 === 0 ? [[name, list[i + 1]!]] : [])));
+}
