@@ -66,6 +66,8 @@ function hearTasks(
   return events;
 }
 
+const job = (id: number): Job => new Job(id, "task", id, {}, { resolve: () => {}, reject: () => {} });
+
 const eventsOf = (heard: readonly Heard[], name: string): Heard[] => heard.filter((one) => one.channel === name);
 
 test(
@@ -181,7 +183,6 @@ test("the message with a thread's tasks has a field for traces only when one of 
     load.post((_, cause) => assert.fail(String(cause)));
     return receiveMessageOnPort(port2)!.message;
   };
-  const job = (id: number): Job => new Job(id, "task", id, {}, { resolve: () => {}, reject: () => {} });
   assert.deepEqual(sent(job(1)), { type: "tasks", tasks: [1, "task", 1, undefined] });
   const [listenedTo, traced] = [job(2), job(3)];
   listenedTo.trace = new Trace(taskChannel, { manager: 1, taskId: 2, task: "task" });

@@ -41,8 +41,8 @@ export interface InstrumentOptions {
 
 export interface InstrumentThreadOptions extends InstrumentOptions {
   /**
-   * Also a span for each Redis command under a span, and `db.client.operation.duration`, from the channels of ioredis. Not
-   * beside an instrumentation of ioredis: there would be two of each. Default false.
+   * Also a span for each Redis command under a span, and `db.client.operation.duration`, from the channels of ioredis.
+   * Not beside an instrumentation of ioredis: there would be two of each. Default false.
    */
   readonly commands?: boolean;
 }
@@ -53,9 +53,9 @@ const OPERATION_S = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10];
 const SECONDS = [...OPERATION_S, 30, 60];
 
 /**
- * On the main thread: metrics read from `manager.stats()`, and a span for each task of `run` and `map`, from the call to the
- * outcome, a child of the span that is active at the call. Its context travels to the thread with the task. The function it
- * gives ends all of it.
+ * On the main thread: metrics read from `manager.stats()`, and a span for each task of `run` and `map`, from the call to
+ * the outcome, a child of the span that is active at the call. Its context travels to the thread with the task. The
+ * function it gives ends all of it.
  */
 export function instrument(
   manager: Observed,

@@ -9,8 +9,8 @@ export interface RegisterOptions {
   /** Before each metric's name. Default "". */
   readonly prefix?: string;
   /**
-   * Bounds in seconds: with them, each task's duration and wait go into histograms by the task's name, from a subscription
-   * to `redthread:task`. Default: none.
+   * Bounds in seconds: with them, each task's duration and wait go into histograms by the task's name, from a
+   * subscription to `redthread:task`. Default: none.
    */
   readonly taskBuckets?: readonly number[];
 }

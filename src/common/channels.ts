@@ -3,8 +3,8 @@ import { errorCode } from "./log.js";
 import type { ClientRole } from "./names.js";
 import { monotonic } from "./time.js";
 
-// What redthread tells `node:diagnostics_channel`: plain objects of ids, names, durations and codes, never an argument, a
-// key, a reply or a result. Each thread has its own registry of channels: who subscribes in a thread hears that thread.
+// What redthread tells `node:diagnostics_channel`: plain objects of ids, names, durations and codes, never an argument,
+// a key, a reply or a result. Each thread has its own registry of channels: who subscribes in it hears that thread.
 // A channel is a name, not a resource; nothing is built for one that nobody listens to.
 
 /** W3C trace context: the header fields of the same names. */
@@ -42,7 +42,7 @@ export interface ExecutionMessage extends Ended {
   readonly threadId: number;
   /** What a subscriber of `redthread:task` set. */
   readonly trace?: TraceContext;
-  /** A subscriber of `start` may set it: the task then runs in there. It must call `run` at once and return its value. */
+  /** A subscriber of `start` may set it: the task then runs in there. It must call `run` at once and give its value. */
   around?: (run: () => unknown) => unknown;
 }
 

@@ -48,7 +48,7 @@ export interface ThreadStats {
   /** Of these, answered by the cached client without asking Redis. */
   readonly cacheHits: number;
   readonly reconnects: number;
-  /** Share of the time since the last look, but at least a second, in which its loop was busy, 0 to 1; also while blocked. */
+  /** Share of the time since the last look, at least a second, in which its loop was busy, 0 to 1; also while blocked. */
   readonly loopBusy: number;
   /** V8's heap in use, garbage included, buffers not; of the last second, or the last result. */
   readonly heapMb: number;

@@ -105,8 +105,8 @@ export class Thread {
   }
 
   /**
-   * Share of the time since the last call, but at least a second, in which its loop was busy, 0 to 1; known also while it
-   * is blocked, and the same for all who ask within a second.
+   * Share of the time since the last call, but at least a second, in which its loop was busy, 0 to 1; known also while
+   * it is blocked, and the same for all who ask within a second.
    */
   loopShare(): number {
     const now = this.#performance?.eventLoopUtilization();
