@@ -8,11 +8,12 @@ import { Program } from "../support/program.js";
 import { startRedis } from "../support/redis-server.js";
 
 const JOBS = 2_000;
+const WAIT_MS = 60_000;
 
 test(
   "of two processes on one queue one is killed: no job is lost, and an effect is repeated only where BullMQ says so",
   {
-    timeout: 240_000,
+    timeout: 290_000,
   },
   async (t) => {
     const server = await startRedis();
@@ -23,11 +24,11 @@ test(
       return new Program(t, "job-service", argument);
     };
     const [survivor, victim] = [start("survivor"), start("victim")];
-    await Promise.all([survivor.hears("ready"), victim.hears("ready")]);
+    await Promise.all([survivor.hears("ready", WAIT_MS), victim.hears("ready", WAIT_MS)]);
     const opts = { attempts: 5 }; // on a machine so busy that a lock is lost, its job fails
     await queue.addBulk(Array.from({ length: JOBS }, (_job, id) => ({ name: "effect", data: { id, ms: 10 }, opts })));
 
-    await eventually(async () => (await server.admin.hlen("effects")) >= JOBS / 4, 60_000, "a quarter is done");
+    await eventually(async () => (await server.admin.hlen("effects")) >= JOBS / 4, WAIT_MS, "a quarter is done");
     victim.signal("SIGKILL");
     assert.equal((await victim.exit).signal, "SIGKILL");
     assert.ok((await queue.getCompletedCount()) < JOBS, "there was work left");
@@ -49,21 +50,21 @@ test(
     }
 
     survivor.signal("SIGTERM");
-    const { report } = (await survivor.hears("report")) as { report: { tasks: object; threads: object[] } };
+    const { report } = (await survivor.hears("report", WAIT_MS)) as { report: { tasks: object; threads: object[] } };
     assert.deepEqual(report.tasks, { finished: 0, abandoned: 0 });
     assert.equal((await survivor.exit).code, 0, survivor.transcript);
   },
 );
 
-test("a service that is told to end while its Redis is gone ends by itself", { timeout: 90_000 }, async (t) => {
+test("a service that is told to end while its Redis is gone ends by itself", { timeout: 240_000 }, async (t) => {
   const server = await startRedis();
   t.after(() => server.stop());
   const argument: JobServiceArgument = { port: server.port, queue: "gone", name: "orphan", drainMs: 500 };
   const service = new Program(t, "job-service", argument);
-  await service.hears("ready");
+  await service.hears("ready", WAIT_MS);
   await server.kill();
   service.signal("SIGTERM");
-  await service.hears("report");
-  const { code } = await eventually(() => service.exit, 60_000, "the service has ended");
+  await service.hears("report", WAIT_MS);
+  const { code } = await eventually(() => service.exit, WAIT_MS, "the service has ended");
   assert.equal(code, 0, service.transcript);
 });

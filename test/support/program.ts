@@ -46,8 +46,8 @@ export class Program {
   }
 
   /** Waits until it has said a line with this key, and gives the line. */
-  async hears(key: string): Promise<Said> {
-    await eventually(() => this.#isOver || this.all(key).length > 0, 15_000, `the program says "${key}"`);
+  async hears(key: string, deadlineMs = 15_000): Promise<Said> {
+    await eventually(() => this.#isOver || this.all(key).length > 0, deadlineMs, `the program says "${key}"`);
     const [line] = this.all(key);
     if (!line) throw new Error(`the program ended without saying "${key}":\n${this.#stderr}`);
     return line;
