@@ -147,7 +147,11 @@ test("an adapter for both sides loads neither's code, and nobody loads an adapte
     assert.deepEqual(sides, [], adapter);
   }
   // Of Fastify the types are enough.
-  assert.ok(importsOf("src/adapters/fastify.ts").filter(isPackage).every(({ isType }) => isType));
+  assert.ok(
+    importsOf("src/adapters/fastify.ts")
+      .filter(isPackage)
+      .every(({ isType }) => isType),
+  );
   for (const entry of ["src/index.ts", "src/worker.ts", "src/sync.ts", "workers/entry.ts"]) {
     assert.ok(
       [...loadedBy(entry)].every((file) => !file.startsWith("src/adapters")),
