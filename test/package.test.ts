@@ -39,7 +39,8 @@ before(async () => {
     outDir: "out",
   };
   await write("tsconfig.json", JSON.stringify({ compilerOptions, include: ["*.ts"] }));
-  for (const [name, text] of await readmeBlocks()) await write(name, text);
+  const programs = [...(await programsOf("README.md")), ...(await programsOf("docs/operations.md"))];
+  for (const [name, text] of programs) await write(name, text);
   // What README's reader has of their own.
   await write("sign-token.ts", `export const signToken = async (): Promise<string> => process.env["TOKEN"]!;\n`);
 });
@@ -50,10 +51,10 @@ after(async () => {
 
 const write = (name: string, text: string): Promise<void> => writeFile(join(folder, name), text);
 
-/** The code of README by the file name in its first line; a block without one is no program. */
-async function readmeBlocks(): Promise<[name: string, text: string][]> {
-  const readme = await readFile(join(root, "README.md"), "utf8");
-  return [...readme.matchAll(/^```ts\n(\/\/ (\S+\.ts)\n[^]*?)^```$/gm)].map(([, text, name]) => [name!, text!]);
+/** The programs of a page, by the file name in their first line. */
+async function programsOf(page: string): Promise<[name: string, text: string][]> {
+  const text = await readFile(join(root, page), "utf8");
+  return [...text.matchAll(/^```ts\n(\/\/ (\S+\.ts)\n[^]*?)^```$/gm)].map(([, code, name]) => [name!, code!]);
 }
 
 async function runProgram(name: string, env: NodeJS.ProcessEnv): Promise<{ stdout: string; stderr: string }> {
@@ -63,8 +64,8 @@ async function runProgram(name: string, env: NodeJS.ProcessEnv): Promise<{ stdou
 
 test("every program of README compiles under strict from the packed tarball, and runs as printed", async () => {
   const readme = await readFile(join(root, "README.md"), "utf8");
-  const names = (await readmeBlocks()).map(([name]) => name);
-  assert.equal(names.length, readme.split("\n```ts\n").length - 1, "every block has its file name");
+  const { length } = await programsOf("README.md");
+  assert.equal(length, readme.split("\n```ts\n").length - 1, "every block has its file name");
   await run(process.execPath, [tsc, "-p", folder]);
   const env = { REDIS_URL: server.url, LOG_LEVEL: "warn" };
   const programs: Record<string, RegExp> = {

@@ -6,7 +6,7 @@ export type BreakerState = "closed" | "open" | "half-open";
 const STATE = 0;
 const NEXT_PROBE = 1;
 const PROBER = 2;
-const PROBE_ENDS = 3;
+const LEASE_ENDS = 3;
 const CLOSED = 0;
 const OPEN = 1;
 
@@ -15,6 +15,9 @@ const PROBE_MIN_MS = 250;
 const PROBE_MAX_MS = 750;
 /** A wait that nobody ended looks again after this long. */
 const LOOK_AGAIN_MS = 250;
+/** A prober that shows no sign of life for so long, its loop being blocked, is succeeded. */
+const LEASE_MS = 1_000;
+const RENEW_MS = 250;
 
 /** One attempt to connect; the first word on what became of it counts. */
 export interface Admission {
@@ -26,19 +29,18 @@ export interface Admission {
 
 /**
  * One prober for the process: after a refused connect all threads wait while one of them tries, however many clients
- * and pools want to connect. State, next probe, the prober and the end of its time are in shared memory; a prober that
- * dies is succeeded when its time is over.
+ * and pools want to connect. State, next probe, the prober and the end of its lease are in shared memory. A prober renews
+ * its lease as long as its loop turns: one that is blocked, by CPU or in a synchronous call, cannot hear what its attempt
+ * brought, and must not keep the others, its own helper among them, from finding out.
  */
 export class Breaker {
   static readonly CELLS = 4;
   readonly #cells: Int32Array<SharedArrayBuffer>;
   readonly #slot: number;
-  readonly #probeMs: number;
 
-  constructor(cells: Int32Array<SharedArrayBuffer>, { slot, probeMs }: { slot: number; probeMs: number }) {
+  constructor(cells: Int32Array<SharedArrayBuffer>, slot: number) {
     this.#cells = cells;
     this.#slot = slot;
-    this.#probeMs = probeMs;
   }
 
   get state(): BreakerState {
@@ -57,7 +59,7 @@ export class Breaker {
       signal?.throwIfAborted();
       const seen = this.#load(STATE);
       if (seen === CLOSED) return this.#admission(() => this.#open());
-      if (this.#becomeProber()) return this.#admission(() => this.#scheduleProbe());
+      if (this.#becomeProber()) return this.#probe();
       const waitMs = Math.min(Math.max(this.#msUntil(NEXT_PROBE), 1), LOOK_AGAIN_MS);
       // It keeps no process alive: a shutdown that awaited it could be the last thing that the process did.
       await abortable(Promise.resolve(Atomics.waitAsync(this.#cells, STATE, seen, waitMs).value), signal);
@@ -72,17 +74,32 @@ export class Breaker {
   #becomeProber(): boolean {
     if (this.#msUntil(NEXT_PROBE) > 0) return false;
     const prober = this.#load(PROBER);
-    if (prober !== 0 && this.#msUntil(PROBE_ENDS) > 0) return false;
+    if (prober !== 0 && this.#msUntil(LEASE_ENDS) > 0) return false;
     if (Atomics.compareExchange(this.#cells, PROBER, prober, this.#slot + 1) !== prober) return false;
-    this.#store(PROBE_ENDS, sharedClock() + this.#probeMs);
+    this.#renew();
     return true;
   }
 
-  #admission(onFailed: () => void): Admission {
+  #probe(): Admission {
+    const renewing = setInterval(() => {
+      if (this.#load(PROBER) === this.#slot + 1) this.#renew();
+    }, RENEW_MS).unref();
+    return this.#admission(
+      () => this.#scheduleProbe(),
+      () => clearInterval(renewing),
+    );
+  }
+
+  #renew(): void {
+    this.#store(LEASE_ENDS, sharedClock() + LEASE_MS);
+  }
+
+  #admission(onFailed: () => void, onEnd = (): void => {}): Admission {
     let isOpen = true;
     const end = (then: () => void) => () => {
       if (!isOpen) return;
       isOpen = false;
+      onEnd();
       then();
       this.sweep(this.#slot); // probes no more, if it did
     };

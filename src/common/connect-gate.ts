@@ -50,11 +50,11 @@ export class ConnectGate {
   }
 
   constructor(buffer: SharedArrayBuffer, config: Config, { slot, onWanted }: GateOptions) {
-    const { threads, connections, redis } = config;
+    const { threads, connections } = config;
     const cells = new Int32Array(buffer);
     const slots = slotsOf(threads.count);
     const handshakeCells = Permits.cells(slots, connections.connecting);
-    this.breaker = new Breaker(cells.subarray(0, Breaker.CELLS), { slot, probeMs: 2 * redis.connectTimeoutMs });
+    this.breaker = new Breaker(cells.subarray(0, Breaker.CELLS), slot);
     this.masterCells = cells.subarray(Breaker.CELLS, OWN_CELLS);
     this.#handshakes = new Permits(cells.subarray(OWN_CELLS, OWN_CELLS + handshakeCells), {
       slots,

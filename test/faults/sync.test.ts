@@ -4,6 +4,7 @@ import type { ManagerOptions } from "../../src/index.js";
 import type * as SyncTasks from "../fixtures/sync-tasks.js";
 import { aheadOfTime } from "../support/clock.js";
 import { eventually } from "../support/gate.js";
+import { listenMutely } from "../support/hang-up.js";
 import { code, fixture, manage, silent } from "../support/manage.js";
 import { type ListedClient, startRedis, type RedisServer } from "../support/redis-server.js";
 import { Tokens } from "../support/tokens.js";
@@ -97,6 +98,22 @@ test("with Redis away a call waits until its deadline and is NOT_SENT; when it i
   await assert.rejects(manager.run("call", ["SET", "key", 1]), code("NOT_SENT"));
   await own.start();
   await eventually(async () => (await manager.run("call", ["PING"])) === "PONG", 15_000);
+});
+
+test("a thread that probes for Redis when it blocks in a call is no longer waited for: its helper finds out", async (t) => {
+  const own = await startRedis();
+  const manager = managing(t, own, { redis: { connectTimeoutMs: 60_000, commandTimeoutMs: 20_000 } });
+  t.after(() => own.stop());
+  await manager.run("outcomes", { way: "async", commands: [["PING"]] }); // the one connection, and so the prober
+  await own.kill();
+  await eventually(() => manager.stats().breaker.state !== "closed");
+  const mute = await listenMutely(own.port);
+  await eventually(() => mute.connections === 1 && manager.stats().breaker.state === "half-open", 10_000);
+  const answer = manager.run("call", ["PING"]);
+  await eventually(() => manager.stats().connections.connecting === 2, 10_000, "the helper wants to connect");
+  await mute.close();
+  await own.start();
+  assert.equal(await answer, "PONG");
 });
 
 test("with whenDown fail it is refused at once instead", async (t) => {

@@ -24,3 +24,25 @@ export async function hangUpOn(
   await once(listening, "listening");
   return { server: listening, attempts: () => attempts, atOnce: () => most };
 }
+
+/** A port in Redis's place that takes every connection and says nothing. */
+export async function listenMutely(port: number): Promise<{ readonly connections: number; close(): Promise<void> }> {
+  const open = new Set<Socket>();
+  const listening = createServer((socket) => {
+    open.add(socket);
+    socket.on("error", () => {}).on("close", () => open.delete(socket));
+  });
+  listening.listen(port, "127.0.0.1");
+  await once(listening, "listening");
+  return {
+    get connections() {
+      return open.size;
+    },
+    async close() {
+      const closed = once(listening, "close");
+      listening.close();
+      for (const socket of open) socket.destroy();
+      await closed;
+    },
+  };
+}
