@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { runInNewContext } from "node:vm";
+import * as fc from "fast-check";
 import { fromErrorData, toErrorData, uncloneablePath } from "../src/common/envelope.js";
 import { ERROR_CLASSES, ReplyLostError, TaskAbortedError } from "../src/common/errors.js";
 
@@ -81,4 +82,51 @@ test("the path of a value that cannot be cloned leads through arrays, maps, sets
     [{ s: Symbol("s") }, "input.s"],
   ];
   for (const [value, path] of cases) assert.equal(uncloneablePath(value, "input"), path);
+});
+
+const PARTS = ["name", "message", "stack", "cause", "errors"];
+const field = fc.oneof(fc.string(), fc.double(), fc.bigInt(), fc.constantFrom(null, undefined), fc.array(fc.string()));
+const { error: anyError } = fc.letrec<{ error: Error }>((tie) => ({
+  error: fc
+    .record({
+      message: fc.string({ unit: "binary" }),
+      name: fc.string(),
+      fields: fc.dictionary(
+        fc.string().filter((key) => !PARTS.includes(key)),
+        field,
+      ),
+      cause: fc.option(tie("error"), { maxDepth: 5, nil: undefined }),
+      errors: fc.option(fc.array(tie("error"), { maxLength: 3 }), { maxDepth: 3, nil: undefined }),
+    })
+    .map(({ message, name, fields, cause, errors }) => {
+      const options = cause === undefined ? {} : { cause };
+      const made = errors ? new AggregateError(errors, message, options) : new Error(message, options);
+      for (const [key, value] of [...Object.entries(fields), ["name", name] as const]) {
+        const enumerable = key !== "name";
+        Object.defineProperty(made, key, { value, enumerable, configurable: true, writable: true });
+      }
+      return made;
+    }),
+}));
+
+/** All that a reader of an error can see. */
+function seen(error: unknown): unknown {
+  if (!(error instanceof Error)) return error;
+  const { name, message, stack, cause } = error;
+  const errors = error instanceof AggregateError ? error.errors.map(seen) : undefined;
+  return [name, message, stack, Object.entries(error), seen(cause), errors];
+}
+
+test("whatever an error says, and its causes, arrives", () => {
+  fc.assert(fc.property(anyError, (error) => assert.deepEqual(seen(across(error)), seen(error))));
+});
+
+test("an error that throws when it is read is an error all the same", () => {
+  const hostile = Object.defineProperty(new Error("m"), "field", {
+    enumerable: true,
+    get() {
+      throw new Error("gotcha");
+    },
+  });
+  assert.match(across(hostile).message, /throws when it is read/);
 });

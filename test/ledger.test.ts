@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Worker } from "node:worker_threads";
-import { Ledger, LEDGER_FIELDS, LedgerRow } from "../src/common/ledger.js";
+import * as fc from "fast-check";
+import { Ledger, LEDGER_FIELDS, LedgerRow, LedgerTotals } from "../src/common/ledger.js";
 import { eventually } from "./support/gate.js";
 
 test("each field of each row is a number of its own", () => {
@@ -57,4 +58,31 @@ test("a message is claimed once, in its turn, and a row's next thread starts ane
   ledger.take();
   assert.equal(ledger.take(), row);
   assert.equal(ledger.row(row).claimed, 0);
+});
+
+test("whatever rows count and whenever their threads go, the totals are the sum of it", () => {
+  const THREADS = 3;
+  const step = fc.oneof(
+    fc.record({ kind: fc.constant("count" as const), row: fc.nat(THREADS - 1), by: fc.nat(1_000) }),
+    fc.record({ kind: fc.constant("death" as const), row: fc.nat(THREADS - 1) }),
+  );
+  fc.assert(
+    fc.property(fc.array(step), (steps) => {
+      const ledger = new Ledger(THREADS);
+      const totals = new LedgerTotals();
+      const rows = Array.from({ length: THREADS }, () => ledger.row(ledger.take()));
+      let counted = 0;
+      for (const one of steps) {
+        if (one.kind === "count") {
+          rows[one.row]!.add("acquires", one.by);
+          counted += one.by;
+        } else {
+          totals.bury(rows[one.row]!);
+          ledger.free(rows[one.row]!.index);
+          rows[one.row] = ledger.row(ledger.take());
+        }
+        assert.equal(totals.of("acquires", rows), counted);
+      }
+    }),
+  );
 });

@@ -176,3 +176,15 @@ test("the package holds no tests, no demo and nothing that runs at install", asy
     [],
   );
 });
+
+test("whoever installs redthread gets permissive licences only", async () => {
+  const { packages } = JSON.parse(await readFile(join(root, "package-lock.json"), "utf8")) as {
+    packages: Record<string, { license?: string; dev?: boolean }>;
+  };
+  const installed = Object.entries(packages).filter(([name, { dev }]) => name !== "" && !dev);
+  const PERMISSIVE = ["MIT", "ISC", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0"];
+  assert.deepEqual(
+    installed.filter(([, { license }]) => !PERMISSIVE.includes(license ?? "none")),
+    [],
+  );
+});

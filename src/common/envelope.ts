@@ -6,8 +6,19 @@ import type { ErrorData } from "./protocol.js";
 const MAX_DEPTH = 8;
 const OWN_PARTS = new Set(["name", "message", "stack", "cause", "errors"]);
 
-/** An error as data that survives any channel: name, message, stack, own cloneable fields, causes. */
-export function toErrorData(error: unknown, depth = 0): ErrorData {
+/**
+ * An error as data that survives any channel: name, message, stack, own cloneable fields, causes. Never throws, whatever
+ * the error's own getters do: who calls it has an error at hand already, and nobody to tell of another.
+ */
+export function toErrorData(error: unknown): ErrorData {
+  try {
+    return readError(error, 0);
+  } catch {
+    return { name: "Error", message: "what was thrown throws when it is read", fields: {} };
+  }
+}
+
+function readError(error: unknown, depth: number): ErrorData {
   // Not `instanceof`: errors of other realms (test runners, vm) are errors too.
   if (!types.isNativeError(error)) return { thrown: isCloneable(error) ? error : String(error) };
   const { name, message, stack, cause, errors } = error as Error & { errors?: unknown };
@@ -17,8 +28,8 @@ export function toErrorData(error: unknown, depth = 0): ErrorData {
     message: String(message),
     fields: cloneableFields(error),
     ...(typeof stack === "string" ? { stack } : {}),
-    ...(cause !== undefined && deeper ? { cause: toErrorData(cause, depth + 1) } : {}),
-    ...(Array.isArray(errors) && deeper ? { errors: errors.map((one) => toErrorData(one, depth + 1)) } : {}),
+    ...(cause !== undefined && deeper ? { cause: readError(cause, depth + 1) } : {}),
+    ...(Array.isArray(errors) && deeper ? { errors: errors.map((one) => readError(one, depth + 1)) } : {}),
   };
 }
 
@@ -32,7 +43,9 @@ export function fromErrorData(data: ErrorData): unknown {
   if (cause !== undefined) define(error, "cause", fromErrorData(cause));
   if (error.name !== name) define(error, "name", name);
   if (stack !== undefined) define(error, "stack", stack);
-  return Object.assign(error, fields);
+  // Not assigned: a field can have any name, "__proto__" too.
+  for (const [key, value] of Object.entries(fields)) define(error, key, value, true);
+  return error;
 }
 
 /** Where in `value` the first part sits that structured cloning refuses, e.g. `input.rows[3].onDone`; else undefined. */
@@ -70,18 +83,15 @@ function codeOf(made: (typeof ERROR_CLASSES)[number]): string {
   return code;
 }
 
-function define(error: Error, key: string, value: unknown): void {
-  Object.defineProperty(error, key, { value, configurable: true, writable: true });
+function define(error: Error, key: string, value: unknown, enumerable = false): void {
+  Object.defineProperty(error, key, { value, configurable: true, writable: true, enumerable });
 }
 
 function cloneableFields(error: Error): Record<string, unknown> {
-  const fields: Record<string, unknown> = {};
-  for (const key of Object.keys(error)) {
-    if (OWN_PARTS.has(key)) continue;
-    const value = (error as unknown as Record<string, unknown>)[key];
-    if (isCloneable(value)) fields[key] = value;
-  }
-  return fields;
+  const entries = Object.keys(error)
+    .filter((key) => !OWN_PARTS.has(key))
+    .map((key) => [key, (error as unknown as Record<string, unknown>)[key]] as const);
+  return Object.fromEntries(entries.filter(([, value]) => isCloneable(value)));
 }
 
 function entriesOf(part: object): Iterable<[string, unknown]> {
