@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { channel, tracingChannel } from "node:diagnostics_channel";
 import { after, before, test, type TestContext } from "node:test";
-import { MessageChannel, receiveMessageOnPort, type Worker } from "node:worker_threads";
+import { MessageChannel, receiveMessageOnPort } from "node:worker_threads";
 import { taskChannel, Trace } from "../src/common/channels.js";
 import { Ledger } from "../src/common/ledger.js";
 import { Job } from "../src/main/job.js";
@@ -176,7 +176,7 @@ test("the message with a thread's tasks has a field for traces only when one of 
   t.after(() => port1.close());
   const ledger = new Ledger(1);
   const thread = new Thread(1, ledger.row(ledger.take()), () => {});
-  thread.greeted({ threadId: 1, performance } as unknown as Worker, port1, () => {});
+  thread.greeted({ threadId: 1, performance }, port1, () => {});
   const load = new Load(thread, 8);
   const sent = (...jobs: Job[]): unknown => {
     for (const one of jobs) load.give(one, 0);

@@ -116,6 +116,7 @@ test("a connection lost under its lease is counted as dead, a connect that fails
     threads: { count: 1 },
     redis: { whenDown: "fail" },
     retry: { baseDelayMs: 5, maxDelayMs: 20 },
+    dedicated: { acquireTimeoutMs: 120_000 },
   });
   t.after(() => own.stop());
   await manager.ready();
@@ -126,7 +127,8 @@ test("a connection lost under its lease is counted as dead, a connect that fails
   await holding;
   await eventually(() => counts().dead === 1);
   const waiting = manager.run("useTwice");
-  await eventually(() => counts().failed > 0);
+  // One prober at a time, about two a second, and three clients of which each may be next.
+  await eventually(() => counts().failed > 0, 60_000);
   await own.start();
   await waiting;
 });
