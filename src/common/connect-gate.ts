@@ -14,6 +14,8 @@ export interface GateOptions {
 
 /** One attempt that was let in, and the connection that became of it. */
 export interface Entry {
+  /** Called at most once, while the attempt is under way: its socket is to be closed in this very turn. */
+  onGiveWay: () => void;
   succeeded(): void;
   /** Nothing came of it, and the server is to blame: everybody else waits for a probe. */
   failed(): void;
@@ -31,6 +33,8 @@ export class ConnectGate {
   readonly #handshakes: Permits;
   /** None: as many connections as the threads and pools ask for. */
   readonly #sockets: Permits | undefined;
+  /** Ways to end the attempts under way in this thread. */
+  readonly #attempts = new Set<() => void>();
 
   /** The shared memory behind the gates of all threads; all zeros is its beginning. */
   static buffer({ threads, connections }: Config): SharedArrayBuffer {
@@ -103,6 +107,15 @@ export class ConnectGate {
     });
   }
 
+  /**
+   * This thread is blocked, and its handshakes stand still: they are ended, so that others, its own helper among them,
+   * can have their permits. Whoever asked for those connections tries again when the thread goes on.
+   */
+  giveWay(): void {
+    for (const end of this.#attempts) end();
+    this.#attempts.clear();
+  }
+
   /** A thread, or a helper, is gone: what it held is free again. */
   sweep(slot: number): void {
     this.#sockets?.sweep(slot);
@@ -121,8 +134,16 @@ export class ConnectGate {
       ends.push(leaveHandshake);
       const admission = await this.breaker.admit(signal);
       ends.push(() => admission.abandoned());
-      return {
+      const giveWay = (): void => {
+        entry.onGiveWay();
+        admission.abandoned();
+        leaveHandshake();
+      };
+      ends.push(() => this.#attempts.delete(giveWay));
+      const entry: Entry = {
+        onGiveWay: () => {},
         succeeded: () => {
+          this.#attempts.delete(giveWay);
           admission.succeeded();
           leaveHandshake();
         },
@@ -132,6 +153,8 @@ export class ConnectGate {
         },
         closed,
       };
+      this.#attempts.add(giveWay);
+      return entry;
     } catch (error) {
       closed();
       throw error;

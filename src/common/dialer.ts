@@ -112,6 +112,11 @@ export class Dialer {
       throw this.lastFailure ?? this.connectFailed(error);
     });
     this.lastError = undefined;
+    let gaveWay: Error | undefined;
+    entry.onGiveWay = () => {
+      gaveWay = this.connectFailed(new Error("it gave way, because its thread was blocked"));
+      this.#handle.stream?.destroy();
+    };
     this.takeLogin();
     const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), FAIR_ATTEMPT_MS));
     const openBy = monotonic() + ms;
@@ -121,11 +126,12 @@ export class Dialer {
     try {
       if (this.sentinels) this.#handle.aim(await this.sentinels.master(ms, this.#life));
       await this.#open(Math.max(openBy - monotonic(), 1));
+      if (gaveWay) throw gaveWay; // before there was a socket to close
     } catch (error) {
       await this.destroy();
-      const failure = this.#judgeAttempt(error, accepted);
+      const failure = gaveWay ?? this.#judgeAttempt(error, accepted);
       // A shutdown or a wrong password says nothing about the server.
-      if (this.#life.aborted || failure instanceof AuthFailedError) entry.closed();
+      if (this.#life.aborted || gaveWay || failure instanceof AuthFailedError) entry.closed();
       else entry.failed();
       throw (this.lastFailure = failure);
     } finally {

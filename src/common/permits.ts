@@ -1,4 +1,4 @@
-import { abortable } from "./time.js";
+import { abortable, sharedClock } from "./time.js";
 
 /** Those who may wait: a `main` one goes first, and the last free permit is its alone. */
 export type PermitKind = "main" | "spare";
@@ -8,6 +8,8 @@ const KINDS: readonly PermitKind[] = ["main", "spare"];
 const LOOK_AGAIN_MS = 100;
 /** Likewise while nobody waits here: a wake-up that is lost must not keep others from what is idle here for good. */
 const LOOK_UP_MS = 1_000;
+/** A waiter that has not looked for so long has a blocked loop, and would not take what it has a right to. */
+const DEAF_MS = 3 * LOOK_AGAIN_MS;
 
 const CHANGED = 0;
 const TICKETS = 1;
@@ -21,7 +23,8 @@ interface Waiter {
 /**
  * A counting semaphore in shared memory, over all threads of the process. Each permit names its owner's slot, so that a
  * dead thread's can be taken back. Strictly first come, first served within a kind: every slot publishes the ticket of
- * its longest waiter, and only the lowest ticket of all may take.
+ * its longest waiter, and only the lowest ticket of all may take. A slot says when it last looked: one that is blocked
+ * keeps its ticket, and the others pass it by until it looks again.
  */
 export class Permits {
   readonly #cells: Int32Array<SharedArrayBuffer>;
@@ -33,7 +36,7 @@ export class Permits {
   #watching = false;
 
   static cells(slots: number, count: number): number {
-    return HEADER + slots * KINDS.length + count;
+    return HEADER + slots * (KINDS.length + 1) + count;
   }
 
   /** `onWanted` is called when somebody waits, in whatever thread: a permit that is not needed could be given up. */
@@ -105,6 +108,7 @@ export class Permits {
     this.#watching = true;
     for (;;) {
       const seen = Atomics.load(this.#cells, CHANGED);
+      this.#sayItLooks();
       this.#pump();
       const isWaiting = KINDS.some((kind) => this.#waiters[kind].length > 0);
       if (!isWaiting && !this.#onWanted) break;
@@ -146,6 +150,7 @@ export class Permits {
   #publish(kind: PermitKind): void {
     const ticket = this.#waiters[kind][0]?.ticket ?? 0;
     const cell = this.#ticketCell(this.#slot, kind);
+    this.#sayItLooks();
     if (Atomics.exchange(this.#cells, cell, ticket) !== ticket) this.#announce();
   }
 
@@ -158,9 +163,18 @@ export class Permits {
     let lowest = 0;
     for (let slot = 0; slot < this.#slots; slot++) {
       const ticket = Atomics.load(this.#cells, this.#ticketCell(slot, kind));
-      if (ticket !== 0 && (lowest === 0 || ticket < lowest)) lowest = ticket;
+      if (ticket !== 0 && (lowest === 0 || ticket < lowest) && !this.#isDeaf(slot)) lowest = ticket;
     }
     return lowest;
+  }
+
+  #sayItLooks(): void {
+    Atomics.store(this.#cells, this.#lookedCell(this.#slot), sharedClock());
+  }
+
+  #isDeaf(slot: number): boolean {
+    if (slot === this.#slot) return false;
+    return ((sharedClock() - Atomics.load(this.#cells, this.#lookedCell(slot))) | 0) > DEAF_MS;
   }
 
   #free(): number {
@@ -173,7 +187,11 @@ export class Permits {
     return HEADER + slot * KINDS.length + KINDS.indexOf(kind);
   }
 
+  #lookedCell(slot: number): number {
+    return HEADER + this.#slots * KINDS.length + slot;
+  }
+
   #permitCell(index: number): number {
-    return HEADER + this.#slots * KINDS.length + index;
+    return HEADER + this.#slots * (KINDS.length + 1) + index;
   }
 }

@@ -110,6 +110,11 @@ export class ThreadClients {
     return this.#counted(this.#dedicated.use(run, signal)).finally(() => this.#report());
   }
 
+  /** See `ConnectGate`. */
+  giveWay(): void {
+    this.#gate.giveWay();
+  }
+
   /** Leases have half the time to come back; then their clients are closed under them. */
   async close(ms: number): Promise<void> {
     this.#closeMs = ms / 2;

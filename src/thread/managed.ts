@@ -5,6 +5,8 @@ import type { ManagedHelper } from "../common/protocol.js";
 export interface Managed extends Omit<ManagedHelper, "port"> {
   /** Tells the manager of a helper: its end of their own link, and the memory in which to say that it is gone. */
   readonly onHelper: (port: MessagePort, area: SharedArrayBuffer) => void;
+  /** Ends this thread's handshakes, which stand still while it is blocked, for what they keep from the helper. */
+  readonly giveWay: () => void;
 }
 
 /** On globalThis, as the thread's clients are: two copies of this package share it. */

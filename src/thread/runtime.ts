@@ -58,6 +58,7 @@ export class Runtime {
       gate,
       slot: row,
       hasProvider,
+      giveWay: () => this.#clients.giveWay(),
       onHelper: (helperPort, area) => this.#post({ type: "helper", port: helperPort, area }, [helperPort]),
     });
     this.#sampling = setInterval(() => this.#sampleHeap(), SAMPLE_MS).unref();

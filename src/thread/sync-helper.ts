@@ -24,6 +24,8 @@ import { managed } from "./managed.js";
 const ENTRY = fileURLToPath(new URL("../../workers/sync-entry.js", import.meta.url));
 /** Between the end of a helper and the manager's word that nothing is left of it. */
 const GONE_MS = 2_000;
+/** A call that takes longer may wait for what this thread's own handshakes hold. */
+const GIVE_WAY_MS = 250;
 
 /** On globalThis, so that two copies of this package in one thread share a helper. */
 const KEY = Symbol.for("redthread.sync-helper");
@@ -41,6 +43,7 @@ export class SyncHelper {
   readonly #ended: Promise<void>;
   /** Given up, or being closed. */
   #isLost = false;
+  #giveWay: (() => void) | undefined;
 
   /** This thread's, started if there is none. Its first request waits for the start. */
   static current(): SyncHelper {
@@ -65,7 +68,8 @@ export class SyncHelper {
     this.#replies = replies;
     replies.unref();
     if (given) {
-      const { onHelper, ...shared } = given;
+      const { onHelper, giveWay, ...shared } = given;
+      this.#giveWay = giveWay;
       const { port1: toHelper, port2: toManager } = new MessageChannel();
       Object.assign(data, { managed: { ...shared, port: toManager } });
       transferList.push(toManager);
@@ -98,7 +102,7 @@ export class SyncHelper {
     const number = this.#area.ask(kind, client, isLarge ? BY_PORT : written);
     if (isLarge) this.#post(written, [written.buffer]);
     else this.#post(null);
-    const answer = this.#area.waitForAnswer(number, guardMs);
+    const answer = this.#waitForAnswer(number, guardMs);
     if (!answer) throw this.#lost(kind, guardMs);
     const value = readSync(answer.bytes === BY_PORT ? this.#largeReply() : this.#area.data);
     if (answer.isError) throw value;
@@ -119,6 +123,14 @@ export class SyncHelper {
     if (!managed() || this.#area.waitUntilGone(GONE_MS)) return;
     const what = "the former helper thread has not ended, and its connection still counts";
     throw new ThreadStartFailedError(`no helper thread for synchronous calls: ${what}`, { outcome: "not-sent" });
+  }
+
+  #waitForAnswer(number: number, guardMs: number): ReturnType<SyncArea["waitForAnswer"]> {
+    const quickMs = Math.min(GIVE_WAY_MS, guardMs);
+    const answer = this.#area.waitForAnswer(number, quickMs);
+    if (answer || this.#area.isGone) return answer;
+    this.#giveWay?.();
+    return this.#area.waitForAnswer(number, guardMs - quickMs);
   }
 
   #post(message: ToHelperFromCaller, transferList: TransferListItem[] = []): void {

@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { Worker } from "node:worker_threads";
 import { ConnectGate } from "../../src/common/connect-gate.js";
 import { Permits } from "../../src/common/permits.js";
 import type * as Tasks from "../fixtures/tasks.js";
+import { eventually } from "../support/gate.js";
 import { configFor } from "../support/fast-config.js";
 import { code, fixture, manage } from "../support/manage.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
@@ -60,6 +62,38 @@ test("what a dead thread held and waited for is swept", async () => {
   await waiting;
   b.sweep(1);
   assert.equal(a.held, 0);
+});
+
+test("who waits in a thread that is blocked is passed by, and keeps its place for when it looks again", async (t) => {
+  const cells = new Int32Array(new SharedArrayBuffer(4 * Permits.cells(2, 1)));
+  const other = new Permits(cells, { slots: 2, count: 1, slot: 1 });
+  const release = await other.acquire("main");
+  const blocked = new Int32Array(new SharedArrayBuffer(8));
+  const url = new URL("../../src/common/permits.js", import.meta.url).href;
+  const source = `
+    setInterval(() => {}, 1_000); // what it waits for keeps no thread alive
+    const { workerData: { url, cells, blocked } } = require("node:worker_threads");
+    import(url).then(async ({ Permits }) => {
+      const waiting = new Permits(cells, { slots: 2, count: 1, slot: 0 }).acquire("main");
+      Atomics.store(blocked, 0, 1);
+      Atomics.wait(blocked, 1, 0);
+      (await waiting)();
+      Atomics.store(blocked, 0, 2);
+    });
+  `;
+  const worker = new Worker(source, { eval: true, workerData: { url, cells, blocked } });
+  t.after(() => worker.terminate().then(() => undefined));
+  await eventually(() => Atomics.load(blocked, 0) === 1, 15_000);
+  release();
+  const again = await eventually(() => other.acquire("main"), 10_000, "the one permit, although another came first");
+  const last = other.acquire("main");
+  Atomics.store(blocked, 1, 1);
+  Atomics.notify(blocked, 1);
+  await new Promise((resolve) => setTimeout(resolve, 500)); // it looks again every 100 ms
+  again();
+  await eventually(() => Atomics.load(blocked, 0) === 2, 10_000, "its turn has come");
+  (await last)();
+  assert.equal(other.held, 0);
 });
 
 test("a budget that cannot hold the threads is refused by name", () => {

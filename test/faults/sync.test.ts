@@ -116,6 +116,26 @@ test("a thread that probes for Redis when it blocks in a call is no longer waite
   assert.equal(await answer, "PONG");
 });
 
+test("a handshake of a thread that blocks in a call gives way to its helper's", async (t) => {
+  const own = await startRedis();
+  const manager = managing(t, own, {
+    redis: { connectTimeoutMs: 60_000, commandTimeoutMs: 20_000 },
+    connections: { connecting: 1 },
+  });
+  t.after(() => own.stop());
+  await manager.run("outcomes", { way: "async", commands: [["PING"]] });
+  await own.kill();
+  await eventually(() => manager.stats().breaker.state !== "closed");
+  const mute = await listenMutely(own.port);
+  await eventually(() => mute.connections === 1, 10_000, "the thread's own handshake has the one permit");
+  const answer = manager.run("call", ["PING"]);
+  await eventually(() => mute.accepted === 2, 15_000, "the helper's handshake has it");
+  await mute.close();
+  await own.start();
+  assert.equal(await answer, "PONG");
+  await manager.run("outcomes", { way: "async", commands: [["PING"]] }); // the thread's own is back too
+});
+
 test("with whenDown fail it is refused at once instead", async (t) => {
   const own = await startRedis();
   const manager = managing(t, own, { redis: { whenDown: "fail" } });

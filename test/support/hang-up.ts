@@ -25,10 +25,20 @@ export async function hangUpOn(
   return { server: listening, attempts: () => attempts, atOnce: () => most };
 }
 
+export interface MutePort {
+  /** That are open. */
+  readonly connections: number;
+  /** So far. */
+  readonly accepted: number;
+  close(): Promise<void>;
+}
+
 /** A port in Redis's place that takes every connection and says nothing. */
-export async function listenMutely(port: number): Promise<{ readonly connections: number; close(): Promise<void> }> {
+export async function listenMutely(port: number): Promise<MutePort> {
   const open = new Set<Socket>();
+  let accepted = 0;
   const listening = createServer((socket) => {
+    accepted++;
     open.add(socket);
     socket.on("error", () => {}).on("close", () => open.delete(socket));
   });
@@ -37,6 +47,9 @@ export async function listenMutely(port: number): Promise<{ readonly connections
   return {
     get connections() {
       return open.size;
+    },
+    get accepted() {
+      return accepted;
     },
     async close() {
       const closed = once(listening, "close");
