@@ -1,10 +1,8 @@
 /** What does `map()` give over `run()` from callers, and does its memory grow with the inputs? */
 import { memoryUsage } from "node:process";
-import { ConnectionManager } from "../src/index.js";
-import { silent } from "../test/support/manage.js";
 import { startRedis } from "../test/support/redis-server.js";
 import { byCallers } from "./contenders/contender.js";
-import type * as Tasks from "./contenders/redthread-tasks.js";
+import { openManager } from "./contenders/redthread.js";
 import { interleave, type Named, type Row, type Sample } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
@@ -30,13 +28,7 @@ const SAMPLES = 10;
 
 await using server = await startRedis();
 await server.admin.set("bench:map", "x".repeat(4_096));
-await using manager = new ConnectionManager<typeof Tasks>({
-  tasks: new URL("./contenders/redthread-tasks.js", import.meta.url),
-  env: {},
-  logger: silent,
-  redis: { port: server.port },
-  threads: { count: 2 },
-});
+await using manager = openManager({ port: server.port, threads: 2 });
 await manager.ready();
 
 const item: Item = { key: "bench:map", rounds: 0 };

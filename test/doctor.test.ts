@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { execFile, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -7,9 +7,10 @@ import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import type { Finding, Report } from "../src/cli/finding.js";
+import { makeCertificates } from "./support/certificates.js";
 import { freePort, startRedis, type RedisServer } from "./support/redis-server.js";
+import { NAME, startSentinel } from "./support/sentinel.js";
 
 const PROGRAM = fileURLToPath(new URL("../src/cli/redthread.js", import.meta.url));
 const SECRET = "hunter2-and-more";
@@ -165,22 +166,9 @@ test(
   "TLS: a plain client is told of it, an unknown authority is asked for, a short-lived certificate warned of",
   limit,
   async (t) => {
-    const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", file("tls.key")];
-    const names = ["-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1"];
-    await promisify(execFile)("openssl", ["req", "-x509", ...key, ...names, "-days", "3", "-out", file("tls.crt")]);
-    const port = String(await freePort());
-    const certificate = ["--tls-cert-file", file("tls.crt"), "--tls-key-file", file("tls.key")];
-    const args = [
-      "--tls-port",
-      port,
-      ...certificate,
-      "--tls-ca-cert-file",
-      file("tls.crt"),
-      "--tls-auth-clients",
-      "no",
-    ];
-    await using secured = await startRedis({ args });
-    assert.ok(secured.pid);
+    await using certificates = await makeCertificates();
+    await using secured = await startRedis({ tls: { certificates, mutual: false } });
+    const { port } = secured;
 
     const plain = await examine(t, { REDIS_URL: `redis://127.0.0.1:${port}` });
     assert.equal(plain.code, 1);
@@ -191,16 +179,33 @@ test(
     assert.match(find(stranger.report, "TLS").advice!, /redis\.tls\.ca/);
 
     const configured = async (tls: object): Promise<{ code: number | null; report: Report }> => {
-      await writeFile(file("tls.json"), JSON.stringify({ redis: { host: "127.0.0.1", port: Number(port), tls } }));
+      await writeFile(file("tls.json"), JSON.stringify({ redis: { host: "127.0.0.1", port, tls } }));
       return examine(t, { REDTHREAD_CONFIG_FILE: file("tls.json") });
     };
-    const known = await configured({ ca: await readFile(file("tls.crt"), "utf8") });
+    const known = await configured({ ca: certificates.ca });
     assert.deepEqual([known.code, find(known.report, "TLS").status], [0, "warn"]);
-    assert.match(find(known.report, "TLS").found, /^TLSv1\.\d, the certificate is good for [23] more days$/);
+    assert.match(find(known.report, "TLS").found, /^TLSv1\.\d, the certificate is good for [12] more days$/);
     const blind = await configured({ rejectUnauthorized: false });
     assert.match(find(blind.report, "TLS").found, /is not checked/);
   },
 );
+
+test("behind Sentinel the way leads to the master that the sentinels name", limit, async (t) => {
+  await using master = await startRedis();
+  await using sentinel = await startSentinel(master);
+  const env = { REDTHREAD_REDIS_SENTINELS: `127.0.0.1:${sentinel.port}`, REDTHREAD_REDIS_SENTINEL_NAME: NAME };
+  const { code, report } = await examine(t, env);
+  assert.equal(code, 0, JSON.stringify(report));
+  assert.equal(find(report, "sentinels").found, `the master of "${NAME}" is 127.0.0.1:${master.port}`);
+  assert.equal(report.target, `127.0.0.1:${master.port}, database 0`);
+  assert.equal(find(report, "reachability").status, "ok");
+
+  const stranger = await examine(t, { ...env, REDTHREAD_REDIS_SENTINEL_NAME: "nobody" });
+  assert.equal(stranger.code, 1);
+  assert.match(find(stranger.report, "sentinels").found, /knows no master "nobody"/);
+  assert.match(find(stranger.report, "sentinels").advice!, /redis\.sentinelName/);
+  assert.equal(find(stranger.report, "reachability").status, "skip");
+});
 
 test("a Unix socket needs no name, and one that is not there is said so", limit, async (t) => {
   const path = file("redis.sock");

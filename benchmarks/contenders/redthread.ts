@@ -6,7 +6,7 @@ import type * as Tasks from "./redthread-tasks.js";
 
 /** With its defaults, from callers of `run()`. */
 export function redthread(options: ByHandOptions): Contender {
-  const manager = open(options);
+  const manager = openManager(options);
   return {
     drive: byCallers((item) => manager.run("item", item)),
     close: () => manager.shutdown(),
@@ -15,7 +15,7 @@ export function redthread(options: ByHandOptions): Contender {
 
 /** The same tasks from one `map()` that may have as many open as there are callers. */
 export function redthreadMap(options: ByHandOptions): Contender {
-  const manager = open(options);
+  const manager = openManager(options);
   return {
     async drive(items, concurrency) {
       const results = manager.map("item", items, { concurrency, ordered: false })[Symbol.asyncIterator]();
@@ -25,7 +25,7 @@ export function redthreadMap(options: ByHandOptions): Contender {
   };
 }
 
-function open({ port, threads }: ByHandOptions): ConnectionManager<typeof Tasks> {
+export function openManager({ port, threads }: ByHandOptions): ConnectionManager<typeof Tasks> {
   return new ConnectionManager<typeof Tasks>({
     tasks: new URL("./redthread-tasks.js", import.meta.url),
     env: {},

@@ -6,7 +6,7 @@ import { connectionName } from "../common/names.js";
 import type { Config, ConnectOptions } from "../common/options.js";
 import { type Check, CHECKS, type Finding, type Report } from "./finding.js";
 import { judgeIdle, judgeInfo, measureLatency, tryPermissions } from "./server.js";
-import { reach, resolveName, shakeHands, speaksTls } from "./way.js";
+import { askSentinels, reach, resolveName, shakeHands, speaksTls } from "./way.js";
 
 /**
  * Looks at everything between this process and its Redis, in the order in which a connection meets it; what follows a
@@ -19,17 +19,25 @@ export async function examine(options: ConnectOptions): Promise<Report> {
   } catch (error) {
     return report(null, configProblems(error));
   }
-  const { host, port, path, db, tls, password } = config.redis;
-  const target = `${path ?? `${host}:${port}`}, database ${db}`;
+  const { db, tls, password } = config.redis;
   const found = `${password === undefined ? "no password" : "with a password"}, TLS ${tls === false ? "off" : "on"}`;
   const findings: Finding[] = [{ check: "configuration", status: "ok", found }];
+  const { finding: named, redis } = await askSentinels(config.redis);
+  findings.push(named);
+  const target = `${addressOf(redis, named)}, database ${db}`;
+  if (named.status === "fail") return report(target, findings);
   for (const step of [resolveName, reach, shakeHands]) {
-    const finding = await step(config.redis);
+    const finding = await step(redis);
     findings.push(finding);
     if (finding.status === "fail") return report(target, findings);
   }
   findings.push(...(await examineServer(options, config)));
   return report(target, findings);
+}
+
+function addressOf({ path, host, port, sentinelName }: Config["redis"], sentinels: Finding): string {
+  if (sentinels.status === "fail") return `the master of "${sentinelName}"`;
+  return path ?? `${host}:${port}`;
 }
 
 async function examineServer(options: ConnectOptions, config: Config): Promise<Finding[]> {
@@ -76,8 +84,7 @@ function connectionAdvice(error: unknown, redis: Config["redis"]): string {
       : "REDIS_USERNAME or REDIS_PASSWORD is wrong, or the ACL user is off";
   }
   if (code === "REDTHREAD_MAXCLIENTS_SUSPECTED") {
-    const certificate = redis.tls === false ? "" : ", or wants a client certificate (redis.tls.cert and key)";
-    return `the server is full or refuses this address (maxclients, protected-mode)${certificate}`;
+    return "the server is full or refuses this address: raise maxclients, close other clients, look at protected-mode";
   }
   return (
     `is the server loading, blocked or frozen (its log, redis-cli --latency)? Does database ${redis.db} exist there? ` +

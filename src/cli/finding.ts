@@ -1,6 +1,7 @@
 /** In the order in which they are looked at. */
 export const CHECKS = [
   "configuration",
+  "sentinels",
   "name resolution",
   "reachability",
   "TLS",

@@ -3,12 +3,29 @@ import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { connect as connectTls, type ConnectionOptions, type TLSSocket } from "node:tls";
 import { errorCode } from "../common/log.js";
 import type { RedisConfig } from "../common/options.js";
+import { Sentinels } from "../common/sentinels.js";
 import { within } from "../common/time.js";
 import type { Finding } from "./finding.js";
 
 /** A certificate that ends sooner is worth a warning. */
 const EXPIRY_WARN_DAYS = 14;
 const DAY_MS = 86_400_000;
+
+/** Whether the sentinels, if there are any, name a master; the rest of the way leads to that one. */
+export async function askSentinels(redis: RedisConfig): Promise<{ finding: Finding; redis: RedisConfig }> {
+  const check = "sentinels";
+  const sentinels = Sentinels.of(redis);
+  if (!sentinels) return { finding: { check, status: "skip", found: "none configured" }, redis };
+  try {
+    const { host, port } = await sentinels.master(redis.connectTimeoutMs, new AbortController().signal);
+    const found = `the master of "${redis.sentinelName}" is ${host}:${port}`;
+    return { finding: { check, status: "ok", found }, redis: { ...redis, host, port } };
+  } catch (error) {
+    const found = error instanceof Error ? error.message : errorCode(error);
+    const advice = "check redis.sentinels, redis.sentinelName, and the sentinels' own password and TLS";
+    return { finding: { check, status: "fail", found, advice }, redis };
+  }
+}
 
 /** Whether the configured host has an address. */
 export async function resolveName({ host, path, ioredis, connectTimeoutMs }: RedisConfig): Promise<Finding> {

@@ -33,8 +33,8 @@ export class ConnectGate {
   readonly #handshakes: Permits;
   /** None: as many connections as the threads and pools ask for. */
   readonly #sockets: Permits | undefined;
-  /** Ways to end the attempts under way in this thread. */
-  readonly #attempts = new Set<() => void>();
+  /** Under way in this thread. */
+  readonly #attempts = new Set<Entry>();
 
   /** The shared memory behind the gates of all threads; all zeros is its beginning. */
   static buffer({ threads, connections }: Config): SharedArrayBuffer {
@@ -108,12 +108,14 @@ export class ConnectGate {
   }
 
   /**
-   * This thread is blocked, and its handshakes stand still: they are ended, so that others, its own helper among them,
-   * can have their permits. Whoever asked for those connections tries again when the thread goes on.
+   * This thread is blocked, and its attempts stand still: they are ended, so that others, its own helper among them, can
+   * have their permits. Whoever asked for those connections tries again when the thread goes on.
    */
   giveWay(): void {
-    for (const end of this.#attempts) end();
-    this.#attempts.clear();
+    for (const attempt of this.#attempts) {
+      attempt.onGiveWay();
+      attempt.closed();
+    }
   }
 
   /** A thread, or a helper, is gone: what it held is free again. */
@@ -134,16 +136,10 @@ export class ConnectGate {
       ends.push(leaveHandshake);
       const admission = await this.breaker.admit(signal);
       ends.push(() => admission.abandoned());
-      const giveWay = (): void => {
-        entry.onGiveWay();
-        admission.abandoned();
-        leaveHandshake();
-      };
-      ends.push(() => this.#attempts.delete(giveWay));
       const entry: Entry = {
         onGiveWay: () => {},
         succeeded: () => {
-          this.#attempts.delete(giveWay);
+          this.#attempts.delete(entry);
           admission.succeeded();
           leaveHandshake();
         },
@@ -153,7 +149,8 @@ export class ConnectGate {
         },
         closed,
       };
-      this.#attempts.add(giveWay);
+      ends.push(() => this.#attempts.delete(entry));
+      this.#attempts.add(entry);
       return entry;
     } catch (error) {
       closed();

@@ -115,7 +115,7 @@ export class Dialer {
     let gaveWay: Error | undefined;
     entry.onGiveWay = () => {
       gaveWay = this.connectFailed(new Error("it gave way, because its thread was blocked"));
-      this.#handle.stream?.destroy();
+      void this.#handle.cut();
     };
     this.takeLogin();
     const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), FAIR_ATTEMPT_MS));
@@ -125,8 +125,8 @@ export class Dialer {
     this.#handle.once("connect", onAccepted);
     try {
       if (this.sentinels) this.#handle.aim(await this.sentinels.master(ms, this.#life));
-      await this.#open(Math.max(openBy - monotonic(), 1));
       if (gaveWay) throw gaveWay; // before there was a socket to close
+      await this.#open(Math.max(openBy - monotonic(), 1));
     } catch (error) {
       await this.destroy();
       const failure = gaveWay ?? this.#judgeAttempt(error, accepted);

@@ -77,8 +77,9 @@ test("who waits in a thread that is blocked is passed by, and keeps its place fo
       const waiting = new Permits(cells, { slots: 2, count: 1, slot: 0 }).acquire("main");
       Atomics.store(blocked, 0, 1);
       Atomics.wait(blocked, 1, 0);
-      (await waiting)();
+      const release = await waiting;
       Atomics.store(blocked, 0, 2);
+      release();
     });
   `;
   const worker = new Worker(source, { eval: true, workerData: { url, cells, blocked } });
@@ -86,13 +87,14 @@ test("who waits in a thread that is blocked is passed by, and keeps its place fo
   await eventually(() => Atomics.load(blocked, 0) === 1, 15_000);
   release();
   const again = await eventually(() => other.acquire("main"), 10_000, "the one permit, although another came first");
-  const last = other.acquire("main");
+  assert.equal(other.isWanted, false);
   Atomics.store(blocked, 1, 1);
   Atomics.notify(blocked, 1);
-  await new Promise((resolve) => setTimeout(resolve, 500)); // it looks again every 100 ms
+  await eventually(() => other.isWanted, 10_000, "it looks again");
+  const last = other.acquire("main");
   again();
-  await eventually(() => Atomics.load(blocked, 0) === 2, 10_000, "its turn has come");
-  (await last)();
+  (await eventually(() => last, 10_000))();
+  assert.equal(Atomics.load(blocked, 0), 2, "the one that came first was served first");
   assert.equal(other.held, 0);
 });
 
