@@ -26,7 +26,7 @@ const TOOLS: readonly Tool[] = [
   },
 ];
 
-/** Run by `npm test` before the tests: a fresh Debian container gets what it lacks, everybody else one clear sentence. */
+/** Run before tests, benchmarks and soak: a fresh Debian container gets what it lacks, everybody else one clear sentence. */
 function install(tools: readonly Tool[]): void {
   if (process.getuid?.() !== 0 || !existsSync(APT_GET)) return;
   const packages = tools.map(({ debianPackage }) => debianPackage);
