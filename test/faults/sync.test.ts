@@ -107,10 +107,10 @@ test("a thread that probes for Redis when it blocks in a call is no longer waite
   await manager.run("outcomes", { way: "async", commands: [["PING"]] }); // the one connection, and so the prober
   await own.kill();
   await eventually(() => manager.stats().breaker.state !== "closed");
-  const mute = await listenMutely(own.port);
+  const mute = await listenMutely(t, own.port);
   await eventually(() => mute.connections === 1 && manager.stats().breaker.state === "half-open", 10_000);
   const answer = manager.run("call", ["PING"]);
-  await eventually(() => manager.stats().connections.connecting === 2, 10_000, "the helper wants to connect");
+  await eventually(() => mute.accepted === 2, 15_000, "the helper probes");
   await mute.close();
   await own.start();
   assert.equal(await answer, "PONG");
@@ -126,7 +126,7 @@ test("a handshake of a thread that blocks in a call gives way to its helper's", 
   await manager.run("outcomes", { way: "async", commands: [["PING"]] });
   await own.kill();
   await eventually(() => manager.stats().breaker.state !== "closed");
-  const mute = await listenMutely(own.port);
+  const mute = await listenMutely(t, own.port);
   await eventually(() => mute.connections === 1, 10_000, "the thread's own handshake has the one permit");
   const answer = manager.run("call", ["PING"]);
   await eventually(() => mute.accepted === 2, 15_000, "the helper's handshake has it");

@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
+import type { TestContext } from "node:test";
 
 /** A port in Redis's place that hangs up on everybody, and counts. */
 export async function hangUpOn(
@@ -33,8 +34,8 @@ export interface MutePort {
   close(): Promise<void>;
 }
 
-/** A port in Redis's place that takes every connection and says nothing. */
-export async function listenMutely(port: number): Promise<MutePort> {
+/** A port in Redis's place that takes every connection and says nothing, until it is closed or the test is over. */
+export async function listenMutely(t: TestContext, port: number): Promise<MutePort> {
   const open = new Set<Socket>();
   let accepted = 0;
   const listening = createServer((socket) => {
@@ -44,6 +45,14 @@ export async function listenMutely(port: number): Promise<MutePort> {
   });
   listening.listen(port, "127.0.0.1");
   await once(listening, "listening");
+  const close = async (): Promise<void> => {
+    if (!listening.listening) return;
+    const closed = once(listening, "close");
+    listening.close();
+    for (const socket of open) socket.destroy();
+    await closed;
+  };
+  t.after(close);
   return {
     get connections() {
       return open.size;
@@ -51,11 +60,6 @@ export async function listenMutely(port: number): Promise<MutePort> {
     get accepted() {
       return accepted;
     },
-    async close() {
-      const closed = once(listening, "close");
-      listening.close();
-      for (const socket of open) socket.destroy();
-      await closed;
-    },
+    close,
   };
 }
