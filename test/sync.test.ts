@@ -134,6 +134,15 @@ test("a synchronous pipeline gives what the asynchronous one does: errors in pla
   );
 });
 
+test("calls at any distance from each other are each answered, once", async (t) => {
+  const calls = 3_000;
+  const counted = await managing(t).run("countApart", { key: "apart", calls });
+  assert.deepEqual(
+    counted,
+    Array.from({ length: calls }, (_, i) => i + 1),
+  );
+});
+
 test("the helpers for common commands give their types", async (t) => {
   const values = await managing(t).run("helpers");
   assert.deepEqual(

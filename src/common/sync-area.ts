@@ -11,9 +11,19 @@ const ASKED_BYTES = 5;
 const ANSWERED = 6;
 const IS_ERROR = 7;
 const ANSWERED_BYTES = 8;
+/** 1 while the helper looks for a request by itself; whoever sets it back to 0 decides how the next one travels. */
+const LISTENING = 9;
 const CELLS = 16;
 /** Larger requests and replies go over a port. */
 const DATA_BYTES = 65_536;
+
+/**
+ * Waking up a thread takes as long as Redis takes for a command. What came within this time last time is looked for this
+ * long before its thread goes to sleep; what did not, not at all, and so no processor turns for nothing twice in a row.
+ */
+const SPIN_MS = 0.15;
+/** Loads between two looks at the clock, which cost much more. */
+const LOOKS = 20;
 
 /** A length that says: the bytes come over the port. */
 export const BY_PORT = -1;
@@ -33,6 +43,9 @@ export class SyncArea {
   readonly buffer: SharedArrayBuffer;
   readonly data: Buffer;
   readonly #cells: Int32Array<SharedArrayBuffer>;
+  /** Of this side: what it waits for came at once last time. */
+  #isQuick = false;
+  #answeredAt = -Infinity;
 
   static buffer(): SharedArrayBuffer {
     return new SharedArrayBuffer(CELLS * Int32Array.BYTES_PER_ELEMENT + DATA_BYTES);
@@ -44,9 +57,10 @@ export class SyncArea {
     this.data = Buffer.from(buffer, CELLS * Int32Array.BYTES_PER_ELEMENT);
   }
 
-  /** The request that is under way, or was last. */
-  get asked(): Asked {
+  /** By the helper: the request that has come. */
+  take(): Asked {
     const cells = this.#cells;
+    this.#isQuick = performance.now() - this.#answeredAt <= SPIN_MS;
     return {
       number: Atomics.load(cells, ASKED),
       kind: SYNC_KINDS[cells[KIND]!]!,
@@ -55,7 +69,7 @@ export class SyncArea {
     };
   }
 
-  /** By the calling thread; returns the request's number. */
+  /** By the calling thread; returns the request's number. The helper is to be told of it, unless it `isListening`. */
   ask(kind: SyncKind, client: number, bytes: number): number {
     const cells = this.#cells;
     cells[KIND] = SYNC_KINDS.indexOf(kind);
@@ -71,6 +85,20 @@ export class SyncArea {
     cells[ANSWERED_BYTES] = bytes;
     Atomics.store(cells, ANSWERED, number);
     this.#ring();
+    this.#answeredAt = performance.now();
+  }
+
+  /** By the calling thread, after `ask`: true once, if the helper takes the request without being told. */
+  isListening(): boolean {
+    return Atomics.exchange(this.#cells, LISTENING, 0) === 1;
+  }
+
+  /** By the helper, after an answer: whether the next request is here already. */
+  listen(): boolean {
+    if (!this.#isQuick) return false;
+    Atomics.store(this.#cells, LISTENING, 1);
+    spin(() => Atomics.load(this.#cells, LISTENING) === 0);
+    return (this.#isQuick = Atomics.exchange(this.#cells, LISTENING, 0) === 0);
   }
 
   /** By whoever knows that the helper is gone, with its sockets and permits: nothing will be answered any more. */
@@ -86,7 +114,10 @@ export class SyncArea {
   /** Blocks this thread until the request is answered; `undefined` when the helper is gone or `ms` are over. */
   waitForAnswer(number: number, ms: number): { readonly isError: boolean; readonly bytes: number } | undefined {
     const cells = this.#cells;
-    this.#waitUntil(() => Atomics.load(cells, ANSWERED) === number || this.isGone, ms);
+    const isDone = (): boolean => Atomics.load(cells, ANSWERED) === number || this.isGone;
+    const startedAt = performance.now();
+    if (!this.#isQuick || !spin(isDone)) this.#waitUntil(isDone, ms);
+    this.#isQuick = performance.now() - startedAt <= SPIN_MS;
     if (Atomics.load(cells, ANSWERED) !== number) return undefined;
     return { isError: cells[IS_ERROR] === 1, bytes: cells[ANSWERED_BYTES]! };
   }
@@ -111,4 +142,13 @@ export class SyncArea {
     Atomics.add(this.#cells, BELL, 1);
     Atomics.notify(this.#cells, BELL);
   }
+}
+
+/** Looks again and again, for `SPIN_MS` at most. */
+function spin(isDone: () => boolean): boolean {
+  const until = performance.now() + SPIN_MS;
+  do {
+    for (let i = 0; i < LOOKS; i++) if (isDone()) return true;
+  } while (performance.now() < until);
+  return false;
 }

@@ -43,14 +43,21 @@ class Helper {
 
   receive(message: ToHelperFromCaller): void {
     if (message !== null && "closeMs" in message) return void this.#close(message.closeMs);
-    const asked = this.#area.asked;
+    const asked = this.#area.take();
     this.#open = asked.number;
     if (this.#isEnding) return this.#answer(asked.number, shuttingDown("not-sent"), { isError: true });
     const request = message === null ? readSync(this.#area.data, asked.bytes) : readSync(Buffer.from(message.buffer));
-    this.#carryOut(asked, request).then(
-      (value) => this.#answer(asked.number, value, { bytesAre: asked.kind === "callBuffer" ? "bytes" : "text" }),
-      (error: unknown) => this.#answer(asked.number, error, { isError: true }),
-    );
+    void this.#serve(asked, request);
+  }
+
+  async #serve(asked: Asked, request: unknown): Promise<void> {
+    try {
+      const value = await this.#carryOut(asked, request);
+      this.#answer(asked.number, value, { bytesAre: asked.kind === "callBuffer" ? "bytes" : "text" });
+    } catch (error) {
+      this.#answer(asked.number, error, { isError: true });
+    }
+    if (this.#area.listen()) this.receive(null);
   }
 
   #carryOut({ kind, client }: Asked, request: unknown): Promise<unknown> {

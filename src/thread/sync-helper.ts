@@ -101,7 +101,7 @@ export class SyncHelper {
     const isLarge = typeof written !== "number";
     const number = this.#area.ask(kind, client, isLarge ? BY_PORT : written);
     if (isLarge) this.#post(written, [written.buffer]);
-    else this.#post(null);
+    else if (!this.#area.isListening()) this.#post(null);
     const answer = this.#waitForAnswer(number, guardMs);
     if (!answer) throw this.#lost(kind, guardMs);
     const value = readSync(answer.bytes === BY_PORT ? this.#largeReply() : this.#area.data);
