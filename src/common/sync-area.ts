@@ -21,7 +21,7 @@ const DATA_BYTES = 65_536;
  * Waking up a thread takes as long as Redis takes for a command. What came within this time last time is looked for this
  * long before its thread goes to sleep; what did not, not at all, and so no processor turns for nothing twice in a row.
  */
-const SPIN_MS = 0.15;
+const SPIN_MS = 0.3;
 /** Loads between two looks at the clock, which cost much more. */
 const LOOKS = 20;
 
