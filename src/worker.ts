@@ -2,7 +2,7 @@ import type { Transferable } from "node:worker_threads";
 import { disconnect as disconnectOne } from "./common/connect.js";
 import type { RedisHandle } from "./common/handle.js";
 import type { DedicatedLease } from "./thread/clients.js";
-import { closeCurrent, currentClients } from "./thread/current.js";
+import { closeCurrent, currentClients, madeClients } from "./thread/current.js";
 import { Transfer } from "./thread/results.js";
 
 export * from "./common/errors.js";
@@ -22,9 +22,9 @@ interface AcquireOptions {
  * kept. In a thread that no manager started it is configured by the environment.
  * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, REDTHREAD_CONFIG_INVALID
  */
-export function getRedis({ signal }: AcquireOptions = {}): Promise<RedisHandle> {
-  const clients = currentClients();
-  return clients instanceof Promise ? clients.then((made) => made.getRedis(signal)) : clients.getRedis(signal);
+export function getRedis(options?: AcquireOptions): Promise<RedisHandle> {
+  const signal = options?.signal;
+  return madeClients()?.getRedis(signal) ?? currentClients().then((clients) => clients.getRedis(signal));
 }
 
 /**

@@ -18,7 +18,7 @@ export interface SharedClientOptions {
   readonly closeMs: number;
   /** A client that heard nothing for this long is asked for a PING before it is handed out. */
   readonly idleCheckMs: number;
-  readonly onHit?: () => void;
+  readonly onHit?: (() => void) | undefined;
 }
 
 interface Entry {
@@ -39,6 +39,8 @@ export class SharedClient {
   readonly #options: SharedClientOptions;
   readonly #life = new AbortController();
   #current: Entry | undefined;
+  /** The current one, fresh when this loop turn asked first; time passes, and bytes come, between turns only. */
+  #checked: Entry | undefined;
   #opening: Promise<Entry> | undefined;
   #rotating: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
@@ -67,12 +69,10 @@ export class SharedClient {
    * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, `signal.reason`
    */
   get(signal?: AbortSignal): Promise<RedisHandle> {
-    const entry = this.#current;
-    const now = monotonic();
-    if (entry && now < entry.expiresAt && entry.client.isFresh(this.#options.idleCheckMs, now)) {
+    const checked = this.#checked ?? this.#checkOnce();
+    if (checked?.client.state === "connected") {
       this.#options.onHit?.();
-      entry.handedOutAt = now;
-      return entry.handle;
+      return checked.handle;
     }
     return this.#borrow(signal).then((borrowed) => {
       borrowed.handedOutAt = monotonic();
@@ -80,6 +80,20 @@ export class SharedClient {
       return borrowed.handle;
     });
   }
+
+  /** The current entry, if it needs neither a PING nor a rotation: known for the rest of this turn. */
+  #checkOnce(): Entry | undefined {
+    const entry = this.#current;
+    const now = monotonic();
+    if (!entry || now >= entry.expiresAt || !entry.client.isFresh(this.#options.idleCheckMs, now)) return undefined;
+    entry.handedOutAt = now;
+    setImmediate(this.#forget);
+    return (this.#checked = entry);
+  }
+
+  readonly #forget = (): void => {
+    this.#checked = undefined;
+  };
 
   /** Runs `fn` with the current client, which stays open until `fn` is done, however many rotations that takes. */
   async use<T>(fn: (redis: RedisHandle) => Promise<T>, signal?: AbortSignal): Promise<T> {
@@ -148,6 +162,7 @@ export class SharedClient {
     const fresh = await this.#open();
     const old = this.#current;
     this.#current = fresh;
+    this.#checked = undefined;
     this.#rotations++;
     if (rotationChannel.hasSubscribers) {
       const { openedAt } = fresh;
@@ -170,6 +185,7 @@ export class SharedClient {
   }
 
   async #close(ms: number): Promise<void> {
+    this.#checked = undefined;
     this.#life.abort(new ShuttingDownError("the shared client is closed: this process or thread is shutting down"));
     await Promise.all([this.#current?.client.close(ms), this.#retiring?.client.close(ms)]);
     await this.#opening?.catch(() => {}); // its failure belongs to those who asked

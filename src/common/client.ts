@@ -51,6 +51,8 @@ export class Client implements Gate {
   #receivedAt = 0;
   #connectingSince = 0;
   #isReconnect = false;
+  /** How many UNWATCHs of `reset` are under way. */
+  #unwatching = 0;
   #checking: Promise<boolean> | undefined;
   /** A newer one waits for the end of a transaction or of an endless BLPOP. */
   #isRenewalDue = false;
@@ -157,15 +159,33 @@ export class Client implements Gate {
   /** Fit for the next holder? Repairs what can be repaired in one round trip and takes off the holder's listeners. */
   async reset(): Promise<boolean> {
     const { session } = this.#traffic;
-    if (!this.isAlive() || session.tainted || this.redis.commandQueue.length > 0) return false;
+    if (!this.isAlive() || session.tainted || this.redis.commandQueue.length > this.#unwatching) return false;
     if (this.#dialer.hasOldLogin) return false;
     this.#removeForeignListeners();
     if (session.clean) return true;
+    if (session.onlyWatches) {
+      this.#unwatch();
+      return true;
+    }
     const { db, commandTimeoutMs } = this.#options.redis;
     const repairs = session.repairs(db).map(([name, ...args]) => this.redis.own(name!, ...args));
     await within(Promise.all(repairs), commandTimeoutMs, () => this.#dialer.connectFailed());
     session.repaired();
     return true;
+  }
+
+  /** Nobody waits for it: the next holder's commands come after it on the same socket. */
+  #unwatch(): void {
+    const { session } = this.#traffic;
+    session.repaired();
+    this.#unwatching++;
+    const refused = (error: Error): void => {
+      if (error.name === "ReplyError") session.refused(); // a lost connection has forgotten its WATCH
+    };
+    void this.redis
+      .own("unwatch")
+      .catch(refused)
+      .finally(() => this.#unwatching--);
   }
 
   /**

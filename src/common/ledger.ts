@@ -93,6 +93,13 @@ export class LedgerRow {
     this.#values[COLUMN[field]] = value;
   }
 
+  /** To add 1 where even looking up the field would be felt. */
+  counter(field: LedgerField): () => void {
+    const values = this.#values;
+    const column = COLUMN[field];
+    return () => (values[column]! += 1);
+  }
+
   add(field: LedgerField, by: number): void {
     this.#values[COLUMN[field]]! += by;
   }

@@ -17,6 +17,11 @@ export class Session {
     return !(this.#watching || this.#inTransaction || this.#selected || this.#tainted || this.#broken);
   }
 
+  /** What it remembers cannot be seen by the next holder's commands, save by an EXEC. */
+  get onlyWatches(): boolean {
+    return this.#watching && !(this.#inTransaction || this.#selected || this.#tainted || this.#broken);
+  }
+
   get inTransaction(): boolean {
     return this.#inTransaction;
   }
@@ -63,6 +68,11 @@ export class Session {
       case "blocking":
         break;
     }
+  }
+
+  /** The server did not forget what it was told to forget. */
+  refused(): void {
+    this.#tainted = true;
   }
 
   connectionLost(): void {

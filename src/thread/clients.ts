@@ -41,6 +41,7 @@ const CLOSED_FIELD = {
 export class ThreadClients {
   readonly #options: ThreadClientsOptions;
   readonly #row: LedgerRow | undefined;
+  readonly #countAcquire: (() => void) | undefined;
   readonly #gate: ConnectGate;
   readonly #shared: SharedClient;
   readonly #dedicated: ClientPool<Client>;
@@ -52,13 +53,14 @@ export class ThreadClients {
     const { redis, dedicated, retry, shutdown } = config;
     const onWanted = (): void => this.#dedicated.giveUpIdle();
     this.#row = managed?.row;
+    this.#countAcquire = managed?.row.counter("acquires");
     this.#gate = managed ? new ConnectGate(managed.gate, config, { slot: managed.slot, onWanted }) : ownGate(config);
     this.#closeMs = shutdown.closeMs;
     this.#shared = new SharedClient({
       open: (signal) => this.#open("thread", retry, signal),
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,
-      onHit: () => this.#row?.add("cacheHits", 1),
+      onHit: managed?.row.counter("cacheHits"),
     });
     this.#dedicated = new ClientPool<Client>(
       {
@@ -88,7 +90,7 @@ export class ThreadClients {
   }
 
   getRedis(signal?: AbortSignal): Promise<RedisHandle> {
-    this.#row?.add("acquires", 1);
+    this.#countAcquire?.();
     return this.#shared.get(signal);
   }
 
@@ -123,7 +125,7 @@ export class ThreadClients {
   }
 
   #counted<T>(acquiring: Promise<T>): Promise<T> {
-    this.#row?.add("acquires", 1);
+    this.#countAcquire?.();
     this.#report(); // one more waits
     return acquiring;
   }

@@ -2,40 +2,42 @@ import { noopLogger } from "../common/log.js";
 import { ThreadClients } from "./clients.js";
 import { closeSync } from "./sync-helper.js";
 
+interface Registry {
+  clients: ThreadClients | undefined;
+  opening: Promise<ThreadClients> | undefined;
+}
+
 /** On globalThis, so that two copies of this package in one thread share its clients instead of doubling them. */
 const KEY = Symbol.for("redthread.thread-clients");
-const registry = globalThis as { [KEY]?: ThreadClients | Promise<ThreadClients> | undefined };
+// Looked up once: a property of globalThis is slow to read, and every getRedis() comes here.
+const registry = ((globalThis as { [KEY]?: Registry })[KEY] ??= { clients: undefined, opening: undefined });
 
-/**
- * The clients of this thread: those its manager gave it, else new ones, configured by the environment. A promise only
- * where there is something to wait for: this is on every task's way.
- */
-export function currentClients(): ThreadClients | Promise<ThreadClients> {
-  return (registry[KEY] ??= fromEnvironment());
+/** The clients of this thread, if it has them already. */
+export function madeClients(): ThreadClients | undefined {
+  return registry.clients;
+}
+
+/** The clients of this thread: those its manager gave it, else new ones, configured by the environment. */
+export async function currentClients(): Promise<ThreadClients> {
+  return registry.clients ?? (registry.opening ??= fromEnvironment().finally(() => (registry.opening = undefined)));
 }
 
 /** Makes these the clients of this thread. */
 export function adopt(clients: ThreadClients): void {
-  registry[KEY] = clients;
+  registry.clients = clients;
 }
 
 /** Closes this thread's clients, if there are any; the next acquire starts afresh. Connects nothing. */
 export async function closeCurrent(ms: number): Promise<void> {
-  const current = registry[KEY];
   const closed = closeSync(ms);
-  const clients = await Promise.resolve(current).catch(() => undefined); // a configuration that failed opened nothing
+  const clients = registry.clients ?? (await registry.opening?.catch(() => undefined)); // one that failed opened nothing
   await clients?.close(ms);
-  if (registry[KEY] === current) registry[KEY] = undefined;
+  if (registry.clients === clients) registry.clients = undefined;
   await closed;
 }
 
 async function fromEnvironment(): Promise<ThreadClients> {
-  try {
-    // Only here: a thread with a manager never needs dotenv.
-    const { loadConfig } = await import("../common/env.js");
-    return new ThreadClients({ config: loadConfig(), logger: noopLogger });
-  } catch (error) {
-    registry[KEY] = undefined;
-    throw error;
-  }
+  // Only here: a thread with a manager never needs dotenv.
+  const { loadConfig } = await import("../common/env.js");
+  return (registry.clients = new ThreadClients({ config: loadConfig(), logger: noopLogger }));
 }
