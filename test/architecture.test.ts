@@ -36,6 +36,16 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "src/testing.ts": ["src/main", "src/thread", "src/common"], // both ends of a link in one thread
 };
 
+/** The packages that a process or thread has loaded with an entry. */
+const LOADS: Readonly<Record<string, readonly string[]>> = {
+  "src/worker.ts": ["generic-pool", "ioredis"],
+  "workers/entry.ts": ["generic-pool", "ioredis"],
+  "workers/sync-entry.ts": ["ioredis"], // a helper has no pool
+  "src/sync.ts": [], // and who only calls it needs no client
+  "src/adapters/bullmq-worker.ts": [],
+  "src/testing.ts": ["dotenv", "generic-pool", "ioredis"],
+};
+
 interface Import {
   readonly specifier: string;
   /** Gone once compiled. */
@@ -94,6 +104,20 @@ function loadedBy(file: string, loaded = new Set<string>()): Set<string> {
     if (isRelative(one) && !one.isType && !one.isDynamic) loadedBy(target(file, one), loaded);
   }
   return loaded;
+}
+
+/** What an entry of the published package brings with it. */
+function publishedLoads(entry: string): { loaded: Set<string>; packages: Set<string> } {
+  const loaded = new Set([join(root, "lib", entry.replace(/\.ts$/, ".js"))]);
+  const packages = new Set<string>();
+  for (const file of loaded) {
+    const imports = readFileSync(file, "utf8").matchAll(/^(?:import|export)\b[^"'=]*"([^"]+)";$/gm);
+    for (const [, specifier = ""] of imports) {
+      if (specifier.startsWith(".")) loaded.add(resolve(dirname(file), specifier));
+      else if (!specifier.startsWith("node:")) packages.add(specifier);
+    }
+  }
+  return { loaded, packages };
 }
 
 test("the import table is about files that exist, and finds their imports", () => {
@@ -176,18 +200,18 @@ test("protocol.ts holds types only", () => {
 });
 
 test("a thread loads neither piscina nor winston, and dotenv only when it has no manager", () => {
-  const loads = {
-    "src/worker.ts": ["generic-pool", "ioredis"],
-    "workers/entry.ts": ["generic-pool", "ioredis"],
-    "workers/sync-entry.ts": ["ioredis"], // a helper has no pool
-    "src/sync.ts": [], // and who only calls it needs no client
-    "src/adapters/bullmq-worker.ts": [],
-    "src/testing.ts": ["generic-pool", "ioredis", "dotenv"].toSorted(),
-  };
-  for (const [entry, expected] of Object.entries(loads)) {
+  for (const [entry, expected] of Object.entries(LOADS)) {
     const packages = new Set([...loadedBy(entry)].flatMap(packagesOf));
     assert.deepEqual([...packages].toSorted(), expected, entry);
   }
+});
+
+test("so do the published files, and a thread loads four of them", () => {
+  for (const [entry, expected] of Object.entries(LOADS)) {
+    const { packages } = publishedLoads(entry);
+    assert.deepEqual([...packages].toSorted(), expected, entry);
+  }
+  assert.equal(publishedLoads("workers/entry.ts").loaded.size, 4);
 });
 
 test("the dashboard's page is loaded by the first look at it", () => {

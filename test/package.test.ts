@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -18,7 +18,7 @@ let folder: string;
 before(async () => {
   server = await startRedis();
   folder = await mkdtemp(join(tmpdir(), "redthread-package-"));
-  await run("npm", ["pack", "--ignore-scripts", "--pack-destination", folder], { cwd: root });
+  await pack(["--pack-destination", folder]);
   await write("package.json", JSON.stringify({ private: true, type: "module" }));
   const { version, devDependencies } = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as {
     version: string;
@@ -50,6 +50,13 @@ after(async () => {
 });
 
 const write = (name: string, text: string): Promise<void> => writeFile(join(folder, name), text);
+
+/** What npm says of the tarball. */
+async function pack(args: string[]): Promise<{ size: number; files: { path: string }[] }> {
+  // npm test has built what is in it.
+  const { stdout } = await run("npm", ["pack", "--json", "--ignore-scripts", ...args], { cwd: root });
+  return (JSON.parse(stdout) as [{ size: number; files: { path: string }[] }])[0];
+}
 
 /** The programs of a page, by the file name in their first line. */
 async function programsOf(page: string): Promise<[name: string, text: string][]> {
@@ -143,6 +150,44 @@ console.log(typeof dashboard);
   assert.equal((JSON.parse(stdout) as { ok: boolean }).ok, true, stdout);
 });
 
+test("with --enable-source-maps a stack names the line of the source, on the main thread and in a thread", async () => {
+  await write(
+    "stack-tasks.ts",
+    `import { getRedis } from "redthread/worker";
+export const subscribe = async (): Promise<unknown> => (await getRedis()).subscribe("news");
+`,
+  );
+  await write(
+    "stack-trial.ts",
+    `import { ConnectionManager } from "redthread";
+const stackOf = (error: unknown): string => (error as Error).stack!;
+const stacks: string[] = [];
+try {
+  new ConnectionManager({ tasks: "./relative.js" });
+} catch (error) {
+  stacks.push(stackOf(error));
+}
+const tasks = new URL("./stack-tasks.js", import.meta.url);
+await using manager = new ConnectionManager<typeof import("./stack-tasks.js")>({ tasks, threads: { count: 1 } });
+await manager.run("subscribe").catch((error: unknown) => stacks.push(stackOf(error)));
+console.log(JSON.stringify(stacks));
+`,
+  );
+  await run(process.execPath, [tsc, "-p", folder]);
+  const env = { REDIS_URL: server.url, LOG_LEVEL: "warn", NODE_OPTIONS: "--enable-source-maps" };
+  const stacks = JSON.parse((await runProgram("stack-trial.js", env)).stdout) as string[];
+  for (const [stack, thrown] of [
+    [stacks[0]!, "ConfigInvalidError"],
+    [stacks[1]!, "NeedsDedicatedError"],
+  ] as const) {
+    const [, file, line] = /\/redthread\/(src\/[\w/]+\.ts):(\d+)/.exec(stack) ?? [];
+    assert.ok(file, stack);
+    const source = (await readFile(join(root, file), "utf8")).split("\n");
+    assert.match(source[Number(line) - 1]!, new RegExp(`new ${thrown}\\(`), stack);
+  }
+  await server.waitForClients((clients) => clients.length === 0);
+});
+
 test("the types of run reject a wrong name, a wrong input and a missing one", async () => {
   await write(
     "wrong.ts",
@@ -165,11 +210,14 @@ export const wrongResult: Promise<string> = manager.run("score", { id: 1 });
   assert.deepEqual(lines, [5, 6, 7, 9], stdout);
 });
 
-test("the package holds no tests, no demo and nothing that runs at install", async () => {
-  const { stdout } = await run("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root });
-  const [{ files }] = JSON.parse(stdout) as [{ files: { path: string }[] }];
-  const strangers = files.filter(({ path }) => /^(dist\/)?(test|benchmarks|workers\/(?!(sync-)?entry))/.test(path));
-  assert.deepEqual(strangers, []);
+test("the package is less than 150 kB, and holds no tests, no demo and nothing that runs at install", async () => {
+  const { size, files } = await pack(["--dry-run"]);
+  assert.ok(size < 150_000, `${size} bytes`);
+  const OURS = /^(lib\/(src\/|workers\/(sync-)?entry\.js)|(CHANGELOG|README)\.md$|LICENSE$|package\.json$)/;
+  assert.deepEqual(
+    files.filter(({ path }) => !OURS.test(path)),
+    [],
+  );
   const { scripts } = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as { scripts: object };
   assert.deepEqual(
     Object.keys(scripts).filter((name) => /install|prepare/.test(name)),
@@ -177,11 +225,32 @@ test("the package holds no tests, no demo and nothing that runs at install", asy
   );
 });
 
+test("a CommonJS program requires it, and its faces share one copy of each class", async () => {
+  const program = `
+    const main = require("redthread");
+    const worker = require("redthread/worker");
+    const { openSync, ...sync } = require("redthread/sync");
+    console.log(typeof main.ConnectionManager, typeof openSync, main.RedthreadError === worker.RedthreadError,
+      sync.RedthreadError === worker.RedthreadError, new main.NotSentError("x").name);
+  `;
+  await write("required.cjs", program);
+  const file = join(folder, "required.cjs");
+  const { stdout } = await run(process.execPath, ["--experimental-require-module", "--no-warnings", file]);
+  assert.equal(stdout, "function function true true NotSentError\n");
+});
+
+test("the declarations keep their docstrings, and are those that the public ones refer to", async () => {
+  const lib = join(folder, "node_modules", "redthread", "lib");
+  const files = (await readdir(lib, { recursive: true })).filter((name) => name.endsWith(".d.ts"));
+  assert.match(await readFile(join(lib, "src", "worker.d.ts"), "utf8"), /\* Runs `fn` with a client of its own/);
+  assert.ok(!files.some((name) => /\b(cli|helper|workers)\b.*\//.test(name)), files.join(" "));
+});
+
 test("whoever installs redthread gets permissive licences only", async () => {
   const { packages } = JSON.parse(await readFile(join(root, "package-lock.json"), "utf8")) as {
-    packages: Record<string, { license?: string; dev?: boolean }>;
+    packages: Record<string, { license?: string; dev?: boolean; link?: boolean }>;
   };
-  const installed = Object.entries(packages).filter(([name, { dev }]) => name !== "" && !dev);
+  const installed = Object.entries(packages).filter(([name, { dev, link }]) => name !== "" && !dev && !link);
   const PERMISSIVE = new Set(["MIT", "ISC", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0"]);
   assert.deepEqual(
     installed.filter(([, { license }]) => !PERMISSIVE.has(license ?? "none")),

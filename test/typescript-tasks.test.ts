@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
@@ -40,6 +40,7 @@ const results = await Promise.all([1, 2, 3, 4].map(() => manager.run("count", "v
 console.log(JSON.stringify(results));
 `;
 
+const root = fileURLToPath(new URL("../../", import.meta.url));
 const LOADER = import.meta.resolve("tsx");
 
 let server: RedisServer;
@@ -63,21 +64,15 @@ after(async () => {
   await rm(project, { recursive: true, force: true });
 });
 
-/** As npm would: the package's own package.json, and the build that this test is part of as its dist. */
+/** As npm would: the package's own package.json and what it publishes. */
 async function install(folder: string): Promise<void> {
-  const build = join(dirname(fileURLToPath(import.meta.url)), "..");
-  await link(build, join(folder, "dist"));
-  await writeFile(join(folder, "package.json"), await readFile(await packageJsonFrom(build)));
+  await link(join(root, "lib"), join(folder, "lib"));
+  await copyFile(join(root, "package.json"), join(folder, "package.json"));
 }
 
 async function link(folder: string, as: string): Promise<void> {
   await mkdir(dirname(as), { recursive: true });
   await symlink(folder, as, "dir");
-}
-
-async function packageJsonFrom(folder: string): Promise<string> {
-  const file = join(folder, "package.json");
-  return (await readFile(file).catch(() => undefined)) ? file : packageJsonFrom(dirname(folder));
 }
 
 // tsx rewrites what it loads, also our own files: counted with the others', their lines would not fit.

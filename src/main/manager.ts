@@ -79,7 +79,10 @@ export class ConnectionManager<
   #phase: "serving" | "lame duck" | "refusing" | "closed" = "serving";
   #shutdown: Promise<ShutdownReport> | undefined;
 
-  /** @throws REDTHREAD_CONFIG_INVALID, naming everything that is wrong, before anything is opened */
+  /**
+   * @throws REDTHREAD_CONFIG_INVALID, naming everything that is wrong, and REDTHREAD_THREAD_START_FAILED where a bundler
+   *   took redthread away from its files: before anything is opened
+   */
   constructor(options: ManagerOptions) {
     this.#config = loadConfig(options, { requireTasks: true });
     const { threads, queue, primary, shutdown, log } = this.#config;

@@ -1,4 +1,3 @@
-import { fileURLToPath } from "node:url";
 import { Piscina } from "piscina";
 import { type ThreadMessage, threadChannel } from "../common/channels.js";
 import { ConnectGate } from "../common/connect-gate.js";
@@ -7,10 +6,11 @@ import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
 import type { Ledger, LedgerTotals } from "../common/ledger.js";
 import { errorCode, type Logger } from "../common/log.js";
 import type { FromThread, Hello, LogRecord, ResultsMessage, Serve, ThreadData } from "../common/protocol.js";
-import type { ThreadCredentials } from "./thread-credentials.js";
+import { threadFile } from "../common/thread-file.js";
 import { monotonic, UNREAD_MS, within } from "../common/time.js";
 import { Helper } from "./helper.js";
 import { Thread } from "./thread.js";
+import type { ThreadCredentials } from "./thread-credentials.js";
 
 export interface ThreadsOptions {
   /** Of the manager, for who listens to `redthread:thread`. */
@@ -33,7 +33,6 @@ export interface ThreadsOptions {
   readonly onAllFailed: (error: Error) => void;
 }
 
-const ENTRY = fileURLToPath(new URL("../../workers/entry.js", import.meta.url));
 /** A thread that lived for less is counted as a quick death, and its replacement comes later each time. */
 const SETTLED_MS = 10_000;
 const FIRST_DELAY_MS = 100;
@@ -67,7 +66,7 @@ export class Threads {
     const hasProvider = credentials !== undefined;
     const data: ThreadData = { redthread: { config, ledger: ledger.buffer, gate: gate.buffer, hasProvider } };
     this.#pool = new Piscina({
-      filename: ENTRY,
+      filename: threadFile(() => new URL("../../workers/entry.js", import.meta.url)),
       // Every thread is started by its own `serve`: piscina would refill a minimum also when one that was ended exits
       // after destroy(), which does not wait for it, and nobody would end those.
       minThreads: 0,

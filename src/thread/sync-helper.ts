@@ -1,4 +1,3 @@
-import { fileURLToPath } from "node:url";
 import {
   isMainThread,
   MessageChannel,
@@ -18,10 +17,10 @@ import {
 import type { HelperData, ToHelperFromCaller } from "../common/protocol.js";
 import { BY_PORT, SyncArea, type SyncKind } from "../common/sync-area.js";
 import { readSync, SyncWriter } from "../common/sync-codec.js";
+import { threadFile } from "../common/thread-file.js";
 import { within } from "../common/time.js";
 import { managed } from "./managed.js";
 
-const ENTRY = fileURLToPath(new URL("../../workers/sync-entry.js", import.meta.url));
 /** Between the end of a helper and the manager's word that nothing is left of it. */
 const GONE_MS = 2_000;
 /** A call that takes longer may wait for what this thread's own handshakes hold. */
@@ -61,6 +60,7 @@ export class SyncHelper {
   }
 
   private constructor() {
+    const file = threadFile(() => new URL("../../workers/sync-entry.js", import.meta.url));
     const { port1: replies, port2: helperReplies } = new MessageChannel();
     const given = managed();
     const data: HelperData = { area: this.#area.buffer, replies: helperReplies, threadId };
@@ -76,7 +76,7 @@ export class SyncHelper {
       onHelper(toHelper, this.#area.buffer);
     }
     // No execArgv: what a process preloads, tsx or a tracer, is for the users' code and only costs time here.
-    this.#worker = new Worker(ENTRY, { workerData: data, transferList, execArgv: [] });
+    this.#worker = new Worker(file, { workerData: data, transferList, execArgv: [] });
     this.#worker.unref(); // a thread that is done may end
     this.#worker.on("error", () => {}); // its end is what counts
     this.#ended = new Promise((resolve) => {

@@ -1,0 +1,108 @@
+// What is published: lib/, laid out as dist/ is, with the modules merged into a few files, and the declarations of the
+// public faces. A thread loads four files of ours instead of fifty.
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join, relative, resolve, sep } from "node:path";
+import { decode, encode } from "@jridgewell/sourcemap-codec";
+import { defineConfig } from "rolldown";
+
+const root = dirname(import.meta.dirname);
+const { exports, bin } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+const faces = Object.values(exports).flatMap((face) => (typeof face === "string" ? [] : [nameOf(face.default)]));
+const entries = [...faces, ...Object.values(bin).map(nameOf), "workers/entry", "workers/sync-entry"];
+
+/** From the bottom up: the modules of each import only those of the files before it. */
+const CHUNKS = ["base", "connection", "thread", "config", "dispatch", "main"];
+
+/**
+ * Merged is what loads the same packages: a thread loads neither piscina nor dotenv, `redthread/sync` not even ioredis.
+ * test/architecture.test.ts holds it.
+ */
+function chunkOf(id, graph) {
+  const file = relative(root, id).replaceAll(sep, "/");
+  if (file.startsWith("src/main/dashboard-")) return undefined; // the page is loaded by the first look at it
+  const packages = packagesOf(id, graph);
+  if (/^src\/(?:main\/|index\.ts)/.test(file)) return packages.has("piscina") ? "main" : "dispatch";
+  if (!/^src\/(?:common|helper|thread)\//.test(file)) return undefined; // a face
+  if (packages.has("dotenv")) return "config";
+  if (packages.has("generic-pool")) return "thread";
+  return packages.has("ioredis") ? "connection" : "base";
+}
+
+function packagesOf(id, graph, found = new Set(), seen = new Set()) {
+  if (seen.has(id)) return found;
+  seen.add(id);
+  for (const imported of graph.getModuleInfo(id).importedIds) {
+    if (isOurs(imported)) packagesOf(imported, graph, found, seen);
+    else found.add(imported);
+  }
+  return found;
+}
+
+/** Of the declarations that tsc wrote, those that the faces refer to. */
+const declarations = {
+  name: "declarations",
+  generateBundle() {
+    const dist = join(root, "dist");
+    const files = new Set(faces.map((name) => join(dist, `${name}.d.ts`)));
+    for (const file of files) {
+      const source = readFileSync(file, "utf8");
+      this.emitFile({ type: "asset", fileName: relative(dist, file).replaceAll(sep, "/"), source });
+      const referred = [...source.matchAll(/\b(?:from |import\()"(\.[^"]+)\.js"/g)];
+      const found = referred.map(([, path]) => resolve(dirname(file), `${path}.d.ts`));
+      for (const one of found.filter((path) => existsSync(path))) files.add(one); // a docstring's example has a user's path
+    }
+  },
+};
+
+/**
+ * A map names the source line of each line and leaves out the columns: they are nine tenths of it, and a stack trace is
+ * as useful without them.
+ */
+const thinMaps = {
+  name: "thin maps",
+  generateBundle(_options, bundle) {
+    for (const file of Object.values(bundle)) {
+      if (!file.fileName.endsWith(".map")) continue;
+      const map = JSON.parse(file.source);
+      const lines = decode(map.mappings).map((segments) =>
+        segments.filter(
+          ([, source, line], i) => i === 0 || source !== segments[i - 1][1] || line !== segments[i - 1][2],
+        ),
+      );
+      const mappings = encode(lines.map((segments) => segments.map((segment) => segment.slice(0, 4))));
+      file.source = JSON.stringify({ ...map, names: [], mappings });
+    }
+  },
+};
+
+function nameOf(file) {
+  return file.replace(/^(?:\.\/)?lib\//, "").replace(/\.js$/, "");
+}
+
+function isOurs(id) {
+  return /^[./]|^[a-z]:\\/i.test(id);
+}
+
+export default defineConfig({
+  input: Object.fromEntries(entries.map((name) => [name, `${name}.ts`])),
+  platform: "node",
+  external: (id) => !isOurs(id),
+  plugins: [declarations, thinMaps],
+  output: {
+    dir: "lib",
+    cleanDir: true,
+    format: "esm",
+    sourcemap: true,
+    sourcemapExcludeSources: true,
+    comments: false,
+    // As deep as the modules in them are in dist: what they find by `import.meta.url` is where they look for it.
+    chunkFileNames: "src/chunks/[name].js",
+    codeSplitting: {
+      groups: CHUNKS.map((chunk, i) => ({
+        name: (id, graph) => (chunkOf(id, graph) === chunk ? chunk : null),
+        debugName: chunk,
+        priority: CHUNKS.length - i,
+      })),
+    },
+  },
+});

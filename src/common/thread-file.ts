@@ -1,0 +1,25 @@
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { ThreadStartFailedError } from "./errors.js";
+
+/**
+ * The file that a thread of ours loads. Its place is relative to the module that asks, so it is lost when a bundler moves
+ * that module into another file; the thread would then be waited for in vain. Asked for by a function, because a bundle
+ * in CommonJS has no `import.meta.url`.
+ */
+export function threadFile(place: () => URL): string {
+  const file = existingFile(place);
+  if (file !== undefined) return file;
+  const what = "the file that redthread's threads load is missing, because redthread was bundled into another file";
+  const todo = "make it external in your bundler's configuration and install it beside the bundle";
+  throw new ThreadStartFailedError(`${what}: ${todo} (docs/operations.md, Bundlers)`, { outcome: "not-sent" });
+}
+
+function existingFile(place: () => URL): string | undefined {
+  try {
+    const file = fileURLToPath(place());
+    return existsSync(file) ? file : undefined;
+  } catch {
+    return undefined; // there is no such place
+  }
+}
