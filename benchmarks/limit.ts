@@ -1,7 +1,7 @@
 /** What share of redis-benchmark's ceiling do plain tasks reach, at the same connections, size and pipeline depth? */
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
-import { ConnectionManager } from "../src/index.js";
+import { ConnectionManager } from "redthread";
 import { silent } from "../test/support/manage.js";
 import { startRedis } from "../test/support/redis-server.js";
 import type * as Tasks from "./contenders/limit-tasks.js";

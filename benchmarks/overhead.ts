@@ -1,5 +1,5 @@
 /** What do the ledger and the deadlines cost per task, in ns, in the thread? */
-import { ConnectionManager } from "../src/index.js";
+import { ConnectionManager } from "redthread";
 import { silent } from "../test/support/manage.js";
 import { startRedis } from "../test/support/redis-server.js";
 import type * as Tasks from "./contenders/overhead-tasks.js";

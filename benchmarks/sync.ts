@@ -2,7 +2,7 @@
  * What does a synchronous call cost beside an asynchronous one of the same thread? Single GETs and pipelines of 100, in
  * turn; p50 and p99 of each round.
  */
-import { ConnectionManager } from "../src/index.js";
+import { ConnectionManager } from "redthread";
 import { silent } from "../test/support/manage.js";
 import { startRedis } from "../test/support/redis-server.js";
 import type * as Tasks from "./contenders/sync-tasks.js";

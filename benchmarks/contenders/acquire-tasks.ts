@@ -2,7 +2,7 @@ import { createPool } from "generic-pool";
 import { Redis } from "ioredis";
 import { createClientPool } from "redis";
 import { Pool as TarnPool } from "tarn";
-import { getRedis, withDedicated } from "../../src/worker.js";
+import { getRedis, withDedicated } from "redthread/worker";
 import { CHECK_IDLE_MS, isUsable, lastUsed } from "./idle-check.js";
 
 /** What is done with a leased client: no command, one, or a transaction that leaves WATCH behind. */

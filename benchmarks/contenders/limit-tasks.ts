@@ -1,4 +1,4 @@
-import { getRedis } from "../../src/worker.js";
+import { getRedis } from "redthread/worker";
 
 export async function get(key: string): Promise<number> {
   return (await (await getRedis()).getBuffer(key))?.length ?? 0;

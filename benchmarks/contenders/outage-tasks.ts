@@ -1,4 +1,4 @@
-import { getRedis, withDedicated, type TaskContext } from "../../src/worker.js";
+import { getRedis, withDedicated, type TaskContext } from "redthread/worker";
 import { blockLater } from "../../test/support/block.js";
 import type { BlockedInput } from "./blocked-global.js";
 

@@ -1,4 +1,4 @@
-import { getRedis } from "../../src/worker.js";
+import { getRedis } from "redthread/worker";
 import { type Item, work } from "../work.js";
 
 export async function item(input: Item): Promise<number> {

@@ -1,4 +1,4 @@
-import { ConnectionManager } from "../../src/index.js";
+import { ConnectionManager } from "redthread";
 import { silent } from "../../test/support/manage.js";
 import type { ByHandOptions } from "./by-hand.js";
 import { byCallers, type Contender } from "./contender.js";

@@ -1,4 +1,4 @@
-import { getRedis } from "../../src/worker.js";
+import { getRedis } from "redthread/worker";
 import { type Request, serve } from "./request.js";
 
 export async function request(input: Request): Promise<void> {

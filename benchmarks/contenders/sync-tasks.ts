@@ -1,6 +1,6 @@
 import { memoryUsage } from "node:process";
-import { getRedisSync } from "../../src/sync.js";
-import { getRedis } from "../../src/worker.js";
+import { getRedisSync } from "redthread/sync";
+import { getRedis } from "redthread/worker";
 
 export interface Measuring {
   readonly how: "sync" | "async";

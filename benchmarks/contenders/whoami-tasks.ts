@@ -1,4 +1,4 @@
-import { acquireDedicated, getRedis, type TaskContext } from "../../src/worker.js";
+import { acquireDedicated, getRedis, type TaskContext } from "redthread/worker";
 
 export async function whoAmI(_: undefined, { threadId }: TaskContext): Promise<number> {
   await (await getRedis()).ping();

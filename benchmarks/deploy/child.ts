@@ -1,7 +1,7 @@
 /** A process of the fleet: serves requests of its own until it is told to end, then says how many failed. */
 import { fileURLToPath } from "node:url";
 import { Piscina } from "piscina";
-import { ConnectionManager } from "../../src/index.js";
+import { ConnectionManager } from "redthread";
 import { silent } from "../../test/support/manage.js";
 import type { Request } from "../contenders/request.js";
 import type * as Tasks from "../contenders/serve-tasks.js";

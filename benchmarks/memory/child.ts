@@ -1,7 +1,7 @@
 /** One contender alone in a process; says what it takes once everything is up, and ends. */
 import { Worker } from "node:worker_threads";
 import { fileURLToPath } from "node:url";
-import { ConnectionManager } from "../../src/index.js";
+import { ConnectionManager } from "redthread";
 import { silent } from "../../test/support/manage.js";
 import type * as Tasks from "../contenders/whoami-tasks.js";
 import { BY_HAND, REDTHREAD, type Running } from "../contenders/lifecycle.js";

@@ -1,5 +1,5 @@
 import { Redis } from "ioredis";
-import { ConnectionManager } from "../../src/index.js";
+import { ConnectionManager } from "redthread";
 import { hangUpOn } from "../../test/support/hang-up.js";
 import { silent } from "../../test/support/manage.js";
 import { type RedisServer, startRedis } from "../../test/support/redis-server.js";

@@ -1,5 +1,5 @@
 import { Redis, type RedisOptions } from "ioredis";
-import { ConnectionManager } from "../../src/index.js";
+import { ConnectionManager } from "redthread";
 import { silent } from "../../test/support/manage.js";
 import { type Proxy, startProxy } from "../../test/support/proxy.js";
 import { startRedis } from "../../test/support/redis-server.js";

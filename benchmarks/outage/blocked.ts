@@ -1,6 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { Piscina } from "piscina";
-import { ConnectionManager } from "../../src/index.js";
+import { ConnectionManager } from "redthread";
 import { silent } from "../../test/support/manage.js";
 import { startRedis } from "../../test/support/redis-server.js";
 import type { BlockedInput } from "../contenders/blocked-global.js";

@@ -1,6 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { Piscina } from "piscina";
-import { ConnectionManager } from "../../src/index.js";
+import { ConnectionManager } from "redthread";
 import { CountedLoad } from "../../test/support/counted-load.js";
 import { silent } from "../../test/support/manage.js";
 import { type RedisServer, startRedis } from "../../test/support/redis-server.js";
