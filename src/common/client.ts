@@ -127,6 +127,11 @@ export class Client implements Gate {
     return this.#state === "connected" && this.redis.stream.writable;
   }
 
+  /** Nobody waits for anything here, and it would be as good when opened anew. */
+  get isIdle(): boolean {
+    return this.isAlive() && this.redis.commandQueue.length === 0 && this.#traffic.session.clean;
+  }
+
   /** Alive, and heard from within `idleMs`: no need to ask for a PING. */
   isFresh(idleMs: number, now: number = monotonic()): boolean {
     return this.isAlive() && now - this.#receivedAt <= idleMs;

@@ -38,12 +38,14 @@ export class ClusterClient implements Gate {
     this.redis = new Handle(ioredisOptions(redis), this);
     this.#slots = SlotMap.of(redis);
     const life = this.#life.signal;
+    const isPrivate = PRIVATE_ROLES.has(role);
     // A subscriber's gap is that of its subscriptions, whichever nodes it is connected to.
     const ofNodes = role === "subscriber" || !onReconnected ? {} : { onReconnected };
     this.#nodes = new ClusterNodes({
       cluster: { redis, role, ...others, ...ofNodes },
       slots: this.#slots,
       closeMs,
+      isPrivate,
       life,
       onLost: (node) => this.#channels.lost(node),
     });
@@ -53,7 +55,7 @@ export class ClusterClient implements Gate {
       redis,
       nodes: this.#nodes,
       slots: this.#slots,
-      isPrivate: PRIVATE_ROLES.has(role),
+      isPrivate,
       channelNode: () => this.#channels.node,
     });
     this.#listeners = new OwnListeners(this.redis);

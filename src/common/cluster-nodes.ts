@@ -21,6 +21,8 @@ export interface NodesOptions {
   readonly slots: SlotMap;
   /** For the connection to a node that has left. */
   readonly closeMs: number;
+  /** Of one holder, who needs one node after the other. */
+  readonly isPrivate: boolean;
   /** Ends every wait. */
   readonly life: AbortSignal;
   /** It has lost its connection, or has left. */
@@ -161,11 +163,17 @@ export class ClusterNodes {
     const nodes = [...this.#nodes.values()];
     if (nodes.every(({ client }) => client.state !== "connecting")) return;
     this.#watch();
+    if (this.#options.isPrivate && cluster.gate.isWanted) this.#giveUpIdle();
     if (nodes.some(({ client }) => client.isAlive())) return this.refresh();
     // Nobody is left to ask: one that was not needed so far.
     const others = [...slots.masters, ...cluster.redis.clusterNodes!.map((node) => slots.at(node))];
     const other = anyOf(others.filter(({ address }) => !this.#nodes.has(address)));
     if (other) this.#ask(other, cluster.redis.connectTimeoutMs).catch(() => {}); // the next look asks another
+  }
+
+  /** Two that wait for each other's place in the budget, each with one that it does not need, would wait in vain. */
+  #giveUpIdle(): void {
+    for (const node of this.#nodes.values()) if (node.client.isIdle) this.leave(node, { handingOver: false });
   }
 
   /** What is open to a node without slots is closed again. */

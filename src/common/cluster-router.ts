@@ -6,8 +6,8 @@ import type { CommandStream, QueuedCommand } from "./handle.js";
 import type { RedisConfig } from "./options.js";
 import { isReplyError, replyCode } from "./replies.js";
 import type { Master, SlotMap } from "./slot-map.js";
-import { monotonic } from "./time.js";
-import { isOverdue, restartTime } from "./traffic.js";
+import { within } from "./time.js";
+import { msLeft, restartTime } from "./traffic.js";
 
 export interface RouterOptions {
   readonly redis: RedisConfig;
@@ -151,7 +151,8 @@ export class ClusterRouter {
   /** Whether the command is on its way again, or will be. */
   #follow(command: QueuedCommand, node: Node, error: Error, redirections: number): boolean {
     const redirection = this.#learn(error, node);
-    if (isOverdue(command)) return false;
+    if (msLeft(command) <= 0) return false;
+    // Held, and not written; or a read that `resend` lets be written once more.
     if (node.isHandingOver) return this.#again(command, this.#route(command), redirections);
     if (!isReplyError(error) || redirections >= MAX_REDIRECTIONS) return false;
     if (!redirection) return this.#isForLater(error) && this.#offerLater(command, error, redirections);
@@ -188,13 +189,10 @@ export class ClusterRouter {
 
   /** ASKING counts for the next command only: both leave in one turn, on a connection that is there. */
   async #ask(command: QueuedCommand, node: Node, asked: Error, redirections: number): Promise<void> {
-    try {
-      await node.client.connect();
-    } catch {
-      command.reject(asked); // that it was not sent on is what it says
-      return;
-    }
-    if (isOverdue(command) || !node.client.isAlive()) return command.reject(asked);
+    const ms = Math.min(msLeft(command), this.#options.redis.commandTimeoutMs);
+    // That it was not sent on is what the redirection itself says.
+    await within(node.client.connect(), ms, () => asked).catch(() => {});
+    if (!node.client.isAlive()) return command.reject(asked);
     node.client.redis.own("asking").catch(() => {}); // lost with the command behind it, which says so
     this.#again(command, node, redirections);
   }
@@ -207,7 +205,7 @@ export class ClusterRouter {
   /** Offered again and again until its deadline: a failover takes seconds, in which all nodes may refuse to serve. */
   #offerLater(command: QueuedCommand, error: Error, redirections: number): boolean {
     const ms = LATER_MS * (1 + Math.random());
-    if (isOverdue(command, monotonic() + ms)) return false;
+    if (msLeft(command) <= ms) return false;
     const giveUp = (): void => {
       clearTimeout(timer);
       command.reject(error);

@@ -15,7 +15,7 @@ export interface Informant {
 }
 
 /** Each MOVED tells of its own slot by itself: the whole map is not asked for more often than this. */
-const SPACING_MS = 100;
+const SPACING_MS = 200;
 
 /** Which node has which slot, as far as this thread knows: all its clients share what they found out. */
 export class SlotMap {

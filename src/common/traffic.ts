@@ -315,9 +315,9 @@ export class Traffic {
   }
 }
 
-/** Whether a command that was with a client has used up its time. */
-export function isOverdue(command: Timed, now: number = monotonic()): boolean {
-  return (command[DUE_AT] ?? Infinity) <= now;
+/** Until the deadline of a command that was with a client. */
+export function msLeft(command: Timed): number {
+  return (command[DUE_AT] ?? Infinity) - monotonic();
 }
 
 /** For a blocking command that was redirected: its own timeout begins anew where it is written now. */

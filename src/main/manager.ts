@@ -12,7 +12,7 @@ import { type ClientRole, connectionName } from "../common/names.js";
 import { openClient, type OpenOptions } from "../common/open-client.js";
 import type { CredentialsProvider, ManagerOptions } from "../common/options.js";
 import type { LogRecord, ThreadData } from "../common/protocol.js";
-import { warnOfFewClients } from "./capacity.js";
+import { warnOfFewClients, warnOfFewPlaces } from "./capacity.js";
 import { dashboard, type DashboardOptions, type RequestHandler } from "./dashboard.js";
 import { Dispatcher } from "./dispatcher.js";
 import { badRunOptions, type Job, type JobCallbacks, type RunOptions } from "./job.js";
@@ -123,6 +123,7 @@ export class ConnectionManager<
    */
   async ready(): Promise<void> {
     const [redis] = await Promise.all([this.getRedis(), this.#allThreadsReady()]);
+    warnOfFewPlaces(redis, this.#config, this.#logger);
     await warnOfFewClients(redis, this.#config, this.#logger);
   }
 

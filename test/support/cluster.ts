@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { Command } from "ioredis";
+import type { Certificates } from "./certificates.js";
 import { eventually } from "./gate.js";
 import { beginLeakCheck, leakCheck } from "./leak-check.js";
 import { freePort, launch, type RedisServer } from "./redis-server.js";
@@ -9,8 +11,10 @@ export interface ClusterShape {
   readonly masters?: number;
   /** Of each master: none or one. */
   readonly replicas?: 0 | 1;
-  /** Further arguments of every node. */
-  readonly args?: readonly string[];
+  /** Of every user, and between the nodes. */
+  readonly password?: string;
+  /** TLS in place of plain TCP, also between the nodes. */
+  readonly certificates?: Certificates;
 }
 
 const SLOTS = 16_384;
@@ -21,8 +25,8 @@ export class Cluster implements AsyncDisposable {
   readonly masters: readonly RedisServer[];
   readonly replicas: readonly RedisServer[];
 
-  static async start({ masters = 3, replicas = 0, args = [] }: ClusterShape = {}): Promise<Cluster> {
-    const starting = Array.from({ length: masters * (1 + replicas) }, () => startNode(args));
+  static async start({ masters = 3, replicas = 0, ...shape }: ClusterShape = {}): Promise<Cluster> {
+    const starting = Array.from({ length: masters * (1 + replicas) }, () => startNode(shape));
     const started = await Promise.allSettled(starting);
     const nodes = started.filter(({ status }) => status === "fulfilled").map((one) => (one as { value: RedisServer }).value);
     const cluster = new Cluster(nodes.slice(0, masters), nodes.slice(masters));
@@ -79,14 +83,18 @@ export class Cluster implements AsyncDisposable {
 
   /** For `CountedLoad.problems`: every key from the node that has it now. */
   get admin(): { mget(keys: readonly string[]): Promise<(string | null)[]> } {
-    return { mget: (keys) => Promise.all(keys.map((key) => this.#get(key))) };
+    return {
+      mget: async (keys) => {
+        const owners = await Promise.all(this.masters.map((_, shard) => this.#serverOf(shard)));
+        return await Promise.all(keys.map((key) => owners[this.shardOf(key)]!.admin.get(key)));
+      },
+    };
   }
 
-  async #get(key: string): Promise<string | null> {
-    const shard = this.shardOf(key);
+  async #serverOf(shard: number): Promise<RedisServer> {
     const running = this.nodes.filter(({ isRunning }) => isRunning);
     const port = await this.ownerOf(shard, running[0]!);
-    return running.find((node) => node.port === port)!.admin.get(key);
+    return running.find((node) => node.port === port)!;
   }
 
   /** How many connections of clients the nodes list together. */
@@ -95,7 +103,18 @@ export class Cluster implements AsyncDisposable {
     return lists.flat().length;
   }
 
+  /** The shards that are there serve, also when one is not. */
+  async allowPartial(): Promise<void> {
+    await Promise.all(this.nodes.map(({ admin }) => admin.config("SET", "cluster-require-full-coverage", "no")));
+  }
+
+  /** The key's slot, with all keys in it. */
   async moveSlot(key: string, from: RedisServer, to: RedisServer): Promise<void> {
+    await this.beginMove(key, from, to);
+    const keys = (await from.admin.cluster("GETKEYSINSLOT", slotOf(key), 1_000)) as string[];
+    if (keys.length > 0) await from.admin.call("MIGRATE", "127.0.0.1", to.port, "", 0, 5_000, "KEYS", ...keys);
+    // The connection between the two is kept for a while, and nobody's.
+    for (const { id, cmd } of await to.clients()) if (cmd === "restore-asking") await to.admin.client("KILL", "ID", id);
     const id = await to.admin.cluster("MYID");
     for (const node of [to, from, ...this.masters]) await node.admin.cluster("SETSLOT", slotOf(key), "NODE", String(id));
   }
@@ -155,12 +174,13 @@ async function busPortOf({ admin, port }: RedisServer): Promise<number> {
 }
 
 /** Its bus has a free port of its own, not the one 10 000 above. */
-function startNode(further: readonly string[]): Promise<RedisServer> {
+function startNode({ password, certificates }: ClusterShape): Promise<RedisServer> {
   return launch({
-    observer: {},
+    observer: { ...(password && { password }), ...(certificates && { tls: { ca: certificates.ca } }) },
     async args(port, folder) {
       const flags = {
-        port,
+        ...(certificates ? tlsFlags(certificates, port) : { port }),
+        ...(password && { requirepass: password, masterauth: password }),
         bind: "127.0.0.1",
         dir: folder,
         save: "",
@@ -171,7 +191,20 @@ function startNode(further: readonly string[]): Promise<RedisServer> {
         "cluster-allow-replica-migration": "no",
         "repl-diskless-sync-delay": 0,
       };
-      return [...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]), ...further];
+      return Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]);
     },
   });
+}
+
+function tlsFlags({ folder }: Certificates, port: number): Record<string, unknown> {
+  return {
+    port: 0,
+    "tls-port": port,
+    "tls-cert-file": join(folder, "server.crt"),
+    "tls-key-file": join(folder, "server.key"),
+    "tls-ca-cert-file": join(folder, "ca.crt"),
+    "tls-auth-clients": "no",
+    "tls-cluster": "yes",
+    "tls-replication": "yes",
+  };
 }
