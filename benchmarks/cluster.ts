@@ -44,7 +44,12 @@ function panel(of: Case, metric: string, title: string): Panel {
 const rows: Row[] = [];
 for (const one of cases) {
   const measured = await interleave(
-    { points: [{ case: one.name }], contenders: clusterRivals(one), rounds: isSmoke ? 1 : 3, measure: ({ measure }) => measure() },
+    {
+      points: [{ case: one.name }],
+      contenders: clusterRivals(one),
+      rounds: isSmoke ? 1 : 3,
+      measure: ({ measure }) => measure(),
+    },
     { only: new Map(), contenders: options.contenders },
   );
   rows.push(...measured.flatMap(byShard));

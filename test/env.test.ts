@@ -154,7 +154,12 @@ test("the nodes of a Cluster come as a list, exclude every other address, and ha
   ];
   const env = { REDTHREAD_REDIS_CLUSTER_NODES: "a, [::1]:7001" };
   assert.deepEqual(loadConfig({ env }, NOWHERE).redis.clusterNodes, clusterNodes);
-  for (const other of [{ url: "redis://c:1" }, { path: "/c.sock" }, { port: 1 }, { sentinels: [{ host: "s" }], sentinelName: "m" }]) {
+  for (const other of [
+    { url: "redis://c:1" },
+    { path: "/c.sock" },
+    { port: 1 },
+    { sentinels: [{ host: "s" }], sentinelName: "m" },
+  ]) {
     const given = { env: {}, redis: { clusterNodes, ...other } };
     assert.match(String(problemsOf(given)[0]), /conflicts with redis\.\w+ \(option\)/);
     const { redis } = loadConfig({ env, redis: other }, NOWHERE);

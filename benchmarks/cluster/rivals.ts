@@ -1,7 +1,6 @@
 import { Cluster as IoredisCluster } from "ioredis";
 import { connect, disconnect } from "../../src/index.js";
 import { Cluster } from "../../test/support/cluster.js";
-import { eventually } from "../../test/support/gate.js";
 import { CountedLoad } from "../../test/support/counted-load.js";
 import type { Rival } from "../outage/rival.js";
 import type { Sample } from "../support/interleave.js";
@@ -69,7 +68,9 @@ async function endure(cluster: Cluster, { fault, cuts = 0, atLeastMs }: Case, in
   if (leftMs > 0) await new Promise((resolve) => setTimeout(resolve, leftMs));
   const samples = await Promise.all(loads.map((load) => load.end()));
   return Object.fromEntries(
-    samples.flatMap((sample, shard) => Object.entries(sample).map(([name, value]) => [`${SHARDS[shard]!}:${name}`, value])),
+    samples.flatMap((sample, shard) =>
+      Object.entries(sample).map(([name, value]) => [`${SHARDS[shard]!}:${name}`, value]),
+    ),
   );
 }
 

@@ -73,7 +73,8 @@ function judgeServer(info: string, { redis }: Config): Finding {
     return { check, status: "fail", found, advice: "this is a Sentinel, which holds no data: name the server itself" };
   }
   if (mode === "cluster" && !redis.clusterNodes) {
-    const advice = "keys of other nodes are answered with MOVED: use redis.clusterNodes (REDTHREAD_REDIS_CLUSTER_NODES)";
+    const advice =
+      "keys of other nodes are answered with MOVED: use redis.clusterNodes (REDTHREAD_REDIS_CLUSTER_NODES)";
     return { check, status: "warn", found, advice };
   }
   if (role !== "slave") return { check, status: "ok", found };

@@ -49,7 +49,7 @@ export class ClusterClient implements Gate {
       life,
       onLost: (node) => this.#channels.lost(node),
     });
-    const onMoved = (): void => void onReconnected?.();
+    const onMoved = (): void => onReconnected?.();
     this.#channels = new ClusterChannels({ redis: this.redis, nodes: this.#nodes, life, onMoved });
     this.#router = new ClusterRouter({
       redis,

@@ -17,11 +17,7 @@ export function makeClient(options: OpenOptions, closeMs: number): AnyClient {
 }
 
 /** A connected client; after a failure or an abort nothing is left open. */
-export async function openClient(
-  options: OpenOptions,
-  closeMs: number,
-  signal?: AbortSignal,
-): Promise<AnyClient> {
+export async function openClient(options: OpenOptions, closeMs: number, signal?: AbortSignal): Promise<AnyClient> {
   const client = makeClient(options, closeMs);
   try {
     await client.connect(signal);

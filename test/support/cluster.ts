@@ -18,7 +18,8 @@ export interface ClusterShape {
 }
 
 const SLOTS = 16_384;
-const NODE_TIMEOUT_MS = 1_000;
+/** Until a node counts as dead: with nobody to take its place it may take its time, on a busy machine. */
+const NODE_TIMEOUT_MS = { withReplicas: 1_000, alone: 5_000 };
 
 /** A real Cluster on free loopback ports, its slots in equal shares, in the order of `masters`. */
 export class Cluster implements AsyncDisposable {
@@ -26,9 +27,11 @@ export class Cluster implements AsyncDisposable {
   readonly replicas: readonly RedisServer[];
 
   static async start({ masters = 3, replicas = 0, ...shape }: ClusterShape = {}): Promise<Cluster> {
-    const starting = Array.from({ length: masters * (1 + replicas) }, () => startNode(shape));
+    const starting = Array.from({ length: masters * (1 + replicas) }, () => startNode(shape, replicas));
     const started = await Promise.allSettled(starting);
-    const nodes = started.filter(({ status }) => status === "fulfilled").map((one) => (one as { value: RedisServer }).value);
+    const nodes = started
+      .filter(({ status }) => status === "fulfilled")
+      .map((one) => (one as { value: RedisServer }).value);
     const cluster = new Cluster(nodes.slice(0, masters), nodes.slice(masters));
     try {
       assert.equal(nodes.length, starting.length, "every node has started");
@@ -111,12 +114,13 @@ export class Cluster implements AsyncDisposable {
   /** The key's slot, with all keys in it. */
   async moveSlot(key: string, from: RedisServer, to: RedisServer): Promise<void> {
     await this.beginMove(key, from, to);
-    const keys = (await from.admin.cluster("GETKEYSINSLOT", slotOf(key), 1_000)) as string[];
+    const keys = await from.admin.cluster("GETKEYSINSLOT", slotOf(key), 1_000);
     if (keys.length > 0) await from.admin.call("MIGRATE", "127.0.0.1", to.port, "", 0, 5_000, "KEYS", ...keys);
     // The connection between the two is kept for a while, and nobody's.
     for (const { id, cmd } of await to.clients()) if (cmd === "restore-asking") await to.admin.client("KILL", "ID", id);
     const id = await to.admin.cluster("MYID");
-    for (const node of [to, from, ...this.masters]) await node.admin.cluster("SETSLOT", slotOf(key), "NODE", String(id));
+    for (const node of [to, from, ...this.masters])
+      await node.admin.cluster("SETSLOT", slotOf(key), "NODE", String(id));
   }
 
   /** The slot is on its way: what `from` no longer has it sends to `to` with ASK. */
@@ -128,7 +132,11 @@ export class Cluster implements AsyncDisposable {
   /** The replica takes its master's place, which lives. */
   async failOver(replica: RedisServer): Promise<void> {
     await replica.admin.cluster("FAILOVER");
-    await eventually(async () => /role:master/.test(await replica.admin.info("replication")), 15_000, "it is the master");
+    await eventually(
+      async () => /role:master/.test(await replica.admin.info("replication")),
+      15_000,
+      "it is the master",
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -159,22 +167,25 @@ export class Cluster implements AsyncDisposable {
     if (!infos.every((info) => /cluster_state:ok/.test(String(info)) && count.test(String(info)))) return false;
     const links = await Promise.all(this.replicas.map(({ admin }) => admin.info("replication")));
     const seen = (await this.masters[0]!.admin.cluster("SLOTS")) as unknown[][];
-    const areKnown = seen.length === this.masters.length && seen.every((row) => row.length === 3 + (this.replicas.length > 0 ? 1 : 0));
+    const areKnown =
+      seen.length === this.masters.length && seen.every((row) => row.length === 3 + (this.replicas.length > 0 ? 1 : 0));
     return areKnown && links.every((link) => /master_link_status:up/.test(link));
   }
 }
 
-export function slotOf(key: string): number {
-  return new Command("get", [key]).getSlot()!;
+function slotOf(key: string): number {
+  return new Command("get", [key]).getSlot();
 }
 
 async function busPortOf({ admin, port }: RedisServer): Promise<number> {
-  const myself = String(await admin.cluster("NODES")).split("\n").find((line) => line.includes("myself"));
+  const myself = String(await admin.cluster("NODES"))
+    .split("\n")
+    .find((line) => line.includes("myself"));
   return Number(/@(\d+)/.exec(myself ?? "")?.[1] ?? port + 10_000);
 }
 
 /** Its bus has a free port of its own, not the one 10 000 above. */
-function startNode({ password, certificates }: ClusterShape): Promise<RedisServer> {
+function startNode({ password, certificates }: ClusterShape, replicas: number): Promise<RedisServer> {
   return launch({
     observer: { ...(password && { password }), ...(certificates && { tls: { ca: certificates.ca } }) },
     async args(port, folder) {
@@ -187,7 +198,7 @@ function startNode({ password, certificates }: ClusterShape): Promise<RedisServe
         appendonly: "no",
         "cluster-enabled": "yes",
         "cluster-port": await freePort(),
-        "cluster-node-timeout": NODE_TIMEOUT_MS,
+        "cluster-node-timeout": replicas > 0 ? NODE_TIMEOUT_MS.withReplicas : NODE_TIMEOUT_MS.alone,
         "cluster-allow-replica-migration": "no",
         "repl-diskless-sync-delay": 0,
       };

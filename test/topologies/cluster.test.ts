@@ -46,23 +46,27 @@ async function connected(
   return [client, cluster];
 }
 
-test("keys of all shards are served in main, threads, leases and synchronous calls, and no node lists anybody afterwards", LIMIT, async (t) => {
-  const [manager, cluster] = await managed(t);
-  await manager.ready();
-  const redis = await manager.getRedis();
-  assert.equal(redis.status, "ready");
-  for (let shard = 0; shard < 3; shard++) {
-    const key = cluster.keyOn(shard);
-    assert.equal(await redis.incr(key), 1);
-    assert.equal(await manager.run("incr", key), 2);
-    assert.equal(await manager.run("incrDedicated", key), 3);
-    assert.equal(await manager.run("incrBlocking", key), 4);
-    assert.equal(await cluster.masters[shard]!.admin.get(key), "4");
-  }
-  await eventually(async () => manager.stats().connections.open === (await cluster.connections()));
-  await manager.shutdown();
-  assert.equal(await cluster.connections(), 0);
-});
+test(
+  "keys of all shards are served in main, threads, leases and synchronous calls, and no node lists anybody afterwards",
+  LIMIT,
+  async (t) => {
+    const [manager, cluster] = await managed(t);
+    await manager.ready();
+    const redis = await manager.getRedis();
+    assert.equal(redis.status, "ready");
+    for (let shard = 0; shard < 3; shard++) {
+      const key = cluster.keyOn(shard);
+      assert.equal(await redis.incr(key), 1);
+      assert.equal(await manager.run("incr", key), 2);
+      assert.equal(await manager.run("incrDedicated", key), 3);
+      assert.equal(await manager.run("incrBlocking", key), 4);
+      assert.equal(await cluster.masters[shard]!.admin.get(key), "4");
+    }
+    await eventually(async () => manager.stats().connections.open === (await cluster.connections()));
+    await manager.shutdown();
+    assert.equal(await cluster.connections(), 0);
+  },
+);
 
 test("a slot that has moved is followed, and one that is moving is asked for", LIMIT, async (t) => {
   const [redis, cluster] = await connected(t);
@@ -78,31 +82,36 @@ test("a slot that has moved is followed, and one that is moving is asked for", L
   assert.equal(await b!.admin.get(key), "13");
 });
 
-test("pipelines and multi() run as a whole on the node of their first key; keys of several nodes are refused before a byte", LIMIT, async (t) => {
-  const [redis, cluster] = await connected(t);
-  const [a, b] = [cluster.keyOn(0), cluster.keyOn(1)];
-  assert.deepEqual(await redis.pipeline().incr(a).incr(a).exec(), [
-    [null, 1],
-    [null, 2],
-  ]);
-  assert.deepEqual(await redis.multi().incr(b).get(b).exec(), [
-    [null, 1],
-    [null, "1"],
-  ]);
-  await assert.rejects(redis.pipeline().incr(a).incr(b).exec(), code("NOT_IN_CLUSTER"));
-  assert.equal(await redis.get(a), "2");
-  await cluster.moveSlot(a, cluster.masters[0]!, cluster.masters[2]!);
-  // The first one learns of it; it did not run.
-  const moved = await redis.pipeline().incr(a).exec();
-  assert.match(String(moved![0]![0]), /MOVED/);
-  assert.deepEqual(await redis.pipeline().incr(a).exec(), [[null, 3]]);
-});
+test(
+  "pipelines and multi() run as a whole on the node of their first key; keys of several nodes are refused before a byte",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t);
+    const [a, b] = [cluster.keyOn(0), cluster.keyOn(1)];
+    assert.deepEqual(await redis.pipeline().incr(a).incr(a).exec(), [
+      [null, 1],
+      [null, 2],
+    ]);
+    assert.deepEqual(await redis.multi().incr(b).get(b).exec(), [
+      [null, 1],
+      [null, "1"],
+    ]);
+    await assert.rejects(redis.pipeline().incr(a).incr(b).exec(), code("NOT_IN_CLUSTER"));
+    assert.equal(await redis.get(a), "2");
+    await cluster.moveSlot(a, cluster.masters[0]!, cluster.masters[2]!);
+    // The first one learns of it; it did not run.
+    const moved = await redis.pipeline().incr(a).exec();
+    assert.match(String(moved![0]![0]), /MOVED/);
+    assert.deepEqual(await redis.pipeline().incr(a).exec(), [[null, 3]]);
+  },
+);
 
 test("scripts, prefixes and hash tags find the node of their key", LIMIT, async (t) => {
   const scripts = { addTo: { lua: "return redis.call('incrby', KEYS[1], ARGV[1])", numberOfKeys: 1 } };
   const [redis, cluster] = await connected(t, {}, { scripts, keyPrefix: "app:" });
   const addTo = (key: string, by: number): Promise<unknown> => (redis as unknown as Scripted).addTo(key, by);
-  for (const i of [0, 1, 2, 3, 4, 5, 6, 7]) assert.deepEqual([await addTo(`k${i}`, 2), await addTo(`k${i}`, 3)], [2, 5]);
+  for (const i of [0, 1, 2, 3, 4, 5, 6, 7])
+    assert.deepEqual([await addTo(`k${i}`, 2), await addTo(`k${i}`, 3)], [2, 5]);
   const shard = cluster.shardOf("app:k0");
   assert.equal(await cluster.masters[shard]!.admin.get("app:k0"), "5");
   await redis.mset("{tag}a", 1, "{tag}b", 2);
@@ -114,7 +123,14 @@ test("scripts, prefixes and hash tags find the node of their key", LIMIT, async 
 test("what has no node of its own is refused by name, and not sent", LIMIT, async (t) => {
   const [manager, cluster] = await managed(t);
   const redis = await manager.getRedis();
-  const refused = [redis.dbsize(), redis.flushall(), redis.keys("*"), redis.scan(0), redis.ssubscribe("x"), redis.readonly()];
+  const refused = [
+    redis.dbsize(),
+    redis.flushall(),
+    redis.keys("*"),
+    redis.scan(0),
+    redis.ssubscribe("x"),
+    redis.readonly(),
+  ];
   for (const one of refused) await assert.rejects(one, code("NOT_IN_CLUSTER"));
   await assert.rejects(redis.watch("k"), code("NEEDS_DEDICATED"));
   await assert.rejects(redis.blpop("k", 1), code("NEEDS_DEDICATED"));
@@ -126,112 +142,139 @@ test("what has no node of its own is refused by name, and not sent", LIMIT, asyn
   assert.equal(await cluster.connections(), 0);
 });
 
-test("a lease is at one node from its WATCH to its EXEC, and a watch that was lost with its node's connection does not pass", LIMIT, async (t) => {
-  const [redis, cluster] = await connected(t);
-  const key = cluster.keyOn(1);
-  await redis.watch(key);
-  await redis.set(key, "mine");
-  await redis.multi({ pipeline: false });
-  const queued = redis.incr("{" + key + "}n");
-  assert.equal(await redis.exec(), null); // it has changed
-  assert.equal(await queued, "QUEUED");
-  await redis.watch(key);
-  assert.deepEqual(await redis.multi().set(key, "again").exec(), [[null, "OK"]]);
-  await assert.rejects(redis.multi({ pipeline: false }), code("NOT_IN_CLUSTER"));
+test(
+  "a lease is at one node from its WATCH to its EXEC, and a watch that was lost with its node's connection does not pass",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t);
+    const key = cluster.keyOn(1);
+    await redis.watch(key);
+    await redis.set(key, "mine");
+    await redis.multi({ pipeline: false });
+    const queued = redis.incr("{" + key + "}n");
+    assert.equal(await redis.exec(), null); // it has changed
+    assert.equal(await queued, "QUEUED");
+    await redis.watch(key);
+    assert.deepEqual(await redis.multi().set(key, "again").exec(), [[null, "OK"]]);
+    await assert.rejects(redis.multi({ pipeline: false }), code("NOT_IN_CLUSTER"));
 
-  await redis.watch(key);
-  await cluster.masters[1]!.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
-  await assert.rejects(redis.multi().set(key, "lost").exec(), (error: Error) => /NOT_SENT|REPLY_LOST/.test(String((error as { code?: string }).code)));
-  assert.equal(await redis.get(key), "again");
-  assert.equal(await redis.wait(0, 100), 0);
-});
+    await redis.watch(key);
+    await cluster.masters[1]!.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+    await assert.rejects(redis.multi().set(key, "lost").exec(), (error: Error) =>
+      /NOT_SENT|REPLY_LOST/.test(String((error as { code?: string }).code)),
+    );
+    assert.equal(await redis.get(key), "again");
+    assert.equal(await redis.wait(0, 100), 0);
+  },
+);
 
-test("one node's death opens that node's breaker alone: the others are reached, also anew, and by one handshake at a time", LIMIT, async (t) => {
-  const [manager, cluster] = await managed(t, {}, { connections: { connecting: 1 }, redis: { commandTimeoutMs: 3_000 } });
-  await manager.ready();
-  const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
-  const incrAll = (shards: readonly number[]): Promise<number[]> =>
-    Promise.all(shards.flatMap((shard) => Array.from({ length: 8 }, () => manager.run("incr", keys[shard]!))));
-  await incrAll([0, 1, 2]);
-  await cluster.allowPartial();
-  await cluster.masters[0]!.kill();
-  const dead = Promise.allSettled([manager.run("incr", keys[0]!), manager.run("incrDedicated", keys[0]!)]);
-  await eventually(() => manager.stats().breaker.state !== "closed");
-  for (const node of cluster.masters.slice(1)) await node.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
-  const startedAt = performance.now();
-  await eventually(() => incrAll([1, 2]), 5_000);
-  t.diagnostic(`the others are back after ${Math.round(performance.now() - startedAt)} ms`);
-  for (const { status, reason } of (await dead) as PromiseRejectedResult[]) {
-    assert.equal(status, "rejected");
-    assert.match(String((reason as { code: string }).code), /NOT_SENT|CIRCUIT_OPEN|REPLY_LOST/);
-  }
-  await cluster.masters[0]!.start();
-  await eventually(() => manager.run("incr", keys[0]!), 15_000);
-  await eventually(() => manager.stats().breaker.state === "closed");
-});
-
-test("when a master is killed under load, what a replica has is not lost, nothing is counted twice, and the other shards refuse nothing", LIMIT, async (t) => {
-  const [manager, cluster] = await managed(t, { replicas: 1 });
-  await manager.ready();
-  const failed = [0, 0, 0];
-  const watched = async (key: string, write: () => Promise<unknown>): Promise<unknown> => {
-    try {
-      return await write();
-    } catch (error) {
-      failed[cluster.shardOf(key)]!++;
-      throw error;
+test(
+  "one node's death opens that node's breaker alone: the others are reached, also anew, and by one handshake at a time",
+  LIMIT,
+  async (t) => {
+    const [manager, cluster] = await managed(
+      t,
+      {},
+      { connections: { connecting: 1 }, redis: { commandTimeoutMs: 3_000 } },
+    );
+    await manager.ready();
+    const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
+    const incrAll = (shards: readonly number[]): Promise<number[]> =>
+      Promise.all(shards.flatMap((shard) => Array.from({ length: 8 }, () => manager.run("incr", keys[shard]!))));
+    await incrAll([0, 1, 2]);
+    await cluster.allowPartial();
+    await cluster.masters[0]!.kill();
+    const dead = Promise.allSettled([manager.run("incr", keys[0]!), manager.run("incrDedicated", keys[0]!)]);
+    await eventually(() => manager.stats().breaker.state !== "closed");
+    for (const node of cluster.masters.slice(1))
+      await node.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+    const startedAt = performance.now();
+    await eventually(() => incrAll([1, 2]), 5_000);
+    t.diagnostic(`the others are back after ${Math.round(performance.now() - startedAt)} ms`);
+    for (const { status, reason } of (await dead) as PromiseRejectedResult[]) {
+      assert.equal(status, "rejected");
+      assert.match(String((reason as { code: string }).code), /NOT_SENT|CIRCUIT_OPEN|REPLY_LOST/);
     }
-  };
-  const replicated = new CountedLoad({
-    callers: 8,
-    async write(key) {
-      const replicas = await watched(key, () => manager.run("incrReplicated", key));
-      if ((replicas as number) < 1) throw new ReplyLostError("the master alone has it");
-    },
-  });
-  let n = 0;
-  const others = new CountedLoad({
-    callers: 8,
-    write: () => {
-      const key = cluster.keyOn(1 + (n % 2), `other:${n++}`);
-      return watched(key, () => manager.run("incr", key));
-    },
-  });
-  await replicated.progress(300);
-  await cluster.masters[0]!.kill();
-  await eventually(async () => (await cluster.ownerOf(0, cluster.masters[1]!)) === cluster.replicas[0]!.port, 30_000, "the replica has taken over");
-  await replicated.progress(300, 30_000);
-  await Promise.all([replicated.stop(), others.stop()]);
-  t.diagnostic(`${replicated.summary()}; failed by shard: ${failed.join(", ")}`);
-  t.diagnostic(`the others: ${others.summary()}`);
-  assert.deepEqual(await replicated.problems(cluster), []);
-  assert.deepEqual(failed.slice(1), [0, 0]);
-  assert.ok(failed[0]! > 0, "the fault has hit nothing");
-  await cluster.masters[0]!.start();
-  await eventually(() => manager.stats().breaker.state === "closed");
-  await manager.shutdown();
-  assert.equal(await cluster.connections(), 0);
-});
+    await cluster.masters[0]!.start();
+    await eventually(() => manager.run("incr", keys[0]!), 15_000);
+    await eventually(() => manager.stats().breaker.state === "closed");
+  },
+);
 
-test("what was asked of a dead master runs on its replica once that has its place, pipelines as a whole", LIMIT, async (t) => {
-  const [redis, cluster] = await connected(t, { replicas: 1 }, { commandTimeoutMs: 15_000 });
-  const key = cluster.keyOn(0);
-  await redis.incr(key);
-  await redis.wait(1, 1_000);
-  await cluster.masters[0]!.kill();
-  await eventually(() => redis.status === "ready" && isRefused(cluster.masters[0]!.port));
-  const asked = [redis.incr(key), redis.pipeline().incr(key).incr(key).exec(), redis.multi().incr(key).exec()];
-  const expected = [
-    2,
-    [
-      [null, 3],
-      [null, 4],
-    ],
-    [[null, 5]],
-  ];
-  assert.deepEqual(await Promise.all(asked), expected);
-  await cluster.masters[0]!.start();
-});
+test(
+  "when a master is killed under load, what a replica has is not lost, nothing is counted twice, and the other shards refuse nothing",
+  LIMIT,
+  async (t) => {
+    const [manager, cluster] = await managed(t, { replicas: 1 });
+    await manager.ready();
+    const failed = [0, 0, 0];
+    const watched = async (key: string, write: () => Promise<unknown>): Promise<unknown> => {
+      try {
+        return await write();
+      } catch (error) {
+        failed[cluster.shardOf(key)]!++;
+        throw error;
+      }
+    };
+    const replicated = new CountedLoad({
+      callers: 8,
+      async write(key) {
+        const replicas = await watched(key, () => manager.run("incrReplicated", key));
+        if ((replicas as number) < 1) throw new ReplyLostError("the master alone has it");
+      },
+    });
+    let n = 0;
+    const others = new CountedLoad({
+      callers: 8,
+      write: () => {
+        const key = cluster.keyOn(1 + (n % 2), `other:${n++}`);
+        return watched(key, () => manager.run("incr", key));
+      },
+    });
+    await replicated.progress(300);
+    await cluster.masters[0]!.kill();
+    await eventually(
+      async () => (await cluster.ownerOf(0, cluster.masters[1]!)) === cluster.replicas[0]!.port,
+      30_000,
+      "the replica has taken over",
+    );
+    await replicated.progress(300, 30_000);
+    await Promise.all([replicated.stop(), others.stop()]);
+    t.diagnostic(`${replicated.summary()}; failed by shard: ${failed.join(", ")}`);
+    t.diagnostic(`the others: ${others.summary()}`);
+    assert.deepEqual(await replicated.problems(cluster), []);
+    assert.deepEqual(failed.slice(1), [0, 0]);
+    assert.ok(failed[0]! > 0, "the fault has hit nothing");
+    await cluster.masters[0]!.start();
+    await eventually(() => manager.stats().breaker.state === "closed");
+    await manager.shutdown();
+    assert.equal(await cluster.connections(), 0);
+  },
+);
+
+test(
+  "what was asked of a dead master runs on its replica once that has its place, pipelines as a whole",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t, { replicas: 1 }, { commandTimeoutMs: 15_000 });
+    const key = cluster.keyOn(0);
+    await redis.incr(key);
+    await redis.wait(1, 1_000);
+    await cluster.masters[0]!.kill();
+    await eventually(() => redis.status === "ready" && isRefused(cluster.masters[0]!.port));
+    const asked = [redis.incr(key), redis.pipeline().incr(key).incr(key).exec(), redis.multi().incr(key).exec()];
+    const expected = [
+      2,
+      [
+        [null, 3],
+        [null, 4],
+      ],
+      [[null, 5]],
+    ];
+    assert.deepEqual(await Promise.all(asked), expected);
+    await cluster.masters[0]!.start();
+  },
+);
 
 test("a planned failover and a slot on its way under load fail nothing", LIMIT, async (t) => {
   const [manager, cluster] = await managed(t, { replicas: 1 });
@@ -251,21 +294,25 @@ test("a planned failover and a slot on its way under load fail nothing", LIMIT, 
   assert.deepEqual([uncertain, notSent], [0, 0]);
 });
 
-test("under load every write cut off is told as what it is, and none runs twice, whichever node cuts", LIMIT, async (t) => {
-  const [manager, cluster] = await managed(t);
-  await manager.ready();
-  const tasks = ["incr", "incrDedicated", "incrBlocking"] as const;
-  let writes = 0;
-  const load = new CountedLoad({ callers: 8, write: (key) => manager.run(tasks[++writes % 3]!, key) });
-  for (let cut = 0; cut < 6; cut++) {
+test(
+  "under load every write cut off is told as what it is, and none runs twice, whichever node cuts",
+  LIMIT,
+  async (t) => {
+    const [manager, cluster] = await managed(t);
+    await manager.ready();
+    const tasks = ["incr", "incrDedicated", "incrBlocking"] as const;
+    let writes = 0;
+    const load = new CountedLoad({ callers: 8, write: (key) => manager.run(tasks[++writes % 3]!, key) });
+    for (let cut = 0; cut < 6; cut++) {
+      await load.progress(200);
+      await cluster.masters[cut % 3]!.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+    }
     await load.progress(200);
-    await cluster.masters[cut % 3]!.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
-  }
-  await load.progress(200);
-  await load.stop();
-  t.diagnostic(load.summary());
-  assert.deepEqual(await load.problems(cluster), []);
-});
+    await load.stop();
+    t.diagnostic(load.summary());
+    assert.deepEqual(await load.problems(cluster), []);
+  },
+);
 
 test("subscriptions move to another node when theirs dies, and their listeners hear of the gap", LIMIT, async (t) => {
   const [manager, cluster] = await managed(t);
@@ -274,7 +321,9 @@ test("subscriptions move to another node when theirs dies, and their listeners h
   const stop = await manager.subscribe("news", (message) => void heard.push(message), { onGap: () => gaps++ });
   await cluster.masters[0]!.admin.publish("news", "first");
   await eventually(() => heard.includes("first"));
-  const holds = await Promise.all(cluster.masters.map(async (node) => (await node.clients()).some(({ name }) => name.endsWith(":subscriber"))));
+  const holds = await Promise.all(
+    cluster.masters.map(async (node) => (await node.clients()).some(({ name }) => name.endsWith(":subscriber"))),
+  );
   const dead = cluster.masters[holds.indexOf(true)]!;
   const living = cluster.masters.filter((node) => node !== dead);
   await cluster.allowPartial();
@@ -286,20 +335,28 @@ test("subscriptions move to another node when theirs dies, and their listeners h
   await stop();
 });
 
-test("a node that freezes costs its own commands their deadline and no others, until its replica serves", LIMIT, async (t) => {
-  const [manager, cluster] = await managed(t, { replicas: 1 }, { redis: { commandTimeoutMs: 500, heartbeatMs: 500, connectTimeoutMs: 500 } });
-  await manager.ready();
-  const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
-  for (const key of keys) await manager.run("incr", key);
-  await cluster.allowPartial();
-  cluster.masters[0]!.freeze();
-  const frozen = manager.run("incr", keys[0]!);
-  for (let i = 0; i < 20; i++) await Promise.all(keys.slice(1).map((key) => manager.run("incr", key)));
-  await assert.rejects(frozen, code("COMMAND_TIMEOUT"));
-  await eventually(() => manager.run("incr", keys[0]!), 15_000);
-  for (let i = 0; i < 20; i++) await Promise.all(keys.map((key) => manager.run("incr", key)));
-  cluster.masters[0]!.thaw();
-});
+test(
+  "a node that freezes costs its own commands their deadline and no others, until its replica serves",
+  LIMIT,
+  async (t) => {
+    const [manager, cluster] = await managed(
+      t,
+      { replicas: 1 },
+      { redis: { commandTimeoutMs: 500, heartbeatMs: 500, connectTimeoutMs: 500 } },
+    );
+    await manager.ready();
+    const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
+    for (const key of keys) await manager.run("incr", key);
+    await cluster.allowPartial();
+    cluster.masters[0]!.freeze();
+    const frozen = manager.run("incr", keys[0]!);
+    for (let i = 0; i < 20; i++) await Promise.all(keys.slice(1).map((key) => manager.run("incr", key)));
+    await assert.rejects(frozen, code("COMMAND_TIMEOUT"));
+    await eventually(() => manager.run("incr", keys[0]!), 15_000);
+    for (let i = 0; i < 20; i++) await Promise.all(keys.map((key) => manager.run("incr", key)));
+    cluster.masters[0]!.thaw();
+  },
+);
 
 test("every node's socket takes its own place in the budget", LIMIT, async (t) => {
   const max = 3 * (THREADS + 2);
@@ -310,7 +367,9 @@ test("every node's socket takes its own place in the budget", LIMIT, async (t) =
   const watching = setInterval(() => void cluster.connections().then((open) => (most = Math.max(most, open))), 20);
   const redis = await manager.getRedis();
   for (let i = 0; i < 30; i++) {
-    await Promise.all(keys.flatMap((key) => [redis.incr(key), manager.run("incr", key), manager.run("incrDedicated", key)]));
+    await Promise.all(
+      keys.flatMap((key) => [redis.incr(key), manager.run("incr", key), manager.run("incrDedicated", key)]),
+    );
   }
   clearInterval(watching);
   assert.ok(most <= max, `${most} connections of at most ${max}`);
@@ -324,7 +383,11 @@ test("a shutdown while a node is dead leaves no connection and rejects what wait
   const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
   for (const key of keys) await manager.run("incr", key);
   await cluster.masters[0]!.kill();
-  const waiting = [manager.run("incr", keys[0]!), manager.run("incrDedicated", keys[0]!), manager.run("incrBlocking", keys[0]!)];
+  const waiting = [
+    manager.run("incr", keys[0]!),
+    manager.run("incrDedicated", keys[0]!),
+    manager.run("incrBlocking", keys[0]!),
+  ];
   const settled = Promise.allSettled(waiting);
   await manager.shutdown({ drainMs: 200, closeMs: 1_000 });
   assert.ok((await settled).every(({ status }) => status === "rejected"));
@@ -332,19 +395,23 @@ test("a shutdown while a node is dead leaves no connection and rejects what wait
   await cluster.masters[0]!.start();
 });
 
-test("with whenDown fail the commands of a dead node are refused at once, and those of no other, also of one not yet open", LIMIT, async (t) => {
-  const [redis, cluster] = await connected(t, {}, { whenDown: "fail" });
-  await cluster.allowPartial();
-  const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
-  await redis.incr(keys[0]!);
-  await cluster.masters[0]!.kill();
-  await eventually(async () => {
-    const failure = await rejection(redis.incr(keys[0]!));
-    return code("CIRCUIT_OPEN")(failure) || code("NOT_SENT")(failure);
-  });
-  assert.deepEqual(await Promise.all(keys.slice(1).map((key) => redis.incr(key))), [1, 1]);
-  await cluster.masters[0]!.start();
-});
+test(
+  "with whenDown fail the commands of a dead node are refused at once, and those of no other, also of one not yet open",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t, {}, { whenDown: "fail" });
+    await cluster.allowPartial();
+    const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
+    await redis.incr(keys[0]!);
+    await cluster.masters[0]!.kill();
+    await eventually(async () => {
+      const failure = await rejection(redis.incr(keys[0]!));
+      return code("CIRCUIT_OPEN")(failure) || code("NOT_SENT")(failure);
+    });
+    assert.deepEqual(await Promise.all(keys.slice(1).map((key) => redis.incr(key))), [1, 1]);
+    await cluster.masters[0]!.start();
+  },
+);
 
 test("a dead node has one prober, however many threads and leases wait for it", LIMIT, async (t) => {
   const [manager, cluster] = await managed(t, {}, { threads: { count: 4 }, redis: { commandTimeoutMs: 2_000 } });
