@@ -26,6 +26,7 @@ export class ClusterChannels {
   readonly #channels = new Set<string>();
   readonly #patterns = new Set<string>();
   #node: Node | undefined;
+  #isMoving = false;
 
   constructor(options: ChannelsOptions) {
     this.#options = options;
@@ -50,7 +51,7 @@ export class ClusterChannels {
     // Not in this turn: the client is in the midst of its loss.
     queueMicrotask(() => {
       this.#options.nodes.leave(node, { handingOver: true }); // it would subscribe again by itself, to hear all twice
-      void this.#move();
+      if (!this.#isMoving) void this.#move(node).finally(() => (this.#isMoving = false));
     });
   }
 
@@ -61,23 +62,28 @@ export class ClusterChannels {
     this.#patterns.clear();
   }
 
-  async #move(): Promise<void> {
-    const { life, onMoved } = this.#options;
+  async #move(from: Node): Promise<void> {
+    this.#isMoving = true;
+    const { nodes, life, onMoved } = this.#options;
+    let avoided = from;
     while (!life.aborted && this.#channels.size + this.#patterns.size > 0) {
-      const { redis } = this.node.client;
+      const node = this.#node ?? this.#choose(avoided);
       try {
-        if (this.#channels.size > 0) await redis.subscribe(...this.#channels);
-        if (this.#patterns.size > 0) await redis.psubscribe(...this.#patterns);
-        return onMoved();
+        if (this.#channels.size > 0) await node.client.redis.subscribe(...this.#channels);
+        if (this.#patterns.size > 0) await node.client.redis.psubscribe(...this.#patterns);
+        if (node === this.#node) return onMoved();
       } catch {
-        // Lost in its turn, or never reached: the next one may be.
+        // Lost in its turn, or never reached: another one may be.
+        if (node === this.#node) this.#node = undefined;
+        nodes.leave(node, { handingOver: true });
         await sleep(PAUSE_MS, life).catch(() => {});
       }
+      avoided = node;
     }
   }
 
-  #choose(): Node {
-    const node = this.#options.nodes.any();
+  #choose(avoided?: Node): Node {
+    const node = this.#options.nodes.any(avoided);
     for (const event of EVENTS) {
       node.client.redis.on(event, (...args: unknown[]) => void this.#options.redis.emit(event, ...args));
     }

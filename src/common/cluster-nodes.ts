@@ -63,10 +63,11 @@ export class ClusterNodes {
     return this.#nodes.get(node.address) === node;
   }
 
-  /** One that is connected if there is one, and the same one as long as it serves. */
-  any(): Node {
-    for (const node of this.#nodes.values()) if (node.client.isAlive()) return node;
-    return this.at(this.#candidates()[0]!);
+  /** One that is connected if there is one, and the same one as long as it serves; not `avoided`, if there is another. */
+  any(avoided?: Node): Node {
+    for (const node of this.#nodes.values()) if (node.client.isAlive() && node !== avoided) return node;
+    const candidates = this.#candidates();
+    return this.at(candidates.find(({ address }) => address !== avoided?.address) ?? candidates[0]!);
   }
 
   /** Connected to somebody, or, with the map known, to nobody yet. */
