@@ -47,7 +47,7 @@ for (const one of cases) {
     {
       points: [{ case: one.name }],
       contenders: clusterRivals(one),
-      rounds: isSmoke ? 1 : 3,
+      rounds: isSmoke ? 1 : 2,
       measure: ({ measure }) => measure(),
     },
     { only: new Map(), contenders: options.contenders },

@@ -11,7 +11,7 @@ const OF_CHANNELS = new Set("subscribe psubscribe unsubscribe punsubscribe".spli
 
 /** SUBSCRIBE and its like: on one node, and the whole Cluster's messages come there. */
 export function isOfChannels(command: QueuedCommand): boolean {
-  return OF_CHANNELS.has(command.name.toLowerCase());
+  return traitOf(command.name) === "session" && OF_CHANNELS.has(command.name.toLowerCase());
 }
 
 /** Why this command cannot run in a Cluster, if so. `isPinned`: a WATCH has chosen the node. */

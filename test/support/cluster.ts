@@ -21,6 +21,8 @@ const SLOTS = 16_384;
 /** Until a node counts as dead: with nobody to take its place it may take its time, on a busy machine. */
 const NODE_TIMEOUT_MS = { withReplicas: 1_000, alone: 5_000 };
 
+const GREET_AGAIN_MS = 3_000;
+
 /** A real Cluster on free loopback ports, its slots in equal shares, in the order of `masters`. */
 export class Cluster implements AsyncDisposable {
   readonly masters: readonly RedisServer[];
@@ -144,21 +146,32 @@ export class Cluster implements AsyncDisposable {
   }
 
   async #meet(): Promise<void> {
-    const [first, ...others] = this.nodes;
     const share = SLOTS / this.masters.length;
     for (const [i, { admin }] of this.masters.entries()) {
       await admin.cluster("SET-CONFIG-EPOCH" as never, (i + 1) as never);
       const [from, to] = [Math.ceil(i * share), Math.ceil((i + 1) * share) - 1];
       await admin.cluster("ADDSLOTSRANGE", from, to);
     }
-    for (const { admin } of others) {
-      await admin.call("CLUSTER", "MEET", "127.0.0.1", String(first!.port), String(await busPortOf(first!)));
-    }
     for (const [i, { admin }] of this.replicas.entries()) {
-      const master = await this.masters[i]!.admin.cluster("MYID");
-      await eventually(() => admin.cluster("REPLICATE", String(master)), 15_000, "a replica knows its master");
+      const master = String(await this.masters[i]!.admin.cluster("MYID"));
+      await this.#untilMet(() => admin.cluster("REPLICATE", master).then(() => true), "a replica knows its master");
     }
-    await eventually(() => this.#isWhole(), 30_000, "every node says that the Cluster is whole");
+    await this.#untilMet(() => this.#isWhole(), "every node says that the Cluster is whole");
+  }
+
+  /** On a busy machine a greeting gets lost. */
+  async #untilMet(check: () => Promise<boolean>, awaited: string): Promise<void> {
+    const [first, ...others] = this.nodes;
+    const busPort = await busPortOf(first!);
+    let greetAt = 0;
+    const greetAndCheck = async (): Promise<boolean> => {
+      if (performance.now() >= greetAt) {
+        for (const { admin } of others) await admin.call("CLUSTER", "MEET", "127.0.0.1", first!.port, busPort);
+        greetAt = performance.now() + GREET_AGAIN_MS;
+      }
+      return await check();
+    };
+    await eventually(greetAndCheck, 60_000, awaited);
   }
 
   async #isWhole(): Promise<boolean> {

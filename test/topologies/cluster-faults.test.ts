@@ -105,6 +105,14 @@ test(
     await redis.wait(1, 1_000);
     await cluster.masters[0]!.kill();
     await eventually(() => redis.status === "ready" && isRefused(cluster.masters[0]!.port));
+    const watched = `{${key}}watched`;
+    // Held as well, but without their WATCH they would not mean what was asked: they go nowhere else.
+    const transaction = [
+      redis.watch(watched),
+      redis.multi({ pipeline: false }),
+      redis.set(watched, "x"),
+      redis.exec(),
+    ].map(rejection);
     const asked = [redis.incr(key), redis.pipeline().incr(key).incr(key).exec(), redis.multi().incr(key).exec()];
     const expected = [
       2,
@@ -115,6 +123,8 @@ test(
       [[null, 5]],
     ];
     assert.deepEqual(await Promise.all(asked), expected);
+    for (const failure of await Promise.all(transaction)) assert.ok(code("NOT_SENT")(failure), String(failure));
+    assert.equal(await redis.get(watched), null);
     await cluster.masters[0]!.start();
   },
 );
