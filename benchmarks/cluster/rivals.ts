@@ -101,6 +101,7 @@ class ShardLoad {
     const lost = this.#keys.filter((key, i) => this.#acknowledged.has(key) && counters[i] === null);
     return {
       success: (100 * this.#acknowledged.size) / this.#keys.length,
+      failed: this.#keys.length - this.#acknowledged.size,
       slowest: this.load.ledger.slowestMs,
       twice: runTwice.length,
       lost: lost.length,
