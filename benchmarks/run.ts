@@ -7,6 +7,7 @@ const ALL = [
   "dispatch",
   "map",
   "outage",
+  "cluster",
   "acquire",
   "latency",
   "startup",

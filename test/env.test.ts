@@ -147,6 +147,32 @@ test("sentinels come as a list of addresses, in the environment as text", () => 
   );
 });
 
+test("the nodes of a Cluster come as a list, exclude every other address, and have database 0 only", () => {
+  const clusterNodes = [
+    { host: "a", port: 6379 },
+    { host: "::1", port: 7001 },
+  ];
+  const env = { REDTHREAD_REDIS_CLUSTER_NODES: "a, [::1]:7001" };
+  assert.deepEqual(loadConfig({ env }, NOWHERE).redis.clusterNodes, clusterNodes);
+  for (const other of [
+    { url: "redis://c:1" },
+    { path: "/c.sock" },
+    { port: 1 },
+    { sentinels: [{ host: "s" }], sentinelName: "m" },
+  ]) {
+    const given = { env: {}, redis: { clusterNodes, ...other } };
+    assert.match(String(problemsOf(given)[0]), /conflicts with redis\.\w+ \(option\)/);
+    const { redis } = loadConfig({ env, redis: other }, NOWHERE);
+    assert.equal(redis.clusterNodes, undefined);
+  }
+  const weak = { REDIS_URL: "redis://:secret@elsewhere/3" };
+  const { redis } = loadConfig({ env: weak, redis: { clusterNodes } }, NOWHERE);
+  assert.deepEqual([redis.clusterNodes, redis.password, redis.db], [clusterNodes, undefined, 0]);
+  assert.deepEqual(problemsOf({ env: {}, redis: { clusterNodes, db: 1 } }), [
+    "redis.db: must be 0, a Cluster has no other database",
+  ]);
+});
+
 test("sentinels exclude every other address: of one source it is a mistake, else the stronger is used", () => {
   const sentinels = [{ host: "a" }];
   const sentinelEnv = { REDTHREAD_REDIS_SENTINELS: "a", REDTHREAD_REDIS_SENTINEL_NAME: "m" };

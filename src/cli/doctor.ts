@@ -6,7 +6,7 @@ import { connectionName } from "../common/names.js";
 import type { Config, ConnectOptions } from "../common/options.js";
 import { type Check, CHECKS, type Finding, type Report } from "./finding.js";
 import { judgeIdle, judgeInfo, measureLatency, tryPermissions } from "./server.js";
-import { askSentinels, reach, resolveName, shakeHands, speaksTls } from "./way.js";
+import { askSentinels, chooseNode, reach, resolveName, shakeHands, speaksTls } from "./way.js";
 
 /**
  * Looks at everything between this process and its Redis, in the order in which a connection meets it; what follows a
@@ -22,7 +22,7 @@ export async function examine(options: ConnectOptions): Promise<Report> {
   const { db, tls, password } = config.redis;
   const found = `${password === undefined ? "no password" : "with a password"}, TLS ${tls === false ? "off" : "on"}`;
   const findings: Finding[] = [{ check: "configuration", status: "ok", found }];
-  const { finding: named, redis } = await askSentinels(config.redis);
+  const { finding: named, redis } = await askSentinels(await chooseNode(config.redis));
   findings.push(named);
   const target = `${addressOf(redis, named)}, database ${db}`;
   if (named.status === "fail") return report(target, findings);

@@ -56,13 +56,13 @@ export async function judgeInfo(redis: RedisHandle, config: Config): Promise<Fin
   const asked = await ask(redis.info());
   if ("answer" in asked) {
     const info = asked.answer;
-    return [judgeServer(info), judgeClients(info, config), judgeMemory(info)];
+    return [judgeServer(info, config), judgeClients(info, config), judgeMemory(info)];
   }
   const found = `not permitted to look: INFO is refused (${asked.refused})`;
   return (["server", "maxclients", "memory"] as const).map((check) => ({ check, status: "skip", found }));
 }
 
-function judgeServer(info: string): Finding {
+function judgeServer(info: string, { redis }: Config): Finding {
   const check = "server";
   const valkey = field(info, "valkey_version");
   const kind =
@@ -72,8 +72,9 @@ function judgeServer(info: string): Finding {
   if (mode === "sentinel") {
     return { check, status: "fail", found, advice: "this is a Sentinel, which holds no data: name the server itself" };
   }
-  if (mode === "cluster") {
-    const advice = "redthread does not speak Cluster: keys of other nodes are answered with MOVED";
+  if (mode === "cluster" && !redis.clusterNodes) {
+    const advice =
+      "keys of other nodes are answered with MOVED: use redis.clusterNodes (REDTHREAD_REDIS_CLUSTER_NODES)";
     return { check, status: "warn", found, advice };
   }
   if (role !== "slave") return { check, status: "ok", found };

@@ -27,6 +27,15 @@ export async function askSentinels(redis: RedisConfig): Promise<{ finding: Findi
   }
 }
 
+/** Of the listed nodes of a Cluster the first that accepts a connection, as a client would look for one. */
+export async function chooseNode(redis: RedisConfig): Promise<RedisConfig> {
+  for (const node of redis.clusterNodes ?? []) {
+    const chosen = { ...redis, ...node };
+    if ((await reach(chosen)).status === "ok") return chosen;
+  }
+  return { ...redis, ...redis.clusterNodes?.[0] };
+}
+
 /** Whether the configured host has an address. */
 export async function resolveName({ host, path, ioredis, connectTimeoutMs }: RedisConfig): Promise<Finding> {
   const check = "name resolution";

@@ -57,13 +57,28 @@ export class Breaker {
   async admit(signal?: AbortSignal): Promise<Admission> {
     for (;;) {
       signal?.throwIfAborted();
-      const seen = this.#load(STATE);
-      if (seen === CLOSED) return this.#admission(() => this.#open());
-      if (this.#becomeProber()) return this.#probe();
-      const waitMs = Math.min(Math.max(this.#msUntil(NEXT_PROBE), 1), LOOK_AGAIN_MS);
-      // It keeps no process alive: a shutdown that awaited it could be the last thing that the process did.
-      await abortable(Promise.resolve(Atomics.waitAsync(this.#cells, STATE, seen, waitMs).value), signal);
+      const admission = this.tryAdmit();
+      if (admission) return admission;
+      await this.changed(signal);
     }
+  }
+
+  /** As `admit`, for who does not wait. */
+  tryAdmit(): Admission | undefined {
+    if (this.#load(STATE) === CLOSED) return this.#admission(() => this.#open());
+    return this.#becomeProber() ? this.#probe() : undefined;
+  }
+
+  /** Resolves when it may be of use to try again. */
+  async changed(signal?: AbortSignal): Promise<void> {
+    const waitMs = Math.min(Math.max(this.#msUntil(NEXT_PROBE), 1), LOOK_AGAIN_MS);
+    // It keeps no process alive: a shutdown that awaited it could be the last thing that the process did.
+    await abortable(Promise.resolve(Atomics.waitAsync(this.#cells, STATE, OPEN, waitMs).value), signal);
+  }
+
+  /** Nobody connects to that server any more: none is waited for, and none is to be found away. */
+  dismiss(): void {
+    this.#close();
   }
 
   /** A thread that is gone probes no more. */

@@ -1,7 +1,8 @@
 import { rotationChannel } from "./channels.js";
-import type { Client, ConnectionState } from "./client.js";
+import type { ConnectionState } from "./client.js";
 import { ShuttingDownError } from "./errors.js";
 import type { RedisHandle } from "./handle.js";
+import type { AnyClient } from "./open-client.js";
 import { abortable, monotonic, sleep } from "./time.js";
 
 /** A handle from `get()` is good for its turn and this long after a rotation began. */
@@ -9,7 +10,7 @@ const GRACE_MS = 1_000;
 
 export interface SharedClientOptions {
   /** A connected client, or its error; nothing is left open by a failure or an abort. */
-  readonly open: (signal: AbortSignal) => Promise<Client>;
+  readonly open: (signal: AbortSignal) => Promise<AnyClient>;
   /** How long a client is handed out before another takes its place. Default Infinity. */
   readonly ttlMs?: number;
   /** Share of the ttl by which each one varies. Default 0. */
@@ -22,7 +23,7 @@ export interface SharedClientOptions {
 }
 
 interface Entry {
-  readonly client: Client;
+  readonly client: AnyClient;
   readonly handle: Promise<RedisHandle>;
   readonly openedAt: number;
   expiresAt: number;
@@ -125,7 +126,7 @@ export class SharedClient {
     }
   }
 
-  async #check(client: Client, signal?: AbortSignal): Promise<void> {
+  async #check(client: AnyClient, signal?: AbortSignal): Promise<void> {
     if (client.isFresh(this.#options.idleCheckMs)) return this.#options.onHit?.();
     if (client.isAlive()) await abortable(client.check(), signal);
     // Whatever the PING found out, this waits for the connection that is, or will be, there.

@@ -5,10 +5,11 @@ import { traitOf } from "./commands.js";
 import type { Entry } from "./connect-gate.js";
 import { Dialer, type DialerOptions } from "./dialer.js";
 import { NotSentError } from "./errors.js";
-import { type CommandStream, type Gate, Handle, type QueuedCommand, type RedisHandle } from "./handle.js";
+import { type CommandStream, type Gate, Handle, type QueuedCommand } from "./handle.js";
 import { Heartbeat } from "./heartbeat.js";
 import { errorCode } from "./log.js";
 import { MasterWatch } from "./master-watch.js";
+import { OwnListeners } from "./own-listeners.js";
 import type { RedisConfig, RetryConfig } from "./options.js";
 import { Replacement } from "./replacement.js";
 import { classifyReply, isReplyError, replyCode } from "./replies.js";
@@ -44,7 +45,7 @@ export class Client implements Gate {
   readonly #replacement: Replacement;
   readonly #masterWatch: MasterWatch | undefined;
   readonly #life = new AbortController();
-  readonly #ownListeners: ReadonlyMap<string | symbol, ReadonlySet<unknown>>;
+  readonly #listeners: OwnListeners;
   #state: ConnectionState = "disconnected";
   #connecting: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
@@ -57,18 +58,6 @@ export class Client implements Gate {
   /** A newer one waits for the end of a transaction or of an endless BLPOP. */
   #isRenewalDue = false;
   readonly #unlisten: (() => void) | undefined;
-
-  /** A connected client; after a failure or an abort nothing is left open. */
-  static async open(options: ClientOptions, closeMs: number, signal?: AbortSignal): Promise<Client> {
-    const client = new Client(options);
-    try {
-      await client.connect(signal);
-      return client;
-    } catch (error) {
-      await client.close(closeMs);
-      throw error;
-    }
-  }
 
   constructor(options: ClientOptions) {
     const { redis, name, role } = options;
@@ -103,10 +92,7 @@ export class Client implements Gate {
     this.redis.on("error", (error: Error) => {
       this.#dialer.lastError = error;
     });
-    this.#ownListeners = new Map(
-      this.redis.eventNames().map((event) => [event, new Set<unknown>(this.redis.rawListeners(event))]),
-    );
-    clients.set(this.redis, this);
+    this.#listeners = new OwnListeners(this.redis);
     // Who holds a dedicated one is not to find an AUTH between two commands: see renewLogin.
     if (role !== "dedicated") this.#unlisten = options.logins?.listen(() => this.renewLogin());
   }
@@ -143,6 +129,11 @@ export class Client implements Gate {
     return this.#state === "connected" && this.redis.stream.writable;
   }
 
+  /** Nobody waits for anything here, and it would be as good when opened anew. */
+  get isIdle(): boolean {
+    return this.isAlive() && this.redis.commandQueue.length === 0 && this.#traffic.session.clean;
+  }
+
   /** Alive, and heard from within `idleMs`: no need to ask for a PING. */
   isFresh(idleMs: number, now: number = monotonic()): boolean {
     return this.isAlive() && now - this.#receivedAt <= idleMs;
@@ -161,7 +152,7 @@ export class Client implements Gate {
     const { session } = this.#traffic;
     if (!this.isAlive() || session.tainted || this.redis.commandQueue.length > this.#unwatching) return false;
     if (this.#dialer.hasOldLogin) return false;
-    this.#removeForeignListeners();
+    this.#listeners.removeForeign();
     if (session.clean) return true;
     if (session.onlyWatches) {
       this.#unwatch();
@@ -229,7 +220,9 @@ export class Client implements Gate {
     if (this.#belongsToHandshake(command)) return this.#transmit(command);
     if (this.#state === "disconnected") void this.#startConnecting(FOR_EVER);
     const why = this.#options.gate.explain() ?? this.#dialer.lastFailure ?? this.#dialer.lastError;
-    return this.#traffic.hold(command, stream, why);
+    // One that has never been open is not away: it is only now wanted.
+    const isOpening = !this.#isReconnect && why === undefined;
+    return this.#traffic.hold(command, stream, { why, isOpening });
   }
 
   refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
@@ -372,15 +365,6 @@ export class Client implements Gate {
     this.#become("closed");
   }
 
-  #removeForeignListeners(): void {
-    for (const event of this.redis.eventNames()) {
-      const own = this.#ownListeners.get(event);
-      for (const listener of this.redis.rawListeners(event)) {
-        if (!own?.has(listener)) this.redis.removeListener(event, listener as () => void);
-      }
-    }
-  }
-
   #become(state: ConnectionState): void {
     const previous = this.#state;
     if (state === previous) return;
@@ -412,14 +396,8 @@ export class Client implements Gate {
 type Limits = Pick<RetryConfig, "deadlineMs" | "attempts">;
 /** A connection that was lost is sought until it is back or nobody wants it: no budget counted from its birth. */
 const FOR_EVER: Limits = { deadlineMs: Infinity, attempts: Infinity };
-const clients = new WeakMap<object, Client>();
 
-/** The client behind a handle, if it is one of ours. */
-export function clientOf(redis: RedisHandle): Client | undefined {
-  return clients.get(redis);
-}
-
-function ioredisOptions(redis: RedisConfig): ConstructorParameters<typeof Handle>[0] {
+export function ioredisOptions(redis: RedisConfig): ConstructorParameters<typeof Handle>[0] {
   const { host, port, path, username, password, db, tls, keyPrefix, scripts, ioredis } = redis;
   return {
     ...ioredis,

@@ -27,14 +27,19 @@ export function resolveConfig(settings: Settings, { hasProvider }: { readonly ha
 /** Only the strongest url counts: parts of a weaker one, its password above all, belong to another server. */
 function addUrlParts(settings: Settings): void {
   const [url] = settings.of("redis.url");
-  const [sentinels] = settings.of("redis.sentinels");
   if (!url) return;
   const parts = parseRedisUrl(url.raw, (what) => settings.complain(url, what));
-  if (sentinels && sentinels.source === url.source) return conflict(sentinels, url, settings);
-  if (sentinels && strength(sentinels) > strength(url)) return;
+  for (const path of LISTS) {
+    const [list] = settings.of(path);
+    if (list && list.source === url.source) return conflict(list, url, settings);
+    if (list && strength(list) > strength(url)) return;
+  }
   const origin = `redis.url, ${url.origin}`;
   for (const [path, raw] of parts) settings.add({ path, raw, source: url.source, form: "part", origin });
 }
+
+/** Addresses that are no part of a url. */
+const LISTS = ["redis.sentinels", "redis.clusterNodes"] as const satisfies readonly OptionPath[];
 
 const SENTINELS = [
   "redis.sentinels",
@@ -47,6 +52,7 @@ const SENTINELS = [
 /** Ways to say where Redis is, each with what says so, and what else means nothing without it. */
 const ADDRESSES: readonly { readonly by: readonly OptionPath[]; readonly paths: readonly OptionPath[] }[] = [
   { by: ["redis.sentinels"], paths: SENTINELS },
+  { by: ["redis.clusterNodes"], paths: ["redis.clusterNodes"] },
   { by: ["redis.path"], paths: ["redis.path"] },
   { by: ["redis.host", "redis.port"], paths: ["redis.host", "redis.port"] },
 ];
@@ -113,6 +119,9 @@ function crossCheck(values: Values, { problems }: Settings): void {
   }
   for (const path of SENTINELS.filter((one) => values.has(one) && !values.has("redis.sentinels"))) {
     problems.push(`${path}: means nothing without redis.sentinels`);
+  }
+  if (values.has("redis.clusterNodes") && values.get("redis.db") !== 0) {
+    problems.push("redis.db: must be 0, a Cluster has no other database");
   }
   for (const path of TLS_PATHS) checkTls(path, values.get(path), problems);
 }

@@ -1,7 +1,9 @@
-import { Breaker } from "./breaker.js";
+import { type Admission, Breaker, type BreakerState } from "./breaker.js";
+import { addressOf } from "./endpoint.js";
 import { CircuitOpenError } from "./errors.js";
 import { MasterWatch } from "./master-watch.js";
-import type { Config } from "./options.js";
+import { NodeBreakers } from "./node-breakers.js";
+import type { Config, Endpoint } from "./options.js";
 import { type PermitKind, Permits } from "./permits.js";
 import { within } from "./time.js";
 
@@ -23,11 +25,16 @@ export interface Entry {
   closed(): void;
 }
 
+/** The gate as the connections to one server see it. */
+export type ServerGate = Pick<ConnectGate, "enter" | "explain" | "masterCells">;
+
 const OWN_CELLS = Breaker.CELLS + MasterWatch.CELLS;
 
 /** Every connection of the process enters here: within the budget, behind the breaker, a few handshakes at once. */
 export class ConnectGate {
-  readonly breaker: Breaker;
+  readonly #breaker: Breaker;
+  /** Of a Cluster's nodes; the one above is then nobody's. */
+  readonly #nodes: NodeBreakers | undefined;
   /** For `MasterWatch`. */
   readonly masterCells: Int32Array<SharedArrayBuffer>;
   readonly #handshakes: Permits;
@@ -37,9 +44,11 @@ export class ConnectGate {
   readonly #attempts = new Set<Entry>();
 
   /** The shared memory behind the gates of all threads; all zeros is its beginning. */
-  static buffer({ threads, connections }: Config): SharedArrayBuffer {
+  static buffer(config: Config): SharedArrayBuffer {
+    const { threads, connections } = config;
     const slots = slotsOf(threads.count);
-    const cells = OWN_CELLS + Permits.cells(slots, connections.connecting) + Permits.cells(slots, connections.max ?? 0);
+    const permitCells = Permits.cells(slots, connections.connecting) + Permits.cells(slots, connections.max ?? 0);
+    const cells = OWN_CELLS + permitCells + nodeCells(config);
     return new SharedArrayBuffer(cells * Int32Array.BYTES_PER_ELEMENT);
   }
 
@@ -55,10 +64,12 @@ export class ConnectGate {
 
   constructor(buffer: SharedArrayBuffer, config: Config, { slot, onWanted }: GateOptions) {
     const { threads, connections } = config;
-    const cells = new Int32Array(buffer);
+    const all = new Int32Array(buffer);
+    const cells = all.subarray(0, all.length - nodeCells(config));
     const slots = slotsOf(threads.count);
     const handshakeCells = Permits.cells(slots, connections.connecting);
-    this.breaker = new Breaker(cells.subarray(0, Breaker.CELLS), slot);
+    this.#breaker = new Breaker(cells.subarray(0, Breaker.CELLS), slot);
+    if (config.redis.clusterNodes) this.#nodes = new NodeBreakers(all.subarray(cells.length), slot);
     this.masterCells = cells.subarray(Breaker.CELLS, OWN_CELLS);
     this.#handshakes = new Permits(cells.subarray(OWN_CELLS, OWN_CELLS + handshakeCells), {
       slots,
@@ -74,6 +85,11 @@ export class ConnectGate {
     });
   }
 
+  /** Of the server; in a Cluster that of a node which is away, if one is. */
+  get state(): BreakerState {
+    return (this.#nodes?.open ?? this.#breaker).state;
+  }
+
   /** Attempts under way, in all threads, those included that wait for the breaker. */
   get connecting(): number {
     return this.#handshakes.held;
@@ -85,26 +101,35 @@ export class ConnectGate {
   }
 
   /** Waits for a place in the budget, for a handshake permit and for the breaker, at most `ms` altogether. */
-  async enter(kind: PermitKind, ms: number, signal: AbortSignal): Promise<Entry> {
-    const patience = new AbortController();
-    const entering = this.#enter(kind, AbortSignal.any([signal, patience.signal]));
-    if (ms === Infinity) return entering;
-    try {
-      return await within(entering, ms, () => this.explain() ?? noPermit(ms));
-    } catch (error) {
-      patience.abort(error);
-      throw error;
-    }
+  enter(kind: PermitKind, ms: number, signal: AbortSignal): Promise<Entry> {
+    return this.#enterWithin(kind, ms, signal, {
+      admit: (way) => this.#admitInside(way),
+      explain: () => this.explain(),
+    });
   }
 
   /** Why nobody gets in at the moment, if that is so. */
   explain(): CircuitOpenError | undefined {
-    if (this.breaker.state === "closed") return undefined;
-    const { nextProbeMs } = this.breaker;
-    return new CircuitOpenError(`Redis is away; the next probe is in ${nextProbeMs} ms`, {
-      outcome: "not-sent",
-      nextProbeMs,
-    });
+    return explain(this.#nodes?.open ?? this.#breaker, this.#nodes ? "a node of the Cluster" : "Redis");
+  }
+
+  /** The way to one node of a Cluster, behind a breaker of its own. */
+  node(endpoint: Endpoint): ServerGate {
+    const breaker = this.nodeBreaker(endpoint);
+    const server: Server = {
+      admit: (way) => this.#admitOutside(breaker, way),
+      explain: () => explain(breaker, `node ${addressOf(endpoint)}`),
+    };
+    return {
+      masterCells: this.masterCells,
+      explain: server.explain,
+      enter: (kind, ms, signal) => this.#enterWithin(kind, ms, signal, server),
+    };
+  }
+
+  nodeBreaker(endpoint: Endpoint): Breaker {
+    if (!this.#nodes) throw new Error("this gate was not made for a Cluster");
+    return this.#nodes.of(endpoint);
   }
 
   /**
@@ -122,26 +147,43 @@ export class ConnectGate {
   sweep(slot: number): void {
     this.#sockets?.sweep(slot);
     this.#handshakes.sweep(slot);
-    this.breaker.sweep(slot);
+    this.#breaker.sweep(slot);
+    this.#nodes?.sweep(slot);
   }
 
-  async #enter(kind: PermitKind, signal: AbortSignal): Promise<Entry> {
+  async #enterWithin(
+    kind: PermitKind,
+    ms: number,
+    signal: AbortSignal,
+    { admit, explain: why }: Server,
+  ): Promise<Entry> {
+    const patience = new AbortController();
+    const entering = this.#enter(kind, AbortSignal.any([signal, patience.signal]), admit);
+    if (ms === Infinity) return entering;
+    try {
+      return await within(entering, ms, () => why() ?? noPermit(ms));
+    } catch (error) {
+      patience.abort(error);
+      throw error;
+    }
+  }
+
+  async #enter(kind: PermitKind, signal: AbortSignal, admit: Server["admit"]): Promise<Entry> {
     const ends: (() => void)[] = [];
     const closed = (): void => ends.forEach((end) => end());
     try {
       const leaveSocket = await this.#sockets?.acquire(kind, signal);
       if (leaveSocket) ends.push(leaveSocket);
-      // Before the breaker: when Redis goes, no more than these few have been let past it. One of them probes.
-      const leaveHandshake = await this.#handshakes.acquire("main", signal);
-      ends.push(leaveHandshake);
-      const admission = await this.breaker.admit(signal);
+      const way: Way = { signal, leaveHandshake: () => {} };
+      ends.push(() => way.leaveHandshake());
+      const admission = await admit(way);
       ends.push(() => admission.abandoned());
       const entry: Entry = {
         onGiveWay: () => {},
         succeeded: () => {
           this.#attempts.delete(entry);
           admission.succeeded();
-          leaveHandshake();
+          way.leaveHandshake();
         },
         failed: () => {
           admission.failed();
@@ -157,6 +199,47 @@ export class ConnectGate {
       throw error;
     }
   }
+
+  /** The permit comes before the breaker: when Redis goes, no more than these few have been let past it. One of them probes. */
+  async #admitInside(way: Way): Promise<Admission> {
+    way.leaveHandshake = await this.#handshakes.acquire("main", way.signal);
+    return await this.#breaker.admit(way.signal);
+  }
+
+  /** Who waits for a node gives the permit back meanwhile: a few waiters would keep all from the other nodes. */
+  async #admitOutside(breaker: Breaker, way: Way): Promise<Admission> {
+    for (;;) {
+      way.leaveHandshake = await this.#handshakes.acquire("main", way.signal);
+      const admission = breaker.tryAdmit();
+      if (admission) return admission;
+      way.leaveHandshake();
+      await breaker.changed(way.signal);
+    }
+  }
+}
+
+interface Server {
+  readonly admit: (way: Way) => Promise<Admission>;
+  readonly explain: () => CircuitOpenError | undefined;
+}
+
+/** Of an attempt that is being let in. */
+interface Way {
+  readonly signal: AbortSignal;
+  leaveHandshake: () => void;
+}
+
+function explain(breaker: Breaker, who: string): CircuitOpenError | undefined {
+  const { state, nextProbeMs } = breaker;
+  if (state === "closed") return undefined;
+  return new CircuitOpenError(`${who} is away; the next probe is in ${nextProbeMs} ms`, {
+    outcome: "not-sent",
+    nextProbeMs,
+  });
+}
+
+function nodeCells({ redis }: Config): number {
+  return redis.clusterNodes ? NodeBreakers.CELLS : 0;
 }
 
 function noPermit(ms: number): Error {

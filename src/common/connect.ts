@@ -1,10 +1,10 @@
-import { clientOf, Client } from "./client.js";
 import { ownGate } from "./connect-gate.js";
 import { CredentialKeeper } from "./credentials.js";
 import { ConfigInvalidError } from "./errors.js";
 import type { RedisHandle } from "./handle.js";
 import { noopLogger } from "./log.js";
 import { connectionName } from "./names.js";
+import { clientOf, openClient } from "./open-client.js";
 import type { ConnectOptions } from "./options.js";
 
 /**
@@ -19,7 +19,7 @@ export async function connect(options: ConnectOptions = {}): Promise<RedisHandle
   const { logger = noopLogger } = options;
   const provider = options.redis?.credentials;
   const keeper = provider && new CredentialKeeper({ provider, limitMs: redis.connectTimeoutMs, retry, logger });
-  const client = await Client.open(
+  const client = await openClient(
     {
       redis,
       retry,

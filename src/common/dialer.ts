@@ -1,4 +1,4 @@
-import type { ConnectGate, Entry } from "./connect-gate.js";
+import type { Entry, ServerGate } from "./connect-gate.js";
 import { AuthFailedError, ConnectFailedError, MaxclientsSuspectedError } from "./errors.js";
 import type { Handle } from "./handle.js";
 import type { Logger } from "./log.js";
@@ -17,7 +17,7 @@ export interface DialerOptions {
   readonly role: ClientRole;
   readonly logger: Logger;
   /** Of this thread; every socket passes it. */
-  readonly gate: ConnectGate;
+  readonly gate: ServerGate;
   /** Takes the place of the configured username and password. */
   readonly logins?: Logins | undefined;
   /** In the very turn in which the connection was found good: its close is not missed. */

@@ -55,6 +55,10 @@ export class CommandTimeoutError extends RedthreadError {
 export class NeedsDedicatedError extends RedthreadError {
   override readonly code = "REDTHREAD_NEEDS_DEDICATED";
 }
+/** The command has no one node of the Cluster to go to, or would go to several. */
+export class NotInClusterError extends RedthreadError {
+  override readonly code = "REDTHREAD_NOT_IN_CLUSTER";
+}
 /** No dedicated client within `acquireTimeoutMs`; `phase` says where the time went. */
 export class AcquireTimeoutError extends RedthreadError {
   override readonly code = "REDTHREAD_ACQUIRE_TIMEOUT";
@@ -113,6 +117,7 @@ export const ERROR_CLASSES = [
   ReplyLostError,
   CommandTimeoutError,
   NeedsDedicatedError,
+  NotInClusterError,
   AcquireTimeoutError,
   CircuitOpenError,
   MaxclientsSuspectedError,

@@ -123,6 +123,11 @@ export class Handle extends Wire {
     return this.options as Endpoint; // its constructor has given it both
   }
 
+  /** Of one that never connects by itself: what its holders go by. */
+  showStatus(status: "ready" | "end"): void {
+    setStatus(this, status);
+  }
+
   override recoverFromFatalError(commandError: Error, error: Error, options: never): void {
     this.#gate.failed(error);
     super.recoverFromFatalError(commandError, error, options);
@@ -179,7 +184,7 @@ export class Handle extends Wire {
     const resolve = command.resolve.bind(command);
     command.resolve = (reply: unknown) => {
       // The first line can come in the same chunk as the OK: the parser must know before it reads on.
-      (this as unknown as { setStatus(status: string): void }).setStatus("monitoring");
+      setStatus(this, "monitoring");
       resolve(reply);
     };
     const monitoring = (this.sendCommand(command) as Promise<unknown>).then(() => this as unknown as Redis);
@@ -196,6 +201,10 @@ export class Handle extends Wire {
     };
     return pipeline;
   }
+}
+
+function setStatus(handle: Handle, status: string): void {
+  (handle as unknown as { setStatus(status: string): void }).setStatus(status);
 }
 
 function isPipeline(made: unknown): made is ReturnType<Redis["pipeline"]> {

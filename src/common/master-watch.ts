@@ -1,3 +1,4 @@
+import { fingerprint } from "./endpoint.js";
 import type { Endpoint } from "./options.js";
 import type { Sentinels } from "./sentinels.js";
 import { sharedClock } from "./time.js";
@@ -74,11 +75,4 @@ export class MasterWatch {
     if (next !== 0 && ((next - now) | 0) > 0) return false;
     return Atomics.compareExchange(cells, NEXT_LOOK, next, (now + LOOK_MS) | 0) === next;
   }
-}
-
-/** FNV-1a: two addresses of one master that have the same are one in 4 billion. */
-function fingerprint({ host, port }: Endpoint): number {
-  let hash = 0x811c9dc5;
-  for (const byte of Buffer.from(`${host}:${port}`)) hash = Math.imul(hash ^ byte, 0x01000193);
-  return hash | 0;
 }

@@ -64,6 +64,7 @@ export const OPTIONS: Readonly<Record<OptionPath, Option>> = {
   "redis.sentinelUsername": { kind: text() },
   "redis.sentinelPassword": { kind: text() },
   "redis.sentinelTls": { kind: flagOr(TLS) },
+  "redis.clusterNodes": { kind: someOf(endpoint(HOST, 6379)) },
   "redis.username": { kind: text(), variable: "REDIS_USERNAME" },
   "redis.password": { kind: text(), variable: "REDIS_PASSWORD" },
   "redis.db": { kind: integer(0, 2 ** 31 - 1), initial: 0, variable: "REDIS_DB" },

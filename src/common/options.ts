@@ -32,6 +32,8 @@ export interface RedisConfig {
   readonly sentinelPassword?: string;
   /** As `tls`, for the connections to the sentinels. Default false. */
   readonly sentinelTls?: false | TlsOptions;
+  /** Any nodes of a Cluster, of which one tells where the others are; when set, host, port and path mean nothing. */
+  readonly clusterNodes?: readonly Endpoint[];
   readonly username?: string;
   readonly password?: string;
   /** Default 0. */
@@ -207,13 +209,15 @@ export type CredentialsProvider = () => Credentials | Promise<Credentials>;
 /** Options may be left out or be undefined; both mean: look further down, at last in the defaults. */
 type Optional<T> = { readonly [K in keyof T]?: T[K] | undefined };
 
-export type RedisOptions = Optional<Omit<RedisConfig, "tls" | "sentinels" | "sentinelTls">> & {
+export type RedisOptions = Optional<Omit<RedisConfig, "tls" | "sentinels" | "sentinelTls" | "clusterNodes">> & {
   /** redis://user:password@host:port/db, rediss:// for TLS, unix:/path. Fields given beside it win over its parts. */
   readonly url?: string | undefined;
   readonly tls?: boolean | TlsOptions | undefined;
   /** The port is 26379 where none is given. As a variable: `host:port,host:port`. */
   readonly sentinels?: readonly { readonly host: string; readonly port?: number | undefined }[] | undefined;
   readonly sentinelTls?: boolean | TlsOptions | undefined;
+  /** The port is 6379 where none is given. As a variable: `host:port,host:port`. */
+  readonly clusterNodes?: readonly { readonly host: string; readonly port?: number | undefined }[] | undefined;
   /**
    * In place of username and password, whose other sources are then not used. Called on the main thread, before the last
    * credentials expire and when the server refuses them.

@@ -172,6 +172,7 @@ const FATAL_CODES: ReadonlySet<unknown> = new Set([
   "REDTHREAD_AUTH_FAILED",
   "REDTHREAD_CONFIG_INVALID",
   "REDTHREAD_NEEDS_DEDICATED",
+  "REDTHREAD_NOT_IN_CLUSTER",
   "REDTHREAD_SHUTTING_DOWN",
 ]);
 const BUGS: ReadonlySet<unknown> = new Set(["TypeError", "RangeError", "SyntaxError", "ReferenceError"]);

@@ -27,6 +27,12 @@ interface Held {
   readonly caller: AsyncResource;
 }
 
+/** Why there is no connection. */
+interface Absence {
+  readonly why: unknown;
+  readonly isOpening: boolean;
+}
+
 const DUE_AT = Symbol("dueAt");
 type Timed = QueuedCommand & { [DUE_AT]?: number };
 
@@ -83,8 +89,8 @@ export class Traffic {
   }
 
   /** Until the connection is back or the command's deadline has come; refused at once with `whenDown: "fail"`. */
-  hold(command: QueuedCommand, stream: CommandStream, why: unknown): unknown {
-    const refused = this.#judge(command, stream) ?? this.#refusedWhileDown(command, why);
+  hold(command: QueuedCommand, stream: CommandStream, { why, isOpening }: Absence): unknown {
+    const refused = this.#judge(command, stream) ?? (isOpening ? undefined : this.#refusedWhileDown(command, why));
     if (refused) return reject(command, refused);
     this.#time(command);
     this.#held.push(asHeld(command, stream));
@@ -218,10 +224,9 @@ export class Traffic {
   }
 
   #time(command: Timed): void {
-    if (command[DUE_AT] !== undefined) return; // held before: its time runs since then
-    const due = monotonic() + this.#redis.commandTimeoutMs;
-    command[DUE_AT] = due;
-    this.#deadlines.arm(due);
+    // Held before, here or by another node: its time runs since then.
+    command[DUE_AT] ??= monotonic() + this.#redis.commandTimeoutMs;
+    this.#deadlines.arm(command[DUE_AT]);
   }
 
   /** A blocking command has its own timeout besides, and what is written behind it cannot be answered before it is. */
@@ -308,6 +313,16 @@ export class Traffic {
       { outcome: "unknown", command: command.name, commandTimeoutMs },
     );
   }
+}
+
+/** Until the deadline of a command that was with a client. */
+export function msLeft(command: Timed): number {
+  return (command[DUE_AT] ?? Infinity) - monotonic();
+}
+
+/** For a blocking command that was redirected: its own timeout begins anew where it is written now. */
+export function restartTime(command: Timed): void {
+  delete command[DUE_AT];
 }
 
 function reject(command: QueuedCommand, error: Error): unknown {

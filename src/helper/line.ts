@@ -1,5 +1,5 @@
-import { Client, type ClientOptions } from "../common/client.js";
 import type { RedisHandle } from "../common/handle.js";
+import { type AnyClient, makeClient, openClient, type OpenOptions } from "../common/open-client.js";
 import type { SyncKind } from "../common/sync-area.js";
 
 type Argument = string | Buffer | number;
@@ -7,18 +7,18 @@ type Script = (...args: Argument[]) => unknown;
 
 /** The connection behind one synchronous client, and what its calls do on it. */
 export class Line {
-  readonly #options: ClientOptions;
+  readonly #options: OpenOptions;
   readonly #closeMs: number;
   readonly #closing = new Set<Promise<void>>();
-  #client: Client;
+  #client: AnyClient;
   #calls = 0;
 
   /** Connected, or its error within the client's retry deadline, and then nothing is left open. */
-  static async open(options: ClientOptions, closeMs: number): Promise<Line> {
-    return new Line(options, closeMs, await Client.open(options, closeMs));
+  static async open(options: OpenOptions, closeMs: number): Promise<Line> {
+    return new Line(options, closeMs, await openClient(options, closeMs));
   }
 
-  private constructor(options: ClientOptions, closeMs: number, client: Client) {
+  private constructor(options: OpenOptions, closeMs: number, client: AnyClient) {
     this.#options = options;
     this.#closeMs = closeMs;
     this.#client = client;
@@ -42,7 +42,7 @@ export class Line {
   giveUpIdle(): void {
     if (this.#calls > 0 || this.#client.state !== "connected") return;
     const idle = this.#client;
-    this.#client = new Client(this.#options);
+    this.#client = makeClient(this.#options, this.#closeMs);
     const closed = idle.close(this.#closeMs).finally(() => this.#closing.delete(closed));
     this.#closing.add(closed);
   }

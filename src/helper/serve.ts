@@ -1,5 +1,4 @@
 import { type MessagePort, parentPort, workerData } from "node:worker_threads";
-import type { ClientOptions } from "../common/client.js";
 import { ConnectGate, ownGate } from "../common/connect-gate.js";
 import { fromErrorData } from "../common/envelope.js";
 import { NotSentError, ShuttingDownError } from "../common/errors.js";
@@ -7,6 +6,7 @@ import { LedgerRow } from "../common/ledger.js";
 import { isLogged, LOG_LEVELS, type Logger, noopLogger } from "../common/log.js";
 import { Logins } from "../common/logins.js";
 import { connectionName } from "../common/names.js";
+import type { OpenOptions } from "../common/open-client.js";
 import { type Config, freezeConfig } from "../common/options.js";
 import type { FromHelper, HelperData, SyncOpen, ToHelper, ToHelperFromCaller } from "../common/protocol.js";
 import { type Asked, BY_PORT, SyncArea } from "../common/sync-area.js";
@@ -117,7 +117,7 @@ interface How {
 
 interface Setup {
   readonly config: Config;
-  readonly options: Omit<ClientOptions, "redis" | "retry">;
+  readonly options: Omit<OpenOptions, "redis" | "retry">;
 }
 
 /** In a thread that no manager started the configuration is the environment's, and only then dotenv is loaded. */

@@ -1,7 +1,23 @@
 import { capacityOf } from "../common/capacity.js";
+import { ClusterClient } from "../common/cluster-client.js";
 import type { RedisHandle } from "../common/handle.js";
 import type { Logger } from "../common/log.js";
+import { clientOf } from "../common/open-client.js";
 import type { Config } from "../common/options.js";
+
+/**
+ * Warns when a Cluster has more nodes than the budget has places for: every thread, the primary and its rotation may need
+ * one to each. How many there are is known only now.
+ */
+export function warnOfFewPlaces(redis: RedisHandle, { threads, connections }: Config, logger: Logger): void {
+  const client = clientOf(redis);
+  if (!(client instanceof ClusterClient) || connections.max === undefined) return;
+  const { masters } = client;
+  const needed = (threads.count + 2) * masters;
+  if (connections.max >= needed) return;
+  const advice = "connections.max has too few places for all threads to be connected to all nodes of the Cluster";
+  logger.warn(advice, { max: connections.max, needed, masters });
+}
 
 /** Warns when the server's maxclients cannot hold what this process may open: it would only ever say so by hanging up. */
 export async function warnOfFewClients(redis: RedisHandle, config: Config, logger: Logger): Promise<void> {

@@ -1,7 +1,7 @@
 import { AsyncResource } from "node:async_hooks";
 import { SharedClient } from "../common/cache.js";
 import { taskChannel } from "../common/channels.js";
-import { Client, type ClientOptions, type ConnectionState } from "../common/client.js";
+import type { ConnectionState } from "../common/client.js";
 import { ConnectGate } from "../common/connect-gate.js";
 import { loadConfig } from "../common/env.js";
 import { ShuttingDownError, TaskAbortedError } from "../common/errors.js";
@@ -9,9 +9,10 @@ import type { RedisHandle } from "../common/handle.js";
 import { Ledger, LedgerTotals } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
 import { type ClientRole, connectionName } from "../common/names.js";
+import { openClient, type OpenOptions } from "../common/open-client.js";
 import type { CredentialsProvider, ManagerOptions } from "../common/options.js";
 import type { LogRecord, ThreadData } from "../common/protocol.js";
-import { warnOfFewClients } from "./capacity.js";
+import { warnOfFewClients, warnOfFewPlaces } from "./capacity.js";
 import { dashboard, type DashboardOptions, type RequestHandler } from "./dashboard.js";
 import { Dispatcher } from "./dispatcher.js";
 import { badRunOptions, type Job, type JobCallbacks, type RunOptions } from "./job.js";
@@ -125,6 +126,7 @@ export class ConnectionManager<
    */
   async ready(): Promise<void> {
     const [redis] = await Promise.all([this.getRedis(), this.#allThreadsReady()]);
+    warnOfFewPlaces(redis, this.#config, this.#logger);
     await warnOfFewClients(redis, this.#config, this.#logger);
   }
 
@@ -351,7 +353,7 @@ export class ConnectionManager<
 
   #shared(role: ClientRole, lifetime: { ttlMs?: number; jitter?: number }, onReconnected?: () => void): SharedClient {
     const { redis, retry, appName, shutdown } = this.#config;
-    const client: ClientOptions = {
+    const client: OpenOptions = {
       redis,
       retry,
       role,
@@ -364,7 +366,7 @@ export class ConnectionManager<
     };
     return new SharedClient({
       ...lifetime,
-      open: (signal) => Client.open(client, shutdown.closeMs, signal),
+      open: (signal) => openClient(client, shutdown.closeMs, signal),
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,
     });

@@ -94,7 +94,7 @@ export function collectStats(sources: StatsSources): Stats {
   return {
     primary: { state: primary.state, ageMs: Math.round(primary.ageMs), rotations: primary.rotations },
     connections: { open, max: maxConnections, connecting: gate.connecting },
-    breaker: { state: gate.breaker.state },
+    breaker: { state: gate.state },
     queue: { size: dispatcher.size, max: dispatcher.maxQueue },
     tasks: dispatcher.tally,
     recycled,

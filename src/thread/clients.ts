@@ -1,12 +1,13 @@
 import { threadId } from "node:worker_threads";
 import { SharedClient } from "../common/cache.js";
-import { Client, type ClientOptions, type ConnectionState } from "../common/client.js";
+import type { ConnectionState } from "../common/client.js";
 import { ConnectGate, ownGate } from "../common/connect-gate.js";
 import type { RedisHandle } from "../common/handle.js";
 import type { LedgerField, LedgerRow } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
 import type { Logins } from "../common/logins.js";
 import { type ClientRole, connectionName } from "../common/names.js";
+import { type AnyClient, openClient, type OpenOptions } from "../common/open-client.js";
 import type { Config, RetryConfig } from "../common/options.js";
 import { ClientPool, type CloseReason } from "../common/pool.js";
 
@@ -44,7 +45,7 @@ export class ThreadClients {
   readonly #countAcquire: (() => void) | undefined;
   readonly #gate: ConnectGate;
   readonly #shared: SharedClient;
-  readonly #dedicated: ClientPool<Client>;
+  readonly #dedicated: ClientPool<AnyClient>;
   #closeMs: number;
 
   constructor(options: ThreadClientsOptions) {
@@ -62,7 +63,7 @@ export class ThreadClients {
       idleCheckMs: redis.idleCheckMs,
       onHit: managed?.row.counter("cacheHits"),
     });
-    this.#dedicated = new ClientPool<Client>(
+    this.#dedicated = new ClientPool<AnyClient>(
       {
         // One attempt: the pool paces and counts them, within its own budget.
         open: (signal) => this.#open("dedicated", { ...retry, attempts: 1 }, signal),
@@ -105,7 +106,7 @@ export class ThreadClients {
   }
 
   async withDedicated<T>(fn: (redis: RedisHandle) => Promise<T>, signal?: AbortSignal): Promise<T> {
-    const run = (client: Client): Promise<T> => {
+    const run = (client: AnyClient): Promise<T> => {
       this.#report();
       return fn(client.redis);
     };
@@ -130,9 +131,9 @@ export class ThreadClients {
     return acquiring;
   }
 
-  #open(role: ClientRole, retry: RetryConfig, signal?: AbortSignal): Promise<Client> {
+  #open(role: ClientRole, retry: RetryConfig, signal?: AbortSignal): Promise<AnyClient> {
     const { config, logger, managed } = this.#options;
-    const options: ClientOptions = {
+    const options: OpenOptions = {
       gate: this.#gate,
       logins: managed?.logins,
       redis: config.redis,
@@ -143,7 +144,7 @@ export class ThreadClients {
       onState: (state, previous) => this.#count(state, previous),
       onReconnected: () => this.#row?.add("reconnects", 1),
     };
-    return Client.open(options, this.#closeMs, signal);
+    return openClient(options, this.#closeMs, signal);
   }
 
   #count(state: ConnectionState, previous: ConnectionState): void {

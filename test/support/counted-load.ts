@@ -1,12 +1,16 @@
 import { Ledger } from "../soak/ledger.js";
 import { eventually } from "./gate.js";
-import type { RedisServer } from "./redis-server.js";
 
 export interface CountedLoadOptions {
   /** One write that adds 1 to its key; false says that it has not, and will not. */
   readonly write: (key: string) => Promise<unknown>;
   /** Who call at once, each in turn over and over. */
   readonly callers: number;
+}
+
+/** Where the counters are: a server, or a Cluster. */
+interface Counters {
+  readonly admin: { mget(keys: string[]): Promise<(string | null)[]> };
 }
 
 /**
@@ -40,12 +44,12 @@ export class CountedLoad {
   }
 
   /** What is wrong with what the callers were told, held against what the server has counted. */
-  async problems(server: RedisServer): Promise<string[]> {
+  async problems({ admin }: Counters): Promise<string[]> {
     const keys = Array.from({ length: this.#calls }, (_, i) => keyOf(i + 1));
     const problems = this.ledger.unexplained();
     for (let from = 0; from < keys.length; from += MGET) {
       const some = keys.slice(from, from + MGET);
-      const counters = await server.admin.mget(some);
+      const counters = await admin.mget(some);
       problems.push(...some.flatMap((key, i) => this.ledger.judge(key, Number(counters[i] ?? 0))));
     }
     return problems;

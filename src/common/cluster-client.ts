@@ -1,0 +1,187 @@
+import { ClusterChannels } from "./cluster-channels.js";
+import { ClusterNodes, type ClusterOptions } from "./cluster-nodes.js";
+import { ClusterRouter } from "./cluster-router.js";
+import { type ConnectionState, ioredisOptions } from "./client.js";
+import { NeedsDedicatedError, NotSentError } from "./errors.js";
+import { type CommandStream, type Gate, Handle, type QueuedCommand } from "./handle.js";
+import type { ClientRole } from "./names.js";
+import { OwnListeners } from "./own-listeners.js";
+import { connRetry } from "./retry.js";
+import { SlotMap } from "./slot-map.js";
+import { abortable, monotonic } from "./time.js";
+
+/** Of one holder at a time. */
+const PRIVATE_ROLES: ReadonlySet<ClientRole> = new Set(["owned", "dedicated"]);
+
+/**
+ * What a `Client` is for one server, for a Cluster: one client for each node that is needed, behind one handle that never
+ * connects itself. Every promise is kept by the node's own client; which node it is, is the router's to say.
+ */
+export class ClusterClient implements Gate {
+  readonly redis: Handle;
+  readonly #options: ClusterOptions;
+  readonly #slots: SlotMap;
+  readonly #nodes: ClusterNodes;
+  readonly #router: ClusterRouter;
+  readonly #channels: ClusterChannels;
+  readonly #listeners: OwnListeners;
+  readonly #life = new AbortController();
+  #wasConnected = false;
+  #connecting: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
+  #isClosed = false;
+
+  /** `closeMs` is for the connection to a node that leaves. */
+  constructor(options: ClusterOptions, closeMs: number) {
+    const { redis, role, onReconnected, ...others } = options;
+    this.#options = options;
+    this.redis = new Handle(ioredisOptions(redis), this);
+    this.#slots = SlotMap.of(redis);
+    const life = this.#life.signal;
+    const isPrivate = PRIVATE_ROLES.has(role);
+    // A subscriber's gap is that of its subscriptions, whichever nodes it is connected to.
+    const ofNodes = role === "subscriber" || !onReconnected ? {} : { onReconnected };
+    this.#nodes = new ClusterNodes({
+      cluster: { redis, role, ...others, ...ofNodes },
+      slots: this.#slots,
+      closeMs,
+      isPrivate,
+      life,
+      onLost: (node) => this.#channels.lost(node),
+    });
+    const onMoved = (): void => onReconnected?.();
+    this.#channels = new ClusterChannels({ redis: this.redis, nodes: this.#nodes, life, onMoved });
+    this.#router = new ClusterRouter({
+      redis,
+      nodes: this.#nodes,
+      slots: this.#slots,
+      isPrivate,
+      channelNode: () => this.#channels.node,
+    });
+    this.#listeners = new OwnListeners(this.redis);
+  }
+
+  get state(): ConnectionState {
+    if (this.#closing) return this.#isClosed ? "closed" : "connected";
+    if (this.isAlive()) return "connected";
+    return this.#wasConnected || this.#connecting ? "connecting" : "disconnected";
+  }
+
+  /** How many nodes have slots, as far as is known. */
+  get masters(): number {
+    return this.#slots.masters.length;
+  }
+
+  /**
+   * The map is known and a node connected, or an error by the retry deadline; concurrent callers share one attempt. An
+   * abort frees its caller, the attempt goes on for the others.
+   * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_NOT_SENT (closed), `signal.reason`
+   */
+  async connect(signal?: AbortSignal): Promise<void> {
+    if (this.#closing) throw this.#closedError();
+    if (this.isAlive()) return this.#connected();
+    await abortable((this.#connecting ??= this.#connect().finally(() => (this.#connecting = undefined))), signal);
+  }
+
+  /** Whether any node can be reached: the trouble of one is not everybody's. */
+  isAlive(): boolean {
+    return this.#closing === undefined && this.#nodes.areAlive;
+  }
+
+  /** Which node the next command goes to is not known: each one's heartbeat finds out what is half-open. */
+  isFresh(): boolean {
+    return this.isAlive();
+  }
+
+  async check(): Promise<boolean> {
+    return this.isAlive();
+  }
+
+  /** Fit for the next holder, without those connections that cannot be repaired. */
+  async reset(): Promise<boolean> {
+    if (!this.isAlive()) return false;
+    this.#listeners.removeForeign();
+    this.#router.reset();
+    this.#channels.reset();
+    const repairing = [...this.#nodes].map(async (node) => {
+      const isGood = await node.client.reset().catch(() => false);
+      if (!isGood) this.#nodes.leave(node, { handingOver: false });
+    });
+    await Promise.all(repairing);
+    return this.isAlive();
+  }
+
+  /** Each connection as `Client.close`; never rejects. */
+  async close(ms: number): Promise<void> {
+    if (!this.#closing) return (this.#closing = this.#close(ms));
+    await this.#nodes.close(ms); // who has less time left than the first caller had
+    return this.#closing;
+  }
+
+  renewLogin(): void {
+    for (const { client } of this.#nodes) client.renewLogin();
+  }
+
+  // The gate of the handle
+
+  send(command: QueuedCommand, stream?: CommandStream): unknown {
+    if (this.#closing) {
+      command.reject(this.#closedError());
+      return command.promise;
+    }
+    if (stream) return this.#router.sendPiped(command, stream);
+    const sent = this.#router.send(command);
+    this.#channels.sent(command);
+    return sent;
+  }
+
+  refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
+    return this.#router.refuse(pipeline);
+  }
+
+  /** The handle has no connection, so nobody answers it and nothing of it fails. */
+  refused(): void {}
+  failed(): void {}
+
+  async end(ms: number = this.#options.redis.commandTimeoutMs): Promise<void> {
+    if (this.#options.role !== "owned") {
+      const message = `QUIT would spoil ${this.#options.name}, which others use too: redthread closes it`;
+      throw new NeedsDedicatedError(message, { outcome: "not-sent", command: "quit" });
+    }
+    await this.close(ms);
+  }
+
+  async #connect(): Promise<void> {
+    const { retry, logger, name } = this.#options;
+    const deadline = monotonic() + retry.deadlineMs;
+    const options = { ...retry, logger, signal: this.#life.signal };
+    const discover = (): Promise<void> => this.#nodes.discover(deadline - monotonic());
+    try {
+      await connRetry("Redis Cluster", `connecting ${name}`, options)(discover)();
+    } catch (error) {
+      throw this.#life.signal.aborted ? this.#closedError() : error;
+    }
+    this.#connected();
+  }
+
+  #connected(): void {
+    if (this.#wasConnected) return;
+    this.#wasConnected = true;
+    this.redis.showStatus("ready");
+  }
+
+  async #close(ms: number): Promise<void> {
+    this.#life.abort(this.#closedError());
+    this.#router.close();
+    await this.#nodes.close(ms);
+    await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
+    await this.#nodes.close(ms); // opened in that very moment
+    this.#isClosed = true;
+    this.#options.onState?.("closed", "disconnected");
+    this.redis.showStatus("end");
+  }
+
+  #closedError(): NotSentError {
+    return new NotSentError(`${this.#options.name} is closed`, { outcome: "not-sent" });
+  }
+}

@@ -1,0 +1,246 @@
+import { Client, type ClientOptions, type ConnectionState } from "./client.js";
+import type { ConnectGate } from "./connect-gate.js";
+import { AuthFailedError, ConnectFailedError } from "./errors.js";
+import { errorCode } from "./log.js";
+import { isReplyError, replyCode } from "./replies.js";
+import type { Informant, Master, SlotMap } from "./slot-map.js";
+import { monotonic, within } from "./time.js";
+
+export interface ClusterOptions extends Omit<ClientOptions, "gate"> {
+  readonly gate: ConnectGate;
+}
+
+export interface Node extends Master, Informant {
+  readonly client: Client;
+  /** Its client is being closed, and what it held in vain looks for another way in this very turn. */
+  isHandingOver: boolean;
+}
+
+export interface NodesOptions {
+  readonly cluster: ClusterOptions;
+  readonly slots: SlotMap;
+  /** For the connection to a node that has left. */
+  readonly closeMs: number;
+  /** Of one holder, who needs one node after the other. */
+  readonly isPrivate: boolean;
+  /** Ends every wait. */
+  readonly life: AbortSignal;
+  /** It has lost its connection, or has left. */
+  readonly onLost: (node: Node) => void;
+}
+
+/** While a node is away the others are asked who has its slots: random in this range, so that threads do not ask together. */
+const ASK_MIN_MS = 250;
+const ASK_MAX_MS = 750;
+/** One that does not answer is not waited for: the next one may. */
+const ANSWER_MS = 1_000;
+
+/** The clients of one ClusterClient, one for each node that was needed so far; the first command opens it. */
+export class ClusterNodes {
+  readonly #options: NodesOptions;
+  readonly #nodes = new Map<string, Node>();
+  readonly #leaving = new Set<Client>();
+  /** Asked for the map, be it that they have no slots. */
+  readonly #asked = new Set<Node>();
+  readonly #unlisten: () => void;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: NodesOptions) {
+    this.#options = options;
+    this.#unlisten = options.slots.listen(() => this.#mapChanged());
+  }
+
+  [Symbol.iterator](): Iterator<Node> {
+    return this.#nodes.values();
+  }
+
+  /** The one at this address, at first without a connection. */
+  at(master: Master): Node {
+    return this.#nodes.get(master.address) ?? this.#add(master);
+  }
+
+  isIn(node: Node): boolean {
+    return this.#nodes.get(node.address) === node;
+  }
+
+  /** One that is connected if there is one, and the same one as long as it serves; not `avoided`, if there is another. */
+  any(avoided?: Node): Node {
+    for (const node of this.#nodes.values()) if (node.client.isAlive() && node !== avoided) return node;
+    const candidates = this.#candidates();
+    return this.at(candidates.find(({ address }) => address !== avoided?.address) ?? candidates[0]!);
+  }
+
+  /** Connected to somebody, or, with the map known, to nobody yet. */
+  get areAlive(): boolean {
+    if (!this.#options.slots.isKnown) return false;
+    for (const { client } of this.#nodes.values()) if (client.isAlive()) return true;
+    return this.#nodes.size === 0;
+  }
+
+  /** Learns the map from the first node that tells it. With `leftMs` each gets an equal share of the time that is left. */
+  async discover(leftMs: number): Promise<void> {
+    const giveUpAt = monotonic() + leftMs;
+    const candidates = this.#candidates();
+    const failures: Failure[] = [];
+    for (const [i, master] of candidates.entries()) {
+      const shareMs = (giveUpAt - monotonic()) / (candidates.length - i);
+      try {
+        return await this.#ask(master, Math.max(shareMs, 1));
+      } catch (error) {
+        this.#options.life.throwIfAborted();
+        failures.push({ master, error: error as Error });
+      }
+    }
+    throw this.#unknown(failures);
+  }
+
+  /** Asks for the map on a connection that is open already. */
+  refresh(): void {
+    const alive = [...this.#nodes.values()].filter(({ client }) => client.isAlive());
+    const informant = anyOf(alive);
+    if (informant) this.#options.slots.refresh(informant).catch(() => {}); // the next look asks another
+  }
+
+  /** Closes the client of a node; never rejects. With `handingOver` what it holds goes to whoever has its slots now. */
+  leave(node: Node, { handingOver }: { handingOver: boolean }): void {
+    if (!this.isIn(node)) return;
+    this.#nodes.delete(node.address);
+    node.isHandingOver = handingOver;
+    const closed = node.client.close(this.#options.closeMs);
+    node.isHandingOver = false;
+    this.#leaving.add(node.client);
+    if (handingOver) this.#options.onLost(node);
+    void closed.then(() => this.#leaving.delete(node.client));
+  }
+
+  /** Never rejects. */
+  async close(ms: number): Promise<void> {
+    this.#unlisten();
+    clearTimeout(this.#timer);
+    const clients = [...this.#nodes.values()].map(({ client }) => client);
+    await Promise.all([...clients, ...this.#leaving].map((client) => client.close(ms)));
+  }
+
+  #add(master: Master): Node {
+    const { cluster, life } = this.#options;
+    const client = new Client({
+      ...cluster,
+      redis: { ...cluster.redis, host: master.host, port: master.port },
+      gate: cluster.gate.node(master),
+      // One attempt for who asks for the map; with commands to send it goes on for as long as it takes.
+      retry: { ...cluster.retry, attempts: 1 },
+      onState: (state, previous) => this.#stateChanged(node, state, previous),
+    });
+    const node: Node = {
+      ...master,
+      client,
+      isHandingOver: false,
+      slots: () =>
+        within(client.redis.own("cluster", "slots"), ANSWER_MS, () => new Error(`no answer within ${ANSWER_MS} ms`)),
+    };
+    if (life.aborted) void client.close(0);
+    this.#nodes.set(master.address, node);
+    return node;
+  }
+
+  #stateChanged(node: Node, state: ConnectionState, previous: ConnectionState): void {
+    // Its end is not that of the whole.
+    this.#options.cluster.onState?.(state === "closed" ? "disconnected" : state, previous);
+    if (state !== "connecting") return;
+    this.#watch();
+    if (previous === "connected") this.#options.onLost(node);
+  }
+
+  /** As long as one is away. */
+  #watch(): void {
+    if (this.#timer !== undefined || this.#options.life.aborted) return;
+    const ms = ASK_MIN_MS + Math.random() * (ASK_MAX_MS - ASK_MIN_MS);
+    this.#timer = setTimeout(() => this.#look(), ms).unref();
+  }
+
+  #look(): void {
+    this.#timer = undefined;
+    const { slots, cluster } = this.#options;
+    const nodes = [...this.#nodes.values()];
+    if (nodes.every(({ client }) => client.state !== "connecting")) return;
+    this.#watch();
+    if (this.#options.isPrivate && cluster.gate.isWanted) this.#giveUpIdle();
+    if (nodes.some(({ client }) => client.isAlive())) return this.refresh();
+    // Nobody is left to ask: one that was not needed so far.
+    const others = [...slots.masters, ...cluster.redis.clusterNodes!.map((node) => slots.at(node))];
+    const other = anyOf(others.filter(({ address }) => !this.#nodes.has(address)));
+    if (other) this.#ask(other, cluster.redis.connectTimeoutMs).catch(() => {}); // the next look asks another
+  }
+
+  /** Two that wait for each other's place in the budget, each with one that it does not need, would wait in vain. */
+  #giveUpIdle(): void {
+    for (const node of this.#nodes.values()) if (node.client.isIdle) this.leave(node, { handingOver: false });
+  }
+
+  /** What is open to a node without slots is closed again. */
+  async #ask(master: Master, ms: number): Promise<void> {
+    const { slots } = this.#options;
+    const isNew = !this.#nodes.has(master.address);
+    const node = this.at(master);
+    this.#asked.add(node);
+    try {
+      await within(node.client.connect(), ms, () => new Error(`no connection within ${Math.round(ms)} ms`));
+      await slots.refresh(node);
+    } catch (error) {
+      if (isNew) this.leave(node, { handingOver: true });
+      throw error;
+    } finally {
+      this.#asked.delete(node);
+      if (slots.isKnown && !slots.has(node.address)) this.leave(node, { handingOver: true });
+    }
+  }
+
+  /** Nodes that have slots, then those that are listed; who is known to be away comes last. */
+  #candidates(): Master[] {
+    const { slots, cluster } = this.#options;
+    const all = new Set([...shuffled(slots.masters), ...cluster.redis.clusterNodes!.map((node) => slots.at(node))]);
+    const isAway = (master: Master): number => Number(cluster.gate.nodeBreaker(master).state !== "closed");
+    return [...all].toSorted((a, b) => isAway(a) - isAway(b));
+  }
+
+  #mapChanged(): void {
+    const { slots, cluster } = this.#options;
+    for (const node of this.#nodes.values()) {
+      if (slots.has(node.address) || this.#asked.has(node)) continue;
+      this.leave(node, { handingOver: true });
+      cluster.gate.nodeBreaker(node).dismiss();
+    }
+  }
+
+  #unknown(failures: readonly Failure[]): Error {
+    const refused = failures.find(({ error }) => error instanceof AuthFailedError);
+    if (refused && failures.every(({ error }) => error instanceof AuthFailedError)) return refused.error;
+    const told = failures.map(({ master, error }) => `${master.address} ${reason(error)}`);
+    return new ConnectFailedError(
+      `no connection for ${this.#options.cluster.name} to the Cluster (${told.join("; ")})`,
+      { outcome: "not-sent", cause: failures.at(-1)?.error },
+    );
+  }
+}
+
+interface Failure {
+  readonly master: Master;
+  readonly error: Error;
+}
+
+function anyOf<T>(list: readonly T[]): T | undefined {
+  return list[Math.floor(Math.random() * list.length)];
+}
+
+function shuffled<T>(list: readonly T[]): T[] {
+  return list
+    .map((item) => ({ item, order: Math.random() }))
+    .toSorted((a, b) => a.order - b.order)
+    .map(({ item }) => item);
+}
+
+/** The text of a reply can quote what was sent. */
+function reason(error: Error): string {
+  const text = error.message || errorCode(error);
+  return isReplyError(error) ? `answered ${replyCode(error)}` : text;
+}

@@ -1,0 +1,280 @@
+import { isOfChannels, notInCluster, redirectionOf, refusedInCluster } from "./cluster-commands.js";
+import type { ClusterNodes, Node } from "./cluster-nodes.js";
+import { traitOf } from "./commands.js";
+import { NotSentError } from "./errors.js";
+import type { CommandStream, QueuedCommand } from "./handle.js";
+import type { RedisConfig } from "./options.js";
+import { isReplyError, replyCode } from "./replies.js";
+import type { Master, SlotMap } from "./slot-map.js";
+import { within } from "./time.js";
+import { msLeft, restartTime } from "./traffic.js";
+
+export interface RouterOptions {
+  readonly redis: RedisConfig;
+  readonly nodes: ClusterNodes;
+  readonly slots: SlotMap;
+  /** Of one holder: it may WATCH, and WAIT for what it wrote. */
+  readonly isPrivate: boolean;
+  /** Where subscriptions are. */
+  readonly channelNode: () => Node;
+}
+
+/** A command that so many nodes sent on is not sent on any more. */
+const MAX_REDIRECTIONS = 8;
+/** The Cluster serves nobody at the moment: until a command is offered again. */
+const LATER_MS = 100;
+
+interface PipelineStream {
+  readonly destination: { redis: unknown };
+}
+
+/**
+ * Finds the node for each command, and follows what a node redirects: that has not run. What was written and not
+ * answered is never followed.
+ */
+export class ClusterRouter {
+  readonly #options: RouterOptions;
+  readonly #later = new Set<() => void>();
+  /** Where a pipeline goes, by its stream. */
+  readonly #pipelines = new WeakMap<object, Way>();
+  /** Where the one goes that is being checked: its commands come in this very turn. */
+  #checked: { readonly first: QueuedCommand; readonly slot: number | null } | undefined;
+  /** From WATCH to EXEC, DISCARD or UNWATCH everything goes there. */
+  #pin: Node | undefined;
+  /** What WAIT waits for. */
+  #last: { readonly command: QueuedCommand; node: Node } | undefined;
+
+  constructor(options: RouterOptions) {
+    this.#options = options;
+  }
+
+  send(command: QueuedCommand): unknown {
+    const refused = refusedInCluster(command, this.#pin !== undefined);
+    if (refused) return reject(command, refused);
+    const node = this.#route(command);
+    if (!this.#options.isPrivate) return this.#hand(command, node, 0);
+    if (isWait(command)) return this.#waitBehind(command, node);
+    this.#last = { command, node };
+    return this.#keepPin(command, node) ? this.#handPinned(command, node) : this.#hand(command, node, 0);
+  }
+
+  /** Why this pipeline may not run, if so. */
+  refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
+    const [first] = pipeline;
+    if (!first) return undefined;
+    const hasMulti = pipeline.some(({ name }) => traitOf(name) === "multi");
+    for (const command of pipeline) {
+      const refused = isOfChannels(command)
+        ? notInCluster(command.name, "in a pipeline it has no node of its own")
+        : refusedInCluster(command, hasMulti);
+      if (refused) return refused;
+    }
+    const slots = pipeline.map((command) => command.getSlot()).filter((slot) => slot !== null);
+    const owners = new Set(slots.map((slot) => this.#options.slots.owner(slot)));
+    if (owners.size > 1 && !this.#pin)
+      return notInCluster("a pipeline", "its keys are on different nodes: use one for each, or a {hash tag}");
+    this.#checked = { first, slot: slots[0] ?? null };
+    return (this.#pin ?? this.#nodeOf(slots[0] ?? null)).client.refuse(pipeline);
+  }
+
+  /** As a whole to one node, whatever becomes of its parts. */
+  sendPiped(command: QueuedCommand, stream: NonNullable<CommandStream>): unknown {
+    let way = this.#pipelines.get(stream);
+    if (!way) {
+      const slot = this.#checked?.first === command ? this.#checked.slot : command.getSlot();
+      this.#checked = undefined;
+      way = this.#pipe(stream, { node: this.#pin ?? this.#nodeOf(slot), slot, isPinned: this.#pin !== undefined });
+    }
+    if (this.#options.isPrivate) {
+      this.#keepPin(command, way.node);
+      this.#last = { command, node: way.node };
+    }
+    return this.#handPiped(command, stream, way);
+  }
+
+  /** A new holder: what the last one watched is no longer of interest. */
+  reset(): void {
+    this.#pin = undefined;
+    this.#last = undefined;
+  }
+
+  /** What waits for a better moment is answered with what it was refused with. */
+  close(): void {
+    for (const giveUp of this.#later) giveUp();
+    this.#later.clear();
+  }
+
+  #route(command: QueuedCommand): Node {
+    if (this.#pin) return this.#pin;
+    return isOfChannels(command) ? this.#options.channelNode() : this.#nodeOf(command.getSlot());
+  }
+
+  /** Of a slot without an owner any node can say so. */
+  #nodeOf(slot: number | null): Node {
+    const owner = slot === null ? undefined : this.#options.slots.owner(slot);
+    return owner ? this.#options.nodes.at(owner) : this.#options.nodes.any();
+  }
+
+  #hand(command: QueuedCommand, node: Node, redirections: number): unknown {
+    const settle = command.reject;
+    command.reject = (error) => {
+      command.reject = settle;
+      if (!this.#follow(command, node, error, redirections)) settle.call(command, error);
+    };
+    return node.client.send(command);
+  }
+
+  /** Without its WATCH or MULTI it would not mean what its caller wrote: it goes nowhere else. */
+  #handPinned(command: QueuedCommand, node: Node): unknown {
+    const settle = command.reject;
+    command.reject = (error) => {
+      command.reject = settle;
+      // One that was not accepted holds nobody here.
+      if (this.#learn(error, node) && traitOf(command.name) === "watch" && this.#pin === node) this.#pin = undefined;
+      settle.call(command, error);
+    };
+    return node.client.send(command);
+  }
+
+  #handPiped(command: QueuedCommand, stream: NonNullable<CommandStream>, way: Way): unknown {
+    const { node, isPinned } = way;
+    const settle = command.reject;
+    command.reject = (error) => {
+      command.reject = settle;
+      if (node.isHandingOver && !isPinned) return this.#rePipe(command, stream, way);
+      this.#learn(error, node);
+      settle.call(command, error);
+    };
+    return node.client.send(command, stream);
+  }
+
+  /** Whether the command is on its way again, or will be. */
+  #follow(command: QueuedCommand, node: Node, error: Error, redirections: number): boolean {
+    const redirection = this.#learn(error, node);
+    if (msLeft(command) <= 0) return false;
+    // Held, and not written; or a read that `resend` lets be written once more.
+    if (node.isHandingOver) return this.#again(command, this.#route(command), redirections);
+    if (!isReplyError(error) || redirections >= MAX_REDIRECTIONS) return false;
+    if (!redirection) return this.#isForLater(error) && this.#offerLater(command, error, redirections);
+    if (traitOf(command.name) === "blocking") restartTime(command);
+    const { isMoved, to } = redirection;
+    if (isMoved) return this.#again(command, this.#options.nodes.at(to), redirections + 1);
+    void this.#ask(command, this.#options.nodes.at(to), error, redirections + 1);
+    return true;
+  }
+
+  #again(command: QueuedCommand, node: Node, redirections: number): boolean {
+    if (this.#last?.command === command) this.#last.node = node;
+    heard(this.#hand(command, node, redirections));
+    return true;
+  }
+
+  /** What an answer, or its absence, says about the map. */
+  #learn(error: Error, node: Node): { readonly isMoved: boolean; readonly to: Master } | undefined {
+    const { slots, nodes } = this.#options;
+    if (!isReplyError(error)) {
+      if ((error as { code?: unknown }).code === "REDTHREAD_COMMAND_TIMEOUT") nodes.refresh();
+      return undefined;
+    }
+    const redirection = redirectionOf(error);
+    if (!redirection) return undefined;
+    const { isMoved, slot, host, port } = redirection;
+    const to = slots.at({ host: host || node.host, port });
+    if (isMoved) {
+      slots.moved(slot, to);
+      nodes.refresh();
+    }
+    return { isMoved, to };
+  }
+
+  /** ASKING counts for the next command only: both leave in one turn, on a connection that is there. */
+  async #ask(command: QueuedCommand, node: Node, asked: Error, redirections: number): Promise<void> {
+    const ms = Math.min(msLeft(command), this.#options.redis.commandTimeoutMs);
+    // That it was not sent on is what the redirection itself says.
+    await within(node.client.connect(), ms, () => asked).catch(() => {});
+    if (!node.client.isAlive()) return command.reject(asked);
+    node.client.redis.own("asking").catch(() => {}); // lost with the command behind it, which says so
+    this.#again(command, node, redirections);
+  }
+
+  #isForLater(error: Error): boolean {
+    const code = replyCode(error);
+    return this.#options.redis.whenDown === "wait" && (code === "CLUSTERDOWN" || code === "TRYAGAIN");
+  }
+
+  /** Offered again and again until its deadline: a failover takes seconds, in which all nodes may refuse to serve. */
+  #offerLater(command: QueuedCommand, error: Error, redirections: number): boolean {
+    const ms = LATER_MS * (1 + Math.random());
+    if (msLeft(command) <= ms) return false;
+    const giveUp = (): void => {
+      clearTimeout(timer);
+      command.reject(error);
+    };
+    const timer = setTimeout(() => {
+      this.#later.delete(giveUp);
+      this.#again(command, this.#route(command), redirections);
+    }, ms);
+    this.#later.add(giveUp);
+    return true;
+  }
+
+  #pipe(stream: NonNullable<CommandStream>, way: Way): Way {
+    this.#pipelines.set(stream, way);
+    (stream as unknown as PipelineStream).destination.redis = way.node.client.redis;
+    return way;
+  }
+
+  /** None of it has been written: with its first command the new way is chosen for all. */
+  #rePipe(command: QueuedCommand, stream: NonNullable<CommandStream>, old: Way): void {
+    let way = this.#pipelines.get(stream)!;
+    if (way === old) way = this.#pipe(stream, { ...old, node: this.#nodeOf(old.slot) });
+    heard(this.#handPiped(command, stream, way));
+  }
+
+  /** Whether this command belongs to what its node watches, or has queued. */
+  #keepPin(command: QueuedCommand, node: Node): boolean {
+    const trait = traitOf(command.name);
+    const isPinned = trait === "watch" || this.#pin !== undefined;
+    if (trait === "watch") this.#pin = node;
+    else if (trait === "exec" || trait === "discard" || trait === "unwatch") this.#pin = undefined;
+    return isPinned;
+  }
+
+  /** WAIT has no key: it speaks of the connection on which the command before it was carried out. */
+  async #waitBehind(command: QueuedCommand, otherwise: Node): Promise<unknown> {
+    const last = this.#last;
+    await last?.command.promise.catch(() => {}); // heard by who sent it
+    const { client } = last?.node ?? otherwise;
+    // On another connection it would speak of nothing that was written on this one.
+    if (last && !client.isAlive()) return reject(command, goneBefore(command));
+    return client.send(command);
+  }
+}
+
+interface Way {
+  readonly node: Node;
+  /** Of its first key. */
+  readonly slot: number | null;
+  /** A WATCH had chosen the node. */
+  readonly isPinned: boolean;
+}
+
+function goneBefore(command: QueuedCommand): NotSentError {
+  const message = `${command.name.toUpperCase()} was not sent: the connection of the command before it is gone`;
+  return new NotSentError(message, { outcome: "not-sent", command: command.name });
+}
+
+function isWait({ name }: QueuedCommand): boolean {
+  const lower = name.toLowerCase();
+  return lower === "wait" || lower === "waitaof";
+}
+
+/** Its caller holds the command's own promise; a traced twin has no other ear. */
+function heard(sent: unknown): void {
+  (sent as Promise<unknown>).catch(() => {});
+}
+
+function reject(command: QueuedCommand, error: Error): unknown {
+  command.reject(error);
+  return command.promise;
+}

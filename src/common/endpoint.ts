@@ -1,0 +1,13 @@
+import type { Endpoint } from "./options.js";
+
+/** As a key of maps, and in messages. */
+export function addressOf({ host, port }: Endpoint): string {
+  return `${host}:${port}`;
+}
+
+/** FNV-1a, for memory that threads share: two addresses that have the same are one in 4 billion. Never 0. */
+export function fingerprint(endpoint: Endpoint): number {
+  let hash = 0x811c9dc5;
+  for (const byte of Buffer.from(addressOf(endpoint))) hash = Math.imul(hash ^ byte, 0x01000193);
+  return hash | 0 || 1;
+}

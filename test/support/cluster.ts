@@ -1,0 +1,234 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import type { TestContext } from "node:test";
+import { Command } from "ioredis";
+import type { Certificates } from "./certificates.js";
+import { eventually } from "./gate.js";
+import { beginLeakCheck, leakCheck } from "./leak-check.js";
+import { freePort, launch, type RedisServer } from "./redis-server.js";
+
+export interface ClusterShape {
+  readonly masters?: number;
+  /** Of each master: none or one. */
+  readonly replicas?: 0 | 1;
+  /** Of every user, and between the nodes. */
+  readonly password?: string;
+  /** TLS in place of plain TCP, also between the nodes. */
+  readonly certificates?: Certificates;
+}
+
+const SLOTS = 16_384;
+/** Until a node counts as dead: with nobody to take its place it may take its time, on a busy machine. */
+const NODE_TIMEOUT_MS = { withReplicas: 1_000, alone: 5_000 };
+
+const GREET_AGAIN_MS = 3_000;
+
+/** A real Cluster on free loopback ports, its slots in equal shares, in the order of `masters`. */
+export class Cluster implements AsyncDisposable {
+  readonly masters: readonly RedisServer[];
+  readonly replicas: readonly RedisServer[];
+
+  static async start({ masters = 3, replicas = 0, ...shape }: ClusterShape = {}): Promise<Cluster> {
+    const starting = Array.from({ length: masters * (1 + replicas) }, () => startNode(shape, replicas));
+    const started = await Promise.allSettled(starting);
+    const nodes = started
+      .filter(({ status }) => status === "fulfilled")
+      .map((one) => (one as { value: RedisServer }).value);
+    const cluster = new Cluster(nodes.slice(0, masters), nodes.slice(masters));
+    try {
+      assert.equal(nodes.length, starting.length, "every node has started");
+      await cluster.#meet();
+      return cluster;
+    } catch (error) {
+      await cluster[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  private constructor(masters: readonly RedisServer[], replicas: readonly RedisServer[]) {
+    this.masters = masters;
+    this.replicas = replicas;
+  }
+
+  get nodes(): readonly RedisServer[] {
+    return [...this.masters, ...this.replicas];
+  }
+
+  /** As `redis` of the options. */
+  get redis(): { port: undefined; clusterNodes: { host: string; port: number }[] } {
+    return { port: undefined, clusterNodes: this.masters.map(({ port }) => ({ host: "127.0.0.1", port })) };
+  }
+
+  /** After the test nobody is connected to any node, and then they are stopped. */
+  watch(t: TestContext): void {
+    beginLeakCheck(t);
+    for (const node of this.nodes) leakCheck(t, node);
+    t.after(() => this[Symbol.asyncDispose]());
+  }
+
+  /** Which of `masters` has this key's slot, as the Cluster was made. */
+  shardOf(key: string): number {
+    return Math.floor((slotOf(key) * this.masters.length) / SLOTS);
+  }
+
+  /** A key of this shard; another one for each `name`. */
+  keyOn(shard: number, name = "key"): string {
+    for (let i = 0; ; i++) {
+      const key = `${name}:${i}`;
+      if (this.shardOf(key) === shard) return key;
+    }
+  }
+
+  /** Who serves the shard's slots now. */
+  async ownerOf(shard: number, asked: RedisServer): Promise<number> {
+    const rows = (await asked.admin.call("CLUSTER", "SLOTS")) as [number, number, [string, number]][];
+    const slot = Math.floor((shard * SLOTS) / this.masters.length) + 1;
+    return rows.find(([first, last]) => first <= slot && slot <= last)?.[2][1] ?? 0;
+  }
+
+  /** For `CountedLoad.problems`: every key from the node that has it now. */
+  get admin(): { mget(keys: readonly string[]): Promise<(string | null)[]> } {
+    return {
+      mget: async (keys) => {
+        const owners = await Promise.all(this.masters.map((_, shard) => this.#serverOf(shard)));
+        return await Promise.all(keys.map((key) => owners[this.shardOf(key)]!.admin.get(key)));
+      },
+    };
+  }
+
+  async #serverOf(shard: number): Promise<RedisServer> {
+    const running = this.nodes.filter(({ isRunning }) => isRunning);
+    const port = await this.ownerOf(shard, running[0]!);
+    return running.find((node) => node.port === port)!;
+  }
+
+  /** How many connections of clients the nodes list together. */
+  async connections(): Promise<number> {
+    const lists = await Promise.all(this.nodes.filter(({ isRunning }) => isRunning).map((node) => node.clients()));
+    return lists.flat().length;
+  }
+
+  /** The shards that are there serve, also when one is not. */
+  async allowPartial(): Promise<void> {
+    await Promise.all(this.nodes.map(({ admin }) => admin.config("SET", "cluster-require-full-coverage", "no")));
+  }
+
+  /** The key's slot, with all keys in it. */
+  async moveSlot(key: string, from: RedisServer, to: RedisServer): Promise<void> {
+    await this.beginMove(key, from, to);
+    const keys = await from.admin.cluster("GETKEYSINSLOT", slotOf(key), 1_000);
+    if (keys.length > 0) await from.admin.call("MIGRATE", "127.0.0.1", to.port, "", 0, 5_000, "KEYS", ...keys);
+    // The connection between the two is kept for a while, and nobody's.
+    for (const { id, cmd } of await to.clients()) if (cmd === "restore-asking") await to.admin.client("KILL", "ID", id);
+    const id = await to.admin.cluster("MYID");
+    for (const node of [to, from, ...this.masters])
+      await node.admin.cluster("SETSLOT", slotOf(key), "NODE", String(id));
+  }
+
+  /** The slot is on its way: what `from` no longer has it sends to `to` with ASK. */
+  async beginMove(key: string, from: RedisServer, to: RedisServer): Promise<void> {
+    await to.admin.cluster("SETSLOT", slotOf(key), "IMPORTING", String(await from.admin.cluster("MYID")));
+    await from.admin.cluster("SETSLOT", slotOf(key), "MIGRATING", String(await to.admin.cluster("MYID")));
+  }
+
+  /** The replica takes its master's place, which lives. */
+  async failOver(replica: RedisServer): Promise<void> {
+    await replica.admin.cluster("FAILOVER");
+    await eventually(
+      async () => /role:master/.test(await replica.admin.info("replication")),
+      15_000,
+      "it is the master",
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.nodes.map((node) => node.stop()));
+  }
+
+  async #meet(): Promise<void> {
+    const share = SLOTS / this.masters.length;
+    for (const [i, { admin }] of this.masters.entries()) {
+      await admin.cluster("SET-CONFIG-EPOCH" as never, (i + 1) as never);
+      const [from, to] = [Math.ceil(i * share), Math.ceil((i + 1) * share) - 1];
+      await admin.cluster("ADDSLOTSRANGE", from, to);
+    }
+    for (const [i, { admin }] of this.replicas.entries()) {
+      const master = String(await this.masters[i]!.admin.cluster("MYID"));
+      await this.#untilMet(() => admin.cluster("REPLICATE", master).then(() => true), "a replica knows its master");
+    }
+    await this.#untilMet(() => this.#isWhole(), "every node says that the Cluster is whole");
+  }
+
+  /** On a busy machine a greeting gets lost. */
+  async #untilMet(check: () => Promise<boolean>, awaited: string): Promise<void> {
+    const [first, ...others] = this.nodes;
+    const busPort = await busPortOf(first!);
+    let greetAt = 0;
+    const greetAndCheck = async (): Promise<boolean> => {
+      if (performance.now() >= greetAt) {
+        for (const { admin } of others) await admin.call("CLUSTER", "MEET", "127.0.0.1", first!.port, busPort);
+        greetAt = performance.now() + GREET_AGAIN_MS;
+      }
+      return await check();
+    };
+    await eventually(greetAndCheck, 60_000, awaited);
+  }
+
+  async #isWhole(): Promise<boolean> {
+    const infos = await Promise.all(this.nodes.map((node) => node.admin.cluster("INFO")));
+    const count = new RegExp(`cluster_known_nodes:${this.nodes.length}\\b`);
+    if (!infos.every((info) => /cluster_state:ok/.test(String(info)) && count.test(String(info)))) return false;
+    const links = await Promise.all(this.replicas.map(({ admin }) => admin.info("replication")));
+    const seen = (await this.masters[0]!.admin.cluster("SLOTS")) as unknown[][];
+    const areKnown =
+      seen.length === this.masters.length && seen.every((row) => row.length === 3 + (this.replicas.length > 0 ? 1 : 0));
+    return areKnown && links.every((link) => /master_link_status:up/.test(link));
+  }
+}
+
+function slotOf(key: string): number {
+  return new Command("get", [key]).getSlot();
+}
+
+async function busPortOf({ admin, port }: RedisServer): Promise<number> {
+  const myself = String(await admin.cluster("NODES"))
+    .split("\n")
+    .find((line) => line.includes("myself"));
+  return Number(/@(\d+)/.exec(myself ?? "")?.[1] ?? port + 10_000);
+}
+
+/** Its bus has a free port of its own, not the one 10 000 above. */
+function startNode({ password, certificates }: ClusterShape, replicas: number): Promise<RedisServer> {
+  return launch({
+    observer: { ...(password && { password }), ...(certificates && { tls: { ca: certificates.ca } }) },
+    async args(port, folder) {
+      const flags = {
+        ...(certificates ? tlsFlags(certificates, port) : { port }),
+        ...(password && { requirepass: password, masterauth: password }),
+        bind: "127.0.0.1",
+        dir: folder,
+        save: "",
+        appendonly: "no",
+        "cluster-enabled": "yes",
+        "cluster-port": await freePort(),
+        "cluster-node-timeout": replicas > 0 ? NODE_TIMEOUT_MS.withReplicas : NODE_TIMEOUT_MS.alone,
+        "cluster-allow-replica-migration": "no",
+        "repl-diskless-sync-delay": 0,
+      };
+      return Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]);
+    },
+  });
+}
+
+function tlsFlags({ folder }: Certificates, port: number): Record<string, unknown> {
+  return {
+    port: 0,
+    "tls-port": port,
+    "tls-cert-file": join(folder, "server.crt"),
+    "tls-key-file": join(folder, "server.key"),
+    "tls-ca-cert-file": join(folder, "ca.crt"),
+    "tls-auth-clients": "no",
+    "tls-cluster": "yes",
+    "tls-replication": "yes",
+  };
+}

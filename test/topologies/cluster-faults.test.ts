@@ -1,0 +1,279 @@
+import assert from "node:assert/strict";
+import { connect as connectTcp } from "node:net";
+import { test } from "node:test";
+import { ReplyLostError } from "../../src/index.js";
+import { connected, managed } from "../support/clustered.js";
+import { CountedLoad } from "../support/counted-load.js";
+import { eventually } from "../support/gate.js";
+import { hangUpOn } from "../support/hang-up.js";
+import { rejection } from "../support/make-client.js";
+import { code } from "../support/manage.js";
+
+const LIMIT = { timeout: 120_000 };
+
+test(
+  "one node's death opens that node's breaker alone: the others are reached, also anew, and by one handshake at a time",
+  LIMIT,
+  async (t) => {
+    const [manager, cluster] = await managed(
+      t,
+      {},
+      { connections: { connecting: 1 }, redis: { commandTimeoutMs: 3_000 } },
+    );
+    await manager.ready();
+    const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
+    const incrAll = (shards: readonly number[]): Promise<number[]> =>
+      Promise.all(shards.flatMap((shard) => Array.from({ length: 8 }, () => manager.run("incr", keys[shard]!))));
+    await incrAll([0, 1, 2]);
+    await cluster.allowPartial();
+    await cluster.masters[0]!.kill();
+    const dead = Promise.allSettled([manager.run("incr", keys[0]!), manager.run("incrDedicated", keys[0]!)]);
+    await eventually(() => manager.stats().breaker.state !== "closed");
+    for (const node of cluster.masters.slice(1))
+      await node.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+    const startedAt = performance.now();
+    await eventually(() => incrAll([1, 2]), 5_000);
+    t.diagnostic(`the others are back after ${Math.round(performance.now() - startedAt)} ms`);
+    for (const { status, reason } of (await dead) as PromiseRejectedResult[]) {
+      assert.equal(status, "rejected");
+      assert.match(String((reason as { code: string }).code), /NOT_SENT|CIRCUIT_OPEN|REPLY_LOST/);
+    }
+    await cluster.masters[0]!.start();
+    await eventually(() => manager.run("incr", keys[0]!), 15_000);
+    await eventually(() => manager.stats().breaker.state === "closed");
+  },
+);
+
+test(
+  "when a master is killed under load, what a replica has is not lost, nothing is counted twice, and the other shards refuse nothing",
+  LIMIT,
+  async (t) => {
+    const [manager, cluster] = await managed(t, { replicas: 1 });
+    await manager.ready();
+    const failed = [0, 0, 0];
+    const watched = async (key: string, write: () => Promise<unknown>): Promise<unknown> => {
+      try {
+        return await write();
+      } catch (error) {
+        failed[cluster.shardOf(key)]!++;
+        throw error;
+      }
+    };
+    const replicated = new CountedLoad({
+      callers: 8,
+      async write(key) {
+        const replicas = await watched(key, () => manager.run("incrReplicated", key));
+        if ((replicas as number) < 1) throw new ReplyLostError("the master alone has it");
+      },
+    });
+    let n = 0;
+    const others = new CountedLoad({
+      callers: 8,
+      write: () => {
+        const key = cluster.keyOn(1 + (n % 2), `other:${n++}`);
+        return watched(key, () => manager.run("incr", key));
+      },
+    });
+    await replicated.progress(300);
+    await cluster.masters[0]!.kill();
+    await eventually(
+      async () => (await cluster.ownerOf(0, cluster.masters[1]!)) === cluster.replicas[0]!.port,
+      30_000,
+      "the replica has taken over",
+    );
+    await replicated.progress(300, 30_000);
+    await Promise.all([replicated.stop(), others.stop()]);
+    t.diagnostic(`${replicated.summary()}; failed by shard: ${failed.join(", ")}`);
+    t.diagnostic(`the others: ${others.summary()}`);
+    assert.deepEqual(await replicated.problems(cluster), []);
+    assert.deepEqual(failed.slice(1), [0, 0]);
+    assert.ok(failed[0]! > 0, "the fault has hit nothing");
+    await cluster.masters[0]!.start();
+    await eventually(() => manager.stats().breaker.state === "closed");
+    await manager.shutdown();
+    assert.equal(await cluster.connections(), 0);
+  },
+);
+
+test(
+  "what was asked of a dead master runs on its replica once that has its place, pipelines as a whole",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t, { replicas: 1 }, { commandTimeoutMs: 15_000 });
+    const key = cluster.keyOn(0);
+    await redis.incr(key);
+    await redis.wait(1, 1_000);
+    await cluster.masters[0]!.kill();
+    await eventually(() => redis.status === "ready" && isRefused(cluster.masters[0]!.port));
+    const watched = `{${key}}watched`;
+    // Held as well, but without their WATCH they would not mean what was asked: they go nowhere else.
+    const transaction = [
+      redis.watch(watched),
+      redis.multi({ pipeline: false }),
+      redis.set(watched, "x"),
+      redis.exec(),
+    ].map(rejection);
+    const asked = [redis.incr(key), redis.pipeline().incr(key).incr(key).exec(), redis.multi().incr(key).exec()];
+    const expected = [
+      2,
+      [
+        [null, 3],
+        [null, 4],
+      ],
+      [[null, 5]],
+    ];
+    assert.deepEqual(await Promise.all(asked), expected);
+    for (const failure of await Promise.all(transaction)) assert.ok(code("NOT_SENT")(failure), String(failure));
+    assert.equal(await redis.get(watched), null);
+    await cluster.masters[0]!.start();
+  },
+);
+
+test("a planned failover and a slot on its way under load fail nothing", LIMIT, async (t) => {
+  const [manager, cluster] = await managed(t, { replicas: 1 });
+  await manager.ready();
+  let writes = 0;
+  const load = new CountedLoad({
+    callers: 8,
+    write: (key) => manager.run(++writes % 2 === 0 ? "incrDedicated" : "incr", key),
+  });
+  await load.progress(200);
+  await cluster.failOver(cluster.replicas[1]!);
+  await load.progress(200, 30_000);
+  await load.stop();
+  t.diagnostic(load.summary());
+  assert.deepEqual(await load.problems(cluster), []);
+  const { uncertain, notSent } = load.ledger.totals;
+  assert.deepEqual([uncertain, notSent], [0, 0]);
+});
+
+test(
+  "under load every write cut off is told as what it is, and none runs twice, whichever node cuts",
+  LIMIT,
+  async (t) => {
+    const [manager, cluster] = await managed(t);
+    await manager.ready();
+    const tasks = ["incr", "incrDedicated", "incrBlocking"] as const;
+    let writes = 0;
+    const load = new CountedLoad({ callers: 8, write: (key) => manager.run(tasks[++writes % 3]!, key) });
+    for (let cut = 0; cut < 6; cut++) {
+      await load.progress(200);
+      await cluster.masters[cut % 3]!.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+    }
+    await load.progress(200);
+    await load.stop();
+    t.diagnostic(load.summary());
+    assert.deepEqual(await load.problems(cluster), []);
+  },
+);
+
+test("subscriptions move to another node when theirs dies, and their listeners hear of the gap", LIMIT, async (t) => {
+  const [manager, cluster] = await managed(t);
+  const heard: string[] = [];
+  let gaps = 0;
+  const stop = await manager.subscribe("news", (message) => void heard.push(message), { onGap: () => gaps++ });
+  await cluster.masters[0]!.admin.publish("news", "first");
+  await eventually(() => heard.includes("first"));
+  const holds = await Promise.all(
+    cluster.masters.map(async (node) => (await node.clients()).some(({ name }) => name.endsWith(":subscriber"))),
+  );
+  const dead = cluster.masters[holds.indexOf(true)]!;
+  const living = cluster.masters.filter((node) => node !== dead);
+  await cluster.allowPartial();
+  await dead.kill();
+  await eventually(() => gaps > 0, 10_000);
+  for (const node of living) await node.admin.publish("news", `of ${node.port}`);
+  await eventually(() => living.every(({ port }) => heard.filter((one) => one === `of ${port}`).length === 1));
+  await dead.start();
+  await stop();
+});
+
+test(
+  "a node that freezes costs its own commands their deadline and no others, until its replica serves",
+  LIMIT,
+  async (t) => {
+    const [manager, cluster] = await managed(
+      t,
+      { replicas: 1 },
+      { redis: { commandTimeoutMs: 500, heartbeatMs: 500, connectTimeoutMs: 500 } },
+    );
+    await manager.ready();
+    const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
+    for (const key of keys) await manager.run("incr", key);
+    await cluster.allowPartial();
+    cluster.masters[0]!.freeze();
+    const frozen = manager.run("incr", keys[0]!);
+    for (let i = 0; i < 20; i++) await Promise.all(keys.slice(1).map((key) => manager.run("incr", key)));
+    await assert.rejects(frozen, code("COMMAND_TIMEOUT"));
+    await eventually(() => manager.run("incr", keys[0]!), 15_000);
+    for (let i = 0; i < 20; i++) await Promise.all(keys.map((key) => manager.run("incr", key)));
+    cluster.masters[0]!.thaw();
+  },
+);
+
+test("a shutdown while a node is dead leaves no connection and rejects what waits for it", LIMIT, async (t) => {
+  const [manager, cluster] = await managed(t);
+  await manager.ready();
+  await cluster.allowPartial();
+  const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
+  for (const key of keys) await manager.run("incr", key);
+  await cluster.masters[0]!.kill();
+  const waiting = [
+    manager.run("incr", keys[0]!),
+    manager.run("incrDedicated", keys[0]!),
+    manager.run("incrBlocking", keys[0]!),
+  ];
+  const settled = Promise.allSettled(waiting);
+  await manager.shutdown({ drainMs: 200, closeMs: 1_000 });
+  assert.ok((await settled).every(({ status }) => status === "rejected"));
+  assert.equal(await cluster.connections(), 0);
+  await cluster.masters[0]!.start();
+});
+
+test(
+  "with whenDown fail the commands of a dead node are refused at once, and those of no other, also of one not yet open",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t, {}, { whenDown: "fail" });
+    await cluster.allowPartial();
+    const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
+    await redis.incr(keys[0]!);
+    await cluster.masters[0]!.kill();
+    await eventually(async () => {
+      const failure = await rejection(redis.incr(keys[0]!));
+      return code("CIRCUIT_OPEN")(failure) || code("NOT_SENT")(failure);
+    });
+    assert.deepEqual(await Promise.all(keys.slice(1).map((key) => redis.incr(key))), [1, 1]);
+    await cluster.masters[0]!.start();
+  },
+);
+
+test("a dead node has one prober, however many threads and leases wait for it", LIMIT, async (t) => {
+  const [manager, cluster] = await managed(t, {}, { threads: { count: 4 }, redis: { commandTimeoutMs: 2_000 } });
+  await manager.ready();
+  const key = cluster.keyOn(0);
+  await Promise.all(Array.from({ length: 16 }, () => manager.run("incrDedicated", key)));
+  await cluster.allowPartial();
+  const [dead] = cluster.masters;
+  await dead!.kill();
+  dead!.admin.disconnect(); // its attempts are not what is counted
+  const away = await hangUpOn(dead!.port);
+  const calls = Array.from({ length: 32 }, (_, i) => manager.run(i % 2 === 0 ? "incr" : "incrDedicated", key));
+  const settled = Promise.allSettled(calls);
+  await settled;
+  t.diagnostic(`${away.attempts()} attempts in 2 s, ${away.atOnce()} at once`);
+  away.server.close();
+  // A first wave of as many as there are handshake permits, one each 250 ms or more, and those that a closed lease gave up.
+  assert.ok(away.attempts() <= 4 + 2_500 / 250 + 6, `${away.attempts()} attempts`);
+  await dead!.start();
+  await dead!.admin.connect();
+  await eventually(() => manager.run("incr", key), 15_000);
+});
+
+function isRefused(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connectTcp({ port, host: "127.0.0.1" });
+    socket.once("error", () => resolve(true));
+    socket.once("connect", () => (socket.destroy(), resolve(false)));
+  });
+}

@@ -1,0 +1,193 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { examine } from "../../src/cli/doctor.js";
+import { connect, disconnect } from "../../src/index.js";
+import { makeCertificates } from "../support/certificates.js";
+import { connected, managed, THREADS } from "../support/clustered.js";
+import { eventually } from "../support/gate.js";
+import { code } from "../support/manage.js";
+
+const LIMIT = { timeout: 120_000 };
+
+test(
+  "keys of all shards are served in main, threads, leases and synchronous calls, and no node lists anybody afterwards",
+  LIMIT,
+  async (t) => {
+    const [manager, cluster] = await managed(t);
+    await manager.ready();
+    const redis = await manager.getRedis();
+    assert.equal(redis.status, "ready");
+    for (let shard = 0; shard < 3; shard++) {
+      const key = cluster.keyOn(shard);
+      assert.equal(await redis.incr(key), 1);
+      assert.equal(await manager.run("incr", key), 2);
+      assert.equal(await manager.run("incrDedicated", key), 3);
+      assert.equal(await manager.run("incrBlocking", key), 4);
+      assert.equal(await cluster.masters[shard]!.admin.get(key), "4");
+    }
+    await eventually(async () => manager.stats().connections.open === (await cluster.connections()));
+    await manager.shutdown();
+    assert.equal(await cluster.connections(), 0);
+  },
+);
+
+test("a slot that has moved is followed, and one that is moving is asked for", LIMIT, async (t) => {
+  const [redis, cluster] = await connected(t);
+  const [a, b] = cluster.masters;
+  const key = cluster.keyOn(0);
+  assert.equal(await redis.incr(key), 1);
+  await redis.del(key);
+  await cluster.beginMove(key, a!, b!);
+  // Both in one turn: each has an ASKING of its own.
+  assert.deepEqual((await Promise.all([redis.incr(key), redis.incr(key)])).toSorted(), [1, 2]);
+  await cluster.moveSlot(key, a!, b!);
+  assert.deepEqual(await Promise.all([redis.incr(key), redis.incrby(key, 10), redis.get(key)]), [3, 13, "13"]);
+  assert.equal(await b!.admin.get(key), "13");
+});
+
+test(
+  "pipelines and multi() run as a whole on the node of their first key; keys of several nodes are refused before a byte",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t);
+    const [a, b] = [cluster.keyOn(0), cluster.keyOn(1)];
+    assert.deepEqual(await redis.pipeline().incr(a).incr(a).exec(), [
+      [null, 1],
+      [null, 2],
+    ]);
+    assert.deepEqual(await redis.multi().incr(b).get(b).exec(), [
+      [null, 1],
+      [null, "1"],
+    ]);
+    await assert.rejects(redis.pipeline().incr(a).incr(b).exec(), code("NOT_IN_CLUSTER"));
+    assert.equal(await redis.get(a), "2");
+    await cluster.moveSlot(a, cluster.masters[0]!, cluster.masters[2]!);
+    // The first one learns of it; it did not run.
+    const moved = await redis.pipeline().incr(a).exec();
+    assert.match(String(moved![0]![0]), /MOVED/);
+    assert.deepEqual(await redis.pipeline().incr(a).exec(), [[null, 3]]);
+  },
+);
+
+test("scripts, prefixes and hash tags find the node of their key", LIMIT, async (t) => {
+  const scripts = { addTo: { lua: "return redis.call('incrby', KEYS[1], ARGV[1])", numberOfKeys: 1 } };
+  const [redis, cluster] = await connected(t, {}, { scripts, keyPrefix: "app:" });
+  const addTo = (key: string, by: number): Promise<unknown> => (redis as unknown as Scripted).addTo(key, by);
+  for (const i of [0, 1, 2, 3, 4, 5, 6, 7])
+    assert.deepEqual([await addTo(`k${i}`, 2), await addTo(`k${i}`, 3)], [2, 5]);
+  const shard = cluster.shardOf("app:k0");
+  assert.equal(await cluster.masters[shard]!.admin.get("app:k0"), "5");
+  await redis.mset("{tag}a", 1, "{tag}b", 2);
+  assert.deepEqual(await redis.mget("{tag}a", "{tag}b"), ["1", "2"]);
+  await cluster.moveSlot("app:k0", cluster.masters[shard]!, cluster.masters[(shard + 1) % 3]!);
+  assert.equal(await addTo("k0", 7), 12);
+});
+
+test("what has no node of its own is refused by name, and not sent", LIMIT, async (t) => {
+  const [manager, cluster] = await managed(t);
+  const redis = await manager.getRedis();
+  const refused = [
+    redis.dbsize(),
+    redis.flushall(),
+    redis.keys("*"),
+    redis.scan(0),
+    redis.ssubscribe("x"),
+    redis.readonly(),
+  ];
+  for (const one of refused) await assert.rejects(one, code("NOT_IN_CLUSTER"));
+  await assert.rejects(redis.watch("k"), code("NEEDS_DEDICATED"));
+  await assert.rejects(redis.blpop("k", 1), code("NEEDS_DEDICATED"));
+  assert.throws(() => redis.duplicate(), /cannot be duplicated/);
+  assert.equal(await redis.ping(), "PONG");
+  assert.match(await redis.info("server"), /redis_mode:cluster/);
+  assert.equal(await redis.publish("nobody", "x"), 0);
+  await manager.shutdown();
+  assert.equal(await cluster.connections(), 0);
+});
+
+test(
+  "a lease is at one node from its WATCH to its EXEC, and a watch that was lost with its node's connection does not pass",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t);
+    const key = cluster.keyOn(1);
+    await redis.watch(key);
+    await redis.set(key, "mine");
+    await redis.multi({ pipeline: false });
+    const queued = redis.incr("{" + key + "}n");
+    assert.equal(await redis.exec(), null); // it has changed
+    assert.equal(await queued, "QUEUED");
+    await redis.watch(key);
+    assert.deepEqual(await redis.multi().set(key, "again").exec(), [[null, "OK"]]);
+    await assert.rejects(redis.multi({ pipeline: false }), code("NOT_IN_CLUSTER"));
+
+    await redis.watch(key);
+    await cluster.masters[1]!.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+    await assert.rejects(redis.multi().set(key, "lost").exec(), (error: Error) =>
+      /NOT_SENT|REPLY_LOST/.test(String((error as { code?: string }).code)),
+    );
+    assert.equal(await redis.get(key), "again");
+    assert.equal(await redis.wait(0, 100), 0);
+  },
+);
+
+test("every node's socket takes its own place in the budget", LIMIT, async (t) => {
+  const max = 3 * (THREADS + 2);
+  const [manager, cluster] = await managed(t, {}, { connections: { max } });
+  await manager.ready();
+  const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
+  let most = 0;
+  const watching = setInterval(() => void cluster.connections().then((open) => (most = Math.max(most, open))), 20);
+  const redis = await manager.getRedis();
+  for (let i = 0; i < 30; i++) {
+    await Promise.all(
+      keys.flatMap((key) => [redis.incr(key), manager.run("incr", key), manager.run("incrDedicated", key)]),
+    );
+  }
+  clearInterval(watching);
+  assert.ok(most <= max, `${most} connections of at most ${max}`);
+  assert.equal(manager.stats().connections.open, await cluster.connections());
+});
+
+test("a Cluster behind a password and TLS is reached at every node", LIMIT, async (t) => {
+  const certificates = await makeCertificates();
+  const redis = { password: "secret", tls: { ca: certificates.ca } };
+  const [manager, cluster] = await managed(t, { password: "secret", certificates }, { redis });
+  t.after(() => certificates[Symbol.asyncDispose]());
+  for (const shard of [0, 1, 2]) {
+    assert.equal(await manager.run("incr", cluster.keyOn(shard)), 1);
+    assert.equal(await manager.run("incrBlocking", cluster.keyOn(shard)), 2);
+  }
+  const wrong = connect({ env: {}, redis: { ...cluster.redis, ...redis, password: "wrong-one" } });
+  await assert.rejects(wrong, (error: Error) => {
+    assert.doesNotMatch(JSON.stringify(error) + error.stack!, /wrong-one/);
+    return code("AUTH_FAILED")(error);
+  });
+});
+
+test("no node that tells of the Cluster is CONNECT_FAILED with each one's reason; one is enough", LIMIT, async (t) => {
+  const [, cluster] = await connected(t);
+  const { port } = cluster.masters[0]!;
+  const nodes = [{ host: "127.0.0.1", port: 1 }];
+  const one = await connect({ env: { REDTHREAD_REDIS_CLUSTER_NODES: `127.0.0.1:1,127.0.0.1:${port}` } });
+  for (let shard = 0; shard < 3; shard++) assert.equal(await one.set(cluster.keyOn(shard), 1), "OK");
+  await disconnect(one);
+  await assert.rejects(connect({ env: {}, redis: { clusterNodes: nodes }, retry: { attempts: 1 } }), (error: Error) => {
+    assert.match(error.message, /127\.0\.0\.1:1 .*ECONNREFUSED/);
+    return code("CONNECT_FAILED")(error);
+  });
+});
+
+test("the doctor goes the way to the first listed node that is there, and finds a Cluster", LIMIT, async (t) => {
+  const [, cluster] = await connected(t);
+  const clusterNodes = [{ host: "127.0.0.1", port: 1 }, ...cluster.redis.clusterNodes];
+  const report = await examine({ env: {}, redis: { clusterNodes } });
+  assert.ok(report.ok, JSON.stringify(report));
+  assert.match(report.checks.find(({ check }) => check === "server")!.found, /cluster, master/);
+  const alone = await examine({ env: {}, redis: { port: cluster.masters[0]!.port } });
+  assert.match(alone.checks.find(({ check }) => check === "server")!.advice!, /redis\.clusterNodes/);
+});
+
+interface Scripted {
+  addTo(key: string, by: number): Promise<unknown>;
+}
