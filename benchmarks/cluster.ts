@@ -12,7 +12,7 @@ const CUTS = isSmoke ? 1 : 20;
 
 const cases: readonly Case[] = [
   { name: "a master dies", fault: "death", atLeastMs: LEAST_MS },
-  { name: `connections to a master cut ${CUTS} times`, fault: "cuts", cuts: CUTS, atLeastMs: LEAST_MS },
+  { name: `${CUTS} cuts of a master`, fault: "cuts", cuts: CUTS, atLeastMs: LEAST_MS },
 ];
 
 /** One line per shard: the one in trouble, and the others. */
