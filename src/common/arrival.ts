@@ -13,6 +13,7 @@ export class Arrival {
   #receivedAt = -Infinity;
   #until = Infinity;
   #limit: number | undefined;
+  #gapMs = GAP_MS;
 
   constructor(graceMs: number) {
     this.#graceMs = graceMs;
@@ -30,13 +31,20 @@ export class Arrival {
     this.#limit = undefined;
   }
 
-  /** Until when to wait for the reply to this command, whose deadline has come; -Infinity if it is not arriving, or no longer. */
-  until(command: unknown, { firedAt }: Expiry): number {
+  /**
+   * Until when to wait for the reply to this command, which was due at `dueAt`; -Infinity if it is not arriving, or no
+   * longer. A loop that was blocked at that time has much to catch up with, perhaps on a busy machine: there a gap says
+   * nothing.
+   */
+  until(command: unknown, dueAt: number, { firedAt }: Expiry): number {
     if (command !== this.#command || this.#receivedAt === -Infinity) return -Infinity;
-    this.#limit ??= firedAt + this.#graceMs;
+    if (this.#limit === undefined) {
+      this.#limit = firedAt + this.#graceMs;
+      this.#gapMs = firedAt - dueAt > BLOCKED_MS ? Infinity : GAP_MS;
+    }
     const blockedMs = firedAt - this.#until;
     if (blockedMs > BLOCKED_MS) this.#limit += blockedMs;
-    this.#until = Math.min(this.#receivedAt + GAP_MS, this.#limit);
+    this.#until = Math.min(this.#receivedAt + this.#gapMs, this.#limit);
     return this.#until > monotonic() ? this.#until : -Infinity;
   }
 }

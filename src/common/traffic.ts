@@ -253,7 +253,7 @@ export class Traffic {
       const command = commandQueue.peekAt(i)!.command as Timed;
       const due = command[DUE_AT] ?? Infinity;
       if (command.isSettled) continue;
-      const until = due > expiry.cutoff ? due : this.#arrival.until(command, expiry);
+      const until = due > expiry.cutoff ? due : this.#arrival.until(command, due, expiry);
       if (until > expiry.cutoff) {
         next = Math.min(next, until);
         continue;
