@@ -8,7 +8,7 @@ import { defineConfig } from "rolldown";
 const root = dirname(import.meta.dirname);
 const { exports, bin } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 const faces = Object.values(exports).flatMap((face) => (typeof face === "string" ? [] : [nameOf(face.default)]));
-const entries = [...faces, ...Object.values(bin).map(nameOf), "workers/entry", "workers/sync-entry"];
+const entries = [...faces, ...Object.values(bin).map(nameOf), "src/thread/serve", "workers/sync-entry"];
 
 /** From the bottom up: the modules of each import only those of the files before it. */
 const CHUNKS = ["base", "connection", "thread", "config", "dispatch", "main"];
@@ -54,6 +54,16 @@ const declarations = {
   },
 };
 
+/** The file that piscina loads, CommonJS among modules, is as tsc wrote it. */
+const commonJsEntry = {
+  name: "CommonJS entry",
+  generateBundle() {
+    const fileName = "workers/entry.cjs";
+    const source = readFileSync(join(root, "dist", fileName), "utf8");
+    this.emitFile({ type: "asset", fileName, source: source.replaceAll(/\/\*\*[^]*?\*\/\n|\/\/#.*\n?/g, "") });
+  },
+};
+
 /**
  * A map names the source line of each line and leaves out the columns: they are nine tenths of it, and a stack trace is
  * as useful without them.
@@ -87,7 +97,7 @@ export default defineConfig({
   input: Object.fromEntries(entries.map((name) => [name, `${name}.ts`])),
   platform: "node",
   external: (id) => !isOurs(id),
-  plugins: [declarations, thinMaps],
+  plugins: [declarations, commonJsEntry, thinMaps],
   output: {
     dir: "lib",
     cleanDir: true,

@@ -39,7 +39,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 /** The packages that a process or thread has loaded with an entry. */
 const LOADS: Readonly<Record<string, readonly string[]>> = {
   "src/worker.ts": ["generic-pool", "ioredis"],
-  "workers/entry.ts": ["generic-pool", "ioredis"],
+  "src/thread/serve.ts": ["generic-pool", "ioredis"],
   "workers/sync-entry.ts": ["ioredis"], // a helper has no pool
   "src/sync.ts": [], // and who only calls it needs no client
   "src/adapters/bullmq-worker.ts": [],
@@ -57,7 +57,7 @@ const root = rootFrom(dirname(fileURLToPath(import.meta.url)));
 const files = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
   .filter((name) => name.endsWith(".ts"))
   .map((name) => join("src", name));
-const sources = new Map([...files, "workers/entry.ts", "workers/sync-entry.ts"].map((file) => [file, codeOf(file)]));
+const sources = new Map([...files, "workers/entry.cts", "workers/sync-entry.ts"].map((file) => [file, codeOf(file)]));
 
 /** The tests run from a build folder, at whatever depth. */
 function rootFrom(folder: string): string {
@@ -176,7 +176,7 @@ test("an adapter for both sides loads neither's code, and nobody loads an adapte
       .filter(isPackage)
       .every(({ isType }) => isType),
   );
-  for (const entry of ["src/index.ts", "src/worker.ts", "src/sync.ts", "workers/entry.ts"]) {
+  for (const entry of ["src/index.ts", "src/worker.ts", "src/sync.ts", "src/thread/serve.ts"]) {
     assert.ok(
       [...loadedBy(entry)].every((file) => !file.startsWith("src/adapters")),
       entry,
@@ -211,7 +211,14 @@ test("so do the published files, and a thread loads four of them", () => {
     const { packages } = publishedLoads(entry);
     assert.deepEqual([...packages].toSorted(), expected, entry);
   }
-  assert.equal(publishedLoads("workers/entry.ts").loaded.size, 4);
+  assert.equal(publishedLoads("src/thread/serve.ts").loaded.size, 4);
+});
+
+test("what piscina requires is CommonJS: a thread that is ended while it requires a module takes the process with it", () => {
+  const { specifier, isDynamic } = importsOf("workers/entry.cts").at(-1)!;
+  assert.deepEqual({ specifier, isDynamic }, { specifier: "../src/thread/serve.js", isDynamic: true });
+  assert.match(sources.get("src/main/threads.ts")!, /"\.\.\/\.\.\/workers\/entry\.cjs"/);
+  assert.ok(!existsSync(join(root, "lib/workers/entry.js")) && existsSync(join(root, "lib/workers/entry.cjs")));
 });
 
 test("the dashboard's page is loaded by the first look at it", () => {

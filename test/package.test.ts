@@ -213,7 +213,7 @@ export const wrongResult: Promise<string> = manager.run("score", { id: 1 });
 test("the package is less than 150 kB, and holds no tests, no demo and nothing that runs at install", async () => {
   const { size, files } = await pack(["--dry-run"]);
   assert.ok(size < 150_000, `${size} bytes`);
-  const OURS = /^(lib\/(src\/|workers\/(sync-)?entry\.js)|README\.md$|LICENSE$|package\.json$)/;
+  const OURS = /^(lib\/(src\/|workers\/(entry\.cjs|sync-entry\.js))|README\.md$|LICENSE$|package\.json$)/;
   assert.deepEqual(
     files.filter(({ path }) => !OURS.test(path)),
     [],

@@ -66,7 +66,7 @@ export class Threads {
     const hasProvider = credentials !== undefined;
     const data: ThreadData = { redthread: { config, ledger: ledger.buffer, gate: gate.buffer, hasProvider } };
     this.#pool = new Piscina({
-      filename: threadFile(() => new URL("../../workers/entry.js", import.meta.url)),
+      filename: threadFile(() => new URL("../../workers/entry.cjs", import.meta.url)),
       // Every thread is started by its own `serve`: piscina would refill a minimum also when one that was ended exits
       // after destroy(), which does not wait for it, and nobody would end those.
       minThreads: 0,

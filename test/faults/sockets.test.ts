@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
+import { setTimeout } from "node:timers/promises";
 import type { ConnectionManager } from "../../src/index.js";
 import type * as Tasks from "../fixtures/socket-tasks.js";
 import { poolOf } from "../support/fake-pool.js";
@@ -33,11 +34,11 @@ async function crowded(t: TestContext): Promise<ConnectionManager<typeof Tasks>>
   return manager;
 }
 
-/** Looks at CLIENT LIST over and over until it is told to stop; gives the most connections it saw. */
+/** Looks at CLIENT LIST many times a second until it is told to stop; gives the most connections it saw. */
 function watchSockets(): () => Promise<number> {
   let [most, isOver] = [0, false];
   const watching = (async () => {
-    while (!isOver) most = Math.max(most, (await server.clients()).length);
+    for (; !isOver; await setTimeout(5)) most = Math.max(most, (await server.clients()).length);
   })();
   return async () => {
     isOver = true;
