@@ -1,9 +1,10 @@
-// What is published: lib/, laid out as dist/ is, with the modules merged into a few files, and the declarations of the
-// public faces. A thread loads four files of ours instead of fifty.
-import { existsSync, readFileSync } from "node:fs";
-import { dirname, join, relative, resolve, sep } from "node:path";
+// What is published: lib/, laid out as dist/ is, with the modules and the public declarations merged into a few files. A
+// thread loads four of ours instead of fifty.
+import { readFileSync } from "node:fs";
+import { dirname, join, relative, sep } from "node:path";
 import { decode, encode } from "@jridgewell/sourcemap-codec";
 import { defineConfig } from "rolldown";
+import { dts } from "rolldown-plugin-dts";
 
 const root = dirname(import.meta.dirname);
 const { exports, bin } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
@@ -37,22 +38,6 @@ function packagesOf(id, graph, found = new Set(), seen = new Set()) {
   }
   return found;
 }
-
-/** Of the declarations that tsc wrote, those that the faces refer to. */
-const declarations = {
-  name: "declarations",
-  generateBundle() {
-    const dist = join(root, "dist");
-    const files = new Set(faces.map((name) => join(dist, `${name}.d.ts`)));
-    for (const file of files) {
-      const source = readFileSync(file, "utf8");
-      this.emitFile({ type: "asset", fileName: relative(dist, file).replaceAll(sep, "/"), source });
-      const referred = [...source.matchAll(/\b(?:from |import\()"(\.[^"]+)\.js"/g)];
-      const found = referred.map(([, path]) => resolve(dirname(file), `${path}.d.ts`));
-      for (const one of found.filter((path) => existsSync(path))) files.add(one); // a docstring's example has a user's path
-    }
-  },
-};
 
 /** The file that piscina loads, CommonJS among modules, is as tsc wrote it. */
 const commonJsEntry = {
@@ -93,11 +78,11 @@ function isOurs(id) {
   return /^[./]|^[a-z]:\\/i.test(id);
 }
 
-export default defineConfig({
+const modules = defineConfig({
   input: Object.fromEntries(entries.map((name) => [name, `${name}.ts`])),
   platform: "node",
   external: (id) => !isOurs(id),
-  plugins: [declarations, commonJsEntry, thinMaps],
+  plugins: [commonJsEntry, thinMaps],
   output: {
     dir: "lib",
     cleanDir: true,
@@ -116,3 +101,13 @@ export default defineConfig({
     },
   },
 });
+
+/** Of what tsc wrote, what the public faces refer to. */
+const declarations = defineConfig({
+  input: Object.fromEntries(faces.map((name) => [name, join(root, "dist", `${name}.d.ts`)])),
+  external: (id) => !isOurs(id),
+  plugins: [dts({ dtsOnly: true, tsconfig: false, generator: "oxc" })],
+  output: { dir: "lib", chunkFileNames: "src/chunks/[name].d.ts" },
+});
+
+export default [modules, declarations];

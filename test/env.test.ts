@@ -147,6 +147,18 @@ test("sentinels come as a list of addresses, in the environment as text", () => 
   );
 });
 
+test("natMap is an object, in the environment text of pairs; what is no address is named", () => {
+  const natMap = { "10.0.0.1:6379": { host: "a", port: 7001 }, "::1:6379": { host: "b", port: 6379 } };
+  const env = { REDTHREAD_REDIS_NAT_MAP: "10.0.0.1:6379=a:7001, ::1:6379=b" };
+  assert.deepEqual(load(env).redis.natMap, natMap);
+  const option = { "10.0.0.1:6379": { host: "a", port: 7001 }, "::1:6379": { host: "b" } };
+  assert.deepEqual(loadConfig({ env: {}, redis: { natMap: option } }, NOWHERE).redis.natMap, natMap);
+  assert.deepEqual(problemsOf({ env: { REDTHREAD_REDIS_NAT_MAP: "10.0.0.1=a,10.0.0.2:1" } }), [
+    "redis.natMap.10.0.0.1 (REDTHREAD_REDIS_NAT_MAP): must be host:port, as the servers say it",
+    "redis.natMap.10.0.0.2:1 (REDTHREAD_REDIS_NAT_MAP): must be host:port, or an object of host and port, got nothing",
+  ]);
+});
+
 test("the nodes of a Cluster come as a list, exclude every other address, and have database 0 only", () => {
   const clusterNodes = [
     { host: "a", port: 6379 },
@@ -168,6 +180,9 @@ test("the nodes of a Cluster come as a list, exclude every other address, and ha
   const weak = { REDIS_URL: "redis://:secret@elsewhere/3" };
   const { redis } = loadConfig({ env: weak, redis: { clusterNodes } }, NOWHERE);
   assert.deepEqual([redis.clusterNodes, redis.password, redis.db], [clusterNodes, undefined, 0]);
+  assert.deepEqual(problemsOf({ env: { REDTHREAD_REDIS_READ_FROM: "replica" } }), [
+    'redis.readFrom: "replica" means nothing without redis.clusterNodes',
+  ]);
   assert.deepEqual(problemsOf({ env: {}, redis: { clusterNodes, db: 1 } }), [
     "redis.db: must be 0, a Cluster has no other database",
   ]);

@@ -67,9 +67,9 @@ export class ClusterClient implements Gate {
     return this.#wasConnected || this.#connecting ? "connecting" : "disconnected";
   }
 
-  /** How many nodes have slots, as far as is known. */
-  get masters(): number {
-    return this.#slots.masters.length;
+  /** How many nodes commands go to, as far as is known. */
+  get nodes(): number {
+    return this.#slots.size;
   }
 
   /**

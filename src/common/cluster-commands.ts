@@ -6,7 +6,7 @@ import type { QueuedCommand } from "./handle.js";
 const OF_ALL_NODES = new Set(
   "scan keys dbsize randomkey flushall flushdb script function swapdb move failover".split(" "),
 );
-const OF_SHARDS = new Set("ssubscribe sunsubscribe spublish".split(" "));
+const OF_SHARDS = new Set("ssubscribe sunsubscribe".split(" "));
 const OF_CHANNELS = new Set("subscribe psubscribe unsubscribe punsubscribe".split(" "));
 
 /** SUBSCRIBE and its like: on one node, and the whole Cluster's messages come there. */

@@ -3,14 +3,14 @@ import type { ConnectGate } from "./connect-gate.js";
 import { AuthFailedError, ConnectFailedError } from "./errors.js";
 import { errorCode } from "./log.js";
 import { isReplyError, replyCode } from "./replies.js";
-import type { Informant, Master, SlotMap } from "./slot-map.js";
+import type { Informant, Place, SlotMap } from "./slot-map.js";
 import { monotonic, within } from "./time.js";
 
 export interface ClusterOptions extends Omit<ClientOptions, "gate"> {
   readonly gate: ConnectGate;
 }
 
-export interface Node extends Master, Informant {
+export interface Node extends Place, Informant {
   readonly client: Client;
   /** Its client is being closed, and what it held in vain looks for another way in this very turn. */
   isHandingOver: boolean;
@@ -55,17 +55,30 @@ export class ClusterNodes {
   }
 
   /** The one at this address, at first without a connection. */
-  at(master: Master): Node {
-    return this.#nodes.get(master.address) ?? this.#add(master);
+  at(place: Place): Node {
+    return this.#nodes.get(place.address) ?? this.#add(place);
   }
 
   isIn(node: Node): boolean {
     return this.#nodes.get(node.address) === node;
   }
 
-  /** One that is connected if there is one, and the same one as long as it serves; not `avoided`, if there is another. */
+  /** A replica of this master that serves at the moment; those that are not connected yet will be, for the next time. */
+  replicaOf(master: Place): Node | undefined {
+    const serving: Node[] = [];
+    for (const place of this.#options.slots.replicasOf(master)) {
+      const node = this.at(place);
+      if (node.client.isAlive()) serving.push(node);
+      else if (node.client.state === "disconnected") node.client.connect().catch(() => {}); // its breaker sets the pace
+    }
+    return anyOf(serving);
+  }
+
+  /** A master, connected if one is, and the same one as long as it serves; not `avoided`, if there is another. */
   any(avoided?: Node): Node {
-    for (const node of this.#nodes.values()) if (node.client.isAlive() && node !== avoided) return node;
+    const { slots } = this.#options;
+    for (const node of this.#nodes.values())
+      if (node.client.isAlive() && node !== avoided && !slots.isReplica(node.address)) return node;
     const candidates = this.#candidates();
     return this.at(candidates.find(({ address }) => address !== avoided?.address) ?? candidates[0]!);
   }
@@ -82,13 +95,13 @@ export class ClusterNodes {
     const giveUpAt = monotonic() + leftMs;
     const candidates = this.#candidates();
     const failures: Failure[] = [];
-    for (const [i, master] of candidates.entries()) {
+    for (const [i, place] of candidates.entries()) {
       const shareMs = (giveUpAt - monotonic()) / (candidates.length - i);
       try {
-        return await this.#ask(master, Math.max(shareMs, 1));
+        return await this.#ask(place, Math.max(shareMs, 1));
       } catch (error) {
         this.#options.life.throwIfAborted();
-        failures.push({ master, error: error as Error });
+        failures.push({ place, error: error as Error });
       }
     }
     throw this.#unknown(failures);
@@ -121,25 +134,25 @@ export class ClusterNodes {
     await Promise.all([...clients, ...this.#leaving].map((client) => client.close(ms)));
   }
 
-  #add(master: Master): Node {
+  #add(place: Place): Node {
     const { cluster, life } = this.#options;
     const client = new Client({
       ...cluster,
-      redis: { ...cluster.redis, host: master.host, port: master.port },
-      gate: cluster.gate.node(master),
+      redis: { ...cluster.redis, host: place.host, port: place.port },
+      gate: cluster.gate.node(place),
       // One attempt for who asks for the map; with commands to send it goes on for as long as it takes.
       retry: { ...cluster.retry, attempts: 1 },
       onState: (state, previous) => this.#stateChanged(node, state, previous),
     });
     const node: Node = {
-      ...master,
+      ...place,
       client,
       isHandingOver: false,
       slots: () =>
         within(client.redis.own("cluster", "slots"), ANSWER_MS, () => new Error(`no answer within ${ANSWER_MS} ms`)),
     };
     if (life.aborted) void client.close(0);
-    this.#nodes.set(master.address, node);
+    this.#nodes.set(place.address, node);
     return node;
   }
 
@@ -148,7 +161,10 @@ export class ClusterNodes {
     this.#options.cluster.onState?.(state === "closed" ? "disconnected" : state, previous);
     if (state !== "connecting") return;
     this.#watch();
-    if (previous === "connected") this.#options.onLost(node);
+    if (previous !== "connected") return;
+    this.#options.onLost(node);
+    // What it held can be read elsewhere. Not in this turn: the client is in the midst of its loss.
+    if (this.#options.slots.isReplica(node.address)) queueMicrotask(() => this.leave(node, { handingOver: true }));
   }
 
   /** As long as one is away. */
@@ -178,10 +194,10 @@ export class ClusterNodes {
   }
 
   /** What is open to a node without slots is closed again. */
-  async #ask(master: Master, ms: number): Promise<void> {
+  async #ask(place: Place, ms: number): Promise<void> {
     const { slots } = this.#options;
-    const isNew = !this.#nodes.has(master.address);
-    const node = this.at(master);
+    const isNew = !this.#nodes.has(place.address);
+    const node = this.at(place);
     this.#asked.add(node);
     try {
       await within(node.client.connect(), ms, () => new Error(`no connection within ${Math.round(ms)} ms`));
@@ -196,10 +212,10 @@ export class ClusterNodes {
   }
 
   /** Nodes that have slots, then those that are listed; who is known to be away comes last. */
-  #candidates(): Master[] {
+  #candidates(): Place[] {
     const { slots, cluster } = this.#options;
     const all = new Set([...shuffled(slots.masters), ...cluster.redis.clusterNodes!.map((node) => slots.at(node))]);
-    const isAway = (master: Master): number => Number(cluster.gate.nodeBreaker(master).state !== "closed");
+    const isAway = (place: Place): number => Number(cluster.gate.nodeBreaker(place).state !== "closed");
     return [...all].toSorted((a, b) => isAway(a) - isAway(b));
   }
 
@@ -215,7 +231,7 @@ export class ClusterNodes {
   #unknown(failures: readonly Failure[]): Error {
     const refused = failures.find(({ error }) => error instanceof AuthFailedError);
     if (refused && failures.every(({ error }) => error instanceof AuthFailedError)) return refused.error;
-    const told = failures.map(({ master, error }) => `${master.address} ${reason(error)}`);
+    const told = failures.map(({ place, error }) => `${place.address} ${reason(error)}`);
     return new ConnectFailedError(
       `no connection for ${this.#options.cluster.name} to the Cluster (${told.join("; ")})`,
       { outcome: "not-sent", cause: failures.at(-1)?.error },
@@ -224,7 +240,7 @@ export class ClusterNodes {
 }
 
 interface Failure {
-  readonly master: Master;
+  readonly place: Place;
   readonly error: Error;
 }
 

@@ -2,10 +2,10 @@ import { isOfChannels, notInCluster, redirectionOf, refusedInCluster } from "./c
 import type { ClusterNodes, Node } from "./cluster-nodes.js";
 import { traitOf } from "./commands.js";
 import { NotSentError } from "./errors.js";
-import type { CommandStream, QueuedCommand } from "./handle.js";
+import { type CommandStream, isReadOnly, type QueuedCommand } from "./handle.js";
 import type { RedisConfig } from "./options.js";
 import { isReplyError, replyCode } from "./replies.js";
-import type { Master, SlotMap } from "./slot-map.js";
+import type { Place, SlotMap } from "./slot-map.js";
 import { within } from "./time.js";
 import { msLeft, restartTime } from "./traffic.js";
 
@@ -23,6 +23,9 @@ export interface RouterOptions {
 const MAX_REDIRECTIONS = 8;
 /** The Cluster serves nobody at the moment: until a command is offered again. */
 const LATER_MS = 100;
+
+/** Of a replica that cannot be read at the moment. */
+const NOT_SERVING: ReadonlySet<string> = new Set(["MASTERDOWN", "LOADING", "CLUSTERDOWN"]);
 
 interface PipelineStream {
   readonly destination: { redis: unknown };
@@ -54,7 +57,7 @@ export class ClusterRouter {
     const node = this.#route(command);
     if (!this.#options.isPrivate) return this.#hand(command, node, 0);
     if (isWait(command)) return this.#waitBehind(command, node);
-    this.#last = { command, node };
+    if (!this.#isReplica(node)) this.#last = { command, node };
     return this.#keepPin(command, node) ? this.#handPinned(command, node) : this.#hand(command, node, 0);
   }
 
@@ -106,7 +109,22 @@ export class ClusterRouter {
 
   #route(command: QueuedCommand): Node {
     if (this.#pin) return this.#pin;
-    return isOfChannels(command) ? this.#options.channelNode() : this.#nodeOf(command.getSlot());
+    if (isOfChannels(command)) return this.#options.channelNode();
+    const slot = command.getSlot();
+    return this.#replicaFor(command, slot) ?? this.#nodeOf(slot);
+  }
+
+  /** For a command that only reads, if that may be done there and one serves. */
+  #replicaFor(command: QueuedCommand, slot: number | null): Node | undefined {
+    const { redis, slots, nodes } = this.#options;
+    if (redis.readFrom === "master" || slot === null) return undefined;
+    const owner = slots.owner(slot);
+    const isRead = owner !== undefined && traitOf(command.name) === "plain" && isReadOnly(command.name);
+    return isRead ? nodes.replicaOf(owner) : undefined;
+  }
+
+  #isReplica({ address }: Node): boolean {
+    return this.#options.slots.isReplica(address);
   }
 
   /** Of a slot without an owner any node can say so. */
@@ -155,6 +173,9 @@ export class ClusterRouter {
     // Held, and not written; or a read that `resend` lets be written once more.
     if (node.isHandingOver) return this.#again(command, this.#route(command), redirections);
     if (!isReplyError(error) || redirections >= MAX_REDIRECTIONS) return false;
+    if (!redirection && this.#isReplica(node) && NOT_SERVING.has(replyCode(error))) {
+      return this.#again(command, this.#nodeOf(command.getSlot()), redirections + 1);
+    }
     if (!redirection) return this.#isForLater(error) && this.#offerLater(command, error, redirections);
     if (traitOf(command.name) === "blocking") restartTime(command);
     const { isMoved, to } = redirection;
@@ -170,7 +191,7 @@ export class ClusterRouter {
   }
 
   /** What an answer, or its absence, says about the map. */
-  #learn(error: Error, node: Node): { readonly isMoved: boolean; readonly to: Master } | undefined {
+  #learn(error: Error, node: Node): { readonly isMoved: boolean; readonly to: Place } | undefined {
     const { slots, nodes } = this.#options;
     if (!isReplyError(error)) {
       if ((error as { code?: unknown }).code === "REDTHREAD_COMMAND_TIMEOUT") nodes.refresh();
@@ -179,7 +200,7 @@ export class ClusterRouter {
     const redirection = redirectionOf(error);
     if (!redirection) return undefined;
     const { isMoved, slot, host, port } = redirection;
-    const to = slots.at({ host: host || node.host, port });
+    const to = slots.toldAt({ host: host || node.host, port });
     if (isMoved) {
       slots.moved(slot, to);
       nodes.refresh();

@@ -123,6 +123,9 @@ function crossCheck(values: Values, { problems }: Settings): void {
   if (values.has("redis.clusterNodes") && values.get("redis.db") !== 0) {
     problems.push("redis.db: must be 0, a Cluster has no other database");
   }
+  if (values.get("redis.readFrom") === "replica" && !values.has("redis.clusterNodes")) {
+    problems.push('redis.readFrom: "replica" means nothing without redis.clusterNodes');
+  }
   for (const path of TLS_PATHS) checkTls(path, values.get(path), problems);
 }
 

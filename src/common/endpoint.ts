@@ -1,8 +1,13 @@
-import type { Endpoint } from "./options.js";
+import type { Endpoint, RedisConfig } from "./options.js";
 
 /** As a key of maps, and in messages. */
 export function addressOf({ host, port }: Endpoint): string {
   return `${host}:${port}`;
+}
+
+/** Where that is from here, what a sentinel or a node of a Cluster says. */
+export function translated(told: Endpoint, { natMap }: RedisConfig): Endpoint {
+  return natMap?.[addressOf(told)] ?? told;
 }
 
 /** FNV-1a, for memory that threads share: two addresses that have the same are one in 4 billion. Never 0. */

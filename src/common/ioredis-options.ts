@@ -22,12 +22,13 @@ export const REFUSED_BY_REDTHREAD: ReadonlyMap<string, string> = new Map(
     "redthread asks the sentinels anew at every connect, within redis.connectTimeoutMs":
       "sentinelRetryStrategy sentinelReconnectStrategy sentinelCommandTimeout sentinelMaxConnections " +
       "updateSentinels failoverDetector",
-    "reads from replicas and translated addresses are not supported in this version":
-      "readOnly role preferredSlaves scaleReads natMap",
+    "of Sentinel only the master is used": "role preferredSlaves",
+    "use redis.readFrom": "readOnly scaleReads",
+    "names are connected to as they are given": "dnsLookup",
     "use redis.clusterNodes": "clusterRetryStrategy redisOptions slotsRefreshTimeout slotsRefreshInterval",
     "redthread makes the socket itself": "Connector",
     "it belongs beside redis.ioredis, not into it":
-      "host port path sentinels clusterNodes sentinelUsername sentinelPassword username password db tls keyPrefix scripts url",
+      "host port path sentinels clusterNodes natMap sentinelUsername sentinelPassword username password db tls keyPrefix scripts url",
   }).flatMap(([reason, names]) => names.split(" ").map((name) => [name, reason] as const)),
 );
 

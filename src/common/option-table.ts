@@ -50,6 +50,13 @@ const RESOURCE_LIMITS = fields({
   stackSizeMb: number(1, 1e6),
 });
 const HOST = text(/^[^\s/@?#]+$/, "must be a host name or an address, without scheme or port");
+const NAT_MAP: Kind = {
+  ...mapOf(endpoint(HOST, 6379), /^\S+:\d{1,5}$/, "must be host:port, as the servers say it"),
+  fromText(value) {
+    const pairs = value.split(",").map((pair) => pair.split("="));
+    return Object.fromEntries(pairs.map(([told = "", here = ""]) => [told.trim(), here]));
+  },
+};
 const APP_NAME = text(/^/, "must be text", (name) => name.replace(/[^A-Za-z0-9_.-]/g, "-").slice(0, 64));
 
 /** Every option once: what it may be, its floor, its default. */
@@ -65,6 +72,7 @@ export const OPTIONS: Readonly<Record<OptionPath, Option>> = {
   "redis.sentinelPassword": { kind: text() },
   "redis.sentinelTls": { kind: flagOr(TLS) },
   "redis.clusterNodes": { kind: someOf(endpoint(HOST, 6379)) },
+  "redis.natMap": { kind: NAT_MAP },
   "redis.username": { kind: text(), variable: "REDIS_USERNAME" },
   "redis.password": { kind: text(), variable: "REDIS_PASSWORD" },
   "redis.db": { kind: integer(0, 2 ** 31 - 1), initial: 0, variable: "REDIS_DB" },
@@ -78,6 +86,7 @@ export const OPTIONS: Readonly<Record<OptionPath, Option>> = {
   "redis.heartbeatMs": { kind: integer(50), initial: 10_000 },
   "redis.whenDown": { kind: oneOf("wait", "fail"), initial: "wait" },
   "redis.resend": { kind: oneOf("never", "readonly"), initial: "never" },
+  "redis.readFrom": { kind: oneOf("master", "replica"), initial: "master" },
   "primary.ttlMs": { kind: integer(10), initial: 3_600_000 },
   "primary.jitter": { kind: number(0, 0.5), initial: 0.1 },
   "threads.count": { kind: integer(1, 1_024), compute: () => availableCores() },

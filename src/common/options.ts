@@ -34,6 +34,8 @@ export interface RedisConfig {
   readonly sentinelTls?: false | TlsOptions;
   /** Any nodes of a Cluster, of which one tells where the others are; when set, host, port and path mean nothing. */
   readonly clusterNodes?: readonly Endpoint[];
+  /** Where to find what sentinels and nodes of a Cluster call `host:port`, when that means nothing from here. */
+  readonly natMap?: Readonly<Record<string, Endpoint>>;
   readonly username?: string;
   readonly password?: string;
   /** Default 0. */
@@ -61,6 +63,11 @@ export interface RedisConfig {
    * after the reconnect. Never in a pipeline or transaction, never twice, never past its deadline.
    */
   readonly resend: "never" | "readonly";
+  /**
+   * Of a Cluster: where single commands that only read go, outside of WATCH. A replica may not have yet what its master
+   * has; while none serves, the master is read. Default "master".
+   */
+  readonly readFrom: "master" | "replica";
 }
 
 export interface Endpoint {
@@ -209,7 +216,9 @@ export type CredentialsProvider = () => Credentials | Promise<Credentials>;
 /** Options may be left out or be undefined; both mean: look further down, at last in the defaults. */
 type Optional<T> = { readonly [K in keyof T]?: T[K] | undefined };
 
-export type RedisOptions = Optional<Omit<RedisConfig, "tls" | "sentinels" | "sentinelTls" | "clusterNodes">> & {
+export type RedisOptions = Optional<
+  Omit<RedisConfig, "tls" | "sentinels" | "sentinelTls" | "clusterNodes" | "natMap">
+> & {
   /** redis://user:password@host:port/db, rediss:// for TLS, unix:/path. Fields given beside it win over its parts. */
   readonly url?: string | undefined;
   readonly tls?: boolean | TlsOptions | undefined;
@@ -218,6 +227,8 @@ export type RedisOptions = Optional<Omit<RedisConfig, "tls" | "sentinels" | "sen
   readonly sentinelTls?: boolean | TlsOptions | undefined;
   /** The port is 6379 where none is given. As a variable: `host:port,host:port`. */
   readonly clusterNodes?: readonly { readonly host: string; readonly port?: number | undefined }[] | undefined;
+  /** By `host:port`, as the servers say it. As a variable: `10.0.0.1:6379=localhost:7001,10.0.0.2:6379=…`. */
+  readonly natMap?: Readonly<Record<string, { readonly host: string; readonly port?: number | undefined }>> | undefined;
   /**
    * In place of username and password, whose other sources are then not used. Called on the main thread, before the last
    * credentials expire and when the server refuses them.

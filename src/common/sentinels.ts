@@ -1,4 +1,5 @@
 import type { ConnectionOptions } from "node:tls";
+import { translated } from "./endpoint.js";
 import { AuthFailedError } from "./errors.js";
 import { Wire } from "./handle.js";
 import { errorCode } from "./log.js";
@@ -70,7 +71,7 @@ export class Sentinels {
         signal,
       );
       if (!Array.isArray(address)) throw new Error(`knows no master "${sentinelName}"`);
-      return { host: String(address[0]), port: Number(address[1]) };
+      return translated({ host: String(address[0]), port: Number(address[1]) }, this.#redis);
     } catch (error) {
       // ioredis says "Connection is closed."; why it closed came as an error event.
       throw cause ?? error;

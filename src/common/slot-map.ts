@@ -1,9 +1,9 @@
-import { addressOf } from "./endpoint.js";
+import { addressOf, translated } from "./endpoint.js";
 import type { Endpoint, RedisConfig } from "./options.js";
 import { monotonic } from "./time.js";
 
-/** A node that has slots, or is said to have one. */
-export interface Master extends Endpoint {
+/** Where a node is. */
+export interface Place extends Endpoint {
   readonly address: string;
 }
 
@@ -19,39 +19,68 @@ const SPACING_MS = 200;
 
 /** Which node has which slot, as far as this thread knows: all its clients share what they found out. */
 export class SlotMap {
-  readonly #known = new Map<string, Master>();
-  readonly #owners: (Master | undefined)[] = [];
+  readonly #redis: RedisConfig;
+  readonly #known = new Map<string, Place>();
+  readonly #owners: (Place | undefined)[] = [];
   readonly #listeners = new Set<() => void>();
-  #masters: ReadonlyMap<string, Master> = new Map();
+  #masters: ReadonlyMap<string, Place> = new Map();
+  /** By their masters' addresses; none unless they are read from. */
+  #replicas: ReadonlyMap<string, readonly Place[]> = new Map();
+  #replicaAddresses: ReadonlySet<string> = new Set();
   #asking: Promise<void> | undefined;
   #askedAt = -Infinity;
 
-  static of({ clusterNodes }: RedisConfig): SlotMap {
+  static of(redis: RedisConfig): SlotMap {
+    const { clusterNodes } = redis;
     if (!clusterNodes) throw new Error("without redis.clusterNodes there is no map");
     let made = all.get(clusterNodes);
-    if (!made) all.set(clusterNodes, (made = new SlotMap()));
+    if (!made) all.set(clusterNodes, (made = new SlotMap(redis)));
     return made;
+  }
+
+  private constructor(redis: RedisConfig) {
+    this.#redis = redis;
   }
 
   get isKnown(): boolean {
     return this.#masters.size > 0;
   }
 
-  get masters(): readonly Master[] {
+  get masters(): readonly Place[] {
     return [...this.#masters.values()];
   }
 
-  /** Whether the node has slots. */
-  has(address: string): boolean {
-    return this.#masters.has(address);
+  /** How many nodes are needed: masters, and replicas that are read from. */
+  get size(): number {
+    return this.#masters.size + this.#replicaAddresses.size;
   }
 
-  owner(slot: number): Master | undefined {
+  /** Whether the node has slots, or copies that are read. */
+  has(address: string): boolean {
+    return this.#masters.has(address) || this.#replicaAddresses.has(address);
+  }
+
+  /** Whether the node is read from, and nothing else. */
+  isReplica(address: string): boolean {
+    return this.#replicaAddresses.has(address);
+  }
+
+  /** Who is read from in place of this master. */
+  replicasOf({ address }: Place): readonly Place[] {
+    return this.#replicas.get(address) ?? [];
+  }
+
+  owner(slot: number): Place | undefined {
     return this.#owners[slot];
   }
 
+  /** As `at`, for an address that a node has told. */
+  toldAt(told: Endpoint): Place {
+    return this.at(translated(told, this.#redis));
+  }
+
   /** The one object for an address: two that look alike are the same. */
-  at({ host, port }: Endpoint): Master {
+  at({ host, port }: Endpoint): Place {
     const address = addressOf({ host, port });
     let known = this.#known.get(address);
     if (!known) this.#known.set(address, (known = { host, port, address }));
@@ -59,7 +88,7 @@ export class SlotMap {
   }
 
   /** A node said so itself. */
-  moved(slot: number, to: Master): void {
+  moved(slot: number, to: Place): void {
     this.#owners[slot] = to;
   }
 
@@ -83,19 +112,26 @@ export class SlotMap {
 
   /** Rows of first slot, last slot, master, replicas; a node that does not know its own host is where it was asked. */
   #take(reply: unknown, askedHost: string): void {
-    const rows = Array.isArray(reply) ? (reply as [number, number, [string | null, number]][]) : [];
+    const rows = Array.isArray(reply) ? (reply as [number, number, Told, ...Told[]][]) : [];
     if (rows.length === 0) throw new Error("the node knows of no slots: has the Cluster been made?");
-    const masters = new Map<string, Master>();
+    const placeOf = ([host, port]: Told): Place => this.toldAt({ host: host || askedHost, port: Number(port) });
+    const areRead = this.#redis.readFrom === "replica";
+    const [masters, replicas] = [new Map<string, Place>(), new Map<string, readonly Place[]>()];
     this.#owners.length = 0;
-    for (const [first, last, [host, port]] of rows) {
-      const master = this.at({ host: host || askedHost, port: Number(port) });
+    for (const [first, last, told, ...copies] of rows) {
+      const master = placeOf(told);
       masters.set(master.address, master);
+      if (areRead) replicas.set(master.address, copies.map(placeOf));
       for (let slot = Number(first); slot <= Number(last); slot++) this.#owners[slot] = master;
     }
     this.#masters = masters;
-    for (const address of this.#known.keys()) if (!masters.has(address)) this.#known.delete(address);
+    this.#replicas = replicas;
+    this.#replicaAddresses = new Set([...replicas.values()].flat().map(({ address }) => address));
+    for (const address of this.#known.keys()) if (!this.has(address)) this.#known.delete(address);
     for (const onChange of this.#listeners) onChange();
   }
 }
+
+type Told = readonly [host: string | null, port: number];
 
 const all = new WeakMap<readonly Endpoint[], SlotMap>();

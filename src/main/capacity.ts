@@ -12,11 +12,11 @@ import type { Config } from "../common/options.js";
 export function warnOfFewPlaces(redis: RedisHandle, { threads, connections }: Config, logger: Logger): void {
   const client = clientOf(redis);
   if (!(client instanceof ClusterClient) || connections.max === undefined) return;
-  const { masters } = client;
-  const needed = (threads.count + 2) * masters;
+  const { nodes } = client;
+  const needed = (threads.count + 2) * nodes;
   if (connections.max >= needed) return;
   const advice = "connections.max has too few places for all threads to be connected to all nodes of the Cluster";
-  logger.warn(advice, { max: connections.max, needed, masters });
+  logger.warn(advice, { max: connections.max, needed, nodes });
 }
 
 /** Warns when the server's maxclients cannot hold what this process may open: it would only ever say so by hanging up. */

@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { test } from "node:test";
 import { examine } from "../../src/cli/doctor.js";
 import { connect, disconnect } from "../../src/index.js";
 import { makeCertificates } from "../support/certificates.js";
+import { Cluster } from "../support/cluster.js";
 import { connected, managed, THREADS } from "../support/clustered.js";
 import { eventually } from "../support/gate.js";
 import { code } from "../support/manage.js";
@@ -81,6 +83,36 @@ test("scripts, prefixes and hash tags find the node of their key", LIMIT, async 
   assert.deepEqual(await redis.mget("{tag}a", "{tag}b"), ["1", "2"]);
   await cluster.moveSlot("app:k0", cluster.masters[shard]!, cluster.masters[(shard + 1) % 3]!);
   assert.equal(await addTo("k0", 7), 12);
+});
+
+test("names that mean nothing from here are translated, in the map and in redirections", LIMIT, async (t) => {
+  const cluster = await Cluster.start();
+  const natMap = await cluster.hideBehindNames();
+  const redis = await connect({ env: {}, redis: { ...cluster.redis, natMap, commandTimeoutMs: 2_000 } });
+  t.after(() => disconnect(redis));
+  cluster.watch(t);
+  for (const shard of [0, 1, 2]) assert.equal(await redis.incr(cluster.keyOn(shard)), 1);
+  const [a, b] = cluster.masters;
+  const [key, other] = [cluster.keyOn(0, "asked"), cluster.keyOn(0, "moved")];
+  await cluster.beginMove(key, a!, b!);
+  assert.equal(await redis.incr(key), 1);
+  await cluster.moveSlot(other, a!, b!);
+  assert.equal(await redis.incr(other), 1);
+  const bare = await connect({ env: {}, redis: { ...cluster.redis, commandTimeoutMs: 500 } });
+  t.after(() => disconnect(bare));
+  await assert.rejects(bare.get(key), code("NOT_SENT"));
+});
+
+test("what is published to a sharded channel goes to the channel's node", LIMIT, async (t) => {
+  const [redis, cluster] = await connected(t);
+  for (const shard of [0, 1, 2]) {
+    const channel = cluster.keyOn(shard, "channel");
+    const heard = once(cluster.masters[shard]!.admin, "smessage");
+    await cluster.masters[shard]!.admin.ssubscribe(channel);
+    assert.equal(await redis.spublish(channel, "news"), 1);
+    assert.deepEqual(await heard, [channel, "news"]);
+    await cluster.masters[shard]!.admin.sunsubscribe(channel);
+  }
 });
 
 test("what has no node of its own is refused by name, and not sent", LIMIT, async (t) => {

@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import { setTimeout } from "node:timers/promises";
 import { connect, type ConnectionManager, disconnect, ReplyLostError } from "../../src/index.js";
 import type * as Tasks from "../fixtures/topology-tasks.js";
 import { makeCertificates } from "../support/certificates.js";
 import { CountedLoad } from "../support/counted-load.js";
 import { eventually } from "../support/gate.js";
 import { code, fixture, manage } from "../support/manage.js";
+import { startProxy } from "../support/proxy.js";
 import { type RedisServer, startRedis } from "../support/redis-server.js";
 import { NAME, type SentinelOptions, startSentinel, strangers, Watched } from "../support/sentinel.js";
 
@@ -185,6 +187,24 @@ test(
         return code("AUTH_FAILED")(error);
       },
     );
+  },
+);
+
+test(
+  "the master's address is translated by natMap, and who is there is not taken for one who is elsewhere",
+  LIMIT,
+  async (t) => {
+    const [server, sentinel] = await lone(t);
+    const proxy = await startProxy(server.port);
+    t.after(() => proxy[Symbol.asyncDispose]());
+    const natMap = { [`127.0.0.1:${server.port}`]: { host: "127.0.0.1", port: proxy.port } };
+    const sentinels = [{ host: "127.0.0.1", port: sentinel.port }];
+    const redis = await connect({ env: {}, redis: { sentinels, sentinelName: NAME, natMap } });
+    const id = await redis.client("ID");
+    assert.equal(proxy.connections, 1);
+    await setTimeout(2_500); // the sentinels are asked once a second
+    assert.equal(await redis.client("ID"), id);
+    await disconnect(redis);
   },
 );
 
