@@ -274,23 +274,29 @@ test("a thread's log lines arrive on the main thread with their task", async (t)
   assert.equal(typeof fields["threadId"], "number");
 });
 
-test("a subscription hears messages, survives a kill with a gap told, and ends", async (t) => {
-  const manager = managed(t);
-  const heard: string[] = [];
-  let gaps = 0;
-  const stop = await manager.subscribe("news", (message) => heard.push(message), { onGap: () => gaps++ });
-  await server.admin.publish("news", "one");
-  await eventually(() => heard.length === 1);
-  const subscriber = (await server.clients()).find(({ name }) => name.endsWith(":subscriber"))!;
-  await server.admin.client("KILL", "ID", subscriber.id);
-  await eventually(() => gaps === 1);
-  await server.admin.publish("news", "two");
-  await eventually(() => heard.length === 2);
-  await stop();
-  await stop();
-  assert.equal(await server.admin.publish("news", "three"), 0);
-  assert.deepEqual(heard, ["one", "two"]);
-});
+for (const sharded of [false, true]) {
+  const kind = sharded ? "sharded subscription" : "subscription";
+  test(`a ${kind} hears messages, survives a kill with a gap told, and ends`, async (t) => {
+    const manager = managed(t, { redis: { keyPrefix: "app:" } });
+    const publish = (message: string): Promise<unknown> =>
+      sharded ? server.admin.spublish("app:news", message) : server.admin.publish("news", message);
+    const heard: string[] = [];
+    let gaps = 0;
+    const listen = (message: string, channel: string): number => heard.push(`${channel} ${message}`);
+    const stop = await manager.subscribe("news", listen, { sharded, onGap: () => gaps++ });
+    await publish("one");
+    await eventually(() => heard.length === 1);
+    const subscriber = (await server.clients()).find(({ name }) => name.endsWith(":subscriber"))!;
+    await server.admin.client("KILL", "ID", subscriber.id);
+    await eventually(() => gaps === 1);
+    await publish("two");
+    await eventually(() => heard.length === 2);
+    await stop();
+    await stop();
+    assert.equal(await publish("three"), 0);
+    assert.deepEqual(heard, ["news one", "news two"]);
+  });
+}
 
 test("stats tell of the primary, the connections and each thread without asking it", async (t) => {
   const manager = managed(t, { threads: { count: 1 } });

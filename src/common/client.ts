@@ -342,6 +342,9 @@ export class Client implements Gate {
   }
 
   #transmit(command: QueuedCommand): unknown {
+    // A channel that ioredis subscribes again has its prefix, and was given it once more.
+    if (command.name === "ssubscribe")
+      command.args[0] = String(command.args[0]).slice(this.#options.redis.keyPrefix.length);
     const written = this.redis.transmit(command);
     (written as Promise<unknown>).catch(() => {}); // ioredis leaves its own re-SUBSCRIBE and SELECT unheard
     return written;

@@ -1,6 +1,7 @@
 import { ClusterChannels } from "./cluster-channels.js";
 import { ClusterNodes, type ClusterOptions } from "./cluster-nodes.js";
 import { ClusterRouter } from "./cluster-router.js";
+import { ClusterShards } from "./cluster-shards.js";
 import { type ConnectionState, ioredisOptions } from "./client.js";
 import { NeedsDedicatedError, NotSentError } from "./errors.js";
 import { type CommandStream, type Gate, Handle, type QueuedCommand } from "./handle.js";
@@ -24,6 +25,7 @@ export class ClusterClient implements Gate {
   readonly #nodes: ClusterNodes;
   readonly #router: ClusterRouter;
   readonly #channels: ClusterChannels;
+  readonly #shards: ClusterShards;
   readonly #listeners: OwnListeners;
   readonly #life = new AbortController();
   #wasConnected = false;
@@ -47,7 +49,10 @@ export class ClusterClient implements Gate {
       closeMs,
       isPrivate,
       life,
-      onLost: (node) => this.#channels.lost(node),
+      onLost: (node) => {
+        this.#channels.lost(node);
+        this.#shards.lost(node);
+      },
     });
     const onMoved = (): void => onReconnected?.();
     this.#channels = new ClusterChannels({ redis: this.redis, nodes: this.#nodes, life, onMoved });
@@ -57,6 +62,15 @@ export class ClusterClient implements Gate {
       slots: this.#slots,
       isPrivate,
       channelNode: () => this.#channels.node,
+      onHand: (command, node) => this.#shards.handed(command, node),
+    });
+    this.#shards = new ClusterShards({
+      redis: this.redis,
+      nodes: this.#nodes,
+      slots: this.#slots,
+      life,
+      learn: (error, node) => this.#router.learn(error, node),
+      onMoved,
     });
     this.#listeners = new OwnListeners(this.redis);
   }
@@ -103,6 +117,7 @@ export class ClusterClient implements Gate {
     this.#listeners.removeForeign();
     this.#router.reset();
     this.#channels.reset();
+    this.#shards.reset();
     const repairing = [...this.#nodes].map(async (node) => {
       const isGood = await node.client.reset().catch(() => false);
       if (!isGood) this.#nodes.leave(node, { handingOver: false });
@@ -132,6 +147,7 @@ export class ClusterClient implements Gate {
     if (stream) return this.#router.sendPiped(command, stream);
     const sent = this.#router.send(command);
     this.#channels.sent(command);
+    this.#shards.sent(command);
     return sent;
   }
 

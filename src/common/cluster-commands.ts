@@ -14,16 +14,22 @@ export function isOfChannels(command: QueuedCommand): boolean {
   return traitOf(command.name) === "session" && OF_CHANNELS.has(command.name.toLowerCase());
 }
 
+/** SSUBSCRIBE and SUNSUBSCRIBE: at the node that has the channel's slot. */
+export function isOfShards(command: QueuedCommand): boolean {
+  return traitOf(command.name) === "session" && OF_SHARDS.has(command.name.toLowerCase());
+}
+
 /** Why this command cannot run in a Cluster, if so. `isPinned`: a WATCH has chosen the node. */
 export function refusedInCluster(command: QueuedCommand, isPinned: boolean): NotInClusterError | undefined {
   const name = command.name.toLowerCase();
   if (OF_ALL_NODES.has(name)) return notInCluster(name, "it concerns all nodes, and is not sent to each");
-  if (OF_SHARDS.has(name)) return notInCluster(name, "sharded channels are not supported");
+  if (name === "sunsubscribe" && command.args.length === 0)
+    return notInCluster(name, "it has to say which channels, each is at a node of its own");
   const trait = traitOf(name);
   if (trait === "multi" && !isPinned)
     return notInCluster(name, "its node is not known yet: WATCH a key first, or use multi() with its commands");
   if (trait === "select" && String(command.args[0]) !== "0") return notInCluster(name, "there is database 0 only");
-  if (trait === "session" && !OF_CHANNELS.has(name))
+  if (trait === "session" && !OF_CHANNELS.has(name) && !OF_SHARDS.has(name))
     return notInCluster(name, "it would change the connection to one node only");
   return undefined;
 }

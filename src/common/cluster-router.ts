@@ -1,4 +1,4 @@
-import { isOfChannels, notInCluster, redirectionOf, refusedInCluster } from "./cluster-commands.js";
+import { isOfChannels, isOfShards, notInCluster, redirectionOf, refusedInCluster } from "./cluster-commands.js";
 import type { ClusterNodes, Node } from "./cluster-nodes.js";
 import { traitOf } from "./commands.js";
 import { NotSentError } from "./errors.js";
@@ -17,6 +17,8 @@ export interface RouterOptions {
   readonly isPrivate: boolean;
   /** Where subscriptions are. */
   readonly channelNode: () => Node;
+  /** Before a command, or one that was redirected, goes to a node. */
+  readonly onHand: (command: QueuedCommand, node: Node) => void;
 }
 
 /** A command that so many nodes sent on is not sent on any more. */
@@ -67,9 +69,10 @@ export class ClusterRouter {
     if (!first) return undefined;
     const hasMulti = pipeline.some(({ name }) => traitOf(name) === "multi");
     for (const command of pipeline) {
-      const refused = isOfChannels(command)
-        ? notInCluster(command.name, "in a pipeline it has no node of its own")
-        : refusedInCluster(command, hasMulti);
+      const refused =
+        isOfChannels(command) || isOfShards(command)
+          ? notInCluster(command.name, "in a pipeline it has no node of its own")
+          : refusedInCluster(command, hasMulti);
       if (refused) return refused;
     }
     const slots = pipeline.map((command) => command.getSlot()).filter((slot) => slot !== null);
@@ -107,6 +110,24 @@ export class ClusterRouter {
     this.#later.clear();
   }
 
+  /** What an answer, or its absence, says about the map. */
+  learn(error: Error, node: Node): { readonly isMoved: boolean; readonly to: Place } | undefined {
+    const { slots, nodes } = this.#options;
+    if (!isReplyError(error)) {
+      if ((error as { code?: unknown }).code === "REDTHREAD_COMMAND_TIMEOUT") nodes.refresh();
+      return undefined;
+    }
+    const redirection = redirectionOf(error);
+    if (!redirection) return undefined;
+    const { isMoved, slot, host, port } = redirection;
+    const to = slots.toldAt({ host: host || node.host, port });
+    if (isMoved) {
+      slots.moved(slot, to);
+      nodes.refresh();
+    }
+    return { isMoved, to };
+  }
+
   #route(command: QueuedCommand): Node {
     if (this.#pin) return this.#pin;
     if (isOfChannels(command)) return this.#options.channelNode();
@@ -139,6 +160,7 @@ export class ClusterRouter {
       command.reject = settle;
       if (!this.#follow(command, node, error, redirections)) settle.call(command, error);
     };
+    this.#options.onHand(command, node);
     return node.client.send(command);
   }
 
@@ -148,7 +170,7 @@ export class ClusterRouter {
     command.reject = (error) => {
       command.reject = settle;
       // One that was not accepted holds nobody here.
-      if (this.#learn(error, node) && traitOf(command.name) === "watch" && this.#pin === node) this.#pin = undefined;
+      if (this.learn(error, node) && traitOf(command.name) === "watch" && this.#pin === node) this.#pin = undefined;
       settle.call(command, error);
     };
     return node.client.send(command);
@@ -160,7 +182,7 @@ export class ClusterRouter {
     command.reject = (error) => {
       command.reject = settle;
       if (node.isHandingOver && !isPinned) return this.#rePipe(command, stream, way);
-      this.#learn(error, node);
+      this.learn(error, node);
       settle.call(command, error);
     };
     return node.client.send(command, stream);
@@ -168,7 +190,7 @@ export class ClusterRouter {
 
   /** Whether the command is on its way again, or will be. */
   #follow(command: QueuedCommand, node: Node, error: Error, redirections: number): boolean {
-    const redirection = this.#learn(error, node);
+    const redirection = this.learn(error, node);
     if (msLeft(command) <= 0) return false;
     // Held, and not written; or a read that `resend` lets be written once more.
     if (node.isHandingOver) return this.#again(command, this.#route(command), redirections);
@@ -188,24 +210,6 @@ export class ClusterRouter {
     if (this.#last?.command === command) this.#last.node = node;
     heard(this.#hand(command, node, redirections));
     return true;
-  }
-
-  /** What an answer, or its absence, says about the map. */
-  #learn(error: Error, node: Node): { readonly isMoved: boolean; readonly to: Place } | undefined {
-    const { slots, nodes } = this.#options;
-    if (!isReplyError(error)) {
-      if ((error as { code?: unknown }).code === "REDTHREAD_COMMAND_TIMEOUT") nodes.refresh();
-      return undefined;
-    }
-    const redirection = redirectionOf(error);
-    if (!redirection) return undefined;
-    const { isMoved, slot, host, port } = redirection;
-    const to = slots.toldAt({ host: host || node.host, port });
-    if (isMoved) {
-      slots.moved(slot, to);
-      nodes.refresh();
-    }
-    return { isMoved, to };
   }
 
   /** ASKING counts for the next command only: both leave in one turn, on a connection that is there. */

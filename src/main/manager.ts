@@ -106,7 +106,7 @@ export class ConnectionManager<
     });
     this.#primary = this.#shared("primary", { ttlMs: primary.ttlMs, jitter: primary.jitter });
     this.#subscriber = this.#shared("subscriber", {}, () => this.#subscriptions.reconnected());
-    this.#subscriptions = new Subscriptions(this.#subscriber, this.#logger);
+    this.#subscriptions = new Subscriptions(this.#subscriber, this.#logger, this.#config.redis.keyPrefix);
     this.#threads = this.#startThreads();
     this.#recycler = new Recycler({
       ...threads,

@@ -4,6 +4,11 @@ import { errorCode, type Logger } from "../common/log.js";
 export type OnMessage = (message: string, channel: string) => void;
 
 export interface SubscribeOptions {
+  /**
+   * The channel belongs to the shard of a Cluster that its name leads to, and hears only what is published by SPUBLISH.
+   * Default false.
+   */
+  readonly sharded?: boolean;
   /** Called after each reconnect: messages published meanwhile were missed. */
   readonly onGap?: () => void;
 }
@@ -13,53 +18,64 @@ interface Subscriber {
   readonly onGap: (() => void) | undefined;
 }
 
+type Channels = Map<string, Set<Subscriber>>;
+
 /** All subscriptions of the main thread, on one connection that restores them by itself. */
 export class Subscriptions {
   readonly #client: SharedClient;
   readonly #logger: Logger;
-  readonly #channels = new Map<string, Set<Subscriber>>();
+  readonly #keyPrefix: string;
+  readonly #channels: Channels = new Map();
+  readonly #sharded: Channels = new Map();
   #listening = false;
 
-  constructor(client: SharedClient, logger: Logger) {
+  /** A sharded channel is a key, and has the `keyPrefix`; a plain one has not. */
+  constructor(client: SharedClient, logger: Logger, keyPrefix: string) {
     this.#client = client;
     this.#logger = logger;
+    this.#keyPrefix = keyPrefix;
   }
 
   /** Subscribed when it resolves; the function it gives ends this one subscription and is idempotent. */
   async subscribe(
     channel: string,
     onMessage: OnMessage,
-    { onGap }: SubscribeOptions = {},
+    { sharded = false, onGap }: SubscribeOptions = {},
   ): Promise<() => Promise<void>> {
     const redis = await this.#client.get();
     if (!this.#listening) {
       this.#listening = true;
-      redis.on("message", (heard: string, message: string) => this.#deliver(heard, message));
+      redis.on("message", (heard: string, message: string) => this.#deliver(this.#channels, heard, message));
+      redis.on("smessage", (heard: string, message: string) => {
+        this.#deliver(this.#sharded, heard.slice(this.#keyPrefix.length), message);
+      });
     }
+    const channels = sharded ? this.#sharded : this.#channels;
     const subscriber: Subscriber = { onMessage, onGap };
-    const others = this.#channels.get(channel);
+    const others = channels.get(channel);
     if (others) others.add(subscriber);
-    else this.#channels.set(channel, new Set([subscriber]));
+    else channels.set(channel, new Set([subscriber]));
     try {
-      await redis.subscribe(channel);
+      await (sharded ? redis.ssubscribe(channel) : redis.subscribe(channel));
     } catch (error) {
-      this.#drop(channel, subscriber);
+      drop(channels, channel, subscriber);
       throw error;
     }
     return async () => {
-      if (this.#drop(channel, subscriber) && this.#client.state === "connected") await redis.unsubscribe(channel);
+      if (!drop(channels, channel, subscriber) || this.#client.state !== "connected") return;
+      await (sharded ? redis.sunsubscribe(channel) : redis.unsubscribe(channel));
     };
   }
 
   /** The connection is back, and with it every subscription. */
   reconnected(): void {
-    for (const subscribers of this.#channels.values()) {
+    for (const subscribers of [...this.#channels.values(), ...this.#sharded.values()]) {
       for (const { onGap } of subscribers) if (onGap) this.#call(onGap);
     }
   }
 
-  #deliver(channel: string, message: string): void {
-    for (const { onMessage } of this.#channels.get(channel) ?? []) this.#call(() => onMessage(message, channel));
+  #deliver(channels: Channels, channel: string, message: string): void {
+    for (const { onMessage } of channels.get(channel) ?? []) this.#call(() => onMessage(message, channel));
   }
 
   /** One listener's bug must not keep the message from the others. */
@@ -70,12 +86,12 @@ export class Subscriptions {
       this.#logger.error("a subscriber threw", { code: errorCode(error) });
     }
   }
+}
 
-  /** True when the channel has no subscriber any more. */
-  #drop(channel: string, subscriber: Subscriber): boolean {
-    const subscribers = this.#channels.get(channel);
-    if (!subscribers?.delete(subscriber) || subscribers.size > 0) return false;
-    this.#channels.delete(channel);
-    return true;
-  }
+/** True when the channel has no subscriber any more. */
+function drop(channels: Channels, channel: string, subscriber: Subscriber): boolean {
+  const subscribers = channels.get(channel);
+  if (!subscribers?.delete(subscriber) || subscribers.size > 0) return false;
+  channels.delete(channel);
+  return true;
 }

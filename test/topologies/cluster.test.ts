@@ -99,8 +99,8 @@ test("names that mean nothing from here are translated, in the map and in redire
   await cluster.moveSlot(other, a!, b!);
   assert.equal(await redis.incr(other), 1);
   const bare = await connect({ env: {}, redis: { ...cluster.redis, commandTimeoutMs: 500 } });
-  t.after(() => disconnect(bare));
   await assert.rejects(bare.get(key), code("NOT_SENT"));
+  await disconnect(bare);
 });
 
 test("what is published to a sharded channel goes to the channel's node", LIMIT, async (t) => {
@@ -115,6 +115,54 @@ test("what is published to a sharded channel goes to the channel's node", LIMIT,
   }
 });
 
+test(
+  "a sharded subscription is at its channel's node, goes where its slot goes, and survives the connection and the node",
+  LIMIT,
+  async (t) => {
+    const [manager, cluster] = await managed(t, { replicas: 1 }, { redis: { keyPrefix: "app:" } });
+    const [a, b, c] = cluster.masters;
+    const channels = [0, 1, 2].map((shard) => cluster.keyOn(shard, "app:news").slice("app:".length));
+    const heard: string[] = [];
+    let gaps = 0;
+    const options = { sharded: true, onGap: () => gaps++ };
+    const listen = (message: string, from: string): number => heard.push(`${message} on ${from}`);
+    const ends = await Promise.all(channels.map((channel) => manager.subscribe(channel, listen, options)));
+    const redis = await manager.getRedis();
+    const publish = async (message: string): Promise<void> => {
+      for (const channel of channels) {
+        await eventually(
+          async () => (await redis.spublish(channel, message)) === 1,
+          30_000,
+          `${channel} is subscribed`,
+        );
+        await eventually(() => heard.at(-1) === `${message} on ${channel}`);
+      }
+    };
+    await publish("first");
+    for (const node of cluster.masters)
+      assert.equal(((await node.admin.call("PUBSUB", "SHARDCHANNELS")) as []).length, 1);
+    assert.equal(gaps, 0);
+
+    await cluster.moveSlot(`app:${channels[0]}`, a!, b!);
+    await publish("moved");
+    assert.ok(gaps > 0);
+    for (const node of cluster.masters) await node.admin.call("CLIENT", "KILL", "TYPE", "pubsub");
+    await publish("reconnected");
+    await c!.kill();
+    await publish("failed over");
+    assert.equal(heard.length, 4 * channels.length);
+
+    const dedicated = manager.run("hear", channels[1]!);
+    await eventually(async () => (await redis.spublish(channels[1]!, "lease")) === 2, 10_000);
+    assert.deepEqual(await dedicated, [`app:${channels[1]}`, "lease"]);
+    await Promise.all(ends.map((end) => end()));
+    for (const channel of channels) await eventually(async () => (await redis.spublish(channel, "over")) === 0);
+    await c!.start();
+    await manager.shutdown();
+    assert.equal(await cluster.connections(), 0);
+  },
+);
+
 test("what has no node of its own is refused by name, and not sent", LIMIT, async (t) => {
   const [manager, cluster] = await managed(t);
   const redis = await manager.getRedis();
@@ -123,7 +171,8 @@ test("what has no node of its own is refused by name, and not sent", LIMIT, asyn
     redis.flushall(),
     redis.keys("*"),
     redis.scan(0),
-    redis.ssubscribe("x"),
+    redis.sunsubscribe(),
+    redis.pipeline().ssubscribe("x").exec(),
     redis.readonly(),
   ];
   for (const one of refused) await assert.rejects(one, code("NOT_IN_CLUSTER"));
