@@ -129,7 +129,7 @@ export class ClusterShards {
   #note(command: QueuedCommand): void {
     const names = command.args.map(String);
     if (command.name.toLowerCase() === "sunsubscribe") return names.forEach((name) => void this.#channels.delete(name));
-    const slot = command.getSlot()!;
+    const slot = command.getSlot();
     const { node, moves } = this.#asked.get(command)!;
     const isThere = moves === this.#moves && this.#options.nodes.isIn(node); // what tells of its end may have passed
     const channels = names.map((name): Channel => ({ name, slot, node: isThere ? node : undefined }));

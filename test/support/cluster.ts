@@ -110,7 +110,6 @@ export class Cluster implements AsyncDisposable {
 
   /** From now on the nodes tell names that lead nowhere; gives the way to find them all the same, for `natMap`. */
   async hideBehindNames(): Promise<Record<string, { host: string; port: number }>> {
-    const nameOf = ({ port }: RedisServer): string => `node-${port}.invalid`;
     for (const node of this.nodes) {
       await node.admin.config("SET", "cluster-announce-hostname", nameOf(node));
       await node.admin.config("SET", "cluster-preferred-endpoint-type", "hostname");
@@ -201,6 +200,11 @@ export class Cluster implements AsyncDisposable {
       seen.length === this.masters.length && seen.every((row) => row.length === 3 + (this.replicas.length > 0 ? 1 : 0));
     return areKnown && links.every((link) => /master_link_status:up/.test(link));
   }
+}
+
+/** Of no use to anybody. */
+function nameOf({ port }: RedisServer): string {
+  return `node-${port}.invalid`;
 }
 
 function slotOf(key: string): number {
