@@ -106,7 +106,7 @@ const modules = defineConfig({
 const declarations = defineConfig({
   input: Object.fromEntries(faces.map((name) => [name, join(root, "dist", `${name}.d.ts`)])),
   external: (id) => !isOurs(id),
-  plugins: [dts({ dtsOnly: true, tsconfig: false, generator: "oxc" })],
+  plugins: [dts({ dtsInput: true, tsconfig: false })],
   output: { dir: "lib", chunkFileNames: "src/chunks/[name].d.ts" },
 });
 
