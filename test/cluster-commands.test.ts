@@ -14,11 +14,23 @@ test("a redirection names slot, host and port, whatever kind of address it is", 
 });
 
 test("a command is refused in a Cluster by what it is, in any spelling", () => {
-  for (const name of ["SCAN", "dbsize", "FlushAll", "script", "ssubscribe", "monitor", "readonly", "hello", "multi"]) {
+  for (const name of [
+    "SCAN",
+    "dbsize",
+    "FlushAll",
+    "script",
+    "sunsubscribe",
+    "monitor",
+    "readonly",
+    "hello",
+    "multi",
+  ]) {
     assert.ok(isRefused(name), name);
   }
-  for (const name of ["get", "PING", "subscribe", "watch", "exec", "info"]) assert.ok(!isRefused(name), name);
+  for (const name of ["get", "PING", "subscribe", "SSubscribe", "spublish", "watch", "exec", "info"])
+    assert.ok(!isRefused(name), name);
   assert.ok(!isRefused("multi", [], true));
+  assert.ok(!isRefused("sunsubscribe", ["news"])); // without a name it is meant for every node
   assert.deepEqual([isRefused("select", ["0"]), isRefused("select", ["1"])], [false, true]);
 });
 

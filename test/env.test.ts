@@ -154,8 +154,8 @@ test("natMap is an object, in the environment text of pairs; what is no address 
   const option = { "10.0.0.1:6379": { host: "a", port: 7001 }, "::1:6379": { host: "b" } };
   assert.deepEqual(loadConfig({ env: {}, redis: { natMap: option } }, NOWHERE).redis.natMap, natMap);
   assert.deepEqual(problemsOf({ env: { REDTHREAD_REDIS_NAT_MAP: "10.0.0.1=a,10.0.0.2:1" } }), [
-    "redis.natMap.10.0.0.1 (REDTHREAD_REDIS_NAT_MAP): must be host:port, as the servers say it",
-    "redis.natMap.10.0.0.2:1 (REDTHREAD_REDIS_NAT_MAP): must be host:port, or an object of host and port, got nothing",
+    "redis.natMap.10.0.0.1 (REDTHREAD_REDIS_NAT_MAP in the environment): must be host:port, as the servers say it",
+    "redis.natMap.10.0.0.2:1 (REDTHREAD_REDIS_NAT_MAP in the environment): must be host:port, or an object of host and port, got nothing",
   ]);
 });
 
