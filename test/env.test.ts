@@ -153,9 +153,20 @@ test("natMap is an object, in the environment text of pairs; what is no address 
   assert.deepEqual(load(env).redis.natMap, natMap);
   const option = { "10.0.0.1:6379": { host: "a", port: 7001 }, "::1:6379": { host: "b" } };
   assert.deepEqual(loadConfig({ env: {}, redis: { natMap: option } }, NOWHERE).redis.natMap, natMap);
-  assert.deepEqual(problemsOf({ env: { REDTHREAD_REDIS_NAT_MAP: "10.0.0.1=a,10.0.0.2:1" } }), [
-    "redis.natMap.10.0.0.1 (REDTHREAD_REDIS_NAT_MAP in the environment): must be host:port, as the servers say it",
-    "redis.natMap.10.0.0.2:1 (REDTHREAD_REDIS_NAT_MAP in the environment): must be host:port, or an object of host and port, got nothing",
+  const problem = (text: string): unknown => problemsOf({ env: { REDTHREAD_REDIS_NAT_MAP: text } }).join();
+  const inEnvironment = "(REDTHREAD_REDIS_NAT_MAP in the environment): must be";
+  for (const text of ["10.0.0.1=a", "10.0.0.1:1", "10.0.0.1:1=a=b", "user:secret@10.0.0.1:1=a"]) {
+    assert.equal(
+      problem(text),
+      `redis.natMap ${inEnvironment} pairs of addresses, host:port=host:port, separated by commas`,
+    );
+  }
+  assert.equal(
+    problem("10.0.0.2:1="),
+    `redis.natMap.10.0.0.2:1 ${inEnvironment} host:port, or an object of host and port, got nothing`,
+  );
+  assert.deepEqual(problemsOf({ env: {}, redis: { natMap: { "10.0.0.1": { host: "a" } } } }), [
+    "redis.natMap.10.0.0.1 (option): must be host:port, as the servers say it",
   ]);
 });
 

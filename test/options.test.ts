@@ -24,6 +24,7 @@ test("without options everything has the documented default", () => {
       heartbeatMs: 10_000,
       whenDown: "wait",
       resend: "never",
+      readFrom: "master",
     },
     primary: { ttlMs: 3_600_000, jitter: 0.1 },
     threads: { count: 3, concurrency: 32, startTimeoutMs: 10_000 },

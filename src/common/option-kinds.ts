@@ -108,6 +108,20 @@ export function mapOf(kind: Kind, names: RegExp, must: string): Kind {
   };
 }
 
+/** Also as text, name=value,name=value. A name that is none is not shown: in the wrong variable it may be a secret. */
+export function mapOfText(map: Kind, names: RegExp, must: string): Kind {
+  return {
+    fromText(value) {
+      const pairs = value.split(",").map((pair) => pair.trim().split("="));
+      const areNamed = pairs.every(
+        ([name = "", one, ...more]) => names.test(name) && one !== undefined && more.length === 0,
+      );
+      return areNamed ? Object.fromEntries(pairs) : value;
+    },
+    parse: (raw, complain) => (typeof raw === "string" ? complain(must) : map.parse(raw, complain)),
+  };
+}
+
 export function listOf(kind: Kind): Kind {
   return {
     parse(raw, complain) {

@@ -1,7 +1,18 @@
 import { availableCores } from "./cores.js";
 import { IOREDIS_OPTIONS } from "./ioredis-options.js";
 import { LOG_FORMATS, LOG_LEVELS } from "./log.js";
-import { endpoint, fields, flag, flagOr, integer, integerOrInfinity, listOf, mapOf, number } from "./option-kinds.js";
+import {
+  endpoint,
+  fields,
+  flag,
+  flagOr,
+  integer,
+  integerOrInfinity,
+  listOf,
+  mapOf,
+  mapOfText,
+  number,
+} from "./option-kinds.js";
 import { oneOf, pem, someOf, text, type Kind } from "./option-kinds.js";
 import type { Config } from "./options.js";
 
@@ -50,13 +61,12 @@ const RESOURCE_LIMITS = fields({
   stackSizeMb: number(1, 1e6),
 });
 const HOST = text(/^[^\s/@?#]+$/, "must be a host name or an address, without scheme or port");
-const NAT_MAP: Kind = {
-  ...mapOf(endpoint(HOST, 6379), /^\S+:\d{1,5}$/, "must be host:port, as the servers say it"),
-  fromText(value) {
-    const pairs = value.split(",").map((pair) => pair.split("="));
-    return Object.fromEntries(pairs.map(([told = "", here = ""]) => [told.trim(), here]));
-  },
-};
+const TOLD = /^[^\s/@?#=,]+:\d{1,5}$/;
+const NAT_MAP = mapOfText(
+  mapOf(endpoint(HOST, 6379), TOLD, "must be host:port, as the servers say it"),
+  TOLD,
+  "must be pairs of addresses, host:port=host:port, separated by commas",
+);
 const APP_NAME = text(/^/, "must be text", (name) => name.replace(/[^A-Za-z0-9_.-]/g, "-").slice(0, 64));
 
 /** Every option once: what it may be, its floor, its default. */
