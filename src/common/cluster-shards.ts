@@ -59,7 +59,7 @@ export class ClusterShards {
 
   /** The connection to this node is gone, or going. */
   lost(node: Node): void {
-    this.#heard.delete(node);
+    if (!this.#options.nodes.isIn(node)) this.#heard.delete(node); // else it comes back, with its listeners
     const channels = this.#taken(node);
     if (channels.length === 0) return;
     // Not in this turn: the client is in the midst of its loss.

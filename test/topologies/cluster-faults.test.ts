@@ -226,7 +226,7 @@ test("a shutdown while a node is dead leaves no connection and rejects what wait
   const settled = Promise.allSettled(waiting);
   await manager.shutdown({ drainMs: 200, closeMs: 1_000 });
   assert.ok((await settled).every(({ status }) => status === "rejected"));
-  assert.equal(await cluster.connections(), 0);
+  await eventually(async () => (await cluster.connections()) === 0); // of a thread that was ended a server learns by itself
   await cluster.masters[0]!.start();
 });
 

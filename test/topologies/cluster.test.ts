@@ -157,6 +157,14 @@ test(
     assert.deepEqual(await dedicated, [`app:${channels[1]}`, "lease"]);
     await Promise.all(ends.map((end) => end()));
     for (const channel of channels) await eventually(async () => (await redis.spublish(channel, "over")) === 0);
+
+    for (const node of [a!, b!]) await node.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+    const end = await manager.subscribe(channels[1]!, listen, options);
+    heard.length = 0;
+    await eventually(async () => (await redis.spublish(channels[1]!, "again")) === 1, 10_000);
+    await eventually(() => heard.length > 0);
+    assert.deepEqual(heard, [`again on ${channels[1]}`]);
+    await end();
     await c!.start();
     await manager.shutdown();
     assert.equal(await cluster.connections(), 0);
