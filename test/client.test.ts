@@ -134,6 +134,18 @@ test("subscriptions come back after a kill, and the owner is told of the gap", a
   assert.deepEqual(heard, ["one", "two"]);
 });
 
+test("a sharded channel that is wanted while the connection comes back has its prefix once, as those it comes back with", async (t) => {
+  const client = await open(t, { role: "subscriber", redis: { keyPrefix: "app:" } });
+  await client.redis.ssubscribe("news");
+  const wanted = new Promise((resolve) => {
+    client.redis.once("ready", () => resolve(client.redis.ssubscribe("weather"))); // its handshake is not over
+  });
+  await kill(client);
+  await wanted;
+  const channels = (await server.admin.call("PUBSUB", "SHARDCHANNELS")) as string[];
+  assert.deepEqual(channels.toSorted(), ["app:news", "app:weather"]);
+});
+
 test("a command issued while the server is away waits for its return", async (t) => {
   const own = await startRedis();
   t.after(() => own.stop());

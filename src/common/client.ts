@@ -52,6 +52,8 @@ export class Client implements Gate {
   #receivedAt = 0;
   #connectingSince = 0;
   #isReconnect = false;
+  /** ioredis has sent again what its former connection was subscribed to. */
+  #isRestored = false;
   /** How many UNWATCHs of `reset` are under way. */
   #unwatching = 0;
   #checking: Promise<boolean> | undefined;
@@ -92,6 +94,8 @@ export class Client implements Gate {
     this.redis.on("error", (error: Error) => {
       this.#dialer.lastError = error;
     });
+    this.redis.on("connect", () => (this.#isRestored = false));
+    this.redis.on("ready", () => (this.#isRestored = true));
     this.#listeners = new OwnListeners(this.redis);
     // Who holds a dedicated one is not to find an AUTH between two commands: see renewLogin.
     if (role !== "dedicated") this.#unlisten = options.logins?.listen(() => this.renewLogin());
@@ -333,12 +337,15 @@ export class Client implements Gate {
     if (!this.#life.signal.aborted) void this.#startConnecting(FOR_EVER);
   }
 
-  /** What ioredis itself sends while it connects; a user's command of that name in that instant does no harm. */
+  /**
+   * What ioredis itself sends while it connects; a user's command of that name before the end of the handshake does no
+   * harm. The event "ready" comes after what it sends in that status.
+   */
   #belongsToHandshake(command: QueuedCommand): boolean {
     if (this.#state !== "connecting") return false;
     const trait = traitOf(command.name);
     if (this.redis.status === "connect") return trait === "session" || trait === "select" || trait === "client";
-    return this.redis.status === "ready" && (trait === "session" || trait === "select");
+    return this.redis.status === "ready" && !this.#isRestored && (trait === "session" || trait === "select");
   }
 
   #transmit(command: QueuedCommand): unknown {

@@ -1,5 +1,4 @@
 import type { ClusterNodes, Node } from "./cluster-nodes.js";
-import { isOfChannels } from "./cluster-commands.js";
 import type { Handle, QueuedCommand } from "./handle.js";
 import { sleep } from "./time.js";
 
@@ -36,12 +35,13 @@ export class ClusterChannels {
     return this.#node ?? this.#choose();
   }
 
-  sent(command: QueuedCommand): void {
-    if (!isOfChannels(command)) return;
-    command.promise.then(
-      () => this.#note(command),
-      () => {}, // heard by who sent it
-    );
+  /** The command has had its effect. */
+  answered({ name, args }: QueuedCommand): void {
+    const names = args.map(String);
+    const known = name.toLowerCase().startsWith("p") ? this.#patterns : this.#channels;
+    if (!/^p?un/i.test(name)) return names.forEach((one) => known.add(one));
+    if (names.length === 0) known.clear();
+    for (const one of names) known.delete(one);
   }
 
   /** The connection to this node is gone, or going. */
@@ -88,13 +88,5 @@ export class ClusterChannels {
       node.client.redis.on(event, (...args: unknown[]) => void this.#options.redis.emit(event, ...args));
     }
     return (this.#node = node);
-  }
-
-  #note({ name, args }: QueuedCommand): void {
-    const names = args.map(String);
-    const known = name.toLowerCase().startsWith("p") ? this.#patterns : this.#channels;
-    if (!/^p?un/i.test(name)) return names.forEach((one) => known.add(one));
-    if (names.length === 0) known.clear();
-    for (const one of names) known.delete(one);
   }
 }

@@ -2,7 +2,9 @@ import { ClusterChannels } from "./cluster-channels.js";
 import { ClusterNodes, type ClusterOptions } from "./cluster-nodes.js";
 import { ClusterRouter } from "./cluster-router.js";
 import { ClusterShards } from "./cluster-shards.js";
+import { isOfChannels, isOfShards } from "./cluster-commands.js";
 import { type ConnectionState, ioredisOptions } from "./client.js";
+import { traitOf } from "./commands.js";
 import { NeedsDedicatedError, NotSentError } from "./errors.js";
 import { type CommandStream, type Gate, Handle, type QueuedCommand } from "./handle.js";
 import type { ClientRole } from "./names.js";
@@ -146,8 +148,7 @@ export class ClusterClient implements Gate {
     }
     if (stream) return this.#router.sendPiped(command, stream);
     const sent = this.#router.send(command);
-    this.#channels.sent(command);
-    this.#shards.sent(command);
+    if (traitOf(command.name) === "session") this.#noteAnswer(command);
     return sent;
   }
 
@@ -165,6 +166,16 @@ export class ClusterClient implements Gate {
       throw new NeedsDedicatedError(message, { outcome: "not-sent", command: "quit" });
     }
     await this.close(ms);
+  }
+
+  #noteAnswer(command: QueuedCommand): void {
+    command.promise.then(
+      () => {
+        if (isOfChannels(command)) this.#channels.answered(command);
+        else if (isOfShards(command)) this.#shards.answered(command);
+      },
+      () => {}, // heard by who sent it
+    );
   }
 
   async #connect(): Promise<void> {

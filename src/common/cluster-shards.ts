@@ -49,12 +49,16 @@ export class ClusterShards {
     this.#asked.set(command, { node, moves: this.#moves });
   }
 
-  sent(command: QueuedCommand): void {
-    if (!isOfShards(command)) return;
-    command.promise.then(
-      () => this.#note(command),
-      () => {}, // heard by who sent it
-    );
+  /** The command has had its effect. */
+  answered(command: QueuedCommand): void {
+    const names = command.args.map(String);
+    if (command.name.toLowerCase() === "sunsubscribe") return names.forEach((name) => void this.#channels.delete(name));
+    const slot = command.getSlot();
+    const { node, moves } = this.#asked.get(command)!;
+    const isThere = moves === this.#moves && this.#options.nodes.isIn(node); // what tells of its end may have passed
+    const channels = names.map((name): Channel => ({ name, slot, node: isThere ? node : undefined }));
+    for (const channel of channels) this.#channels.set(channel.name, channel);
+    if (!isThere) this.#look(channels);
   }
 
   /** The connection to this node is gone, or going. */
@@ -124,16 +128,5 @@ export class ClusterShards {
         if (!learn(error as Error, node)) await sleep(PAUSE_MS, life).catch(() => {});
       }
     }
-  }
-
-  #note(command: QueuedCommand): void {
-    const names = command.args.map(String);
-    if (command.name.toLowerCase() === "sunsubscribe") return names.forEach((name) => void this.#channels.delete(name));
-    const slot = command.getSlot();
-    const { node, moves } = this.#asked.get(command)!;
-    const isThere = moves === this.#moves && this.#options.nodes.isIn(node); // what tells of its end may have passed
-    const channels = names.map((name): Channel => ({ name, slot, node: isThere ? node : undefined }));
-    for (const channel of channels) this.#channels.set(channel.name, channel);
-    if (!isThere) this.#look(channels);
   }
 }

@@ -123,7 +123,7 @@ export interface PrimaryConfig {
 export interface ThreadsConfig {
   /** Default: the cores this process may use, cgroup quota included, at least 1. */
   readonly count: number;
-  /** Tasks running at once in one thread. Default 16. */
+  /** Tasks running at once in one thread. Default 32. */
   readonly concurrency: number;
   /** From birth to a loaded tasks module and a finished `setup`. Default 10 000. */
   readonly startTimeoutMs: number;

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
+import { setTimeout } from "node:timers/promises";
 import type { Client } from "../../src/common/client.js";
 import { blockLater } from "../support/block.js";
-import { eventually } from "../support/gate.js";
+import { eventually, gate } from "../support/gate.js";
 import { openClient, rejection } from "../support/make-client.js";
 import { code } from "../support/manage.js";
 import { type Proxy, startProxy } from "../support/proxy.js";
@@ -76,6 +77,26 @@ test("a reply that stops arriving is COMMAND_TIMEOUT soon after its deadline, on
     return elapsed(startedAt) < 2 * deadlineMs;
   };
   await eventually(isSoon, 60_000);
+});
+
+test("a reply that was arriving when its thread was blocked past the deadline is waited for across any gap", async (t) => {
+  await server.admin.set("large", Buffer.alloc(4_000_000, "x"));
+  const { client, proxy } = await openSlowly(t, 4_000_000, 1_500);
+  const { stream } = client.redis;
+  const reply = client.redis.getBuffer("large");
+  const arriving = gate();
+  let chunks = 0;
+  stream.on("data", () => {
+    if (++chunks === 3) arriving.open();
+  });
+  await arriving.promise;
+  proxy.blackhole(true);
+  await blockLater(2_100);
+  await setTimeout(500); // longer than the gap after which a reply otherwise no longer counts as arriving
+  proxy.blackhole(false);
+  proxy.bytesPerSecond = Infinity;
+  assert.equal((await reply)!.length, 4_000_000);
+  assert.equal(client.redis.stream, stream);
 });
 
 test("messages of a subscription are no progress of a command that is not answered", async (t) => {

@@ -37,7 +37,7 @@ function test(bin: string): { version: string; passed: number; failed: number; i
   const files = readdirSync(join(root, "dist", "test"), { recursive: true, encoding: "utf8" })
     .filter((file) => file.endsWith(".test.js"))
     .map((file) => join(root, "dist", "test", file));
-  const { stdout, status } = spawnSync(node, ["--test", "--test-reporter=tap", "--test-concurrency=2", ...files], {
+  const { stdout, status } = spawnSync(node, ["--test", "--test-reporter=tap", "--test-concurrency=2", "--test-timeout=300000", ...files], {
     cwd: root,
     encoding: "utf8",
     maxBuffer: 2 ** 28,
