@@ -169,13 +169,11 @@ export class ClusterClient implements Gate {
   }
 
   #noteAnswer(command: QueuedCommand): void {
-    command.promise.then(
-      () => {
-        if (isOfChannels(command)) this.#channels.answered(command);
-        else if (isOfShards(command)) this.#shards.answered(command);
-      },
-      () => {}, // heard by who sent it
-    );
+    const note = (): void => {
+      if (isOfChannels(command)) this.#channels.answered(command);
+      else if (isOfShards(command)) this.#shards.answered(command);
+    };
+    command.promise.then(note, () => {}); // its failure is heard by who sent it
   }
 
   async #connect(): Promise<void> {

@@ -81,7 +81,7 @@ test("a reply that stops arriving is COMMAND_TIMEOUT soon after its deadline, on
 
 test("a reply that was arriving when its thread was blocked past the deadline is waited for across any gap", async (t) => {
   await server.admin.set("large", Buffer.alloc(4_000_000, "x"));
-  const { client, proxy } = await openSlowly(t, 4_000_000, 1_500);
+  const { client, proxy } = await openSlowly(t, 4_000_000, 2_500);
   const { stream } = client.redis;
   const reply = client.redis.getBuffer("large");
   const arriving = gate();
@@ -91,8 +91,9 @@ test("a reply that was arriving when its thread was blocked past the deadline is
   });
   await arriving.promise;
   proxy.blackhole(true);
-  await blockLater(2_100);
-  await setTimeout(500); // longer than the gap after which a reply otherwise no longer counts as arriving
+  await blockLater(2_900);
+  // Longer than what was lost, which is granted again, and a gap that otherwise ends the waiting; shorter than a deadline.
+  await setTimeout(1_500);
   proxy.blackhole(false);
   proxy.bytesPerSecond = Infinity;
   assert.equal((await reply)!.length, 4_000_000);

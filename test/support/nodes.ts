@@ -37,14 +37,18 @@ function test(bin: string): { version: string; passed: number; failed: number; i
   const files = readdirSync(join(root, "dist", "test"), { recursive: true, encoding: "utf8" })
     .filter((file) => file.endsWith(".test.js"))
     .map((file) => join(root, "dist", "test", file));
-  const { stdout, status } = spawnSync(node, ["--test", "--test-reporter=tap", "--test-concurrency=2", "--test-timeout=300000", ...files], {
-    cwd: root,
-    encoding: "utf8",
-    maxBuffer: 2 ** 28,
-    // What a test starts by its name, `node` or `npm`, is of this version too.
-    env: { ...process.env, PATH: `${bin}:${process.env["PATH"]}` },
-    stdio: ["ignore", "pipe", "inherit"],
-  });
+  const { stdout, status } = spawnSync(
+    node,
+    ["--test", "--test-reporter=tap", "--test-concurrency=2", "--test-timeout=300000", ...files],
+    {
+      cwd: root,
+      encoding: "utf8",
+      maxBuffer: 2 ** 28,
+      // What a test starts by its name, `node` or `npm`, is of this version too.
+      env: { ...process.env, PATH: `${bin}:${process.env["PATH"]}` },
+      stdio: ["ignore", "pipe", "inherit"],
+    },
+  );
   const count = (name: string): number => Number(new RegExp(`^# ${name} (\\d+)$`, "m").exec(stdout)?.[1] ?? NaN);
   const isGreen = status === 0;
   if (!isGreen) console.log(failures(stdout));
