@@ -1,4 +1,4 @@
-/** What do the ledger and the deadlines cost per task, in ns, in the thread? */
+/** What do the ledger, the deadlines and the channels that nobody listens to cost per task, in ns, in the thread? */
 import { ConnectionManager } from "redthread";
 import { silent } from "../test/support/manage.js";
 import { startRedis } from "../test/support/redis-server.js";
@@ -34,7 +34,7 @@ const rows = await interleave(
 report(
   {
     name: "overhead",
-    question: "what the ledger and the deadlines cost per task, in its thread",
+    question: "what the ledger, the deadlines and the channels that nobody listens to cost per task, in its thread",
     metrics: [{ key: "ns", title: "ns" }],
     rows,
     notes: [

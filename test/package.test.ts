@@ -188,6 +188,27 @@ console.log(JSON.stringify(stacks));
   await server.waitForClients((clients) => clients.length === 0);
 });
 
+test("a thread whose files cannot be loaded is THREAD_START_FAILED, which says why", async () => {
+  const serve = join("node_modules", "redthread", "lib", "src", "thread", "serve.js");
+  const whole = await readFile(join(folder, serve), "utf8");
+  await write(
+    "broken-trial.ts",
+    `import { ConnectionManager } from "redthread";
+const tasks = new URL("./stack-tasks.js", import.meta.url);
+await using manager = new ConnectionManager<typeof import("./stack-tasks.js")>({ tasks, threads: { count: 1 } });
+await manager.run("subscribe").catch(({ code, message, cause }) => console.log(code, message, String(cause)));
+`,
+  );
+  await run(process.execPath, [tsc, "-p", folder]);
+  await write(serve, `throw new Error("a damaged file");\n`);
+  try {
+    const { stdout } = await runProgram("broken-trial.js", { REDIS_URL: server.url, LOG_LEVEL: "warn" });
+    assert.match(stdout, /^REDTHREAD_THREAD_START_FAILED .*a damaged file/);
+  } finally {
+    await write(serve, whole);
+  }
+});
+
 test("the types of run reject a wrong name, a wrong input and a missing one", async () => {
   await write(
     "wrong.ts",

@@ -1,8 +1,10 @@
 import { getHeapStatistics } from "node:v8";
+import { acquireChannel, executionChannel, leaseChannel } from "../../src/common/channels.js";
 import { Deadlines } from "../../src/common/deadlines.js";
 import { Ledger } from "../../src/common/ledger.js";
 import { monotonic } from "../../src/common/time.js";
 
+let listeners = 0;
 const COMMAND_TIMEOUT_MS = 5_000;
 
 const row = new Ledger(1).row(0);
@@ -24,6 +26,11 @@ const PIECES: Readonly<Record<string, () => void>> = {
   "two setTimeout and clearTimeout": () => {
     clearTimeout(setTimeout(noop, COMMAND_TIMEOUT_MS));
     clearTimeout(setTimeout(noop, COMMAND_TIMEOUT_MS));
+  },
+  "channels nobody listens to: task, acquire, lease": () => {
+    listeners += Number(executionChannel.hasSubscribers);
+    listeners += Number(acquireChannel.hasSubscribers);
+    listeners += Number(leaseChannel.hasSubscribers);
   },
   "heap size, once per message of results": () => {
     row.set("heapMb", getHeapStatistics().used_heap_size / 2 ** 20);

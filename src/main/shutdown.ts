@@ -22,7 +22,7 @@ export interface ShutdownReport {
 export interface ShutdownParts {
   readonly dispatcher: Dispatcher;
   readonly threads: Threads;
-  /** The main thread's clients, in the order in which they are closed. */
+  /** The main thread's. */
   readonly clients: readonly SharedClient[];
   readonly logger: Logger;
   readonly closeLogger: () => Promise<void>;
@@ -68,8 +68,9 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   }));
   // Whatever a thread that did not answer still does, it is over: the main thread's clients need not wait for its end.
   const ended = step(() => threads.destroy());
-  const clientsBy = Math.max(closeBy, monotonic() + LAST_CLOSE_MS); // for all of them together
-  for (const client of clients) await step(() => client.close(Math.max(clientsBy - monotonic(), 1)));
+  const clientsMs = Math.max(closeBy - monotonic(), LAST_CLOSE_MS);
+  // At once: what one of them waits for its server must not be what the next one lacks.
+  await Promise.all(clients.map((client) => step(() => client.close(clientsMs))));
   await ended;
 
   const after = dispatcher.tally;

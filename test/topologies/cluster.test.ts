@@ -155,6 +155,7 @@ test(
     const dedicated = manager.run("hear", channels[1]!);
     await eventually(async () => (await redis.spublish(channels[1]!, "lease")) === 2, 10_000);
     assert.deepEqual(await dedicated, [`app:${channels[1]}`, "lease"]);
+    await eventually(async () => (await redis.spublish(channels[1]!, "returned")) === 1, 10_000);
     await Promise.all(ends.map((end) => end()));
     for (const channel of channels) await eventually(async () => (await redis.spublish(channel, "over")) === 0);
 

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import { setTimeout } from "node:timers/promises";
 import { connect, type ConnectionManager, disconnect, ReplyLostError } from "../../src/index.js";
 import type * as Tasks from "../fixtures/topology-tasks.js";
 import { makeCertificates } from "../support/certificates.js";
@@ -49,6 +48,11 @@ async function lone(t: TestContext, options?: SentinelOptions): Promise<[RedisSe
     await server.stop();
   });
   return [server, sentinel];
+}
+
+/** How many it has had, whoever asks has a new one each time. */
+async function connectionsTo({ admin }: RedisServer): Promise<number> {
+  return Number(/total_connections_received:(\d+)/.exec(await admin.info("stats"))![1]);
 }
 
 /** What no replica has is as uncertain as what was not answered. */
@@ -202,7 +206,8 @@ test(
     const redis = await connect({ env: {}, redis: { sentinels, sentinelName: NAME, natMap } });
     const id = await redis.client("ID");
     assert.equal(proxy.connections, 1);
-    await setTimeout(2_500); // the sentinels are asked once a second
+    const asked = await connectionsTo(sentinel);
+    await eventually(async () => (await connectionsTo(sentinel)) >= asked + 2, 10_000, "the sentinel is asked again");
     assert.equal(await redis.client("ID"), id);
     await disconnect(redis);
   },
