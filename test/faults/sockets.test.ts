@@ -38,7 +38,7 @@ async function crowded(t: TestContext): Promise<ConnectionManager<typeof Tasks>>
 function watchSockets(): () => Promise<number> {
   let [most, isOver] = [0, false];
   const watching = (async () => {
-    for (; !isOver; await setTimeout(5)) most = Math.max(most, (await server.clients()).length);
+    for (; !isOver; await setTimeout(25)) most = Math.max(most, (await server.clients()).length);
   })();
   return async () => {
     isOver = true;
