@@ -1,10 +1,16 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
+import type { SharedClient } from "../src/common/cache.js";
+import { noopLogger } from "../src/common/log.js";
 import type { ManagerOptions, ShutdownReport } from "../src/index.js";
+import type { Dispatcher } from "../src/main/dispatcher.js";
+import { shutDown } from "../src/main/shutdown.js";
+import type { Threads } from "../src/main/threads.js";
 import type * as ClosingTasks from "./fixtures/closing-tasks.js";
 import type { ServiceArgument } from "./fixtures/service.js";
 import { ABRUPT } from "./support/ending.js";
-import { eventually } from "./support/gate.js";
+import { configFor } from "./support/fast-config.js";
+import { eventually, gate } from "./support/gate.js";
 import { leakCheck } from "./support/leak-check.js";
 import { code, fixture, manage } from "./support/manage.js";
 import { Program } from "./support/program.js";
@@ -40,6 +46,32 @@ async function startService(t: TestContext, { run = [], threads, shutdown, ...re
   await program.hears("ready");
   return program;
 }
+
+test("the main thread's clients are closed at once: none has to wait for another one's server", async () => {
+  const isLastAsked = gate();
+  const asked: number[] = [];
+  const fake = (close: (ms: number) => Promise<void>): SharedClient => ({ close }) as unknown as SharedClient;
+  const tally = { done: 0, failed: 0, abandoned: 0 };
+  await shutDown("over", configFor(server).shutdown, {
+    dispatcher: { tally, drained: async () => {} } as unknown as Dispatcher,
+    threads: Object.assign([], { close: async () => {}, destroy: async () => {} }) as unknown as Threads,
+    clients: [
+      fake(async (ms) => {
+        asked.push(ms);
+        await isLastAsked.promise;
+      }),
+      fake(async (ms) => {
+        asked.push(ms);
+        isLastAsked.open();
+      }),
+    ],
+    logger: noopLogger,
+    closeLogger: async () => {},
+    refuse: () => {},
+  });
+  assert.equal(asked.length, 2);
+  assert.equal(asked[0], asked[1], "each has the whole time");
+});
 
 const started = (key: string, count: number): Promise<boolean> =>
   eventually(async () => Number(await server.admin.get(key)) === count, 15_000, `${count} tasks in ${key}`);

@@ -4,11 +4,12 @@ import { Deadlines } from "../../src/common/deadlines.js";
 import { Ledger } from "../../src/common/ledger.js";
 import { monotonic } from "../../src/common/time.js";
 
-let listeners = 0;
 const COMMAND_TIMEOUT_MS = 5_000;
 
 const row = new Ledger(1).row(0);
 const deadlines = new Deadlines({ expire: () => Infinity, graceMs: COMMAND_TIMEOUT_MS });
+
+let listeners = 0;
 
 /** What a task's way costs beside the task, piece by piece. */
 const PIECES: Readonly<Record<string, () => void>> = {
