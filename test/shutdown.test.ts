@@ -47,20 +47,21 @@ async function startService(t: TestContext, { run = [], threads, shutdown, ...re
   return program;
 }
 
+const fakeClient = (close: (ms: number) => Promise<void>): SharedClient => ({ close }) as unknown as SharedClient;
+
 test("the main thread's clients are closed at once: none has to wait for another one's server", async () => {
   const isLastAsked = gate();
   const asked: number[] = [];
-  const fake = (close: (ms: number) => Promise<void>): SharedClient => ({ close }) as unknown as SharedClient;
   const tally = { done: 0, failed: 0, abandoned: 0 };
   await shutDown("over", configFor(server).shutdown, {
     dispatcher: { tally, drained: async () => {} } as unknown as Dispatcher,
     threads: Object.assign([], { close: async () => {}, destroy: async () => {} }) as unknown as Threads,
     clients: [
-      fake(async (ms) => {
+      fakeClient(async (ms) => {
         asked.push(ms);
         await isLastAsked.promise;
       }),
-      fake(async (ms) => {
+      fakeClient(async (ms) => {
         asked.push(ms);
         isLastAsked.open();
       }),
