@@ -22,6 +22,11 @@ const DATA_BYTES = 65_536;
  * long before its thread goes to sleep; what did not, not at all, and so no processor turns for nothing twice in a row.
  */
 const SPIN_MS = 0.3;
+/** The same for a pipeline's answer, as long as this thread takes no processor away from somebody by that. */
+const PIPELINE_SPIN_MS = 1;
+/** A look that comes so late waited for a processor: the next pipelines, so many, are not looked for any longer. */
+const LATE_MS = 0.1;
+const CROWDED_PIPELINES = 32;
 /** Loads between two looks at the clock, which cost much more. */
 const LOOKS = 20;
 
@@ -46,6 +51,9 @@ export class SyncArea {
   /** Of this side: what it waits for came at once last time. */
   #isQuick = false;
   #answeredAt = -Infinity;
+  /** Of what was asked last. */
+  #spinMs = SPIN_MS;
+  #crowded = 0;
 
   static buffer(): SharedArrayBuffer {
     return new SharedArrayBuffer(CELLS * Int32Array.BYTES_PER_ELEMENT + DATA_BYTES);
@@ -75,6 +83,8 @@ export class SyncArea {
     cells[KIND] = SYNC_KINDS.indexOf(kind);
     cells[CLIENT] = client;
     cells[ASKED_BYTES] = bytes;
+    const isLong = kind === "pipeline" && --this.#crowded < 0;
+    this.#spinMs = isLong ? PIPELINE_SPIN_MS : SPIN_MS;
     return Atomics.add(cells, ASKED, 1) + 1;
   }
 
@@ -97,7 +107,7 @@ export class SyncArea {
   listen(): boolean {
     if (!this.#isQuick) return false;
     Atomics.store(this.#cells, LISTENING, 1);
-    spin(() => Atomics.load(this.#cells, LISTENING) === 0);
+    this.#spin(() => Atomics.load(this.#cells, LISTENING) === 0, SPIN_MS);
     return (this.#isQuick = Atomics.exchange(this.#cells, LISTENING, 0) === 0);
   }
 
@@ -116,8 +126,8 @@ export class SyncArea {
     const cells = this.#cells;
     const isDone = (): boolean => Atomics.load(cells, ANSWERED) === number || this.isGone;
     const startedAt = performance.now();
-    if (!this.#isQuick || !spin(isDone)) this.#waitUntil(isDone, ms);
-    this.#isQuick = performance.now() - startedAt <= SPIN_MS;
+    if (!this.#isQuick || !this.#spin(isDone, this.#spinMs)) this.#waitUntil(isDone, ms);
+    this.#isQuick = performance.now() - startedAt <= this.#spinMs;
     if (Atomics.load(cells, ANSWERED) !== number) return undefined;
     return { isError: cells[IS_ERROR] === 1, bytes: cells[ANSWERED_BYTES]! };
   }
@@ -142,13 +152,17 @@ export class SyncArea {
     Atomics.add(this.#cells, BELL, 1);
     Atomics.notify(this.#cells, BELL);
   }
-}
 
-/** Looks again and again, for `SPIN_MS` at most. */
-function spin(isDone: () => boolean): boolean {
-  const until = performance.now() + SPIN_MS;
-  do {
-    for (let i = 0; i < LOOKS; i++) if (isDone()) return true;
-  } while (performance.now() < until);
-  return false;
+  /** Looks again and again, for `ms` at most. */
+  #spin(isDone: () => boolean, ms: number): boolean {
+    let lookedAt = performance.now();
+    const until = lookedAt + ms;
+    while (lookedAt < until) {
+      for (let i = 0; i < LOOKS; i++) if (isDone()) return true;
+      const now = performance.now();
+      if (now - lookedAt > LATE_MS) this.#crowded = CROWDED_PIPELINES;
+      lookedAt = now;
+    }
+    return false;
+  }
 }
