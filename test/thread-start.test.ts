@@ -3,6 +3,8 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { availableCores } from "../src/common/cores.js";
+import { eventually } from "./support/gate.js";
 import { code, fixture, manage } from "./support/manage.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
@@ -58,6 +60,20 @@ test("a thread that failed is not started anew while the others are still starti
   await server.admin.set("fail", 1);
   await refused;
   assert.equal(await server.admin.get("setups"), "2");
+});
+
+test("more threads than load at once all get their turn, and those that had not when the manager closes are no failure", async (t) => {
+  const count = 2 * availableCores() + 2;
+  const options = { tasks: fixture("tasks"), threads: { count } };
+  const manager = manage(t, server, options);
+  await manager.ready();
+  await eventually(() => manager.stats().threads.every(({ state }) => state === "ready"));
+  assert.equal(manager.stats().threads.length, count);
+  const { threads } = await manage(t, server, options).shutdown();
+  assert.deepEqual(
+    threads.map(({ outcome }) => outcome),
+    Array.from({ length: count }, () => "graceful"),
+  );
 });
 
 test("a tasks module in CommonJS gives its exports as tasks", async (t) => {

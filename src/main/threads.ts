@@ -9,6 +9,7 @@ import type { FromThread, Hello, LogRecord, ResultsMessage, Serve, ThreadData } 
 import { threadFile } from "../common/thread-file.js";
 import { monotonic, UNREAD_MS, within } from "../common/time.js";
 import { Helper } from "./helper.js";
+import { LoadQueue } from "./load-queue.js";
 import { Thread } from "./thread.js";
 import type { ThreadCredentials } from "./thread-credentials.js";
 
@@ -48,6 +49,7 @@ export class Threads {
   readonly #options: ThreadsOptions;
   readonly #pool: Piscina;
   readonly #threads = new Set<Thread>();
+  readonly #loads = new LoadQueue<Thread>();
   /** Of the threads that live, what is to be done when they end. */
   readonly #ends = new Set<Promise<void>>();
   readonly #replacements = new Set<NodeJS.Timeout>();
@@ -115,6 +117,7 @@ export class Threads {
     this.#cancelReplacements();
     const threads = [...this.#threads];
     for (const thread of threads) thread.close(ms, graceMs);
+    for (const unborn of this.#loads.stop()) unborn.closed();
     const closed = Promise.all(threads.map((thread) => thread.answered));
     // Who did not answer is ended next; an answer that a blocked loop has not read yet is a message in the port.
     await within(closed, ms, () => new Error(), UNREAD_MS).catch(() => {});
@@ -126,6 +129,7 @@ export class Threads {
    */
   async destroy(): Promise<void> {
     this.#closing = true;
+    this.#loads.stop();
     const destroyed = this.#pool.destroy();
     await Promise.all(this.#ends); // each has its limit
     await within(destroyed, GONE_MS, () => new Error(), UNREAD_MS).catch(() => {});
@@ -137,28 +141,35 @@ export class Threads {
   }
 
   #start(): void {
-    const { ledger, config } = this.#options;
+    const { ledger } = this.#options;
     const row = ledger.take();
     const controller = new AbortController();
     const token = ++this.#tokens;
     const thread = new Thread(token, ledger.row(row), () => controller.abort());
     this.#threads.add(thread);
-    const { startTimeoutMs } = config.threads;
-    const timer = setTimeout(() => {
-      this.#startFailed(thread, new Error(`the tasks module was not loaded and set up within ${startTimeoutMs} ms`));
-    }, startTimeoutMs).unref();
     const job: Serve = { serve: token, row };
-    const served = this.#pool.run(job, { signal: controller.signal });
-    const ended = served
+    const ended = this.#serve(thread, job, controller.signal)
       .then(
         () => this.#ended(thread, row, undefined),
         (reason: unknown) => this.#ended(thread, row, reason),
       )
-      .finally(() => {
-        clearTimeout(timer);
-        this.#ends.delete(ended);
-      });
+      .finally(() => this.#ends.delete(ended));
     this.#ends.add(ended);
+  }
+
+  /** Its whole life, once it is its turn to begin. */
+  async #serve(thread: Thread, job: Serve, signal: AbortSignal): Promise<void> {
+    await this.#loads.turn(thread);
+    const { startTimeoutMs } = this.#options.config.threads;
+    const timer = setTimeout(() => {
+      this.#startFailed(thread, new Error(`the tasks module was not loaded and set up within ${startTimeoutMs} ms`));
+    }, startTimeoutMs).unref();
+    try {
+      await this.#pool.run(job, { signal });
+    } finally {
+      clearTimeout(timer);
+      this.#loads.done(thread);
+    }
   }
 
   #greet(message: unknown): void {
@@ -181,6 +192,7 @@ export class Threads {
         this.#options.onReport(thread, message.id, message.value);
         break;
       case "ready":
+        this.#loads.done(thread);
         if (!thread.started()) return;
         this.#startFailure = undefined;
         this.#tell("ready", thread);
