@@ -32,11 +32,11 @@ export function getRedis(options?: AcquireOptions): Promise<RedisHandle> {
  * every path, and the next holder finds it clean.
  * @throws REDTHREAD_ACQUIRE_TIMEOUT, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, and what `fn` throws
  */
-export async function withDedicated<T>(
-  fn: (redis: RedisHandle) => Promise<T>,
-  { signal }: AcquireOptions = {},
-): Promise<T> {
-  return (await currentClients()).withDedicated(fn, signal);
+export function withDedicated<T>(fn: (redis: RedisHandle) => Promise<T>, options?: AcquireOptions): Promise<T> {
+  const signal = options?.signal;
+  return (
+    madeClients()?.withDedicated(fn, signal) ?? currentClients().then((clients) => clients.withDedicated(fn, signal))
+  );
 }
 
 /** Like `withDedicated`, for those who must hold on: `release()` it, or declare it with `await using`. */

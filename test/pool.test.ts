@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { Redis } from "ioredis";
 import { AuthFailedError, type AcquireTimeoutError } from "../src/common/errors.js";
 import { ClientPool, type Lease, type PoolFactory } from "../src/common/pool.js";
-import { poolOf, stopTimers, turns, type Fake, type FakePool } from "./support/fake-pool.js";
+import { poolOf, stopTimers, turns, use, type Fake, type FakePool } from "./support/fake-pool.js";
 import { eventually, gate } from "./support/gate.js";
 import { leakCheck } from "./support/leak-check.js";
 import { startRedis } from "./support/redis-server.js";
@@ -113,21 +113,33 @@ for (const [how, answer] of [
   });
 }
 
+test("who was served leaves no timer that keeps the process alive", async (t) => {
+  const { pool } = poolOf(t, { max: 1 });
+  const timers = (): number => process.getActiveResourcesInfo().filter((name) => name === "Timeout").length;
+  const before = timers();
+  const first = await pool.acquire();
+  const waiting = [pool.acquire(), pool.acquire()];
+  assert.equal(timers(), before + 1);
+  await first.release();
+  for (const lease of waiting) await (await lease).release();
+  assert.equal(timers(), before);
+});
+
 test("a client is checked only after idleness, and not at all if it is known to be dead", async (t) => {
   const { pool, fakes, clock } = poolOf(t, { max: 1 });
   const checked: number[] = [];
   fakes.onCheck = (client) => checked.push(client.id) > 0;
-  const use = () => pool.use(async (client) => client.id);
-  assert.equal(await use(), 1);
+  const idOf = () => use(pool, async (client) => client.id);
+  assert.equal(await idOf(), 1);
   clock.ms += 500;
-  assert.equal(await use(), 1);
+  assert.equal(await idOf(), 1);
   assert.deepEqual(checked, []);
   clock.ms += 501;
-  assert.equal(await use(), 1);
+  assert.equal(await idOf(), 1);
   assert.deepEqual(checked, [1]);
   clock.ms += 501;
   fakes.opened[0]!.isAlive = false;
-  assert.equal(await use(), 2);
+  assert.equal(await idOf(), 2);
   assert.deepEqual(checked, [1]);
 });
 
@@ -205,23 +217,23 @@ test("close at the very moment a client arrives, passes its check or comes back 
   const moments: Array<(made: FakePool, arrival: Promise<void>) => Promise<void>> = [
     ({ pool, fakes }, arrival) => {
       fakes.onOpen = () => arrival;
-      return pool.use(nothing);
+      return use(pool, nothing);
     },
     async ({ pool, fakes, clock }, arrival) => {
-      await pool.use(nothing);
+      await use(pool, nothing);
       clock.ms += 501;
       fakes.onCheck = () => arrival.then(() => true);
-      return pool.use(nothing);
+      return use(pool, nothing);
     },
     ({ pool, fakes }, arrival) => {
       fakes.onReset = () => arrival.then(() => true);
-      return pool.use(nothing);
+      return use(pool, nothing);
     },
     // a dial whose waiter was served otherwise
     async ({ pool, fakes }, arrival) => {
       const holder = await pool.acquire();
       fakes.onOpen = () => arrival;
-      const used = pool.use(nothing);
+      const used = use(pool, nothing);
       await turns(1);
       await holder.release();
       return used;
@@ -390,16 +402,16 @@ test("a client past its lifetime is closed on return or while idle, never in use
 test("use gives the client back when its function throws or rejects, and keeps the connection", async (t) => {
   const { pool, fakes } = poolOf(t, { max: 1 });
   await assert.rejects(
-    pool.use(() => {
+    use(pool, () => {
       throw new Error("at once");
     }),
     /at once/,
   );
   await assert.rejects(
-    pool.use(() => Promise.reject(new Error("later"))),
+    use(pool, () => Promise.reject(new Error("later"))),
     /later/,
   );
-  assert.equal(await pool.use(async (client) => client.id), 1);
+  assert.equal(await use(pool, async (client) => client.id), 1);
   assert.equal(fakes.dials, 1);
 });
 
@@ -424,7 +436,7 @@ test("the last client returned is the first to go out, and those it spares are e
   const last = leases.at(-1)!.client;
   for (let i = 0; i < 3; i++) {
     clock.ms += 7;
-    await pool.use(async (client) => assert.equal(client, last));
+    await use(pool, async (client) => assert.equal(client, last));
   }
   await eventually(() => fakes.living.length === 1, 5_000, "the other two are evicted");
   assert.equal(last.isClosed, false);
@@ -453,7 +465,7 @@ test("an abort frees the waiter, and the dial under way serves the next", async 
 test("a signal that never fires is left without a listener", async (t) => {
   const { pool } = poolOf(t);
   const { signal } = stopper();
-  await pool.use(async (client) => assert.ok(client), signal);
+  await use(pool, async (client) => assert.ok(client), signal);
   assert.equal(getEventListeners(signal, "abort").length, 0);
 });
 
@@ -488,7 +500,7 @@ for (const [how, answer] of [
     await lease.release();
     await eventually(() => lease.client.isClosed);
     fakes.onReset = () => true;
-    assert.equal(await pool.use(async (client) => client.id), 2);
+    assert.equal(await use(pool, async (client) => client.id), 2);
   });
 }
 
@@ -505,7 +517,7 @@ test("whoever waits longest is served first", async (t) => {
   const { pool } = poolOf(t, { max: 1 });
   const holder = await pool.acquire();
   const order: number[] = [];
-  const all = [1, 2, 3, 4].map((n) => pool.use(async () => void order.push(n)));
+  const all = [1, 2, 3, 4].map((n) => use(pool, async () => void order.push(n)));
   await holder.release();
   await Promise.all(all);
   assert.deepEqual(order, [1, 2, 3, 4]);
@@ -534,7 +546,7 @@ test("a failure that no retry mends reaches every waiter at once, and the next c
   assert.ok(outcomes.every((outcome) => outcome.status === "rejected" && outcome.reason === failure));
   assert.ok(fakes.dials <= 4, `${fakes.dials} dials`);
   fakes.onOpen = () => undefined;
-  await pool.use(async (client) => assert.ok(client));
+  await use(pool, async (client) => assert.ok(client));
 });
 
 test("an expired acquire names its phase, the time it took and who had the clients", async (t) => {
@@ -564,16 +576,16 @@ test("real connections: never above max, a killed one is replaced, none is left"
     idleCheckMs: 0,
     retry: { baseDelayMs: 5, maxDelayMs: 50 },
   });
-  const increments = Array.from({ length: 60 }, () => pool.use((redis) => redis.incr("n")));
+  const increments = Array.from({ length: 60 }, () => use(pool, (redis) => redis.incr("n")));
   assert.equal((await server.clients()).length <= 3, true);
   assert.equal(new Set(await Promise.all(increments)).size, 60);
   assert.equal((await server.clients()).length, 3);
 
   await server.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
-  assert.equal(await pool.use((redis) => redis.incr("n")), 61);
+  assert.equal(await use(pool, (redis) => redis.incr("n")), 61);
 
   await server.kill();
-  const waiting = pool.use((redis) => redis.ping());
+  const waiting = use(pool, (redis) => redis.ping());
   await server.restart();
   assert.equal(await waiting, "PONG");
   await pool.close(1_000);

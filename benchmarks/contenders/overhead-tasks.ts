@@ -7,7 +7,7 @@ import { monotonic } from "../../src/common/time.js";
 const COMMAND_TIMEOUT_MS = 5_000;
 
 const row = new Ledger(1).row(0);
-const deadlines = new Deadlines({ expire: () => Infinity, graceMs: COMMAND_TIMEOUT_MS });
+const deadlines = new Deadlines({ expire: () => Infinity, graceMs: COMMAND_TIMEOUT_MS, isRef: false });
 
 let listeners = 0;
 

@@ -152,7 +152,7 @@ export class Client implements Gate {
   }
 
   /** Fit for the next holder? Repairs what can be repaired in one round trip and takes off the holder's listeners. */
-  async reset(): Promise<boolean> {
+  reset(): boolean | Promise<boolean> {
     const { session } = this.#traffic;
     if (!this.isAlive() || session.tainted || this.redis.commandQueue.length > this.#unwatching) return false;
     if (this.#dialer.hasOldLogin) return false;
@@ -162,6 +162,11 @@ export class Client implements Gate {
       this.#unwatch();
       return true;
     }
+    return this.#repair();
+  }
+
+  async #repair(): Promise<boolean> {
+    const { session } = this.#traffic;
     const { db, commandTimeoutMs } = this.#options.redis;
     const repairs = session.repairs(db).map(([name, ...args]) => this.redis.own(name!, ...args));
     await within(Promise.all(repairs), commandTimeoutMs, () => this.#dialer.connectFailed());
@@ -174,13 +179,11 @@ export class Client implements Gate {
     const { session } = this.#traffic;
     session.repaired();
     this.#unwatching++;
-    const refused = (error: Error): void => {
-      if (error.name === "ReplyError") session.refused(); // a lost connection has forgotten its WATCH
+    const answered = (error?: Error): void => {
+      this.#unwatching--;
+      if (error?.name === "ReplyError") session.refused(); // a lost connection has forgotten its WATCH
     };
-    void this.redis
-      .own("unwatch")
-      .catch(refused)
-      .finally(() => this.#unwatching--);
+    this.redis.own("unwatch").then(() => answered(), answered);
   }
 
   /**

@@ -121,7 +121,9 @@ export class ClusterClient implements Gate {
     this.#channels.reset();
     this.#shards.reset();
     const repairing = [...this.#nodes].map(async (node) => {
-      const isGood = await node.client.reset().catch(() => false);
+      const isGood = await Promise.resolve(node.client)
+        .then((client) => client.reset())
+        .catch(() => false);
       if (!isGood) this.#nodes.leave(node, { handingOver: false });
     });
     await Promise.all(repairing);

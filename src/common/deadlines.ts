@@ -5,9 +5,11 @@ export interface DeadlinesOptions {
   readonly expire: (expiry: Expiry) => number;
   /** The most that is granted after a blocked loop, in ms. */
   readonly graceMs: number;
+  /** Whether the timer keeps the process alive. */
+  readonly isRef: boolean;
 }
 
-/** One lag-aware timer for all the deadlines of a connection. */
+/** One lag-aware timer for many deadlines. */
 export class Deadlines {
   readonly #options: DeadlinesOptions;
   #cancel: (() => void) | undefined;
@@ -22,13 +24,12 @@ export class Deadlines {
     if (dueAt >= this.#dueAt) return;
     this.#cancel?.();
     this.#dueAt = dueAt;
-    const { graceMs, expire } = this.#options;
+    const { graceMs, isRef, expire } = this.#options;
     const onExpired = (expiry: Expiry): void => {
       this.#dueAt = Infinity;
       this.arm(expire(expiry));
     };
-    // The socket keeps the loop alive while a reply is owed; this timer never should.
-    this.#cancel = startDeadline({ ms: dueAt - monotonic(), graceMs, isRef: false }, onExpired);
+    this.#cancel = startDeadline({ ms: dueAt - monotonic(), graceMs, isRef }, onExpired);
   }
 
   stop(): void {

@@ -8,8 +8,8 @@ export interface PoolFactory<T> {
   isAlive(client: T): boolean;
   /** Asked after idleness only; anything but `true` within `judgeMs` means dead. */
   check(client: T): Promise<boolean>;
-  /** On return: `true` within `judgeMs` means clean, keep it; anything else destroys the client. */
-  reset(client: T): Promise<boolean>;
+  /** On return: `true`, at once or within `judgeMs`, means clean, keep it; anything else destroys the client. */
+  reset(client: T): boolean | Promise<boolean>;
   /** Settles once the socket is gone: until then the client counts in `max`. */
   close(client: T): Promise<void>;
 }
@@ -85,11 +85,11 @@ export class FencedFactory<T> {
     }
   }
 
-  check(client: T): Promise<boolean> {
+  check(client: T): boolean | Promise<boolean> {
     return this.#ask("check", client);
   }
 
-  reset(client: T): Promise<boolean> {
+  reset(client: T): boolean | Promise<boolean> {
     return this.#ask("reset", client);
   }
 
@@ -102,12 +102,21 @@ export class FencedFactory<T> {
     }
   }
 
-  async #ask(question: "check" | "reset", client: T): Promise<boolean> {
+  #ask(question: "check" | "reset", client: T): boolean | Promise<boolean> {
+    try {
+      const answer: unknown = this.#factory[question](client);
+      return answer instanceof Promise ? this.#hear(question, answer) : answer === true;
+    } catch (error) {
+      this.lastError = error;
+      return false;
+    }
+  }
+
+  async #hear(question: "check" | "reset", answer: Promise<unknown>): Promise<boolean> {
     const { name, judgeMs } = this.#options;
     const silent = (): Error => new Error(`the ${question} of a ${name} took more than ${judgeMs} ms`);
     try {
-      const answer: unknown = await within(this.#factory[question](client), judgeMs, silent);
-      return answer === true;
+      return (await within(answer, judgeMs, silent)) === true;
     } catch (error) {
       this.lastError = error;
       return false;

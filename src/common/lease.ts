@@ -14,10 +14,10 @@ export class ClientLease<T> implements Lease<T> {
   readonly client: T;
   /** Called when it comes back. */
   onReturn: (() => void) | undefined;
-  readonly #giveBack: (isWanted: boolean) => Promise<void>;
+  readonly #giveBack: (isWanted: boolean) => Promise<void> | void;
   #returned: Promise<void> | undefined;
 
-  constructor(client: T, giveBack: (isWanted: boolean) => Promise<void>) {
+  constructor(client: T, giveBack: (isWanted: boolean) => Promise<void> | void) {
     this.client = client;
     this.#giveBack = giveBack;
   }
@@ -30,9 +30,9 @@ export class ClientLease<T> implements Lease<T> {
     return (this.#returned ??= this.#end(false));
   }
 
-  #end(isWanted: boolean): Promise<void> {
+  async #end(isWanted: boolean): Promise<void> {
     this.onReturn?.();
-    return this.#giveBack(isWanted);
+    await this.#giveBack(isWanted);
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -79,7 +79,7 @@ export class ClientPool<T> {
   readonly #pool: Pool<Slot<T>>;
   // Every slot with a socket, or about to have one: generic-pool forgets a client as soon as it starts to close it.
   readonly #slots = new Set<Slot<T>>();
-  readonly #waiters = new Waiters<ClientLease<T>>();
+  readonly #waiters: Waiters<ClientLease<T>>;
   #suppliers = 0;
   #freed = deferred();
   #isClosing = false;
@@ -99,6 +99,11 @@ export class ClientPool<T> {
       ...options,
     };
     this.#leaks = this.#watchLeaks(options.leakWarnMs);
+    this.#waiters = new Waiters({
+      ms: options.acquireTimeoutMs,
+      now: this.#options.now,
+      onExpiry: (ahead, waitedMs) => this.#expired(ahead, waitedMs),
+    });
     this.#factory = new FencedFactory(factory, { ...this.#options, openMs: options.acquireTimeoutMs });
     this.#pool = this.#makePool();
   }
@@ -107,25 +112,13 @@ export class ClientPool<T> {
   async acquire(signal?: AbortSignal): Promise<Lease<T>> {
     signal?.throwIfAborted();
     if (this.#isClosing) throw this.#shuttingDown();
-    const { acquireTimeoutMs, now } = this.#options;
-    const since = now();
     const asked = this.#leaks && new Error("asked for here"); // its stack is gone after the first await
-    const waiting = this.#waiters.wait(acquireTimeoutMs, (ahead) => this.#expired(ahead, now() - since), signal);
+    const waiting = this.#waiters.wait(signal);
     this.#supply();
     const lease = await (acquireChannel.hasSubscribers ? traceAcquire(waiting) : waiting);
     lease.onReturn = this.#leaks?.start(asked);
     if (leaseChannel.hasSubscribers) traceLease(lease);
     return lease;
-  }
-
-  /** Acquires, runs `fn`, gives back: also when `fn` throws, which by itself says nothing against the client. */
-  async use<R>(fn: (client: T) => Promise<R>, signal?: AbortSignal): Promise<R> {
-    const lease = await this.acquire(signal);
-    try {
-      return await fn(lease.client);
-    } finally {
-      await lease.release();
-    }
   }
 
   stats(): PoolStats {
@@ -231,19 +224,19 @@ export class ClientPool<T> {
     this.#waiters.serve(new ClientLease(slot.client, (isWanted) => this.#takeBack(slot, isWanted)));
   }
 
-  async #takeBack(slot: Slot<T>, isWanted: boolean): Promise<void> {
-    const flaw = isWanted ? await this.#flawOf(slot) : "dirty";
-    if (flaw) this.#discard(slot, flaw);
-    else this.#shelve(slot);
+  /** Most come back clean, and the next waiter has them in this very turn. */
+  #takeBack(slot: Slot<T>, isWanted: boolean): Promise<void> | void {
+    const flaw = this.#isClosing ? "shutdown" : isWanted ? this.#ageOrDeath(slot) : "dirty";
+    if (flaw) return this.#discard(slot, flaw);
+    const isClean = this.#factory.reset(slot.client!);
+    if (typeof isClean === "boolean") return this.#judge(slot, isClean);
+    return isClean.then((found) => this.#judge(slot, found));
   }
 
-  /** Why a client that came back cannot be lent again, if so. */
-  async #flawOf(slot: Slot<T>): Promise<CloseReason | undefined> {
-    if (this.#isClosing) return "shutdown";
-    const flaw = this.#ageOrDeath(slot);
-    if (flaw) return flaw;
-    if (await this.#factory.reset(slot.client!)) return this.#ageOrDeath(slot);
-    return this.#ageOrDeath(slot) ?? "dirty";
+  #judge(slot: Slot<T>, isClean: boolean): void {
+    const flaw = this.#ageOrDeath(slot) ?? (isClean ? undefined : "dirty");
+    if (flaw) this.#discard(slot, flaw);
+    else this.#shelve(slot);
   }
 
   #ageOrDeath({ client, expiresAt }: Slot<T>): CloseReason | undefined {
@@ -327,7 +320,9 @@ export class ClientPool<T> {
   }
 
   #count(stage: Slot<T>["stage"]): number {
-    return [...this.#slots].filter((slot) => slot.stage === stage).length;
+    let count = 0;
+    for (const slot of this.#slots) if (slot.stage === stage) count++;
+    return count;
   }
 
   #shuttingDown(): ShuttingDownError {

@@ -69,6 +69,7 @@ export class Traffic {
     this.#deadlines = new Deadlines({
       expire: (expiry) => Math.min(this.#expireWritten(expiry), this.#expireHeld(expiry.cutoff)),
       graceMs: redis.commandTimeoutMs,
+      isRef: false, // the socket keeps the loop alive while a reply is owed
     });
     this.#arrival = new Arrival(redis.commandTimeoutMs);
   }

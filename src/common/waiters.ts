@@ -1,9 +1,10 @@
-import { within } from "./time.js";
+import { Deadlines } from "./deadlines.js";
+import { type Expiry, monotonic } from "./time.js";
 
 export interface Deferred<V> {
   readonly promise: Promise<V>;
-  resolve(value: V): void;
-  reject(reason: unknown): void;
+  readonly resolve: (value: V) => void;
+  readonly reject: (reason: unknown) => void;
 }
 
 export function deferred<V = void>(): Deferred<V> {
@@ -16,38 +17,59 @@ export function deferred<V = void>(): Deferred<V> {
   return { promise, resolve, reject };
 }
 
+interface Waiter<V> extends Deferred<V> {
+  /** On the pool's clock. */
+  readonly since: number;
+  readonly dueAt: number;
+}
+
+export interface WaitersOptions {
+  /** Each waits at most for this. */
+  readonly ms: number;
+  readonly now: () => number;
+  /** The rejection of one that has waited in vain; `ahead` have waited longer. It is still counted in `size`. */
+  readonly onExpiry: (ahead: number, waitedMs: number) => Error;
+}
+
 /** Those who wait for a pool, the longest first. */
 export class Waiters<V> {
-  readonly #queue = new Set<Deferred<V>>();
+  readonly #options: WaitersOptions;
+  readonly #queue = new Set<Waiter<V>>();
+  readonly #deadlines: Deadlines;
+
+  constructor(options: WaitersOptions) {
+    this.#options = options;
+    this.#deadlines = new Deadlines({
+      graceMs: options.ms,
+      isRef: true,
+      expire: (expiry) => this.#expire(expiry),
+    });
+  }
 
   get size(): number {
     return this.#queue.size;
   }
 
-  /** Queues in this turn. After `ms` rejects with `onExpiry(ahead)`, ahead being how many waited longer; on abort with the signal's reason. */
-  async wait(ms: number, onExpiry: (ahead: number) => Error, signal?: AbortSignal): Promise<V> {
-    const waiter = deferred<V>();
-    const expire = (): Error => {
-      const error = onExpiry([...this.#queue].indexOf(waiter));
-      this.#queue.delete(waiter);
-      return error;
-    };
-    // Not `abortable`: an abort between being served and hearing of it would lose what was served.
-    const abort = (): void => this.#dismiss(waiter, signal?.reason);
+  /** Queues in this turn. Rejects when its time is over, and on abort with the signal's reason. */
+  wait(signal?: AbortSignal): Promise<V> {
+    const { ms, now } = this.#options;
+    const dueAt = monotonic() + ms;
+    const { promise, resolve, reject } = deferred<V>(); // spread, it would cost more than all the rest
+    const waiter: Waiter<V> = { promise, resolve, reject, since: now(), dueAt };
     this.#queue.add(waiter);
-    signal?.addEventListener("abort", abort, { once: true });
-    try {
-      return await within(waiter.promise, ms, expire);
-    } finally {
-      signal?.removeEventListener("abort", abort);
-    }
+    this.#deadlines.arm(dueAt);
+    if (!signal) return promise;
+    // Not `abortable`: an abort between being served and hearing of it would lose what was served.
+    const abort = (): void => this.#dismiss(waiter, signal.reason);
+    signal.addEventListener("abort", abort, { once: true });
+    return promise.finally(() => signal.removeEventListener("abort", abort));
   }
 
   /** Gives `value` to whoever waits longest; false if nobody does. */
   serve(value: V): boolean {
     const [waiter] = this.#queue;
     if (!waiter) return false;
-    this.#queue.delete(waiter);
+    this.#leave(waiter);
     waiter.resolve(value);
     return true;
   }
@@ -56,8 +78,23 @@ export class Waiters<V> {
     for (const waiter of this.#queue) this.#dismiss(waiter, reason);
   }
 
-  #dismiss(waiter: Deferred<V>, reason: unknown): void {
-    this.#queue.delete(waiter);
+  #dismiss(waiter: Waiter<V>, reason: unknown): void {
+    this.#leave(waiter);
     waiter.reject(reason);
+  }
+
+  #leave(waiter: Waiter<V>): void {
+    this.#queue.delete(waiter);
+    if (this.#queue.size === 0) this.#deadlines.stop(); // it would keep the process alive for nobody
+  }
+
+  /** All wait for the same time: who came first is due first. */
+  #expire({ cutoff }: Expiry): number {
+    const { now, onExpiry } = this.#options;
+    const due = [...this.#queue].filter(({ dueAt }) => dueAt <= cutoff);
+    const errors = due.map(({ since }, ahead) => onExpiry(ahead, now() - since));
+    due.forEach((waiter, at) => this.#dismiss(waiter, errors[at]));
+    const [next] = this.#queue;
+    return next?.dueAt ?? Infinity;
   }
 }

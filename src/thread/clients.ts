@@ -70,7 +70,7 @@ export class ThreadClients {
         isAlive: (client) => client.isAlive(),
         check: (client) => client.check(),
         // With somebody waiting for a connection, one that was given back is not kept.
-        reset: async (client) => !this.#gate.isWanted && (await client.reset()),
+        reset: (client) => !this.#gate.isWanted && client.reset(),
         close: (client) => client.close(this.#closeMs),
       },
       {
@@ -106,11 +106,14 @@ export class ThreadClients {
   }
 
   async withDedicated<T>(fn: (redis: RedisHandle) => Promise<T>, signal?: AbortSignal): Promise<T> {
-    const run = (client: AnyClient): Promise<T> => {
+    const lease = await this.#counted(this.#dedicated.acquire(signal));
+    this.#report();
+    try {
+      return await fn(lease.client.redis);
+    } finally {
+      await lease.release();
       this.#report();
-      return fn(client.redis);
-    };
-    return this.#counted(this.#dedicated.use(run, signal)).finally(() => this.#report());
+    }
   }
 
   /** See `ConnectGate`. */

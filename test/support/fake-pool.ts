@@ -3,6 +3,12 @@ import { setImmediate as turn } from "node:timers/promises";
 import { ClientPool, type PoolFactory, type PoolOptions } from "../../src/common/pool.js";
 import { eventually, gate } from "./gate.js";
 
+/** Acquires, runs `fn`, gives back. */
+export async function use<T, R>(pool: ClientPool<T>, fn: (client: T) => Promise<R>, signal?: AbortSignal): Promise<R> {
+  await using lease = await pool.acquire(signal);
+  return await fn(lease.client);
+}
+
 export class Fake {
   readonly id: number;
   isAlive = true;
