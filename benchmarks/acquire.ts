@@ -1,6 +1,6 @@
 /** What does a client cost to get, cached or leased, beside a module's promise and the pools one could take? */
 import { ConnectionManager } from "redthread";
-import { silent } from "../test/support/manage.js";
+import { silent } from "../test/support/silent.js";
 import { startRedis } from "../test/support/redis-server.js";
 import type * as Tasks from "./contenders/acquire-tasks.js";
 import type { AcquireInput } from "./contenders/acquire-tasks.js";

@@ -2,7 +2,7 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { ConnectionManager } from "redthread";
-import { silent } from "../test/support/manage.js";
+import { silent } from "../test/support/silent.js";
 import { startRedis } from "../test/support/redis-server.js";
 import type * as Tasks from "./contenders/limit-tasks.js";
 import { interleave, type Sample } from "./support/interleave.js";

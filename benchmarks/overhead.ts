@@ -1,6 +1,6 @@
 /** What do the ledger, the deadlines and the channels that nobody listens to cost per task, in ns, in the thread? */
 import { ConnectionManager } from "redthread";
-import { silent } from "../test/support/manage.js";
+import { silent } from "../test/support/silent.js";
 import { startRedis } from "../test/support/redis-server.js";
 import type * as Tasks from "./contenders/overhead-tasks.js";
 import { interleave } from "./support/interleave.js";

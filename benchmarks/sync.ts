@@ -3,7 +3,7 @@
  * turn; p50 and p99 of each round.
  */
 import { ConnectionManager } from "redthread";
-import { silent } from "../test/support/manage.js";
+import { silent } from "../test/support/silent.js";
 import { startRedis } from "../test/support/redis-server.js";
 import type * as Tasks from "./contenders/sync-tasks.js";
 import { interleave } from "./support/interleave.js";

@@ -1,7 +1,7 @@
 /** How many nearest-neighbour queries per second does each precision give, at which recall, over 1 and 2 threads? */
 import { fileURLToPath } from "node:url";
 import { ConnectionManager } from "../src/index.js";
-import { silent } from "../test/support/manage.js";
+import { silent } from "../test/support/silent.js";
 import { startRedis } from "../test/support/redis-server.js";
 import { Progress } from "../workers/demo/progress.js";
 import { sampleRows } from "../workers/demo/queries.js";

@@ -9,7 +9,8 @@ import { ConnectionManager, type ManagerOptions } from "../src/index.js";
 import type * as Tasks from "./fixtures/tasks.js";
 import { eventually } from "./support/gate.js";
 import { leakCheck } from "./support/leak-check.js";
-import { code, fixture, silent } from "./support/manage.js";
+import { code, fixture } from "./support/manage.js";
+import { silent } from "./support/silent.js";
 import { freePort, startRedis, type RedisServer } from "./support/redis-server.js";
 
 declare module "../src/adapters/fastify.js" {

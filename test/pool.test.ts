@@ -113,9 +113,14 @@ for (const [how, answer] of [
   });
 }
 
+/** Those that keep the process alive. */
+function timers(): number {
+  return process.getActiveResourcesInfo().filter((name) => name === "Timeout").length;
+}
+
 test("who was served leaves no timer that keeps the process alive", async (t) => {
   const { pool } = poolOf(t, { max: 1 });
-  const timers = (): number => process.getActiveResourcesInfo().filter((name) => name === "Timeout").length;
+
   const before = timers();
   const first = await pool.acquire();
   const waiting = [pool.acquire(), pool.acquire()];

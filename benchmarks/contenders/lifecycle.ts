@@ -2,7 +2,7 @@ import { fileURLToPath } from "node:url";
 import { Redis } from "ioredis";
 import { Piscina } from "piscina";
 import { ConnectionManager } from "redthread";
-import { silent } from "../../test/support/manage.js";
+import { silent } from "../../test/support/silent.js";
 import type { ByHandOptions } from "./by-hand.js";
 import type * as Tasks from "./whoami-tasks.js";
 

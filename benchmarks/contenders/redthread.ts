@@ -1,5 +1,5 @@
 import { ConnectionManager } from "redthread";
-import { silent } from "../../test/support/manage.js";
+import { silent } from "../../test/support/silent.js";
 import type { ByHandOptions } from "./by-hand.js";
 import { byCallers, type Contender } from "./contender.js";
 import type * as Tasks from "./redthread-tasks.js";

@@ -2,7 +2,7 @@
 import { fileURLToPath } from "node:url";
 import { Piscina } from "piscina";
 import { ConnectionManager } from "redthread";
-import { silent } from "../../test/support/manage.js";
+import { silent } from "../../test/support/silent.js";
 import type { Request } from "../contenders/request.js";
 import type * as Tasks from "../contenders/serve-tasks.js";
 

@@ -2,7 +2,7 @@
 import { Worker } from "node:worker_threads";
 import { fileURLToPath } from "node:url";
 import { ConnectionManager } from "redthread";
-import { silent } from "../../test/support/manage.js";
+import { silent } from "../../test/support/silent.js";
 import type * as Tasks from "../contenders/whoami-tasks.js";
 import { BY_HAND, REDTHREAD, type Running } from "../contenders/lifecycle.js";
 

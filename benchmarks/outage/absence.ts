@@ -1,7 +1,7 @@
 import { Redis } from "ioredis";
 import { ConnectionManager } from "redthread";
 import { hangUpOn } from "../../test/support/hang-up.js";
-import { silent } from "../../test/support/manage.js";
+import { silent } from "../../test/support/silent.js";
 import { type RedisServer, startRedis } from "../../test/support/redis-server.js";
 import type * as Tasks from "../contenders/outage-tasks.js";
 import type { Sample } from "../support/interleave.js";

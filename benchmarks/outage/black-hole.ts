@@ -1,6 +1,6 @@
 import { Redis, type RedisOptions } from "ioredis";
 import { ConnectionManager } from "redthread";
-import { silent } from "../../test/support/manage.js";
+import { silent } from "../../test/support/silent.js";
 import { type Proxy, startProxy } from "../../test/support/proxy.js";
 import { startRedis } from "../../test/support/redis-server.js";
 import type * as Tasks from "../contenders/outage-tasks.js";

@@ -1,7 +1,7 @@
 import { fileURLToPath } from "node:url";
 import { Piscina } from "piscina";
 import { ConnectionManager } from "redthread";
-import { silent } from "../../test/support/manage.js";
+import { silent } from "../../test/support/silent.js";
 import { startRedis } from "../../test/support/redis-server.js";
 import type { BlockedInput } from "../contenders/blocked-global.js";
 import type * as Tasks from "../contenders/outage-tasks.js";

@@ -2,7 +2,7 @@ import { fileURLToPath } from "node:url";
 import { Piscina } from "piscina";
 import { ConnectionManager } from "redthread";
 import { CountedLoad } from "../../test/support/counted-load.js";
-import { silent } from "../../test/support/manage.js";
+import { silent } from "../../test/support/silent.js";
 import { type RedisServer, startRedis } from "../../test/support/redis-server.js";
 import type * as Tasks from "../contenders/outage-tasks.js";
 import type { Place } from "../contenders/place.js";

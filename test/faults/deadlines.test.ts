@@ -5,7 +5,8 @@ import type * as Tasks from "../fixtures/blocked-tasks.js";
 import { blockLater } from "../support/block.js";
 import { eventually } from "../support/gate.js";
 import { makeClient, openClient, rejection } from "../support/make-client.js";
-import { code, fixture, manage, silent } from "../support/manage.js";
+import { code, fixture, manage } from "../support/manage.js";
+import { silent } from "../support/silent.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
 let server: RedisServer;

@@ -3,7 +3,8 @@ import { after, before, beforeEach, test, type TestContext } from "node:test";
 import type { ConnectionManager, ManagerOptions } from "../../src/index.js";
 import type * as Tasks from "../fixtures/worn-tasks.js";
 import { eventually } from "../support/gate.js";
-import { code, fixture, manage, silent } from "../support/manage.js";
+import { code, fixture, manage } from "../support/manage.js";
+import { silent } from "../support/silent.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
 let server: RedisServer;

@@ -10,7 +10,8 @@ import { connRetry } from "../../src/common/retry.js";
 import type * as Tasks from "../fixtures/tasks.js";
 import { eventually } from "../support/gate.js";
 import { makeClient, openClient, rejection, serverPerTest } from "../support/make-client.js";
-import { code, fixture, manage, silent } from "../support/manage.js";
+import { code, fixture, manage } from "../support/manage.js";
+import { silent } from "../support/silent.js";
 import type { RedisServer } from "../support/redis-server.js";
 
 const startServer = serverPerTest();

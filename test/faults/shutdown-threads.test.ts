@@ -6,7 +6,8 @@ import { ABRUPT, counted, ending, running, settled, shutsDownInTime, UNHURRIED }
 import { eventually } from "../support/gate.js";
 import { untilEachHasRun } from "../support/one-in-each.js";
 import { startProxy } from "../support/proxy.js";
-import { fixture, manage, silent } from "../support/manage.js";
+import { fixture, manage } from "../support/manage.js";
+import { silent } from "../support/silent.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
 // What threads and those who use them can do to a shutdown. Redis and the network: shutdown.test.ts.

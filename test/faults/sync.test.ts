@@ -5,7 +5,8 @@ import type * as SyncTasks from "../fixtures/sync-tasks.js";
 import { aheadOfTime } from "../support/clock.js";
 import { eventually } from "../support/gate.js";
 import { listenMutely } from "../support/hang-up.js";
-import { code, fixture, manage, silent } from "../support/manage.js";
+import { code, fixture, manage } from "../support/manage.js";
+import { silent } from "../support/silent.js";
 import { type ListedClient, startRedis, type RedisServer } from "../support/redis-server.js";
 import { Tokens } from "../support/tokens.js";
 

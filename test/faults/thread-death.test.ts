@@ -6,7 +6,8 @@ import { after, before, beforeEach, test } from "node:test";
 import type * as Tasks from "../fixtures/dying-tasks.js";
 import { aheadOfTime } from "../support/clock.js";
 import { eventually } from "../support/gate.js";
-import { code, fixture, manage, silent } from "../support/manage.js";
+import { code, fixture, manage } from "../support/manage.js";
+import { silent } from "../support/silent.js";
 import { oneInEach } from "../support/one-in-each.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 

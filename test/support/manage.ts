@@ -1,10 +1,9 @@
 import type { TestContext } from "node:test";
-import { ConnectionManager, type Logger, type ManagerOptions } from "../../src/index.js";
+import { ConnectionManager, type ManagerOptions } from "../../src/index.js";
 import { eventually } from "./gate.js";
 import { beginLeakCheck, leakCheck } from "./leak-check.js";
 import type { RedisServer } from "./redis-server.js";
-
-export const silent: Logger = { debug() {}, info() {}, warn() {}, error() {} };
+import { silent } from "./silent.js";
 
 /** For `assert.rejects`: an error with this code of redthread's. */
 export const code =
