@@ -28,6 +28,19 @@ test("tasks that wait for each other all run, although none of their name has en
   await Promise.all(tasks);
 });
 
+test("where tasks compute for long, the result of one does not wait for the next", async (t) => {
+  const manager = managed(t, { count: 1 });
+  await manager.ready();
+  for (let i = 0; i < 3; i++) await manager.run("block", 20);
+  const cell = new Int32Array(new SharedArrayBuffer(4));
+  const first = manager.run("block", 20);
+  const second = manager.run("awaitCell", cell);
+  await first;
+  Atomics.store(cell, 0, 1);
+  Atomics.notify(cell, 0);
+  assert.equal(await second, true);
+});
+
 test("a thread never runs more than concurrency tasks at once", async (t) => {
   const manager = managed(t, { count: 2, concurrency: 3 });
   const tasks = Array.from({ length: 20 }, () => manager.run("stubborn", { started: "begun", until: "go" }));

@@ -1,10 +1,17 @@
 import assert from "node:assert/strict";
 import { Writable } from "node:stream";
-import { test } from "node:test";
+import { test, type TestContext } from "node:test";
 import { sendThroughOutbox } from "../src/common/outbox.js";
 
-/** A stream that keeps each of the writes which reach it. */
-function recording(): { stream: Writable; writes: string[][]; flushed: () => number } {
+/** A stream that keeps each of the writes which reach it, at a time that stands still unless the test moves it. */
+function recording(t: TestContext): {
+  stream: Writable;
+  writes: string[][];
+  flushed: () => number;
+  clock: { ms: number };
+} {
+  const clock = { ms: 0 };
+  t.mock.method(performance, "now", () => clock.ms);
   const writes: string[][] = [];
   let flushes = 0;
   const stream = new Writable({
@@ -19,13 +26,13 @@ function recording(): { stream: Writable; writes: string[][]; flushed: () => num
     },
   });
   sendThroughOutbox(stream, () => flushes++);
-  return { stream, writes, flushed: () => flushes };
+  return { stream, writes, flushed: () => flushes, clock };
 }
 
 const turnEnds = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-test("what a turn writes leaves at its end as one chunk, in its order", async () => {
-  const { stream, writes, flushed } = recording();
+test("what a turn writes leaves at its end as one chunk, in its order", async (t) => {
+  const { stream, writes, flushed } = recording(t);
   stream.write("one ");
   stream.write("twö ");
   stream.write(Buffer.from("three "));
@@ -36,8 +43,8 @@ test("what a turn writes leaves at its end as one chunk, in its order", async ()
   assert.equal(flushed(), 1);
 });
 
-test("a large chunk is not copied, and keeps its place", async () => {
-  const { stream, writes } = recording();
+test("a large chunk is not copied, and keeps its place", async (t) => {
+  const { stream, writes } = recording(t);
   const large = "x".repeat(100_000);
   stream.write("before ");
   stream.write(Buffer.from(large));
@@ -46,8 +53,23 @@ test("a large chunk is not copied, and keeps its place", async () => {
   assert.deepEqual(writes, [["before ", large, " after"]]);
 });
 
-test("of a stream that was destroyed in the same turn nothing leaves, and nobody is told that it has", async () => {
-  const { stream, writes, flushed } = recording();
+test("what a turn writes after a long computation leaves at once, and the next of it at the end again", async (t) => {
+  const { stream, writes, clock } = recording(t);
+  clock.ms = 500; // without a word from the other side
+  stream.emit("data"); // what the computation was about
+  stream.write("before ");
+  clock.ms += 1;
+  stream.write("after");
+  assert.deepEqual(writes, [["before after"]]);
+  stream.emit("data");
+  stream.write("next");
+  assert.equal(writes.length, 1);
+  await turnEnds();
+  assert.deepEqual(writes[1], ["next"]);
+});
+
+test("of a stream that was destroyed in the same turn nothing leaves, and nobody is told that it has", async (t) => {
+  const { stream, writes, flushed } = recording(t);
   stream.write("never");
   stream.destroy();
   await turnEnds();

@@ -1,20 +1,25 @@
 import type { Writable } from "node:stream";
+import { monotonic } from "./time.js";
 
 /** Chunks up to this size are copied into one; larger ones are cheaper to hand over as they are. */
 const COPY_BYTES = 16_384;
+/** What is written so long after something came in follows a computation, and another one may come before the turn ends. */
+const LONG_TURN_MS = 1;
 
 /**
  * From now on what a loop turn writes to this stream leaves at the turn's end, in one system call and as one chunk: a
- * stream's own cork saves the call, but keeps a chunk, a callback and an encoding for each command. Nothing is delayed
+ * stream's own cork saves the call, but keeps a chunk, a callback and an encoding for each command. In a turn that takes
+ * long it leaves at once. Nothing is delayed
  * beyond the turn, and the order stays, because every write of the stream passes here. `onFlush` is told before it
  * leaves; of a stream that has ended nothing leaves any more.
  */
 export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
   const write: (chunk: string | Uint8Array) => boolean = stream.write.bind(stream);
   let chunks: (string | Uint8Array)[] = [];
+  let turnAt = monotonic();
 
   const flush = (): void => {
-    if (!stream.writable) return;
+    if (!stream.writable || chunks.length === 0) return;
     const leaving = chunks;
     chunks = [];
     onFlush();
@@ -33,8 +38,13 @@ export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
     // Strings are encoded together. Commands never split a character.
     if (typeof chunk === "string" && typeof chunks[last] === "string") chunks[last] += chunk;
     else chunks.push(chunk);
+    const now = monotonic();
+    if (now - turnAt < LONG_TURN_MS) return true;
+    turnAt = now;
+    flush();
     return true;
   };
+  stream.prependListener("data", () => (turnAt = monotonic()));
 }
 
 function toBuffer(chunk: string | Uint8Array): Uint8Array {

@@ -31,14 +31,42 @@ export interface TaskMapParts {
   readonly room: () => Promise<void> | undefined;
 }
 
-interface Slot {
+/** One input, from its submission until its result is consumed. */
+class Slot implements JobCallbacks {
   readonly index: number;
   job: Job | undefined;
-  outcome: PromiseSettledResult<unknown> | undefined;
+  status: "fulfilled" | "rejected" | undefined;
+  /** Its result, or why it has none. */
+  value: unknown;
+  readonly #onEnd: (slot: Slot) => void;
+
+  constructor(index: number, onEnd: (slot: Slot) => void) {
+    this.index = index;
+    this.#onEnd = onEnd;
+  }
+
+  resolve(value: unknown): void {
+    this.status = "fulfilled";
+    this.value = value;
+    this.#onEnd(this);
+  }
+
+  reject(reason: unknown): void {
+    this.status = "rejected";
+    this.value = reason;
+    this.#onEnd(this);
+  }
+
+  get outcome(): MapOutcome<unknown> {
+    const { status, value, index } = this;
+    return status === "fulfilled" ? { status, value, index } : { status: "rejected", reason: value, index };
+  }
 }
 
+type Result = IteratorResult<unknown, undefined>;
+
 interface Consumer {
-  readonly resolve: (result: IteratorResult<unknown, undefined>) => void;
+  readonly resolve: (result: Result | Promise<Result>) => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -50,11 +78,14 @@ const DONE: IteratorResult<never, undefined> = { done: true, value: undefined };
  */
 export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
   readonly #parts: TaskMapParts;
-  readonly #isOrdered: boolean;
   readonly #limit: number;
   /** To be consumed in this order; in order of inputs they are here from the beginning, else once they have ended. */
   readonly #slots = new Fifo<Slot>();
-  readonly #underWay = new Set<Slot>();
+  /** Of those that are not in `#slots` yet: none where they are there in order of inputs. */
+  readonly #unordered: Set<Slot> | undefined;
+  readonly #onEnd = (slot: Slot): void => this.#ended(slot);
+  #underWay = 0;
+  #isAbandoned = false;
   readonly #consumers = new Fifo<Consumer>();
   #source: Iterator<unknown> | AsyncIterator<unknown> | undefined;
   #isAsync = false;
@@ -66,7 +97,7 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
 
   constructor(parts: TaskMapParts) {
     this.#parts = parts;
-    this.#isOrdered = parts.options.ordered ?? true;
+    if (parts.options.ordered === false) this.#unordered = new Set();
     this.#limit = parts.options.concurrency;
   }
 
@@ -74,18 +105,16 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
     return this;
   }
 
-  next(): Promise<IteratorResult<unknown, undefined>> {
+  next(): Promise<Result> {
     this.#start();
-    const consumed = new Promise<IteratorResult<unknown, undefined>>((resolve, reject) => {
-      this.#consumers.push({ resolve, reject });
-    });
-    this.#serve();
+    const here = this.#consumers.size === 0 ? this.#shiftEnded() : undefined;
+    const consumed = here ? this.#consume(here) : this.#wait();
     this.#fill();
     return consumed;
   }
 
   /** Gives up what is under way; `for await` calls it when its body leaves early. */
-  async return(): Promise<IteratorResult<unknown, undefined>> {
+  async return(): Promise<Result> {
     this.#end(new Error("the consumer of map() has left"));
     return DONE;
   }
@@ -109,10 +138,10 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
       const refusal = this.#parts.refusal();
       if (refusal) return this.#fail(refusal);
       const room = this.#parts.room();
-      if (room) return void this.#wait(room);
+      if (room) return void this.#fillAfter(room);
       try {
         const taken = this.#source!.next();
-        if (this.#isAsync) return void this.#wait(this.#takeLater(taken));
+        if (this.#isAsync) return void this.#fillAfter(this.#takeLater(taken));
         this.#take(taken as IteratorResult<unknown>);
       } catch (error) {
         this.#fail(error);
@@ -124,7 +153,7 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
     this.#take(await taken);
   }
 
-  async #wait(what: Promise<void>): Promise<void> {
+  async #fillAfter(what: Promise<void>): Promise<void> {
     this.#isWaiting = true;
     try {
       await what;
@@ -141,38 +170,49 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
       this.#hasEnded = true;
       return this.#serve();
     }
-    const slot: Slot = { index: this.#taken++, job: undefined, outcome: undefined };
-    if (this.#isOrdered) this.#slots.push(slot);
-    this.#underWay.add(slot);
-    slot.job = this.#parts.submit(value, {
-      resolve: (result) => this.#settle(slot, { status: "fulfilled", value: result }),
-      reject: (reason) => this.#settle(slot, { status: "rejected", reason }),
-    });
+    const slot = new Slot(this.#taken++, this.#onEnd);
+    if (this.#unordered) this.#unordered.add(slot);
+    else this.#slots.push(slot);
+    this.#underWay++;
+    slot.job = this.#parts.submit(value, slot);
   }
 
-  #settle(slot: Slot, outcome: PromiseSettledResult<unknown>): void {
-    slot.outcome = outcome;
-    if (!this.#underWay.delete(slot)) return; // given up
-    if (!this.#isOrdered) this.#slots.push(slot);
+  #ended(slot: Slot): void {
+    if (this.#isAbandoned) return;
+    this.#underWay--;
+    if (this.#unordered?.delete(slot)) this.#slots.push(slot);
     this.#serve();
   }
 
+  #shiftEnded(): Slot | undefined {
+    return this.#slots.peek()?.status && this.#slots.shift();
+  }
+
+  /** The turn of one that has ended. */
+  #consume(slot: Slot): Promise<Result> {
+    this.#consumed++;
+    if (this.#parts.options.onError === "collect") return Promise.resolve({ done: false, value: slot.outcome });
+    if (slot.status === "fulfilled") return Promise.resolve({ done: false, value: slot.value });
+    this.#end(slot.value);
+    return Promise.reject(slot.value);
+  }
+
+  #wait(): Promise<Result> {
+    const consumed = new Promise<Result>((resolve, reject) => {
+      this.#consumers.push({ resolve, reject });
+    });
+    this.#serve();
+    return consumed;
+  }
+
   #serve(): void {
-    const { onError = "throw" } = this.#parts.options;
     while (this.#consumers.size > 0) {
-      const slot = this.#slots.peek();
-      if (!slot?.outcome) break;
-      this.#slots.shift();
-      this.#consumed++;
-      const { outcome, index } = slot;
-      if (onError === "collect") this.#consumers.shift()!.resolve({ done: false, value: { ...outcome, index } });
-      else if (outcome.status === "fulfilled") this.#consumers.shift()!.resolve({ done: false, value: outcome.value });
-      else {
-        this.#consumers.shift()!.reject(outcome.reason);
-        this.#end(outcome.reason);
-      }
+      const slot = this.#shiftEnded();
+      if (!slot) break;
+      const { resolve } = this.#consumers.shift()!;
+      resolve(this.#consume(slot));
     }
-    if (!this.#hasEnded || this.#slots.size > 0 || this.#underWay.size > 0) return;
+    if (!this.#hasEnded || this.#slots.size > 0 || this.#underWay > 0) return;
     // Everything that was taken is consumed.
     for (let consumer = this.#consumers.shift(); consumer; consumer = this.#consumers.shift()) {
       const failure = this.#failure;
@@ -194,10 +234,12 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
   #end(reason: unknown): void {
     if (!this.#hasEnded) void this.#closeSource();
     this.#hasEnded = true;
+    this.#isAbandoned = true;
+    this.#underWay = 0;
+    const open = [...this.#slots, ...(this.#unordered ?? [])];
     while (this.#slots.shift());
-    const underWay = [...this.#underWay];
-    this.#underWay.clear();
-    for (const { job } of underWay) if (job) this.#parts.withdraw(job, reason);
+    this.#unordered?.clear();
+    for (const { job } of open) if (job) this.#parts.withdraw(job, reason);
     this.#serve();
   }
 

@@ -16,13 +16,22 @@ export class Transfer {
 
 type Post = (message: ResultsMessage, transfer: readonly Transferable[] | undefined) => void;
 
-/** The results on their way to the manager: those of a loop turn share a message, and what no other can join leaves at once. */
+/** Where tasks keep the loop busy for so long, a message for each costs little beside them. */
+const LONG_TASK_MS = 0.5;
+/** Weight of the latest measurement. */
+const WEIGHT = 0.2;
+
+/**
+ * The results on their way to the manager: those of a loop turn share a message, unless the tasks of that turn take so long
+ * that the first would wait for the others; what no other can join leaves at once.
+ */
 export class Results {
   readonly #post: Post;
   #done: unknown[] = [];
   #failed: unknown[] = [];
   #scheduled = false;
   #loop = performance.eventLoopUtilization();
+  #meanMs = 0;
 
   constructor(post: Post) {
     this.#post = post;
@@ -37,8 +46,14 @@ export class Results {
     this.#failed.push(id, toErrorData(error));
   }
 
-  /** At the end of this loop turn, with what else ends in it. */
+  /** Whether the tasks of late have kept the loop busy for long. */
+  get areLong(): boolean {
+    return this.#meanMs >= LONG_TASK_MS;
+  }
+
+  /** At the end of this loop turn, with what else ends in it; or at once. */
   flushLater(): void {
+    if (this.areLong) return this.flush();
     if (this.#scheduled) return;
     this.#scheduled = true;
     setImmediate(() => this.flush());
@@ -77,6 +92,7 @@ export class Results {
   #send(done: readonly unknown[], failed: readonly unknown[], transfer?: readonly Transferable[]): void {
     const loop = performance.eventLoopUtilization();
     const busyMs = loop.active - this.#loop.active;
+    this.#meanMs += WEIGHT * ((2 * busyMs) / (done.length + failed.length) - this.#meanMs);
     this.#post({ type: "results", done, failed, busyMs }, transfer);
     this.#loop = loop;
   }

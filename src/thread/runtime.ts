@@ -31,7 +31,9 @@ export class Runtime {
   readonly #logins: Logins | undefined;
   readonly #tasks = new Map<string, TaskFunction>();
   readonly #results = new Results((message, transfer) => this.#postResults(message, transfer));
+  /** Those included that have not begun. */
   readonly #running = new Map<number, ThreadTask>();
+  readonly #unbegun: ThreadTask[] = [];
   readonly #sampling: NodeJS.Timeout;
   #taskMessages = 0;
   #module: TasksModule = {};
@@ -108,18 +110,30 @@ export class Runtime {
     for (let i = 0; i < tasks.length; i += 4) {
       const [id, name] = [tasks[i] as number, tasks[i + 1] as string];
       const task = new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs, this.#postReport);
-      void this.#run(task, traces?.[id]);
+      if (traces) task.trace = traces[id];
+      this.#running.set(id, task);
+      if (this.#results.areLong || this.#unbegun.length > 0) this.#beginLater(task);
+      else void this.#run(task);
     }
   }
 
+  /** One in a loop turn: else the first results would wait until the last of them has computed. */
+  #beginLater(task: ThreadTask): void {
+    if (this.#unbegun.push(task) === 1) setImmediate(this.#beginNext);
+  }
+
+  readonly #beginNext = (): void => {
+    void this.#run(this.#unbegun.shift()!);
+    if (this.#unbegun.length > 0) setImmediate(this.#beginNext);
+  };
+
   /** Never rejects: whatever the task does ends in its envelope. */
-  async #run(task: ThreadTask, trace: TraceContext | undefined): Promise<void> {
+  async #run(task: ThreadTask): Promise<void> {
     const { taskId, name } = task;
-    this.#running.set(taskId, task);
     try {
       const run = this.#tasks.get(name);
       if (!run) throw this.#notFound(name);
-      const result = executionChannel.hasSubscribers ? runTraced(task, run, trace) : task.run(run);
+      const result = executionChannel.hasSubscribers ? runTraced(task, run) : task.run(run);
       this.#results.done(taskId, await result, name);
     } catch (error) {
       this.#results.failed(taskId, error);

@@ -31,6 +31,8 @@ export class ThreadTask implements TaskContext {
   readonly threadId = threadId;
   readonly taskId: number;
   readonly context: unknown;
+  /** What the caller's tracer sent along. */
+  trace: TraceContext | undefined;
   readonly #name: string;
   readonly #input: unknown;
   readonly #logs: LogPort;
@@ -105,12 +107,12 @@ export class ThreadTask implements TaskContext {
 }
 
 /** As `task.run`, for those who listen to `redthread:execution`. */
-export function runTraced(task: ThreadTask, run: TaskFunction, context: TraceContext | undefined): Promise<unknown> {
+export function runTraced(task: ThreadTask, run: TaskFunction): Promise<unknown> {
   const message: ExecutionMessage = {
     taskId: task.taskId,
     task: task.name,
     threadId,
-    ...(context && { trace: context }),
+    ...(task.trace && { trace: task.trace }),
   };
   return new Trace(executionChannel, message).during(async () => {
     const { around } = message;
