@@ -47,7 +47,7 @@ for (const one of cases) {
     {
       points: [{ case: one.name }],
       contenders: clusterRivals(one),
-      rounds: isSmoke ? 1 : 2,
+      rounds: 1,
       measure: ({ measure }) => measure(),
     },
     { only: new Map(), contenders: options.contenders },

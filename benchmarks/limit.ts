@@ -104,7 +104,7 @@ if (!(await hasRedisBenchmark())) {
       rows,
       notes: [
         "depth: commands under way on each connection; the share of the ceiling is 1 / ratio; redis-benchmark, in C, makes no values of the replies",
-        "threads take 16 tasks at once by default: deeper than that the tasks wait in the queue",
+        "threads take 32 tasks at once by default: deeper than that the tasks wait in the queue",
       ],
       chart: {
         title: `GETs of ${BYTES} bytes over ${THREADS} connections`,
