@@ -214,6 +214,10 @@ test("so do the published files, and a thread loads four of them", () => {
   assert.equal(publishedLoads("src/thread/serve.ts").loaded.size, 4);
 });
 
+test("the main thread loads ioredis with its first client: while its threads load theirs, and not before they are started", () => {
+  assert.deepEqual([...publishedLoads("src/index.ts").packages].toSorted(), ["dotenv", "piscina"]);
+});
+
 test("what piscina requires is CommonJS: a thread that is ended while it requires a module takes the process with it", () => {
   const { specifier, isDynamic } = importsOf("workers/entry.cts").at(-1)!;
   assert.deepEqual({ specifier, isDynamic }, { specifier: "../src/thread/serve.js", isDynamic: true });

@@ -4,7 +4,6 @@ import { ConfigInvalidError } from "./errors.js";
 import type { RedisHandle } from "./handle.js";
 import { noopLogger } from "./log.js";
 import { connectionName } from "./names.js";
-import { clientOf, openClient } from "./open-client.js";
 import type { ConnectOptions } from "./options.js";
 
 /**
@@ -13,7 +12,8 @@ import type { ConnectOptions } from "./options.js";
  * @throws REDTHREAD_CONFIG_INVALID, REDTHREAD_CONNECT_FAILED at `retry.deadlineMs`, REDTHREAD_AUTH_FAILED at once
  */
 export async function connect(options: ConnectOptions = {}): Promise<RedisHandle> {
-  const { loadConfig } = await import("./env.js"); // not at load: a thread with a manager never needs dotenv
+  // Not at load: a thread with a manager never needs dotenv, nor the main thread ioredis before its threads are started.
+  const [{ loadConfig }, { openClient }] = await Promise.all([import("./env.js"), import("./open-client.js")]);
   const config = loadConfig(options);
   const { redis, retry, appName, shutdown } = config;
   const { logger = noopLogger } = options;
@@ -42,6 +42,7 @@ export async function connect(options: ConnectOptions = {}): Promise<RedisHandle
  * socket is destroyed. Idempotent; a client that is not connected is not connected for it.
  */
 export async function disconnect(redis: RedisHandle, { closeMs = 2_000 }: { closeMs?: number } = {}): Promise<void> {
+  const { clientOf } = await import("./open-client.js");
   const client = clientOf(redis);
   if (!client)
     throw new ConfigInvalidError("disconnect() takes a client made by connect(): this one is not redthread's");

@@ -1,17 +1,18 @@
 import { capacityOf } from "../common/capacity.js";
-import { ClusterClient } from "../common/cluster-client.js";
 import type { RedisHandle } from "../common/handle.js";
 import type { Logger } from "../common/log.js";
-import { clientOf } from "../common/open-client.js";
 import type { Config } from "../common/options.js";
 
 /**
  * Warns when a Cluster has more nodes than the budget has places for: every thread, the primary and its rotation may need
  * one to each. How many there are is known only now.
  */
-export function warnOfFewPlaces(redis: RedisHandle, { threads, connections }: Config, logger: Logger): void {
+export async function warnOfFewPlaces(redis: RedisHandle, config: Config, logger: Logger): Promise<void> {
+  const { threads, connections } = config;
+  if (!config.redis.clusterNodes || connections.max === undefined) return;
+  const { clientOf } = await import("../common/open-client.js");
   const client = clientOf(redis);
-  if (!(client instanceof ClusterClient) || connections.max === undefined) return;
+  if (!client || !("nodes" in client)) return;
   const { nodes } = client;
   const needed = (threads.count + 2) * nodes;
   if (connections.max >= needed) return;

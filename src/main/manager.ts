@@ -9,7 +9,7 @@ import type { RedisHandle } from "../common/handle.js";
 import { Ledger, LedgerTotals } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
 import { type ClientRole, connectionName } from "../common/names.js";
-import { openClient, type OpenOptions } from "../common/open-client.js";
+import type { OpenOptions } from "../common/open-client.js";
 import type { CredentialsProvider, ManagerOptions } from "../common/options.js";
 import type { LogRecord, ThreadData } from "../common/protocol.js";
 import { warnOfFewClients, warnOfFewPlaces } from "./capacity.js";
@@ -126,7 +126,7 @@ export class ConnectionManager<
    */
   async ready(): Promise<void> {
     const [redis] = await Promise.all([this.getRedis(), this.#allThreadsReady()]);
-    warnOfFewPlaces(redis, this.#config, this.#logger);
+    await warnOfFewPlaces(redis, this.#config, this.#logger);
     await warnOfFewClients(redis, this.#config, this.#logger);
   }
 
@@ -366,7 +366,11 @@ export class ConnectionManager<
     };
     return new SharedClient({
       ...lifetime,
-      open: (signal) => openClient(client, shutdown.closeMs, signal),
+      open: async (signal) => {
+        // Not at load: while ioredis is loaded here, the threads are loading theirs.
+        const { openClient } = await import("../common/open-client.js");
+        return openClient(client, shutdown.closeMs, signal);
+      },
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,
     });
