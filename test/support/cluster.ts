@@ -62,8 +62,9 @@ export class Cluster implements AsyncDisposable {
   /** After the test nobody is connected to any node, and then they are stopped. */
   watch(t: TestContext): void {
     beginLeakCheck(t);
-    for (const node of this.nodes) leakCheck(t, node);
-    t.after(() => this[Symbol.asyncDispose]());
+    const stop = (): Promise<void> => this[Symbol.asyncDispose]();
+    for (const node of this.nodes) leakCheck(t, node, stop);
+    t.after(stop);
   }
 
   /** Which of `masters` has this key's slot, as the Cluster was made. */

@@ -20,17 +20,17 @@ const checks = new WeakMap<Test, Checks>();
 /**
  * After the test: CLIENT LIST holds only the observer, no promise was rejected unheard since the last check, and once
  * the test's last check is through, nothing is left that the library opened on this thread since the first one began.
- * After-hooks run in the order they were registered: call this before registering the one that stops the server.
+ * After-hooks run in the order they were registered: call this before registering the one that stops the server. A hook
+ * that fails ends the hooks: where that one is the test's, `onFailure` has to do its work.
  */
-export function leakCheck(t: Test, server: RedisServer): void {
+export function leakCheck(t: Test, server: RedisServer, onFailure = async (): Promise<void> => {}): void {
   listen();
   const ofTest = beginLeakCheck(t);
   ofTest.left++;
-  t.after(async () => {
+  const check = async (): Promise<void> => {
     ofTest.left--;
     if (!server.isRunning) {
-      // A hook that fails ends the hooks, also the one that would stop the server; its observer reconnects until then.
-      await server.stop();
+      await server.stop(); // its observer reconnects until then
       throw new Error("the test has killed its server and not started it again");
     }
     await server.waitForClients((clients) => clients.length === 0, 5_000, "nobody but the observer is connected");
@@ -38,6 +38,14 @@ export function leakCheck(t: Test, server: RedisServer): void {
     await new Promise((resolve) => setImmediate(resolve));
     assert.deepEqual(rejections.splice(0), [], "no promise was rejected unheard");
     if (ofTest.left === 0) await nothingIsOpen(ofTest.since);
+  };
+  t.after(async () => {
+    try {
+      await check();
+    } catch (error) {
+      await onFailure();
+      throw error;
+    }
   });
 }
 

@@ -87,7 +87,9 @@ test(
     t.diagnostic(`the others: ${others.summary()}`);
     assert.deepEqual(await replicated.problems(cluster), []);
     assert.deepEqual(failed.slice(1), [0, 0]);
-    assert.ok(failed[0]! > 0, "the fault has hit nothing");
+    // Where every command got through, held until the failover, the master died between a write and its WAIT.
+    const { uncertain, notSent } = replicated.ledger.totals;
+    assert.ok(uncertain + notSent > 0, "the fault has hit nothing");
     await cluster.masters[0]!.start();
     await eventually(() => manager.stats().breaker.state === "closed");
     await manager.shutdown();
@@ -259,12 +261,13 @@ test("a dead node has one prober, however many threads and leases wait for it", 
   dead!.admin.disconnect(); // its attempts are not what is counted
   const away = await hangUpOn(dead!.port);
   const calls = Array.from({ length: 32 }, (_, i) => manager.run(i % 2 === 0 ? "incr" : "incrDedicated", key));
-  const settled = Promise.allSettled(calls);
-  await settled;
-  t.diagnostic(`${away.attempts()} attempts in 2 s, ${away.atOnce()} at once`);
+  const startedAt = performance.now();
+  await Promise.allSettled(calls);
+  const ms = performance.now() - startedAt; // more than their deadline where the machine is busy
+  t.diagnostic(`${away.attempts()} attempts in ${Math.round(ms)} ms, ${away.atOnce()} at once`);
   away.server.close();
   // A first wave of as many as there are handshake permits, one each 250 ms or more, and those that a closed lease gave up.
-  assert.ok(away.attempts() <= 4 + 2_500 / 250 + 6, `${away.attempts()} attempts`);
+  assert.ok(away.attempts() <= 4 + (ms + 500) / 250 + 6, `${away.attempts()} attempts`);
   await dead!.start();
   await dead!.admin.connect();
   await eventually(() => manager.run("incr", key), 15_000);
