@@ -61,9 +61,9 @@ export class Cluster implements AsyncDisposable {
 
   /** After the test nobody is connected to any node, and then they are stopped. */
   watch(t: TestContext): void {
-    beginLeakCheck(t);
     const stop = (): Promise<void> => this[Symbol.asyncDispose]();
-    for (const node of this.nodes) leakCheck(t, node, stop);
+    beginLeakCheck(t).onFailure = stop;
+    for (const node of this.nodes) leakCheck(t, node);
     t.after(stop);
   }
 

@@ -14,16 +14,17 @@ interface Checks {
   /** A handle may belong to what another check's hooks are still to close. */
   left: number;
   readonly since: number;
+  /** A hook that fails ends the hooks: does what those after it would have done. */
+  onFailure: () => Promise<void>;
 }
 const checks = new WeakMap<Test, Checks>();
 
 /**
  * After the test: CLIENT LIST holds only the observer, no promise was rejected unheard since the last check, and once
  * the test's last check is through, nothing is left that the library opened on this thread since the first one began.
- * After-hooks run in the order they were registered: call this before registering the one that stops the server. A hook
- * that fails ends the hooks: where that one is the test's, `onFailure` has to do its work.
+ * After-hooks run in the order they were registered: call this before registering the one that stops the server.
  */
-export function leakCheck(t: Test, server: RedisServer, onFailure = async (): Promise<void> => {}): void {
+export function leakCheck(t: Test, server: RedisServer): void {
   listen();
   const ofTest = beginLeakCheck(t);
   ofTest.left++;
@@ -43,7 +44,7 @@ export function leakCheck(t: Test, server: RedisServer, onFailure = async (): Pr
     try {
       await check();
     } catch (error) {
-      await onFailure();
+      await ofTest.onFailure();
       throw error;
     }
   });
@@ -51,7 +52,7 @@ export function leakCheck(t: Test, server: RedisServer, onFailure = async (): Pr
 
 /** For who opens something before its `leakCheck`, because its own hook has to come first. */
 export function beginLeakCheck(t: Test): Checks {
-  const ofTest = checks.get(t) ?? { left: 0, since: newestHandle() };
+  const ofTest = checks.get(t) ?? { left: 0, since: newestHandle(), onFailure: async () => {} };
   checks.set(t, ofTest);
   return ofTest;
 }
