@@ -87,6 +87,20 @@ test("a tasks module in CommonJS gives its exports as tasks", async (t) => {
   });
 });
 
+test("of a CommonJS module of which Node finds some names only, all are tasks, and its setup is called", async (t) => {
+  const source = `
+    let isReady = false;
+    const half = (x) => x / 2;
+    module.exports = { half, double: (x) => 2 * x, wasSetUp: () => isReady, setup() { isReady = true; } };`;
+  const tasks = await tasksFile("half-found.cjs", source);
+  type Tasks = { half(input: number): number; double(input: number): number; wasSetUp(): boolean };
+  const manager = manage<Tasks>(t, server, { tasks });
+  assert.deepEqual(
+    [await manager.run("half", 4), await manager.run("double", 4), await manager.run("wasSetUp")],
+    [2, 8, true],
+  );
+});
+
 test("the lines of a task's log survive whatever is put into their fields, and show no error's message", async (t) => {
   const source = `
     const circle = { name: "circle" };

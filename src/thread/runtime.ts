@@ -70,7 +70,7 @@ export class Runtime {
   /** Loads the tasks module and runs its `setup`; tells the manager how that went. Never rejects. */
   async start(load: (tasks: string) => Promise<TasksModule> = loadTasks): Promise<void> {
     try {
-      this.#module = await load(this.#config.tasks);
+      this.#module = exportsOf(await load(this.#config.tasks));
       for (const [name, task] of tasksOf(this.#module)) this.#tasks.set(name, task);
       await (this.#module["setup"] as (() => unknown) | undefined)?.();
       this.#post({ type: "ready" });
@@ -212,11 +212,16 @@ async function loadTasks(tasks: string): Promise<TasksModule> {
   return (await import(tasks)) as TasksModule;
 }
 
-/** The functions a module exports, except the two that are ours to call; those of a CommonJS module sit in its default. */
+/** Of a CommonJS module Node may have found some of the names only, or none; all of them are in its default. */
+function exportsOf(module: TasksModule): TasksModule {
+  const { default: whole, ...named }: Record<string, unknown> = module;
+  delete named["module.exports"]; // what Node 24 calls the default besides
+  return typeof whole === "object" ? { ...whole, ...named } : named;
+}
+
+/** The functions a module exports, except the two that are ours to call. */
 function tasksOf(module: TasksModule): [string, TaskFunction][] {
-  const { default: fallback, ...named } = module;
-  const exported = Object.keys(named).length === 0 && typeof fallback === "object" ? { ...fallback } : named;
-  return Object.entries(exported).filter(
+  return Object.entries(module).filter(
     (entry): entry is [string, TaskFunction] =>
       typeof entry[1] === "function" && entry[0] !== "setup" && entry[0] !== "teardown",
   );
