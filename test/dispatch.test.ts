@@ -41,6 +41,24 @@ test("where tasks compute for long, the result of one does not wait for the next
   assert.equal(await second, true);
 });
 
+test("a task that is given up before its turn in its thread does not begin", async (t) => {
+  const manager = managed(t, { count: 1 });
+  await manager.ready();
+  for (let i = 0; i < 3; i++) await manager.run("block", 20);
+  const cell = new Int32Array(new SharedArrayBuffer(4));
+  const caller = new AbortController();
+  const first = manager.run("awaitCell", cell);
+  const second = manager.run("incr", "begun", { signal: caller.signal, cancel: "cooperative" });
+  await eventually(() => running(manager)[0] === 2);
+  caller.abort();
+  await assert.rejects(second, code("TASK_ABORTED"));
+  Atomics.store(cell, 0, 1);
+  Atomics.notify(cell, 0);
+  await first;
+  await eventually(() => running(manager)[0] === 0);
+  assert.equal(await server.admin.get("begun"), null);
+});
+
 test("a thread never runs more than concurrency tasks at once", async (t) => {
   const manager = managed(t, { count: 2, concurrency: 3 });
   const tasks = Array.from({ length: 20 }, () => manager.run("stubborn", { started: "begun", until: "go" }));

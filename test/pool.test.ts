@@ -120,7 +120,6 @@ function timers(): number {
 
 test("who was served leaves no timer that keeps the process alive", async (t) => {
   const { pool } = poolOf(t, { max: 1 });
-
   const before = timers();
   const first = await pool.acquire();
   const waiting = [pool.acquire(), pool.acquire()];
@@ -401,23 +400,6 @@ test("a client past its lifetime is closed on return or while idle, never in use
   assert.equal(seen.get(whole.client), askedOut);
   await whole.release();
   assert.equal(whole.client.isClosed, true);
-});
-
-// trap 12
-test("use gives the client back when its function throws or rejects, and keeps the connection", async (t) => {
-  const { pool, fakes } = poolOf(t, { max: 1 });
-  await assert.rejects(
-    use(pool, () => {
-      throw new Error("at once");
-    }),
-    /at once/,
-  );
-  await assert.rejects(
-    use(pool, () => Promise.reject(new Error("later"))),
-    /later/,
-  );
-  assert.equal(await use(pool, async (client) => client.id), 1);
-  assert.equal(fakes.dials, 1);
 });
 
 // trap 13

@@ -3,7 +3,7 @@ import { ClusterNodes, type ClusterOptions } from "./cluster-nodes.js";
 import { ClusterRouter } from "./cluster-router.js";
 import { ClusterShards } from "./cluster-shards.js";
 import { isOfChannels, isOfShards } from "./cluster-commands.js";
-import { type ConnectionState, ioredisOptions } from "./client.js";
+import { type Client, type ConnectionState, ioredisOptions } from "./client.js";
 import { traitOf } from "./commands.js";
 import { NeedsDedicatedError, NotSentError } from "./errors.js";
 import { type CommandStream, type Gate, Handle, type QueuedCommand } from "./handle.js";
@@ -121,10 +121,7 @@ export class ClusterClient implements Gate {
     this.#channels.reset();
     this.#shards.reset();
     const repairing = [...this.#nodes].map(async (node) => {
-      const isGood = await Promise.resolve(node.client)
-        .then((client) => client.reset())
-        .catch(() => false);
-      if (!isGood) this.#nodes.leave(node, { handingOver: false });
+      if (!(await isRepaired(node.client))) this.#nodes.leave(node, { handingOver: false });
     });
     await Promise.all(repairing);
     return this.isAlive();
@@ -210,5 +207,13 @@ export class ClusterClient implements Gate {
 
   #closedError(): NotSentError {
     return new NotSentError(`${this.#options.name} is closed`, { outcome: "not-sent" });
+  }
+}
+
+async function isRepaired(client: Client): Promise<boolean> {
+  try {
+    return await client.reset();
+  } catch {
+    return false;
   }
 }

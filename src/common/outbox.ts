@@ -9,9 +9,8 @@ const LONG_TURN_MS = 1;
 /**
  * From now on what a loop turn writes to this stream leaves at the turn's end, in one system call and as one chunk: a
  * stream's own cork saves the call, but keeps a chunk, a callback and an encoding for each command. In a turn that takes
- * long it leaves at once. Nothing is delayed
- * beyond the turn, and the order stays, because every write of the stream passes here. `onFlush` is told before it
- * leaves; of a stream that has ended nothing leaves any more.
+ * long it leaves at once. Nothing is delayed beyond the turn, and the order stays, because every write of the stream
+ * passes here. `onFlush` is told before it leaves; of a stream that has ended nothing leaves any more.
  */
 export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
   const write: (chunk: string | Uint8Array) => boolean = stream.write.bind(stream);

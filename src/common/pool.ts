@@ -226,7 +226,8 @@ export class ClientPool<T> {
 
   /** Most come back clean, and the next waiter has them in this very turn. */
   #takeBack(slot: Slot<T>, isWanted: boolean): Promise<void> | void {
-    const flaw = this.#isClosing ? "shutdown" : isWanted ? this.#ageOrDeath(slot) : "dirty";
+    if (!isWanted) return this.#discard(slot, "dirty");
+    const flaw = this.#isClosing ? "shutdown" : this.#ageOrDeath(slot);
     if (flaw) return this.#discard(slot, flaw);
     const isClean = this.#factory.reset(slot.client!);
     if (typeof isClean === "boolean") return this.#judge(slot, isClean);

@@ -57,7 +57,9 @@ export class ThreadTask implements TaskContext {
     this.#post = post;
   }
 
+  /** Not at all where it was given up before its turn: what listens for its signal would listen in vain. */
   run(task: TaskFunction): unknown {
+    if (this.#abortReason) throw this.#abortReason;
     return task(this.#input, this);
   }
 
