@@ -242,6 +242,7 @@ test("a command issued while the client closes was not sent, and says so", async
 
 test("the commands of one turn leave in one write and in order", async (t) => {
   const client = await open(t);
+  await new Promise((resolve) => setImmediate(resolve)); // a turn of their own, not that of the PONG
   let writes = 0;
   const { stream } = client.redis;
   const handle = stream as unknown as { _writev: (...args: unknown[]) => void; _write: (...args: unknown[]) => void };

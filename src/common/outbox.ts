@@ -3,7 +3,10 @@ import { monotonic } from "./time.js";
 
 /** Chunks up to this size are copied into one; larger ones are cheaper to hand over as they are. */
 const COPY_BYTES = 16_384;
-/** What is written so long after something came in follows a computation, and another one may come before the turn ends. */
+/**
+ * What is written so long after something came in, and in the same turn, follows a computation; another one may come before
+ * the turn ends.
+ */
 const LONG_TURN_MS = 1;
 
 /**
@@ -15,7 +18,8 @@ const LONG_TURN_MS = 1;
 export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
   const write: (chunk: string | Uint8Array) => boolean = stream.write.bind(stream);
   let chunks: (string | Uint8Array)[] = [];
-  let turnAt = monotonic();
+  /** When the turn began, if it is one in which something came in. */
+  let turnAt: number | undefined;
 
   const flush = (): void => {
     if (!stream.writable || chunks.length === 0) return;
@@ -37,13 +41,18 @@ export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
     // Strings are encoded together. Commands never split a character.
     if (typeof chunk === "string" && typeof chunks[last] === "string") chunks[last] += chunk;
     else chunks.push(chunk);
+    if (turnAt === undefined) return true;
     const now = monotonic();
     if (now - turnAt < LONG_TURN_MS) return true;
     turnAt = now;
     flush();
     return true;
   };
-  stream.prependListener("data", () => (turnAt = monotonic()));
+  const endTurn = (): void => (turnAt = undefined);
+  stream.prependListener("data", () => {
+    if (turnAt === undefined) setImmediate(endTurn);
+    turnAt = monotonic();
+  });
 }
 
 function toBuffer(chunk: string | Uint8Array): Uint8Array {
