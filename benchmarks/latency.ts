@@ -23,7 +23,7 @@ const THREADS = 2;
 const KEY = "bench:latency";
 const options = parseBenchOptions();
 const { isSmoke } = options;
-const ROUNDS = isSmoke ? 1 : 3;
+const ROUNDS = isSmoke ? 1 : 4;
 const SIZES_MS = isSmoke ? [1] : [0.1, 1, 10, 100];
 const LOADS = isSmoke ? [0.7] : [0.3, 0.7, 0.9];
 /** At least so long, and longer where tasks are few. */

@@ -27,10 +27,7 @@ export interface Interleaving<P extends Point, C extends Named<P>> {
   readonly warmUps?: number;
 }
 
-/**
- * Every contender at every point, round by round in turn: what else the machine does meanwhile falls on all of them.
- * Each round begins with another one, so that nobody always follows the same predecessor.
- */
+/** Every contender at every point, round by round in turn: what else the machine does meanwhile falls on all of them. */
 export async function interleave<P extends Point, C extends Named<P>>(
   { points, contenders, rounds, measure, warmUps = 0 }: Interleaving<P, C>,
   options: Pick<BenchOptions, "only" | "contenders">,
@@ -42,8 +39,7 @@ export async function interleave<P extends Point, C extends Named<P>>(
     const taking = chooseContenders(contenders, options).filter(({ takesPart }) => takesPart?.(point) ?? true);
     const samples = taking.map((): Sample[] => []);
     for (let round = -warmUps; round < rounds; round++) {
-      for (let turn = 0; turn < taking.length; turn++) {
-        const at = (round + warmUps + turn) % taking.length;
+      for (const at of turns(taking.length, round + warmUps)) {
         const sample = await measure(taking[at]!, point);
         if (round >= 0) samples[at]!.push(sample);
       }
@@ -51,6 +47,18 @@ export async function interleave<P extends Point, C extends Named<P>>(
     rows.push(...taking.map(({ name }, at) => ({ point, contender: name, metrics: byMetric(samples[at]!) })));
   }
   return rows;
+}
+
+/**
+ * Whose turn it is within a round. Over the rounds everybody follows everybody: the garbage of the one before is collected
+ * in one's own turn. A Williams design (0, 1, n-1, 2, n-2 …), every other round backwards, as odd numbers want it.
+ */
+function turns(count: number, round: number): number[] {
+  const order = Array.from({ length: count }, (_, turn) => {
+    const step = Math.ceil(turn / 2);
+    return (Math.floor(round / 2) + (turn % 2 === 1 ? step : count - step)) % count;
+  });
+  return round % 2 === 0 ? order : order.toReversed();
 }
 
 export function chooseContenders<C extends { name: string }>(
