@@ -32,10 +32,9 @@ function chunkOf(id, graph) {
 function packagesOf(id, graph, found = new Set(), seen = new Set()) {
   if (seen.has(id)) return found;
   seen.add(id);
-  for (const imported of graph.getModuleInfo(id).importedIds) {
-    if (isOurs(imported)) packagesOf(imported, graph, found, seen);
-    else found.add(imported);
-  }
+  const { code, importedIds } = graph.getModuleInfo(id);
+  for (const [, name] of code.matchAll(/^const .* = requirePackage(?:<.*>)?\("([^"]+)"\);$/gm)) found.add(name);
+  for (const imported of importedIds) if (isOurs(imported)) packagesOf(imported, graph, found, seen);
   return found;
 }
 

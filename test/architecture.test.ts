@@ -53,6 +53,9 @@ interface Import {
   readonly isDynamic: boolean;
 }
 
+/** What is required inside a function is loaded by its first call. */
+const REQUIRED = /^([ \t]*)const .* = requirePackage(?:<.*>)?\("([^"]+)"\);$/gm;
+
 const root = rootFrom(dirname(fileURLToPath(import.meta.url)));
 const files = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
   .filter((name) => name.endsWith(".ts"))
@@ -72,10 +75,15 @@ function codeOf(file: string): string {
 function importsOf(file: string): Import[] {
   const code = sources.get(file) ?? codeOf(file);
   const fixed = [...code.matchAll(/^(?:import|export)\s+(type\s)?(?:[^"';]*?\bfrom\s*)?"([^"]+)"/gm)];
-  const dynamic = [...code.matchAll(/\bimport\(\s*"([^"]+)"\s*\)/g)];
+  const dynamic = [...code.matchAll(/(?<!typeof )\bimport\(\s*"([^"]+)"\s*\)/g)];
   return [
     ...fixed.map(([, type, specifier]) => ({ specifier: specifier!, isType: type !== undefined, isDynamic: false })),
     ...dynamic.map(([, specifier]) => ({ specifier: specifier!, isType: false, isDynamic: true })),
+    ...[...code.matchAll(REQUIRED)].map(([, indent, specifier]) => ({
+      specifier: specifier!,
+      isType: false,
+      isDynamic: indent !== "",
+    })),
   ];
 }
 
@@ -106,18 +114,21 @@ function loadedBy(file: string, loaded = new Set<string>()): Set<string> {
   return loaded;
 }
 
-/** What an entry of the published package brings with it. */
-function publishedLoads(entry: string): { loaded: Set<string>; packages: Set<string> } {
+/** What an entry of the published package brings with it; some of the packages are required. */
+function publishedLoads(entry: string): { loaded: Set<string>; packages: Set<string>; required: Set<string> } {
   const loaded = new Set([join(root, "lib", entry.replace(/\.ts$/, ".js"))]);
   const packages = new Set<string>();
+  const required = new Set<string>();
   for (const file of loaded) {
-    const imports = readFileSync(file, "utf8").matchAll(/^(?:import|export)\b[^"'=]*"([^"]+)";$/gm);
-    for (const [, specifier = ""] of imports) {
+    const code = readFileSync(file, "utf8");
+    for (const [, indent, name] of code.matchAll(REQUIRED)) if (indent === "") required.add(name!);
+    for (const [, specifier = ""] of code.matchAll(/^(?:import|export)\b[^"'=]*"([^"]+)";$/gm)) {
       if (specifier.startsWith(".")) loaded.add(resolve(dirname(file), specifier));
       else if (!specifier.startsWith("node:")) packages.add(specifier);
     }
   }
-  return { loaded, packages };
+  for (const name of required) packages.add(name);
+  return { loaded, packages, required };
 }
 
 test("the import table is about files that exist, and finds their imports", () => {
@@ -131,7 +142,7 @@ test("the import table is about files that exist, and finds their imports", () =
 });
 
 test("each third-party package has exactly one importer", () => {
-  const found = files.flatMap((file) => packagesOf(file).map((name) => [name, file] as const));
+  const found = files.flatMap((file) => [...new Set(packagesOf(file))].map((name) => [name, file] as const));
   assert.deepEqual(Object.fromEntries(found), IMPORTERS);
   assert.equal(new Set(found.map(String)).size, Object.keys(IMPORTERS).length);
   const { dependencies, peerDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
@@ -212,6 +223,13 @@ test("so do the published files, and a thread loads four of them", () => {
     assert.deepEqual([...packages].toSorted(), expected, entry);
   }
   assert.equal(publishedLoads("src/thread/serve.ts").loaded.size, 4);
+});
+
+test("all of them are required: for the first one that is imported, Node compiles a lexer, in each thread anew", () => {
+  for (const entry of Object.keys(LOADS)) {
+    const { packages, required } = publishedLoads(entry);
+    assert.deepEqual(packages, required, entry);
+  }
 });
 
 test("the main thread loads ioredis with its first client: while its threads load theirs, and not before they are started", () => {

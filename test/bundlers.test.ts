@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -122,4 +122,13 @@ test("redthread bundled into the application is THREAD_START_FAILED at once, whi
     assert.equal(lines.length, 2, lines.join("\n"));
     for (const line of lines) assert.match(line, /^REDTHREAD_THREAD_START_FAILED .*bundled.*external/, program);
   }
+});
+
+test("a bundle that has redthread in it and none beside it says so when it is loaded", async (t) => {
+  const bundled = await withEsbuild(main, "alone.js", { format: "esm" });
+  const elsewhere = await mkdtemp(join(tmpdir(), "redthread-alone-"));
+  t.after(() => rm(elsewhere, { recursive: true, force: true }));
+  const alone = join(elsewhere, "alone.mjs");
+  await copyFile(bundled, alone);
+  await assert.rejects(promisify(execFile)(process.execPath, [alone]), /\w+, which redthread needs.*bundled.*external/);
 });

@@ -1,12 +1,14 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
-import { parse as parseDotenv } from "dotenv";
 import { resolveConfig, resolveTasks } from "./config.js";
 import { ConfigInvalidError } from "./errors.js";
 import { errorCode, LOG_LEVELS } from "./log.js";
 import { typeOf } from "./option-kinds.js";
 import { freezeConfig, type Config, type ConnectOptions, type ManagerOptions, type RedisOptions } from "./options.js";
+import { requirePackage } from "./packages.js";
 import { Settings } from "./settings.js";
+
+const { parse: parseDotenv } = requirePackage<typeof import("dotenv")>("dotenv");
 
 export interface LoadOptions {
   /** A manager cannot do without a tasks module; a thread on its own can. Default false. */

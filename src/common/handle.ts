@@ -1,12 +1,15 @@
 import { createRequire } from "node:module";
-import { Command, Redis, type RedisOptions } from "ioredis";
+import type { Command as IoredisCommand, Redis as Ioredis, RedisOptions } from "ioredis";
 import type { Endpoint } from "./options.js";
+import { requirePackage } from "./packages.js";
+
+const { Command, Redis } = requirePackage<typeof import("ioredis")>("ioredis");
 
 /** An ioredis client, whoever made it: what users hold. */
-export type RedisHandle = Redis;
-export type QueuedCommand = Command;
-export type CommandStream = Parameters<Redis["sendCommand"]>[1];
-type CommandItem = Parameters<Redis["handleReconnection"]>[1];
+export type RedisHandle = Ioredis;
+export type QueuedCommand = IoredisCommand;
+export type CommandStream = Parameters<RedisHandle["sendCommand"]>[1];
+type CommandItem = Parameters<RedisHandle["handleReconnection"]>[1];
 type Callback = (error: Error | null, result?: unknown) => void;
 interface PipelineInternals {
   readonly _queue: readonly QueuedCommand[];
@@ -140,14 +143,14 @@ export class Handle extends Wire {
     super.handleReconnection(error, item);
   }
 
-  override pipeline(commands?: unknown[][]): ReturnType<Redis["pipeline"]> {
+  override pipeline(commands?: unknown[][]): ReturnType<RedisHandle["pipeline"]> {
     return this.#checked(super.pipeline(commands));
   }
 
   override multi(options: { pipeline: false }): Promise<"OK">;
-  override multi(): ReturnType<Redis["pipeline"]>;
-  override multi(options: { pipeline: true }): ReturnType<Redis["pipeline"]>;
-  override multi(commands?: unknown[][]): ReturnType<Redis["pipeline"]>;
+  override multi(): ReturnType<RedisHandle["pipeline"]>;
+  override multi(options: { pipeline: true }): ReturnType<RedisHandle["pipeline"]>;
+  override multi(commands?: unknown[][]): ReturnType<RedisHandle["pipeline"]>;
   override multi(...args: unknown[]): never {
     const made = (super.multi as (...args: unknown[]) => unknown).apply(this, args);
     return (isPipeline(made) ? this.#checked(made) : made) as never;
@@ -179,7 +182,7 @@ export class Handle extends Wire {
   }
 
   /** MONITOR on this very connection, where ioredis would open one more that nobody closes. */
-  override monitor(callback?: (error: Error | null | undefined, result?: Redis) => void): Promise<Redis> {
+  override monitor(callback?: (error: Error | null | undefined, result?: RedisHandle) => void): Promise<RedisHandle> {
     const command = new Command("monitor");
     const resolve = command.resolve.bind(command);
     command.resolve = (reply: unknown) => {
@@ -187,8 +190,8 @@ export class Handle extends Wire {
       setStatus(this, "monitoring");
       resolve(reply);
     };
-    const monitoring = (this.sendCommand(command) as Promise<unknown>).then(() => this as unknown as Redis);
-    return settle(monitoring, callback as Callback | undefined) as Promise<Redis>;
+    const monitoring = (this.sendCommand(command) as Promise<unknown>).then(() => this as unknown as RedisHandle);
+    return settle(monitoring, callback as Callback | undefined) as Promise<RedisHandle>;
   }
 
   /** A pipeline is refused as a whole, before a byte of it is written. */
@@ -207,7 +210,7 @@ function setStatus(handle: Handle, status: string): void {
   (handle as unknown as { setStatus(status: string): void }).setStatus(status);
 }
 
-function isPipeline(made: unknown): made is ReturnType<Redis["pipeline"]> {
+function isPipeline(made: unknown): made is ReturnType<RedisHandle["pipeline"]> {
   return typeof made === "object" && made !== null && "isPipeline" in made;
 }
 

@@ -1,10 +1,11 @@
-import genericPool, { type Factory, type Options, type Pool } from "generic-pool";
+import type { Factory, Options, Pool } from "generic-pool";
 import { acquireChannel, leaseChannel } from "./channels.js";
 import { AcquireTimeoutError, ShuttingDownError } from "./errors.js";
 import { FencedFactory, type PoolFactory } from "./fence.js";
 import { LeakWatch } from "./leak-watch.js";
 import { ClientLease, type Lease, traceAcquire, traceLease } from "./lease.js";
 import { type Logger, noopLogger } from "./log.js";
+import { requirePackage } from "./packages.js";
 import { monotonic, within } from "./time.js";
 import { deferred, Waiters } from "./waiters.js";
 
@@ -380,5 +381,4 @@ interface GenericPool {
   Deque: unknown;
   PriorityQueue: unknown;
 }
-// oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the classes are exported and public, only untyped
-const generic = genericPool as unknown as GenericPool;
+const generic = requirePackage<GenericPool>("generic-pool");

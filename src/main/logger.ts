@@ -2,6 +2,7 @@ import { once } from "node:events";
 import { Writable } from "node:stream";
 import { isLogged, LOG_LEVELS, type LogFields, type Logger, type LogLevel } from "../common/log.js";
 import type { LogConfig } from "../common/options.js";
+import { requirePackage } from "../common/packages.js";
 import { logLine } from "./log-line.js";
 
 export interface ClosableLogger extends Logger {
@@ -71,7 +72,7 @@ class LazyLogger implements ClosableLogger {
 }
 
 async function openWinston(log: LogConfig, lines: Writable): Promise<Sink> {
-  const { createLogger: createWinston, format, transports } = await import("winston");
+  const { createLogger: createWinston, format, transports } = requirePackage<typeof import("winston")>("winston");
   const winston = createWinston({
     level: log.level,
     levels: Object.fromEntries(LOG_LEVELS.map((level, index) => [level, index])),

@@ -1,10 +1,11 @@
-import { Piscina } from "piscina";
+import type { Piscina as ThreadPool } from "piscina";
 import { type ThreadMessage, threadChannel } from "../common/channels.js";
 import { ConnectGate } from "../common/connect-gate.js";
 import { fromErrorData } from "../common/envelope.js";
 import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
 import type { Ledger, LedgerTotals } from "../common/ledger.js";
 import { errorCode, type Logger } from "../common/log.js";
+import { requirePackage } from "../common/packages.js";
 import type { FromThread, Hello, LogRecord, ResultsMessage, Serve, ThreadData } from "../common/protocol.js";
 import { threadFile } from "../common/thread-file.js";
 import { monotonic, UNREAD_MS, within } from "../common/time.js";
@@ -12,6 +13,8 @@ import { Helper } from "./helper.js";
 import { LoadQueue } from "./load-queue.js";
 import { Thread } from "./thread.js";
 import type { ThreadCredentials } from "./thread-credentials.js";
+
+const { Piscina } = requirePackage<typeof import("piscina")>("piscina");
 
 export interface ThreadsOptions {
   /** Of the manager, for who listens to `redthread:thread`. */
@@ -47,7 +50,7 @@ const GONE_MS = 50;
  */
 export class Threads {
   readonly #options: ThreadsOptions;
-  readonly #pool: Piscina;
+  readonly #pool: ThreadPool;
   readonly #threads = new Set<Thread>();
   readonly #loads = new LoadQueue<Thread>();
   /** Of the threads that live, what is to be done when they end. */
