@@ -1,3 +1,4 @@
+import { ArrayMap } from "../common/array-map.js";
 import type { TaskMessage, Trace, TraceContext } from "../common/channels.js";
 import type { ToThread } from "../common/protocol.js";
 import { monotonic } from "../common/time.js";
@@ -32,7 +33,7 @@ export class Load {
   /** What its tasks are expected to keep its loop busy for. */
   #busyMs = 0;
   readonly #concurrency: number;
-  readonly #jobs = new Map<number, Job>();
+  readonly #jobs = new ArrayMap<Job>();
   #outgoing: Job[] = [];
   /** From the first that the thread may not have read. */
   readonly #messages = new Fifo<Message>();
@@ -79,7 +80,7 @@ export class Load {
     job.busyMs = busyMs;
     if (job.trace) this.#note(job.trace);
     this.#busyMs += busyMs;
-    this.#jobs.set(job.id, job);
+    this.#jobs.add(job.id, job);
     this.#outgoing.push(job);
   }
 

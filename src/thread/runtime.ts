@@ -1,5 +1,6 @@
 import { getHeapStatistics } from "node:v8";
 import { threadId, type MessagePort, type Transferable } from "node:worker_threads";
+import { ArrayMap } from "../common/array-map.js";
 import { executionChannel, type TraceContext } from "../common/channels.js";
 import { fromErrorData, toErrorData } from "../common/envelope.js";
 import { TaskNotFoundError } from "../common/errors.js";
@@ -32,7 +33,7 @@ export class Runtime {
   readonly #tasks = new Map<string, TaskFunction>();
   readonly #results = new Results((message, transfer) => this.#postResults(message, transfer));
   /** Those included that have not begun. */
-  readonly #running = new Map<number, ThreadTask>();
+  readonly #running = new ArrayMap<ThreadTask>();
   readonly #unbegun: ThreadTask[] = [];
   readonly #sampling: NodeJS.Timeout;
   #taskMessages = 0;
@@ -111,7 +112,7 @@ export class Runtime {
       const [id, name] = [tasks[i] as number, tasks[i + 1] as string];
       const task = new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs, this.#postReport);
       if (traces) task.trace = traces[id];
-      this.#running.set(id, task);
+      this.#running.add(id, task);
       if (this.#results.areLong || this.#unbegun.length > 0) this.#beginLater(task);
       else void this.#run(task);
     }
