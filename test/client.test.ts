@@ -110,6 +110,21 @@ test("a client held across 50 kills keeps working, each INCR settles, and none i
   assert.equal(client.redis.listenerCount("close"), 0);
 });
 
+test("what keeps watch over a silent connection never becomes a part of its holder's MULTI", async (t) => {
+  const client = await open(t, { role: "dedicated", redis: { heartbeatMs: 50, commandTimeoutMs: 200 } });
+  await client.redis.multi({ pipeline: false });
+  await client.redis.set("k", "v");
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  server.freeze();
+  const late = client.redis.get("k");
+  await assert.rejects(late as Promise<unknown>, code("COMMAND_TIMEOUT"));
+  server.thaw();
+  assert.deepEqual(await client.redis.exec(), [
+    [null, "OK"],
+    [null, "v"],
+  ]);
+});
+
 test("scripts work again after the connection was killed and the server's scripts flushed", async (t) => {
   const client = await open(t, { redis: { scripts: { twice: { lua: "return ARGV[1] * 2", numberOfKeys: 0 } } } });
   const redis = client.redis as unknown as { twice(n: number): Promise<number> };

@@ -7,6 +7,7 @@ import { Dialer, type DialerOptions } from "./dialer.js";
 import { NotSentError } from "./errors.js";
 import { type CommandStream, type Gate, Handle, type QueuedCommand } from "./handle.js";
 import { Heartbeat } from "./heartbeat.js";
+import { IdleCheck } from "./idle-check.js";
 import { errorCode } from "./log.js";
 import { MasterWatch } from "./master-watch.js";
 import { OwnListeners } from "./own-listeners.js";
@@ -23,6 +24,8 @@ export interface ClientOptions extends Omit<DialerOptions, "onConnected"> {
   readonly retry: RetryConfig;
   readonly onState?: (state: ConnectionState, previous: ConnectionState) => void;
   readonly onReconnected?: () => void;
+  /** A connection silent for longer is asked for a PING before it is written to. Default: never. */
+  readonly idleCheckMs?: number;
 }
 
 const NEXT: Record<ConnectionState, readonly ConnectionState[]> = {
@@ -42,6 +45,7 @@ export class Client implements Gate {
   readonly #dialer: Dialer;
   readonly #traffic: Traffic;
   readonly #heartbeat: Heartbeat;
+  readonly #idleCheck: IdleCheck;
   readonly #replacement: Replacement;
   readonly #masterWatch: MasterWatch | undefined;
   readonly #life = new AbortController();
@@ -73,7 +77,14 @@ export class Client implements Gate {
       receivedAt: () => this.#receivedAt,
       // What is under way has a deadline, whose end asks the same question.
       probe: () => {
-        if (this.redis.commandQueue.length === 0) void this.check();
+        if (this.#isQuiet) void this.check();
+      },
+    });
+    this.#idleCheck = new IdleCheck({
+      isInDoubt: () => this.#isQuiet && !this.isFresh(options.idleCheckMs ?? Infinity),
+      ask: () => this.#ping(redis.commandTimeoutMs / 2), // what is held meanwhile keeps the other half
+      onAnswer: () => {
+        if (!this.#replacement.isPending) this.#traffic.release();
       },
     });
     this.#replacement = new Replacement({
@@ -115,7 +126,7 @@ export class Client implements Gate {
    * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_NOT_SENT (closed), `signal.reason`
    */
   async connect(signal?: AbortSignal): Promise<void> {
-    if (this.isAlive()) return;
+    if (this.isAlive()) return this.#idleCheck.underWay;
     if (this.#life.signal.aborted) throw this.#closedError();
     const { retry } = this.#options;
     if (this.#state === "disconnected") return abortable(this.#startConnecting(retry), signal);
@@ -136,6 +147,11 @@ export class Client implements Gate {
   /** Nobody waits for anything here, and it would be as good when opened anew. */
   get isIdle(): boolean {
     return this.isAlive() && this.redis.commandQueue.length === 0 && this.#traffic.session.clean;
+  }
+
+  /** Nothing is under way that a PING could be behind, or become a part of. */
+  get #isQuiet(): boolean {
+    return this.redis.commandQueue.length === 0 && !this.#traffic.session.inTransaction;
   }
 
   /** Alive, and heard from within `idleMs`: no need to ask for a PING. */
@@ -220,6 +236,7 @@ export class Client implements Gate {
       return command.promise;
     }
     if (this.isAlive() && !this.#replacement.isPending) {
+      if (this.#idleCheck.isNeeded()) return this.#traffic.hold(command, stream);
       const sent = this.#traffic.send(command, stream);
       if (this.#isRenewalDue) this.renewLogin();
       return sent;
@@ -229,7 +246,7 @@ export class Client implements Gate {
     const why = this.#options.gate.explain() ?? this.#dialer.lastFailure ?? this.#dialer.lastError;
     // One that has never been open is not away: it is only now wanted.
     const isOpening = !this.#isReconnect && why === undefined;
-    return this.#traffic.hold(command, stream, { why, isOpening });
+    return this.#traffic.hold(command, stream, isOpening ? undefined : { why });
   }
 
   refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
@@ -299,17 +316,20 @@ export class Client implements Gate {
     this.#isReconnect = true;
   }
 
-  /** A command had no reply by its deadline: is anybody there? Behind an endless BLPOP a PING would learn nothing. */
+  /**
+   * A command had no reply by its deadline: is anybody there? Behind an endless BLPOP a PING would learn nothing, and of a
+   * MULTI it would become a part.
+   */
   #suspect(): void {
-    if (!this.#traffic.isBlocked) void this.check();
+    if (!this.#traffic.isBlocked && !this.#traffic.session.inTransaction) void this.check();
   }
 
-  async #ping(): Promise<boolean> {
+  async #ping(ms: number = this.#options.redis.commandTimeoutMs): Promise<boolean> {
     if (!this.isAlive()) return false;
     const { stream } = this.redis;
     const askedAt = monotonic();
     try {
-      await within(this.redis.own("ping"), this.#options.redis.commandTimeoutMs, () => this.#dialer.connectFailed());
+      await within(this.redis.own("ping"), ms, () => this.#dialer.connectFailed());
       return true;
     } catch (error) {
       if (isReplyError(error)) return true;

@@ -136,9 +136,12 @@ export class ClusterNodes {
 
   #add(place: Place): Node {
     const { cluster, life } = this.#options;
+    const { role, redis } = cluster;
+    const isChecked = role !== "subscriber" && role !== "owned"; // as those of one server are, when they are handed out
     const client = new Client({
       ...cluster,
-      redis: { ...cluster.redis, host: place.host, port: place.port },
+      ...(isChecked && { idleCheckMs: redis.idleCheckMs }),
+      redis: { ...redis, host: place.host, port: place.port },
       gate: cluster.gate.node(place),
       // One attempt for who asks for the map; with commands to send it goes on for as long as it takes.
       retry: { ...cluster.retry, attempts: 1 },

@@ -30,7 +30,6 @@ interface Held {
 /** Why there is no connection. */
 interface Absence {
   readonly why: unknown;
-  readonly isOpening: boolean;
 }
 
 const DUE_AT = Symbol("dueAt");
@@ -89,9 +88,9 @@ export class Traffic {
     return this.#handle.transmit(command, stream);
   }
 
-  /** Until the connection is back or the command's deadline has come; refused at once with `whenDown: "fail"`. */
-  hold(command: QueuedCommand, stream: CommandStream, { why, isOpening }: Absence): unknown {
-    const refused = this.#judge(command, stream) ?? (isOpening ? undefined : this.#refusedWhileDown(command, why));
+  /** Until it may leave or its deadline has come; while the connection is away, refused at once with `whenDown: "fail"`. */
+  hold(command: QueuedCommand, stream: CommandStream, absence?: Absence): unknown {
+    const refused = this.#judge(command, stream) ?? (absence && this.#refusedWhileDown(command, absence.why));
     if (refused) return reject(command, refused);
     this.#time(command);
     this.#held.push(asHeld(command, stream));

@@ -1,13 +1,17 @@
 import assert from "node:assert/strict";
 import { connect as connectTcp } from "node:net";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { ReplyLostError } from "../../src/index.js";
+import type * as Tasks from "../fixtures/topology-tasks.js";
+import { Cluster } from "../support/cluster.js";
 import { connected, managed } from "../support/clustered.js";
 import { CountedLoad } from "../support/counted-load.js";
 import { eventually } from "../support/gate.js";
 import { hangUpOn } from "../support/hang-up.js";
 import { rejection } from "../support/make-client.js";
-import { code } from "../support/manage.js";
+import { code, fixture, manage } from "../support/manage.js";
+import { startProxy } from "../support/proxy.js";
 
 const LIMIT = { timeout: 120_000 };
 
@@ -166,6 +170,37 @@ test(
     await load.stop();
     t.diagnostic(load.summary());
     assert.deepEqual(await load.problems(cluster), []);
+  },
+);
+
+test(
+  "a node's connection that went dead while idle is found before it is written to, and the other nodes are not kept waiting",
+  LIMIT,
+  async (t) => {
+    const cluster = await Cluster.start();
+    const ways = await Promise.all(cluster.masters.map(({ port }) => startProxy(port)));
+    const natMap = Object.fromEntries(
+      cluster.masters.map(({ port }, shard) => [`127.0.0.1:${port}`, { host: "127.0.0.1", port: ways[shard]!.port }]),
+    );
+    const manager = manage<typeof Tasks>(t, cluster.masters[0]!, {
+      tasks: fixture("topology-tasks"),
+      threads: { count: 1 },
+      redis: { ...cluster.redis, natMap, commandTimeoutMs: 4_000, idleCheckMs: 100, whenDown: "fail" },
+    });
+    cluster.watch(t);
+    const [key, other] = [cluster.keyOn(0), cluster.keyOn(1)];
+    await Promise.all([manager.run("incr", key), manager.run("incr", other)]);
+    ways[0]!.strand();
+    await sleep(300);
+    let isAnswered = false;
+    const answered = Promise.all([manager.run("incr", key), manager.run("incr", key)]).finally(
+      () => (isAnswered = true),
+    );
+    assert.equal(await manager.run("incr", other), 2);
+    assert.equal(isAnswered, false);
+    assert.deepEqual(await answered, [2, 3]);
+    await manager.shutdown();
+    await Promise.all(ways.map((way) => way[Symbol.asyncDispose]()));
   },
 );
 
