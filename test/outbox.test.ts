@@ -57,7 +57,7 @@ test("what a turn writes after a long computation leaves at once, and the next o
   const { stream, writes, clock } = recording(t);
   stream.emit("data"); // what the computation was about
   stream.write("before ");
-  clock.ms += 1;
+  clock.ms += 5;
   stream.write("after");
   assert.deepEqual(writes, [["before after"]]);
   stream.emit("data");

@@ -7,7 +7,7 @@ const COPY_BYTES = 16_384;
  * What is written so long after something came in, and in the same turn, follows a computation; another one may come before
  * the turn ends.
  */
-const LONG_TURN_MS = 1;
+const LONG_TURN_MS = 5;
 
 /**
  * From now on what a loop turn writes to this stream leaves at the turn's end, in one system call and as one chunk: a
