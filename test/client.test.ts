@@ -111,7 +111,7 @@ test("a client held across 50 kills keeps working, each INCR settles, and none i
 });
 
 test("what keeps watch over a silent connection never becomes a part of its holder's MULTI", async (t) => {
-  const client = await open(t, { role: "dedicated", redis: { heartbeatMs: 50, commandTimeoutMs: 200 } });
+  const client = await open(t, { role: "dedicated", redis: { heartbeatMs: 50, commandTimeoutMs: 1_000 } });
   await client.redis.multi({ pipeline: false });
   await client.redis.set("k", "v");
   await new Promise((resolve) => setTimeout(resolve, 200));

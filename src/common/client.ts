@@ -126,7 +126,8 @@ export class Client implements Gate {
    * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_NOT_SENT (closed), `signal.reason`
    */
   async connect(signal?: AbortSignal): Promise<void> {
-    if (this.isAlive()) return this.#idleCheck.underWay;
+    if (this.#idleCheck.underWay) await this.#idleCheck.underWay;
+    if (this.isAlive()) return;
     if (this.#life.signal.aborted) throw this.#closedError();
     const { retry } = this.#options;
     if (this.#state === "disconnected") return abortable(this.#startConnecting(retry), signal);
