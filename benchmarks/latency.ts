@@ -4,9 +4,9 @@
  */
 import { startRedis } from "../test/support/redis-server.js";
 import { piscinaTuned, proxy } from "./contenders/by-hand.js";
-import { type Contender, openAll } from "./contenders/contender.js";
+import { type Contender, type Entrant, openAll } from "./contenders/contender.js";
 import { redthread } from "./contenders/redthread.js";
-import { interleave, type Sample } from "./support/interleave.js";
+import { interleave, labelOf, type Sample } from "./support/interleave.js";
 import { openLoop } from "./support/open-loop.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
@@ -49,17 +49,26 @@ async function throughput({ drive }: Contender, cpuMs: number): Promise<number> 
 
 await using server = await startRedis();
 await server.admin.set(KEY, "x".repeat(4_096));
-const place = { port: server.port, threads: THREADS };
+const where = { port: server.port, threads: THREADS };
 const contenders = await openAll([
-  { name: "redthread run()", open: () => redthread(place) },
-  { name: "piscina tuned + global ioredis", open: () => piscinaTuned(place) },
-  { name: "main thread as proxy", open: () => proxy(place) },
+  { name: "redthread run()", open: () => redthread(where) },
+  { name: "piscina tuned + global ioredis", open: () => piscinaTuned(where) },
+  { name: "main thread as proxy", open: () => proxy(where) },
 ]);
 for (const contender of contenders) await throughput(contender, 0.1); // threads up, clients connected, code warm
 const most = new Map<number, number>();
 for (const cpuMs of SIZES_MS) most.set(cpuMs, await throughput(contenders[1]!, cpuMs));
 
-async function measure({ drive }: Contender, { cpuMs, load }: LatencyPoint): Promise<Sample> {
+/** Of all rounds, by contender and point: in one round tasks are too few. */
+const all = new Map<string, number[]>();
+const placeOf = (contender: string, point: LatencyPoint): string => `${contender} ${labelOf(point)}`;
+
+function quantilesOf(latencies: readonly number[]): { p50: number; p99: number; p999: number } {
+  return { p50: quantile(latencies, 0.5), p99: quantile(latencies, 0.99), p999: quantile(latencies, 0.999) };
+}
+
+async function measure({ name, drive }: Contender & Entrant, point: LatencyPoint): Promise<Sample> {
+  const { cpuMs, load } = point;
   const share = LOADS.find((one) => label(one) === load)!;
   const perSecond = share * most.get(cpuMs)!;
   const item = { key: KEY, rounds: Math.round(cpuMs * roundsPerMs) };
@@ -68,15 +77,18 @@ async function measure({ drive }: Contender, { cpuMs, load }: LatencyPoint): Pro
     durationMs: Math.max(ROUND_MS, (1_000 * TASKS_PER_ROUND) / perSecond),
     call: () => drive([item], 1),
   });
-  return {
-    offered: perSecond,
-    p50: quantile(latencies, 0.5),
-    p99: quantile(latencies, 0.99),
-    p999: quantile(latencies, 0.999),
-  };
+  const place = placeOf(name, point);
+  all.set(place, [...(all.get(place) ?? []), ...latencies]);
+  return { offered: perSecond, ...quantilesOf(latencies) };
 }
 
-const rows = await interleave({ points, contenders, rounds: ROUNDS, measure }, options);
+const byRounds = await interleave({ points, contenders, rounds: ROUNDS, measure }, options);
+const rows = byRounds.map((row) => {
+  const pooled = quantilesOf(all.get(placeOf(row.contender, row.point))!);
+  const metrics = { ...row.metrics };
+  for (const [key, median] of Object.entries(pooled)) metrics[key] = { ...metrics[key]!, median };
+  return { ...row, metrics };
+});
 report(
   {
     name: "latency",
@@ -92,7 +104,7 @@ report(
     notes: [
       `load: share of what the tuned rival did at most: ${[...most].map(([ms, perSecond]) => `${ms} ms ${Math.round(perSecond)}/s`).join(", ")}`,
       "arrivals are exponential and wait for a timer of 1 ms, the same for all; 70 % is where one would run the rival",
-      "where a round has fewer than 1 000 tasks its p99.9 is its slowest",
+      "quantiles are of all tasks of all rounds, the spread is that of the rounds",
     ],
     chart: {
       title: "p99 from the time a task was due, against the offered load",
