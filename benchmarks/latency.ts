@@ -26,8 +26,10 @@ const { isSmoke } = options;
 const ROUNDS = isSmoke ? 1 : 4;
 const SIZES_MS = isSmoke ? [1] : [0.1, 1, 10, 100];
 const LOADS = isSmoke ? [0.7] : [0.3, 0.7, 0.9];
-/** At least so long, and longer where tasks are few. */
-const ROUND_MS = isSmoke ? 200 : 400;
+/** At least so long, and longer where tasks are few; at the load where one would run it, which is judged, longest. */
+const ROUND_MS = isSmoke ? 200 : 300;
+const JUDGED_ROUND_MS = isSmoke ? 200 : 1_000;
+const JUDGED_LOAD = 0.7;
 const TASKS_PER_ROUND = isSmoke ? 10 : 20;
 
 const label = (share: number): string => `${Math.round(100 * share)} %`;
@@ -74,7 +76,7 @@ async function measure({ name, drive }: Contender & Entrant, point: LatencyPoint
   const item = { key: KEY, rounds: Math.round(cpuMs * roundsPerMs) };
   const latencies = await openLoop({
     perSecond,
-    durationMs: Math.max(ROUND_MS, (1_000 * TASKS_PER_ROUND) / perSecond),
+    durationMs: Math.max(share === JUDGED_LOAD ? JUDGED_ROUND_MS : ROUND_MS, (1_000 * TASKS_PER_ROUND) / perSecond),
     call: () => drive([item], 1),
   });
   const place = placeOf(name, point);
