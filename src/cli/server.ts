@@ -67,7 +67,9 @@ function judgeServer(info: string, { redis }: Config): Finding {
   const valkey = field(info, "valkey_version");
   const kind =
     valkey === undefined ? `Redis ${field(info, "redis_version") ?? "of an unknown version"}` : `Valkey ${valkey}`;
-  const [mode = "standalone", role = "master"] = [field(info, "redis_mode"), field(info, "role")];
+  // The latter is Valkey's name for it.
+  const mode = field(info, "redis_mode") ?? field(info, "server_mode") ?? "standalone";
+  const role = field(info, "role") ?? "master";
   const found = `${kind}, ${mode}, ${role}`;
   if (mode === "sentinel") {
     return { check, status: "fail", found, advice: "this is a Sentinel, which holds no data: name the server itself" };
