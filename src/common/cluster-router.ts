@@ -1,7 +1,6 @@
 import { isOfChannels, isOfShards, notInCluster, redirectionOf, refusedInCluster } from "./cluster-commands.js";
 import type { ClusterNodes, Node } from "./cluster-nodes.js";
 import { traitOf } from "./commands.js";
-import { NotSentError } from "./errors.js";
 import { type CommandStream, isReadOnly, type QueuedCommand } from "./handle.js";
 import type { RedisConfig } from "./options.js";
 import { isReplyError, replyCode } from "./replies.js";
@@ -58,7 +57,7 @@ export class ClusterRouter {
     if (refused) return reject(command, refused);
     const node = this.#route(command);
     if (!this.#options.isPrivate) return this.#hand(command, node, 0);
-    if (isWait(command)) return this.#waitBehind(command, node);
+    if (traitOf(command.name) === "wait") return this.#waitBehind(command, node);
     if (!this.#isReplica(node)) this.#last = { command, node };
     return this.#keepPin(command, node) ? this.#handPinned(command, node) : this.#hand(command, node, 0);
   }
@@ -269,10 +268,7 @@ export class ClusterRouter {
   async #waitBehind(command: QueuedCommand, otherwise: Node): Promise<unknown> {
     const last = this.#last;
     await last?.command.promise.catch(() => {}); // heard by who sent it
-    const { client } = last?.node ?? otherwise;
-    // On another connection it would speak of nothing that was written on this one.
-    if (last && !client.isAlive()) return reject(command, goneBefore(command));
-    return client.send(command);
+    return (last?.node ?? otherwise).client.send(command);
   }
 }
 
@@ -282,16 +278,6 @@ interface Way {
   readonly slot: number | null;
   /** A WATCH had chosen the node. */
   readonly isPinned: boolean;
-}
-
-function goneBefore(command: QueuedCommand): NotSentError {
-  const message = `${command.name.toUpperCase()} was not sent: the connection of the command before it is gone`;
-  return new NotSentError(message, { outcome: "not-sent", command: command.name });
-}
-
-function isWait({ name }: QueuedCommand): boolean {
-  const lower = name.toLowerCase();
-  return lower === "wait" || lower === "waitaof";
 }
 
 /** Its caller holds the command's own promise; a traced twin has no other ear. */

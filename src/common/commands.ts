@@ -2,6 +2,7 @@
 export type CommandTrait =
   | "plain"
   | "blocking" // may hold the connection for as long as its own timeout says
+  | "wait" // likewise, and speaks of what was written on this very connection before
   | "watch"
   | "unwatch"
   | "multi"
@@ -13,7 +14,8 @@ export type CommandTrait =
   | "quit";
 
 const BY_TRAIT: Record<Exclude<CommandTrait, "plain">, string> = {
-  blocking: "blpop brpop brpoplpush blmove blmovem bzpopmin bzpopmax bzmpop blmpop xread xreadgroup wait waitaof",
+  blocking: "blpop brpop brpoplpush blmove blmovem bzpopmin bzpopmax bzmpop blmpop xread xreadgroup",
+  wait: "wait waitaof",
   watch: "watch",
   unwatch: "unwatch",
   multi: "multi",

@@ -12,6 +12,10 @@ export class Session {
   #tainted = false;
   /** The connection went under a WATCH or MULTI: an EXEC on the next one would not mean what its caller wrote. */
   #broken = false;
+  /** Its holder has had something done on this connection. */
+  #used = false;
+  /** The connection went with what was done on it, and nothing was done on the next one: a WAIT would speak of nothing. */
+  #forgotten = false;
 
   get clean(): boolean {
     return !(this.#watching || this.#inTransaction || this.#selected || this.#tainted || this.#broken);
@@ -31,6 +35,11 @@ export class Session {
     return this.#tainted;
   }
 
+  /** True when a WAIT is for what was done on a connection that is gone: the next one would say that it is safe. */
+  waitsInVain(command: QueuedCommand): boolean {
+    return this.#forgotten && traitOf(command.name) === "wait";
+  }
+
   /** True when this command belongs to a transaction that was lost with its connection, and must not run. */
   isLost(command: QueuedCommand): boolean {
     if (!this.#broken) return false;
@@ -40,6 +49,8 @@ export class Session {
   }
 
   sent(command: QueuedCommand): void {
+    this.#used = true;
+    this.#forgotten = false;
     switch (traitOf(command.name)) {
       case "watch":
         this.#watching = true;
@@ -66,6 +77,7 @@ export class Session {
         break;
       case "plain":
       case "blocking":
+      case "wait":
         break;
     }
   }
@@ -78,6 +90,13 @@ export class Session {
   connectionLost(): void {
     this.#broken ||= this.#watching || this.#inTransaction;
     this.#watching = this.#inTransaction = false;
+    this.#forgotten ||= this.#used;
+    this.#used = false;
+  }
+
+  /** What was done for the last holder is none of the next one's. */
+  handedBack(): void {
+    this.#used = this.#forgotten = false;
   }
 
   /** The commands that make the connection as good as new; all must be answered without an error. */

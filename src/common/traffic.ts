@@ -80,7 +80,7 @@ export class Traffic {
 
   /** Onto the connection, which is up. */
   send(command: QueuedCommand, stream?: CommandStream): unknown {
-    const refused = this.#judge(command, stream);
+    const refused = this.#judge(command, stream) ?? this.#waitsInVain(command);
     if (refused) return reject(command, refused);
     if (!this.#isShared) this.session.sent(command);
     this.#timeWritten(command);
@@ -213,12 +213,22 @@ export class Traffic {
     return this.session.isLost(command) ? this.#transactionLost(command) : undefined;
   }
 
+  /** Only where it leaves: what it waits for may be held before it. */
+  #waitsInVain(command: QueuedCommand): Error | undefined {
+    if (!this.session.waitsInVain(command)) return undefined;
+    return new NotSentError(
+      `${nameOf(command)} was not sent: ${this.#name} lost the connection on which what it waits for was done`,
+      { outcome: "not-sent", command: command.name },
+    );
+  }
+
   #isRefused(command: QueuedCommand): boolean {
     const trait = traitOf(command.name);
     if (trait === "plain") return false;
     if (trait === "quit") return this.#role !== "owned";
     if (!this.#isShared) return false;
     if (trait === "client") return !isSharedClient(command.args);
+    if (trait === "wait") return true;
     if (trait === "blocking") return command.extractBlockingTimeout() !== null; // XREAD without BLOCK
     return !(trait === "session" && this.#role === "subscriber");
   }
@@ -231,7 +241,7 @@ export class Traffic {
 
   /** A blocking command has its own timeout besides, and what is written behind it cannot be answered before it is. */
   #timeWritten(command: Timed): void {
-    const isBlocking = traitOf(command.name) === "blocking";
+    const isBlocking = hasOwnTimeout(command);
     if (!isBlocking && !this.#blocker) return this.#time(command);
     let due = command[DUE_AT] ?? monotonic() + this.#redis.commandTimeoutMs;
     if (this.#blocker?.isSettled) this.#blocker = undefined;
@@ -307,7 +317,7 @@ export class Traffic {
 
   #timedOut(command: QueuedCommand): CommandTimeoutError {
     const { commandTimeoutMs } = this.#redis;
-    const limit = traitOf(command.name) === "blocking" ? `its own timeout and ${commandTimeoutMs}` : commandTimeoutMs;
+    const limit = hasOwnTimeout(command) ? `its own timeout and ${commandTimeoutMs}` : commandTimeoutMs;
     return new CommandTimeoutError(
       `no reply to ${nameOf(command)} on ${this.#name} within ${limit} ms: it may still run`,
       { outcome: "unknown", command: command.name, commandTimeoutMs },
@@ -330,9 +340,13 @@ function reject(command: QueuedCommand, error: Error): unknown {
   return command.promise;
 }
 
+function hasOwnTimeout({ name }: QueuedCommand): boolean {
+  const trait = traitOf(name);
+  return trait === "blocking" || trait === "wait";
+}
+
 function blockingTimeoutMs(command: QueuedCommand): number {
-  const name = command.name.toLowerCase();
-  if (name === "wait" || name === "waitaof") return Number(command.args.at(-1)) || Infinity;
+  if (traitOf(command.name) === "wait") return Number(command.args.at(-1)) || Infinity;
   const ms = command.extractBlockingTimeout();
   return ms === 0 ? Infinity : (ms ?? 0);
 }
