@@ -124,6 +124,23 @@ test("what keeps watch over a silent connection never becomes a part of its hold
   ]);
 });
 
+test("a WAIT is not sent where the connection went with what it waits for, and is where something was done since", async (t) => {
+  const client = await open(t, { role: "dedicated" });
+  await client.redis.incr("waited");
+  await kill(client);
+  await client.connect();
+  await assert.rejects(client.redis.wait(0, 100), code("NOT_SENT"));
+  assert.deepEqual(await Promise.all([client.redis.incr("waited"), client.redis.wait(0, 100)]), [2, 0]);
+  await kill(client);
+  assert.equal(client.isAlive(), false);
+  const held = [client.redis.incr("waited"), client.redis.wait(0, 100)];
+  assert.deepEqual(await Promise.all(held), [3, 0]);
+  await kill(client);
+  await client.connect();
+  assert.equal(await client.reset(), true);
+  assert.equal(await client.redis.wait(0, 100), 0, "the next holder waits for nothing of the last one's");
+});
+
 test("scripts work again after the connection was killed and the server's scripts flushed", async (t) => {
   const client = await open(t, { redis: { scripts: { twice: { lua: "return ARGV[1] * 2", numberOfKeys: 0 } } } });
   const redis = client.redis as unknown as { twice(n: number): Promise<number> };

@@ -126,7 +126,8 @@ export class Client implements Gate {
    * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_NOT_SENT (closed), `signal.reason`
    */
   async connect(signal?: AbortSignal): Promise<void> {
-    if (this.#idleCheck.underWay) await this.#idleCheck.underWay;
+    const { underWay } = this.#idleCheck;
+    if (underWay) await abortable(underWay, signal);
     if (this.isAlive()) return;
     if (this.#life.signal.aborted) throw this.#closedError();
     const { retry } = this.#options;
@@ -174,6 +175,7 @@ export class Client implements Gate {
     if (!this.isAlive() || session.tainted || this.redis.commandQueue.length > this.#unwatching) return false;
     if (this.#dialer.hasOldLogin) return false;
     this.#listeners.removeForeign();
+    session.handedBack();
     if (session.clean) return true;
     if (session.onlyWatches) {
       this.#unwatch();

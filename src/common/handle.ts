@@ -1,4 +1,3 @@
-import { createRequire } from "node:module";
 import type { Command as IoredisCommand, Redis as Ioredis, RedisOptions } from "ioredis";
 import type { Endpoint } from "./options.js";
 import { requirePackage } from "./packages.js";
@@ -25,7 +24,7 @@ let table: CommandTable | undefined;
 
 /** By the command table that ioredis itself goes by; it is not exported, so it is taken from where ioredis finds it. */
 export function isReadOnly(name: string): boolean {
-  table ??= createRequire(createRequire(import.meta.url).resolve("ioredis"))("@ioredis/commands") as CommandTable;
+  table ??= requirePackage<CommandTable>("@ioredis/commands", "ioredis");
   return (
     table.exists(name, { caseInsensitive: true }) && table.hasFlag(name, "readonly", { nameCaseInsensitive: true })
   );

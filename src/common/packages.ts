@@ -2,25 +2,35 @@ import { createRequire } from "node:module";
 import { ThreadStartFailedError } from "./errors.js";
 
 /**
- * A CommonJS package by `require`: for the first one that is imported, each thread of Node compiles a lexer (WebAssembly)
- * that looks for its exports, 27 ms of CPU. Bundlers do not follow it: a bundle of which redthread became a part takes
- * what is installed for the redthread beside it.
+ * A CommonJS package by `require`, one of our own or one that only `owner` depends on: for the first one that is imported,
+ * each thread of Node compiles a lexer (WebAssembly) that looks for its exports, 27 ms of CPU. Bundlers do not follow it:
+ * a bundle of which redthread became a part takes what is installed for the redthread beside it.
  * @throws REDTHREAD_THREAD_START_FAILED where it cannot be loaded
  */
 // oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- its importer says what it is
-export function requirePackage<T>(name: string): T {
-  // A bundle in CommonJS has no place of its own.
-  const here = createRequire(import.meta.url ?? process.argv[1]!);
+export function requirePackage<T>(name: string, owner?: string): T {
   try {
-    return find(here, name)(name) as T;
+    const place = placeOf(owner ?? name);
+    return (owner === undefined ? place : createRequire(place.resolve(owner)))(name) as T;
   } catch (cause) {
-    const what = `${name}, which redthread needs, cannot be loaded; redthread may have been bundled into another file`;
-    const todo = "make it external in your bundler's configuration and install it beside the bundle";
-    throw new ThreadStartFailedError(`${what}: ${todo} (docs/operations.md, Bundlers)`, { outcome: "not-sent", cause });
+    throw bundled(`${name}, which redthread needs, cannot be loaded, perhaps`, cause);
   }
 }
 
-function find(here: NodeJS.Require, name: string): NodeJS.Require {
+/** Something is not where redthread looks for it. */
+export function bundled(what: string, cause?: unknown): ThreadStartFailedError {
+  const why = "because redthread was bundled into another file";
+  const todo = "make it external in your bundler's configuration and install it beside the bundle";
+  const details = cause === undefined ? {} : { cause };
+  return new ThreadStartFailedError(`${what} ${why}: ${todo} (docs/operations.md, Bundlers)`, {
+    outcome: "not-sent",
+    ...details,
+  });
+}
+
+function placeOf(name: string): NodeJS.Require {
+  // A bundle in CommonJS has no place of its own.
+  const here = createRequire(import.meta.url ?? process.argv[1]!);
   try {
     here.resolve(name);
     return here;

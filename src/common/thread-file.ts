@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { ThreadStartFailedError } from "./errors.js";
+import { bundled } from "./packages.js";
 
 /**
  * The file that a thread of ours loads. Its place is relative to the module that asks, so it is lost when a bundler moves
@@ -10,9 +10,7 @@ import { ThreadStartFailedError } from "./errors.js";
 export function threadFile(place: () => URL): string {
   const file = existingFile(place);
   if (file !== undefined) return file;
-  const what = "the file that redthread's threads load is missing, because redthread was bundled into another file";
-  const todo = "make it external in your bundler's configuration and install it beside the bundle";
-  throw new ThreadStartFailedError(`${what}: ${todo} (docs/operations.md, Bundlers)`, { outcome: "not-sent" });
+  throw bundled("the file that redthread's threads load is missing,");
 }
 
 function existingFile(place: () => URL): string | undefined {

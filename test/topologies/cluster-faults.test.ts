@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { connect as connectTcp } from "node:net";
-import { test } from "node:test";
+import { test, type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ReplyLostError } from "../../src/index.js";
 import type * as Tasks from "../fixtures/topology-tasks.js";
@@ -14,6 +14,24 @@ import { code, fixture, manage } from "../support/manage.js";
 import { startProxy } from "../support/proxy.js";
 
 const LIMIT = { timeout: 120_000 };
+const IDLE_CHECK_MS = 100;
+
+/** One thread of a manager that reaches each node through a proxy of its own. */
+async function behindProxies(t: TestContext) {
+  const cluster = await Cluster.start();
+  const ways = await Promise.all(cluster.masters.map(({ port }) => startProxy(port)));
+  const natMap = Object.fromEntries(
+    cluster.masters.map(({ port }, shard) => [`127.0.0.1:${port}`, { host: "127.0.0.1", port: ways[shard]!.port }]),
+  );
+  const redis = { natMap, commandTimeoutMs: 4_000, idleCheckMs: IDLE_CHECK_MS, whenDown: "fail" } as const;
+  const manager = manage<typeof Tasks>(t, cluster.masters[0]!, {
+    tasks: fixture("topology-tasks"),
+    threads: { count: 1 },
+    redis: { ...cluster.redis, ...redis },
+  });
+  cluster.watch(t);
+  return { manager, cluster, ways };
+}
 
 test(
   "one node's death opens that node's breaker alone: the others are reached, also anew, and by one handshake at a time",
@@ -177,21 +195,11 @@ test(
   "a node's connection that went dead while idle is found before it is written to, and the other nodes are not kept waiting",
   LIMIT,
   async (t) => {
-    const cluster = await Cluster.start();
-    const ways = await Promise.all(cluster.masters.map(({ port }) => startProxy(port)));
-    const natMap = Object.fromEntries(
-      cluster.masters.map(({ port }, shard) => [`127.0.0.1:${port}`, { host: "127.0.0.1", port: ways[shard]!.port }]),
-    );
-    const manager = manage<typeof Tasks>(t, cluster.masters[0]!, {
-      tasks: fixture("topology-tasks"),
-      threads: { count: 1 },
-      redis: { ...cluster.redis, natMap, commandTimeoutMs: 4_000, idleCheckMs: 100, whenDown: "fail" },
-    });
-    cluster.watch(t);
+    const { manager, cluster, ways } = await behindProxies(t);
     const [key, other] = [cluster.keyOn(0), cluster.keyOn(1)];
     await Promise.all([manager.run("incr", key), manager.run("incr", other)]);
     ways[0]!.strand();
-    await sleep(300);
+    await sleep(3 * IDLE_CHECK_MS);
     let isAnswered = false;
     const answered = Promise.all([manager.run("incr", key), manager.run("incr", key)]).finally(
       () => (isAnswered = true),
@@ -199,6 +207,24 @@ test(
     assert.equal(await manager.run("incr", other), 2);
     assert.equal(isAnswered, false);
     assert.deepEqual(await answered, [2, 3]);
+    await manager.shutdown();
+    await Promise.all(ways.map((way) => way[Symbol.asyncDispose]()));
+  },
+);
+
+test(
+  "what a node is asked for by ASK keeps its ASKING while that node's idle connection is asked for a PING",
+  LIMIT,
+  async (t) => {
+    const { manager, cluster, ways } = await behindProxies(t);
+    const [a, b] = cluster.masters;
+    const [key, other] = [cluster.keyOn(0, "asked"), cluster.keyOn(1)];
+    await Promise.all([manager.run("incr", cluster.keyOn(0)), manager.run("incr", other)]);
+    await cluster.beginMove(key, a!, b!);
+    await sleep(3 * IDLE_CHECK_MS);
+    ways[1]!.latencyMs = 300;
+    assert.deepEqual(await Promise.all([manager.run("incr", other), manager.run("incr", key)]), [2, 1]);
+    assert.match(await b!.admin.info("commandstats"), /cmdstat_asking:calls=1,/);
     await manager.shutdown();
     await Promise.all(ways.map((way) => way[Symbol.asyncDispose]()));
   },
