@@ -6,6 +6,7 @@ import { startRedis } from "../test/support/redis-server.js";
 import {
   bare,
   connectionPerTask,
+  cpuAlone,
   glide,
   nodeRedis,
   piscinaDefaults,
@@ -85,6 +86,11 @@ const roster: readonly Candidate[] = [
   { name: "the same, tuned", open: () => piscinaTuned(place) },
   { name: "main thread as proxy", open: () => proxy(place) },
   { name: "bare batches of 16", open: () => bare({ ...place, batchesAtOnce: BATCHES_AT_ONCE }) },
+  {
+    name: "no Redis, the CPU's part alone",
+    open: () => cpuAlone({ ...place, batchesAtOnce: BATCHES_AT_ONCE }),
+    takesPart: ({ callers }) => callers === 64,
+  },
   { name: "piscina tuned + node-redis", open: () => nodeRedis(place) },
   { name: "connection per task", open: () => connectionPerTask(place), ...SLOW },
   { name: "piscina tuned + valkey-glide", open: () => glide(place), ...SLOW },

@@ -69,7 +69,11 @@ function quantilesOf(latencies: readonly number[]): { p50: number; p99: number; 
   return { p50: quantile(latencies, 0.5), p99: quantile(latencies, 0.99), p999: quantile(latencies, 0.999) };
 }
 
-async function measure({ name, drive }: Contender & Entrant, point: LatencyPoint): Promise<Sample> {
+async function measure(
+  { name, drive }: Contender & Entrant,
+  point: LatencyPoint,
+  round: number,
+): Promise<Sample> {
   const { cpuMs, load } = point;
   const share = LOADS.find((one) => label(one) === load)!;
   const perSecond = share * most.get(cpuMs)!;
@@ -77,6 +81,7 @@ async function measure({ name, drive }: Contender & Entrant, point: LatencyPoint
   const latencies = await openLoop({
     perSecond,
     durationMs: Math.max(share === JUDGED_LOAD ? JUDGED_ROUND_MS : ROUND_MS, (1_000 * TASKS_PER_ROUND) / perSecond),
+    seed: round, // all meet the same crowd, and another one in the next round: one crowd's worst rush would be the p99
     call: () => drive([item], 1),
   });
   const place = placeOf(name, point);

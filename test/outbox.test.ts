@@ -53,18 +53,34 @@ test("a large chunk is not copied, and keeps its place", async (t) => {
   assert.deepEqual(writes, [["before ", large, " after"]]);
 });
 
-test("what a turn writes after a long computation leaves at once, and the next of it at the end again", async (t) => {
+test("after a turn that computed each command leaves at once, after one that did not they leave together again", async (t) => {
   const { stream, writes, clock } = recording(t);
-  stream.emit("data"); // what the computation was about
-  stream.write("before ");
-  clock.ms += 5;
-  stream.write("after");
-  assert.deepEqual(writes, [["before after"]]);
+  const turn = async (computesMs: number): Promise<string[][]> => {
+    writes.length = 0;
+    stream.emit("data"); // what is computed about
+    for (const command of ["one ", "two"]) {
+      clock.ms += computesMs;
+      stream.write(command);
+    }
+    await turnEnds();
+    return [...writes];
+  };
+  assert.deepEqual(await turn(1), [["one two"]]);
+  assert.deepEqual(await turn(1), [["one "], ["two"]]);
+  assert.deepEqual(await turn(0.01), [["one "], ["two"]]);
+  assert.deepEqual(await turn(0.01), [["one two"]]);
+});
+
+test("where no other turn shows what commands take, only so many leave at once after one that computed", async (t) => {
+  const { stream, writes, clock } = recording(t);
   stream.emit("data");
-  stream.write("next");
-  assert.equal(writes.length, 1);
+  clock.ms += 1;
+  stream.write("computed");
   await turnEnds();
-  assert.deepEqual(writes[1], ["next"]);
+  for (let i = 0; i < 40; i++) stream.write(`${i} `);
+  await turnEnds();
+  assert.equal(writes.length, 1 + 32 + 1);
+  assert.deepEqual(writes.at(-1), ["32 33 34 35 36 37 38 39 "]);
 });
 
 test("however long ago something came in, what a later turn writes leaves at its end", async (t) => {

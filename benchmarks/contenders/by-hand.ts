@@ -56,12 +56,25 @@ interface Waiting {
   readonly reject: (error: unknown) => void;
 }
 
+export interface BatchOptions extends ByHandOptions {
+  readonly batchesAtOnce: number;
+}
+
 /**
  * The floor: fixed batches through piscina, a corked socket, and nothing of what redthread adds: no deadlines, no
  * typed errors, no cancelling, no shutdown, and a task that fails takes its batch with it.
  */
-export function bare(options: ByHandOptions & { readonly batchesAtOnce: number }): Contender {
-  const threads = pool("bare-batch", options, { ...TUNED, concurrentTasksPerWorker: options.batchesAtOnce });
+export function bare(options: BatchOptions): Contender {
+  return ofBatches("bare-batch", options);
+}
+
+/** What no library can exceed: the same batches, and of each task only what it computes; no Redis. */
+export function cpuAlone(options: BatchOptions): Contender {
+  return ofBatches("cpu-batch", options);
+}
+
+function ofBatches(file: string, options: BatchOptions): Contender {
+  const threads = pool(file, options, { ...TUNED, concurrentTasksPerWorker: options.batchesAtOnce });
   let waiting: Waiting[] = [];
   const send = async (batch: readonly Waiting[]): Promise<void> => {
     try {

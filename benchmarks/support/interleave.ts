@@ -22,7 +22,8 @@ export interface Interleaving<P extends Point, C extends Named<P>> {
   readonly points: readonly P[];
   readonly contenders: readonly C[];
   readonly rounds: number;
-  readonly measure: (contender: C, point: P) => Promise<Sample>;
+  /** `round` counts from 0, from less than that while warming up. */
+  readonly measure: (contender: C, point: P, round: number) => Promise<Sample>;
   /** Rounds before those that count. Default: none. */
   readonly warmUps?: number;
 }
@@ -40,7 +41,7 @@ export async function interleave<P extends Point, C extends Named<P>>(
     const samples = taking.map((): Sample[] => []);
     for (let round = -warmUps; round < rounds; round++) {
       for (const at of turns(taking.length, round + warmUps)) {
-        const sample = await measure(taking[at]!, point);
+        const sample = await measure(taking[at]!, point, round);
         if (round >= 0) samples[at]!.push(sample);
       }
     }

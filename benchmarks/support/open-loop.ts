@@ -1,16 +1,18 @@
 export interface OpenLoop {
   readonly perSecond: number;
   readonly durationMs: number;
+  /** Of the arrivals. */
+  readonly seed: number;
   readonly call: () => Promise<unknown>;
 }
 
 /**
  * Latencies in ms of calls that come when they come, whether the one before is done or not. Each counts from the time
  * it was due: a system that keeps its callers waiting cannot keep them from being counted. Gaps are exponential, and
- * the same in every run, so that contenders meet the same crowd.
+ * the same for the same seed, so that contenders meet the same crowd.
  */
-export async function openLoop({ perSecond, durationMs, call }: OpenLoop): Promise<number[]> {
-  const random = mulberry32(1);
+export async function openLoop({ perSecond, durationMs, seed, call }: OpenLoop): Promise<number[]> {
+  const random = mulberry32(seed);
   const latencies: number[] = [];
   const calls: Promise<void>[] = [];
   const startedAt = performance.now();

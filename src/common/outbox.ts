@@ -4,22 +4,29 @@ import { monotonic } from "./time.js";
 /** Chunks up to this size are copied into one; larger ones are cheaper to hand over as they are. */
 const COPY_BYTES = 16_384;
 /**
- * What is written so long after something came in, and in the same turn, follows a computation; another one may come before
- * the turn ends.
+ * A turn that took so long for each command it wrote has computed for them. Writing costs 10 µs: with less work than this
+ * it is dearer than waiting.
  */
-const LONG_TURN_MS = 5;
+const LONG_MS = 0.2;
+/** After such a turn so many commands leave at once, if no other turn has been measured meanwhile. */
+const EARLY = 32;
 
 /**
  * From now on what a loop turn writes to this stream leaves at the turn's end, in one system call and as one chunk: a
- * stream's own cork saves the call, but keeps a chunk, a callback and an encoding for each command. In a turn that takes
- * long it leaves at once. Nothing is delayed beyond the turn, and the order stays, because every write of the stream
- * passes here. `onFlush` is told before it leaves; of a stream that has ended nothing leaves any more.
+ * stream's own cork saves the call, but keeps a chunk, a callback and an encoding for each command. While turns compute,
+ * each command leaves at once, for it would wait until the others have computed too. Nothing is delayed beyond the turn,
+ * and the order stays, because every write of the stream passes here. `onFlush` is told before it leaves; of a stream
+ * that has ended nothing leaves any more.
  */
 export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
   const write: (chunk: string | Uint8Array) => boolean = stream.write.bind(stream);
   let chunks: (string | Uint8Array)[] = [];
+  /** Of this turn. */
+  let commands = 0;
   /** When the turn began, if it is one in which something came in. */
   let turnAt: number | undefined;
+  /** So many more leave at once. */
+  let early = 0;
 
   const flush = (): void => {
     if (!stream.writable || chunks.length === 0) return;
@@ -35,17 +42,23 @@ export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
     }
   };
 
+  const endWrites = (): void => {
+    if (turnAt !== undefined) early = (monotonic() - turnAt) / commands >= LONG_MS ? EARLY : 0;
+    turnAt = undefined;
+    commands = 0;
+    flush();
+  };
+
   stream.write = (chunk: string | Uint8Array): boolean => {
+    if (commands++ === 0) process.nextTick(endWrites);
     const last = chunks.length - 1;
-    if (last < 0) process.nextTick(flush);
     // Strings are encoded together. Commands never split a character.
     if (typeof chunk === "string" && typeof chunks[last] === "string") chunks[last] += chunk;
     else chunks.push(chunk);
-    if (turnAt === undefined) return true;
-    const now = monotonic();
-    if (now - turnAt < LONG_TURN_MS) return true;
-    turnAt = now;
-    flush();
+    if (early > 0) {
+      early--;
+      flush();
+    }
     return true;
   };
   const endTurn = (): void => (turnAt = undefined);
