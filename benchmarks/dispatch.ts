@@ -89,7 +89,8 @@ const roster: readonly Candidate[] = [
   {
     name: "no Redis, the CPU's part alone",
     open: () => cpuAlone({ ...place, batchesAtOnce: BATCHES_AT_ONCE }),
-    takesPart: ({ callers }) => callers === 64,
+    // Batches of longer tasks would be too few for a round.
+    takesPart: ({ callers, n }) => callers === 64 && roundsPerTask.get(n)! <= 100,
   },
   { name: "piscina tuned + node-redis", open: () => nodeRedis(place) },
   { name: "connection per task", open: () => connectionPerTask(place), ...SLOW },

@@ -69,11 +69,7 @@ function quantilesOf(latencies: readonly number[]): { p50: number; p99: number; 
   return { p50: quantile(latencies, 0.5), p99: quantile(latencies, 0.99), p999: quantile(latencies, 0.999) };
 }
 
-async function measure(
-  { name, drive }: Contender & Entrant,
-  point: LatencyPoint,
-  round: number,
-): Promise<Sample> {
+async function measure({ name, drive }: Contender & Entrant, point: LatencyPoint, round: number): Promise<Sample> {
   const { cpuMs, load } = point;
   const share = LOADS.find((one) => label(one) === load)!;
   const perSecond = share * most.get(cpuMs)!;
