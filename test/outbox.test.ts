@@ -55,10 +55,10 @@ test("a large chunk is not copied, and keeps its place", async (t) => {
 
 test("after a turn that computed each command leaves at once, after one that did not they leave together again", async (t) => {
   const { stream, writes, clock } = recording(t);
-  const turn = async (computesMs: number): Promise<string[][]> => {
+  const turn = async (computesMs: number, commands = ["one ", "two"]): Promise<string[][]> => {
     writes.length = 0;
     stream.emit("data"); // what is computed about
-    for (const command of ["one ", "two"]) {
+    for (const command of commands) {
       clock.ms += computesMs;
       stream.write(command);
     }
@@ -69,6 +69,9 @@ test("after a turn that computed each command leaves at once, after one that did
   assert.deepEqual(await turn(1), [["one "], ["two"]]);
   assert.deepEqual(await turn(0.01), [["one "], ["two"]]);
   assert.deepEqual(await turn(0.01), [["one two"]]);
+  const many = Array.from({ length: 100 }, () => ".");
+  assert.deepEqual(await turn(0.01, many), [[many.join("")]]);
+  assert.deepEqual(await turn(0.01), [["one two"]]); // a millisecond for a hundred is not long
 });
 
 test("where no other turn shows what commands take, only so many leave at once after one that computed", async (t) => {
@@ -83,7 +86,7 @@ test("where no other turn shows what commands take, only so many leave at once a
   assert.deepEqual(writes.at(-1), ["32 33 34 35 36 37 38 39 "]);
 });
 
-test("however long ago something came in, what a later turn writes leaves at its end", async (t) => {
+test("however long ago something came in, what later turns write leaves at their ends", async (t) => {
   const { stream, writes, clock } = recording(t);
   stream.emit("data");
   await turnEnds();
@@ -93,7 +96,10 @@ test("however long ago something came in, what a later turn writes leaves at its
   stream.write("two");
   assert.deepEqual(writes, []);
   await turnEnds();
-  assert.deepEqual(writes, [["one two"]]);
+  stream.write("three ");
+  stream.write("four");
+  await turnEnds();
+  assert.deepEqual(writes, [["one two"], ["three four"]]);
 });
 
 test("of a stream that was destroyed in the same turn nothing leaves, and nobody is told that it has", async (t) => {
