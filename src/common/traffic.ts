@@ -38,7 +38,7 @@ type Timed = QueuedCommand & { [DUE_AT]?: number };
 const SHARED_ROLES: ReadonlySet<ClientRole> = new Set(["primary", "thread", "subscriber", "sync"]);
 
 /**
- * The commands of one connection: refused, held while it is down, written once per loop turn, timed, and judged when
+ * The commands of one connection: refused, held while it is down, written through an outbox, timed, and judged when
  * it is lost. Each one settles, and says whether it left this process.
  */
 export class Traffic {

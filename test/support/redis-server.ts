@@ -211,6 +211,14 @@ export class RedisServer implements AsyncDisposable {
     await this.#end("SIGKILL");
   }
 
+  /** SIGKILL while a client's WAIT for this replica is on its way: a write has been done, and its caller does not know. */
+  async killDuringWait(replica: RedisServer): Promise<void> {
+    replica.freeze();
+    await this.waitForClients((clients) => clients.some(({ flags }) => flags.includes("b")));
+    await this.kill();
+    replica.thaw();
+  }
+
   /** A new process on the same port, empty; the old one is killed if it still runs. */
   async restart(): Promise<void> {
     await this.kill();

@@ -97,7 +97,7 @@ test(
       },
     });
     await replicated.progress(300);
-    await cluster.masters[0]!.kill();
+    await cluster.masters[0]!.killDuringWait(cluster.replicas[0]!);
     await eventually(
       async () => (await cluster.ownerOf(0, cluster.masters[1]!)) === cluster.replicas[0]!.port,
       30_000,
@@ -109,7 +109,6 @@ test(
     t.diagnostic(`the others: ${others.summary()}`);
     assert.deepEqual(await replicated.problems(cluster), []);
     assert.deepEqual(failed.slice(1), [0, 0]);
-    // Where every command got through, held until the failover, the master died between a write and its WAIT.
     const { uncertain, notSent } = replicated.ledger.totals;
     assert.ok(uncertain + notSent > 0, "the fault has hit nothing");
     await cluster.masters[0]!.start();

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import { setTimeout } from "node:timers/promises";
 import { connect, type ConnectionManager, disconnect, ReplyLostError } from "../../src/index.js";
 import type * as Tasks from "../fixtures/topology-tasks.js";
 import { makeCertificates } from "../support/certificates.js";
@@ -14,7 +13,6 @@ import { NAME, type SentinelOptions, startSentinel, strangers, Watched } from ".
 
 const LIMIT = { timeout: 90_000 };
 const THREADS = 2;
-const CALLERS = 8;
 
 /** The manager of a watched pair; after the test nobody is connected to any of its servers. */
 async function managed(
@@ -60,18 +58,11 @@ async function connectionsTo({ admin }: RedisServer): Promise<number> {
 /** What no replica has is as uncertain as what was not answered. */
 function startLoad(manager: ConnectionManager<typeof Tasks>): CountedLoad {
   return new CountedLoad({
-    callers: CALLERS,
+    callers: 8,
     async write(key) {
       if ((await manager.run("incrReplicated", key)) < 1) throw new ReplyLostError("the master alone has it");
     },
   });
-}
-
-/** Of a server that is frozen; and what they ask for has been written to it, on a machine that is not busy beyond measure. */
-async function everyCallerWaits(manager: ConnectionManager<typeof Tasks>): Promise<void> {
-  const running = (): number => manager.stats().threads.reduce((sum, thread) => sum + thread.running, 0);
-  await eventually(() => running() === CALLERS, 10_000, "each caller's task runs");
-  await setTimeout(200);
 }
 
 async function everyThreadIsAt(server: RedisServer, manager: ConnectionManager<typeof Tasks>): Promise<void> {
@@ -92,9 +83,7 @@ test(
     await everyThreadIsAt(master, manager);
     const load = startLoad(manager);
     await load.progress(200);
-    master.freeze(); // else all that were sent may just have been answered when it goes
-    await everyCallerWaits(manager);
-    await master.kill();
+    await master.killDuringWait(replica);
     await watched.failedOver();
     // Comes back as a master, empty; the sentinels would make it a replica by and by.
     await master.start();
