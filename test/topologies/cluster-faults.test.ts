@@ -244,8 +244,17 @@ test("subscriptions move to another node when theirs dies, and their listeners h
   await cluster.allowPartial();
   await dead.kill();
   await eventually(() => gaps > 0, 10_000);
-  for (const node of living) await node.admin.publish("news", `of ${node.port}`);
-  await eventually(() => living.every(({ port }) => heard.filter((one) => one === `of ${port}`).length === 1));
+  // Nodes pass a message on at most once, and on a busy machine may be cut off from each other or from us: then another.
+  let round = 0;
+  const isHeardFromAll = async (): Promise<boolean> => {
+    round++;
+    for (const node of living) await node.admin.publish("news", `${round} of ${node.port}`);
+    await sleep(100);
+    return living.every(({ port }) => heard.includes(`${round} of ${port}`));
+  };
+  await eventually(isHeardFromAll, 10_000, "every living node is heard");
+  t.diagnostic(`heard from all in round ${round}, after ${gaps} gaps`);
+  assert.equal(new Set(heard).size, heard.length, "nothing is heard twice");
   await dead.start();
   await stop();
 });

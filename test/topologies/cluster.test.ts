@@ -236,7 +236,8 @@ test("every node's socket takes its own place in the budget", LIMIT, async (t) =
   }
   clearInterval(watching);
   assert.ok(most <= max, `${most} connections of at most ${max}`);
-  assert.equal(manager.stats().connections.open, await cluster.connections());
+  // One that gives way is gone from the server before it is from the count.
+  await eventually(async () => manager.stats().connections.open === (await cluster.connections()));
 });
 
 test("a Cluster behind a password and TLS is reached at every node", LIMIT, async (t) => {
