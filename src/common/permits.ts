@@ -11,9 +11,11 @@ const LOOK_UP_MS = 1_000;
 /** A waiter that has not looked for so long has a blocked loop, and would not take what it has a right to. */
 const DEAF_MS = 3 * LOOK_AGAIN_MS;
 
-const CHANGED = 0;
+const WANTED = 0;
 const TICKETS = 1;
 const HEADER = 2;
+/** Its tickets, when it looked, and what wakes it. */
+const CELLS_PER_SLOT = KINDS.length + 2;
 
 interface Waiter {
   readonly ticket: number;
@@ -23,8 +25,9 @@ interface Waiter {
 /**
  * A counting semaphore in shared memory, over all threads of the process. Each permit names its owner's slot, so that a
  * dead thread's can be taken back. Strictly first come, first served within a kind: every slot publishes the ticket of
- * its longest waiter, and only the lowest ticket of all may take. A slot says when it last looked: one that is blocked
- * keeps its ticket, and the others pass it by until it looks again.
+ * its longest waiter, and only the lowest ticket of all may take; it alone is woken, or the start of many threads would
+ * wake each of them for every connection of the others. A slot says when it last looked: one that is blocked keeps its
+ * ticket, and the others pass it by until it looks again.
  */
 export class Permits {
   readonly #cells: Int32Array<SharedArrayBuffer>;
@@ -36,7 +39,7 @@ export class Permits {
   #watching = false;
 
   static cells(slots: number, count: number): number {
-    return HEADER + slots * (KINDS.length + 1) + count;
+    return HEADER + slots * CELLS_PER_SLOT + count;
   }
 
   /** `onWanted` is called when somebody waits, in whatever thread: a permit that is not needed could be given up. */
@@ -59,7 +62,7 @@ export class Permits {
 
   /** Whether anybody waits, in whatever thread. */
   get isWanted(): boolean {
-    return KINDS.some((kind) => this.#lowestTicket(kind) !== 0);
+    return KINDS.some((kind) => this.#first(kind) !== undefined);
   }
 
   /** Resolves to the way to give the permit back, idempotent. */
@@ -92,7 +95,7 @@ export class Permits {
   #pump(): void {
     for (const kind of KINDS) {
       const waiters = this.#waiters[kind];
-      while (waiters.length > 0 && this.#isNext(kind, waiters[0]!.ticket)) {
+      while (waiters.length > 0 && this.#isNext(kind)) {
         const release = this.#take(kind === "main" ? 1 : 2);
         if (!release) break;
         waiters.shift()!.resolve(release);
@@ -102,25 +105,27 @@ export class Permits {
     if (KINDS.some((kind) => this.#waiters[kind].length > 0)) void this.#watch();
   }
 
-  /** Wakes up at every change of the table, and now and then besides. */
+  /** While something waits here, wakes up when it may be its turn; else when anybody waits; and now and then besides. */
   async #watch(): Promise<void> {
     if (this.#watching) return;
     this.#watching = true;
     for (;;) {
-      const seen = Atomics.load(this.#cells, CHANGED);
+      const [wanted, turn] = [Atomics.load(this.#cells, WANTED), Atomics.load(this.#cells, this.#turnCell(this.#slot))];
       this.#sayItLooks();
       this.#pump();
       const isWaiting = KINDS.some((kind) => this.#waiters[kind].length > 0);
       if (!isWaiting && !this.#onWanted) break;
       if (this.isWanted) this.#onWanted?.();
-      const changed = Atomics.waitAsync(this.#cells, CHANGED, seen, isWaiting ? LOOK_AGAIN_MS : LOOK_UP_MS);
-      await changed.value;
+      const woken = isWaiting
+        ? Atomics.waitAsync(this.#cells, this.#turnCell(this.#slot), turn, LOOK_AGAIN_MS)
+        : Atomics.waitAsync(this.#cells, WANTED, wanted, LOOK_UP_MS);
+      await woken.value;
     }
     this.#watching = false;
   }
 
-  #isNext(kind: PermitKind, ticket: number): boolean {
-    return this.#lowestTicket(kind) === ticket && (kind === "main" || this.#lowestTicket("main") === 0);
+  #isNext(kind: PermitKind): boolean {
+    return this.#first(kind) === this.#slot && (kind === "main" || this.#first("main") === undefined);
   }
 
   #take(needed: number): (() => void) | undefined {
@@ -154,18 +159,29 @@ export class Permits {
     if (Atomics.exchange(this.#cells, cell, ticket) !== ticket) this.#announce();
   }
 
+  /** Somebody came, went, took or gave back. */
   #announce(): void {
-    Atomics.add(this.#cells, CHANGED, 1);
-    Atomics.notify(this.#cells, CHANGED);
+    const next = this.#first("main") ?? this.#first("spare");
+    if (next === undefined) return;
+    this.#wake(WANTED);
+    if (this.#free() > 0) this.#wake(this.#turnCell(next));
   }
 
-  #lowestTicket(kind: PermitKind): number {
+  #wake(cell: number): void {
+    Atomics.add(this.#cells, cell, 1);
+    Atomics.notify(this.#cells, cell);
+  }
+
+  /** The slot that has waited longest. */
+  #first(kind: PermitKind): number | undefined {
+    let first: number | undefined;
     let lowest = 0;
     for (let slot = 0; slot < this.#slots; slot++) {
       const ticket = Atomics.load(this.#cells, this.#ticketCell(slot, kind));
-      if (ticket !== 0 && (lowest === 0 || ticket < lowest) && !this.#isDeaf(slot)) lowest = ticket;
+      if (ticket === 0 || (first !== undefined && ticket > lowest) || this.#isDeaf(slot)) continue;
+      [first, lowest] = [slot, ticket];
     }
-    return lowest;
+    return first;
   }
 
   #sayItLooks(): void {
@@ -191,7 +207,11 @@ export class Permits {
     return HEADER + this.#slots * KINDS.length + slot;
   }
 
+  #turnCell(slot: number): number {
+    return HEADER + this.#slots * (KINDS.length + 1) + slot;
+  }
+
   #permitCell(index: number): number {
-    return HEADER + this.#slots * (KINDS.length + 1) + index;
+    return HEADER + this.#slots * CELLS_PER_SLOT + index;
   }
 }
