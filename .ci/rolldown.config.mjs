@@ -12,30 +12,46 @@ const faces = Object.values(exports).flatMap((face) => (typeof face === "string"
 const entries = [...faces, ...Object.values(bin).map(nameOf), "src/thread/serve", "workers/sync-entry"];
 
 /** From the bottom up: the modules of each import only those of the files before it. */
-const CHUNKS = ["base", "connection", "thread", "config", "dispatch", "main"];
+const CHUNKS = ["base", "connection", "thread", "sync", "config", "dispatch", "main"];
 
 /**
- * Merged is what loads the same packages: a thread loads neither piscina nor dotenv, `redthread/sync` not even ioredis.
- * test/architecture.test.ts holds it.
+ * Merged is what loads the same packages and is loaded together: what a thread has no use for is not in its files, and it
+ * loads neither piscina nor dotenv, `redthread/sync` not even ioredis. test/architecture.test.ts holds it.
  */
 function chunkOf(id, graph) {
   const file = relative(root, id).replaceAll(sep, "/");
-  if (file.startsWith("src/main/dashboard-")) return undefined; // the page is loaded by the first look at it
-  const packages = packagesOf(id, graph);
-  if (/^src\/(?:main\/|index\.ts)/.test(file)) return packages.has("piscina") ? "main" : "dispatch";
-  if (!/^src\/(?:common|helper|thread)\//.test(file)) return undefined; // a face
-  if (packages.has("dotenv")) return "config";
+  if (/^src\/(?:main\/|index\.ts)/.test(file)) {
+    if (file.startsWith("src/main/dashboard-")) return undefined; // the page is loaded by the first look at it
+    return closureOf(id, graph).packages.has("piscina") ? "main" : "dispatch";
+  }
+  if (!/^src\/(?:common|thread)\//.test(file)) return undefined; // a face, or the helper
+  const isLoadedWith = (...tops) => tops.some((top) => closureOf(join(root, top), graph).files.has(id));
+  if (!isLoadedWith("src/thread/serve.ts", "src/worker.ts")) {
+    if (isLoadedWith("src/sync.ts")) return "sync";
+    return isLoadedWith("src/common/env.ts") ? "config" : undefined; // a Cluster
+  }
+  const { packages } = closureOf(id, graph);
   if (packages.has("generic-pool")) return "thread";
   return packages.has("ioredis") ? "connection" : "base";
 }
 
-function packagesOf(id, graph, found = new Set(), seen = new Set()) {
-  if (seen.has(id)) return found;
-  seen.add(id);
-  const { code, importedIds } = graph.getModuleInfo(id);
-  for (const [, name] of code.matchAll(/^const .* = requirePackage(?:<.*>)?\("([^"]+)"\);$/gm)) found.add(name);
-  for (const imported of importedIds) if (isOurs(imported)) packagesOf(imported, graph, found, seen);
-  return found;
+const closures = new Map();
+
+/** All that is loaded with a module, by itself and by its imports. */
+function closureOf(id, graph) {
+  let closure = closures.get(id);
+  if (!closure) {
+    closure = { files: new Set([id]), packages: new Set() };
+    for (const file of closure.files) {
+      const { code, importedIds } = graph.getModuleInfo(file);
+      for (const [, name] of code.matchAll(/const .* = requirePackage(?:<.*>)?\("([^"]+)"\);$/gm)) {
+        closure.packages.add(name);
+      }
+      for (const imported of importedIds) if (isOurs(imported)) closure.files.add(imported);
+    }
+    closures.set(id, closure);
+  }
+  return closure;
 }
 
 /** The file that piscina loads, CommonJS among modules, is as tsc wrote it. */

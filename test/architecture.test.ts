@@ -38,12 +38,12 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 
 /** The packages that a process or thread has loaded with an entry. */
 const LOADS: Readonly<Record<string, readonly string[]>> = {
-  "src/worker.ts": ["generic-pool", "ioredis"],
-  "src/thread/serve.ts": ["generic-pool", "ioredis"],
-  "workers/sync-entry.ts": ["ioredis"], // a helper has no pool
+  "src/worker.ts": ["ioredis"], // generic-pool with the first lease
+  "src/thread/serve.ts": ["ioredis"],
+  "workers/sync-entry.ts": ["ioredis"],
   "src/sync.ts": [], // and who only calls it needs no client
   "src/adapters/bullmq-worker.ts": [],
-  "src/testing.ts": ["dotenv", "generic-pool", "ioredis"],
+  "src/testing.ts": ["dotenv", "ioredis"],
 };
 
 interface Import {
@@ -212,17 +212,43 @@ test("protocol.ts holds types only", () => {
 
 test("a thread loads neither piscina nor winston, and dotenv only when it has no manager", () => {
   for (const [entry, expected] of Object.entries(LOADS)) {
-    const packages = new Set([...loadedBy(entry)].flatMap(packagesOf));
+    const imported = [...loadedBy(entry)]
+      .flatMap(importsOf)
+      .filter((one) => isPackage(one) && !one.isType && !one.isDynamic);
+    const packages = new Set(imported.map(({ specifier }) => specifier));
     assert.deepEqual([...packages].toSorted(), expected, entry);
   }
 });
 
-test("so do the published files, and a thread loads four of them", () => {
+test("a thread loads no Cluster, no synchronous client and no options' table before it has a use for them", () => {
+  const all = ["src/common/cluster-client.ts", "src/thread/sync-helper.ts", "src/common/option-table.ts"];
+  for (const file of all) assert.ok(sources.has(file), file);
+  const loaded = new Set([...loadedBy("src/thread/serve.ts"), ...loadedBy("src/worker.ts")]);
+  assert.deepEqual(
+    all.filter((file) => loaded.has(file)),
+    [],
+  );
+});
+
+test("so do the published files, and a thread loads four of them, with nothing in them that it has no use for", () => {
   for (const [entry, expected] of Object.entries(LOADS)) {
     const { packages } = publishedLoads(entry);
     assert.deepEqual([...packages].toSorted(), expected, entry);
   }
-  assert.equal(publishedLoads("src/thread/serve.ts").loaded.size, 4);
+  const published = [...publishedLoads("src/thread/serve.ts").loaded];
+  assert.deepEqual(published.map((file) => relative(join(root, "lib/src"), file)).toSorted(), [
+    "chunks/base.js",
+    "chunks/connection.js",
+    "chunks/thread.js",
+    "thread/serve.js",
+  ]);
+  const inThem = published.flatMap((file) => [...readFileSync(file, "utf8").matchAll(/^\/\/ (src\/.*)$/gm)]);
+  const needed = new Set([...loadedBy("src/thread/serve.ts"), ...loadedBy("src/worker.ts")]);
+  assert.ok(inThem.length > 40, "each merged module is named by a comment");
+  assert.deepEqual(
+    inThem.map(([, file]) => file!).filter((file) => !needed.has(file)),
+    [],
+  );
 });
 
 test("all of them are required: for the first one that is imported, Node compiles a lexer, in each thread anew", () => {

@@ -11,6 +11,10 @@ function makePermits(count: number, slots = 3, onWanted?: () => void): Permits[]
   });
 }
 
+async function turns(count: number): Promise<void> {
+  for (let i = 0; i < count; i++) await new Promise(setImmediate);
+}
+
 /** Time stands still: nobody is woken by it, nor passed by, and only what is announced wakes. Counts how often. */
 function withoutTime(t: TestContext): { woken: number } {
   const seen = { woken: 0 };
@@ -124,9 +128,6 @@ test("whoever waits is served without a look at the clock, whatever comes, goes 
   withoutTime(t);
   let random = 1;
   const next = (below: number): number => (random = (random * 48_271) % 2_147_483_647) % below;
-  const turns = async (count: number): Promise<void> => {
-    for (let i = 0; i < count; i++) await new Promise(setImmediate);
-  };
   let [served, givenUp] = [0, 0];
   const callers = Array.from({ length: 24 }, async (_, caller) => {
     for (let i = 0; i < 200; i++) {

@@ -140,6 +140,7 @@ test("a timer that the library leaves is found although it is unref'd, and named
 });
 
 test("an interval that the library leaves is found by the check itself", async () => {
+  const since = newestHandle();
   const hooks: (() => Promise<void>)[] = [];
   leakCheck({ after: (hook) => hooks.push(hook) }, server);
   const pool = new ClientPool<object>(
@@ -160,6 +161,8 @@ test("an interval that the library leaves is found by the check itself", async (
       retry: { baseDelayMs: 5, maxDelayMs: 5 },
     },
   );
+  assert.equal(await left(since), "nothing", "a pool that nobody has asked is not made yet");
+  await (await pool.acquire()).release();
   await assert.rejects(hooks[0]!(), /1 are left:\n {2}Timeout made at .*dist\/src\/common\/pool\.js/);
   await pool.close(0);
 });

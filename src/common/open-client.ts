@@ -1,5 +1,5 @@
 import { Client } from "./client.js";
-import { ClusterClient } from "./cluster-client.js";
+import type { ClusterClient } from "./cluster-client.js";
 import type { ClusterOptions } from "./cluster-nodes.js";
 import type { RedisHandle } from "./handle.js";
 
@@ -9,16 +9,23 @@ export type OpenOptions = ClusterOptions;
 
 const clients = new WeakMap<object, AnyClient>();
 
-/** One that is not connected yet, as the options say where Redis is. */
-export function makeClient(options: OpenOptions, closeMs: number): AnyClient {
-  const client = options.redis.clusterNodes ? new ClusterClient(options, closeMs) : new Client(options);
-  clients.set(client.redis, client);
-  return client;
+/** Makes clients that are not connected yet, as the options say where Redis is. Who has no Cluster does not load one. */
+export async function clientMaker(options: OpenOptions, closeMs: number): Promise<() => AnyClient> {
+  const Cluster = options.redis.clusterNodes && (await import("./cluster-client.js")).ClusterClient;
+  return () => {
+    const client = Cluster ? new Cluster(options, closeMs) : new Client(options);
+    clients.set(client.redis, client);
+    return client;
+  };
 }
 
 /** A connected client; after a failure or an abort nothing is left open. */
 export async function openClient(options: OpenOptions, closeMs: number, signal?: AbortSignal): Promise<AnyClient> {
-  const client = makeClient(options, closeMs);
+  const makeClient = await clientMaker(options, closeMs);
+  return connectOrClose(makeClient(), closeMs, signal);
+}
+
+export async function connectOrClose(client: AnyClient, closeMs: number, signal?: AbortSignal): Promise<AnyClient> {
   try {
     await client.connect(signal);
     return client;

@@ -77,7 +77,8 @@ export class ClientPool<T> {
   readonly #options: Required<Omit<PoolOptions, "leakWarnMs">>;
   readonly #leaks: LeakWatch | undefined;
   readonly #factory: FencedFactory<T>;
-  readonly #pool: Pool<Slot<T>>;
+  /** Loaded and made by the first acquire: a thread that leases nothing does without. */
+  #made: Pool<Slot<T>> | undefined;
   // Every slot with a socket, or about to have one: generic-pool forgets a client as soon as it starts to close it.
   readonly #slots = new Set<Slot<T>>();
   readonly #waiters: Waiters<ClientLease<T>>;
@@ -106,13 +107,13 @@ export class ClientPool<T> {
       onExpiry: (ahead, waitedMs) => this.#expired(ahead, waitedMs),
     });
     this.#factory = new FencedFactory(factory, { ...this.#options, openMs: options.acquireTimeoutMs });
-    this.#pool = this.#makePool();
   }
 
   /** Rejects with ACQUIRE_TIMEOUT, SHUTTING_DOWN, the signal's reason, or a failure to connect that no retry mends. */
   async acquire(signal?: AbortSignal): Promise<Lease<T>> {
     signal?.throwIfAborted();
     if (this.#isClosing) throw this.#shuttingDown();
+    this.#made ??= this.#makePool();
     const asked = this.#leaks && new Error("asked for here"); // its stack is gone after the first await
     const waiting = this.#waiters.wait(signal);
     this.#supply();
@@ -146,6 +147,10 @@ export class ClientPool<T> {
    */
   close(ms: number): Promise<void> {
     return (this.#closing ??= this.#shut(ms));
+  }
+
+  get #pool(): Pool<Slot<T>> {
+    return this.#made!;
   }
 
   /** One supplier per waiter, but not his own: who leaves bequeaths supplier, and dial under way, to the next. */
@@ -290,7 +295,7 @@ export class ClientPool<T> {
     this.#leaks?.stop();
     await this.#emptied(this.#options.judgeMs);
     // Stops the evictor, and ends because no lease is out any more. `clear` is for pools that are never used again.
-    void this.#pool.drain().then(() => this.#pool.clear());
+    void this.#made?.drain().then(() => this.#pool.clear());
   }
 
   async #emptied(ms: number): Promise<void> {
@@ -332,6 +337,7 @@ export class ClientPool<T> {
   }
 
   #makePool(): Pool<Slot<T>> {
+    const generic = requirePackage<GenericPool>("generic-pool");
     const { max, idleTimeoutMs, maxLifetimeMs } = this.#options;
     const reasonToEvict = (slot: Slot<T>): CloseReason | undefined => this.#reasonToEvict(slot);
     class Evictor {
@@ -381,4 +387,3 @@ interface GenericPool {
   Deque: unknown;
   PriorityQueue: unknown;
 }
-const generic = requirePackage<GenericPool>("generic-pool");

@@ -1,5 +1,5 @@
 import type { RedisHandle } from "../common/handle.js";
-import { type AnyClient, makeClient, openClient, type OpenOptions } from "../common/open-client.js";
+import { type AnyClient, clientMaker, connectOrClose, type OpenOptions } from "../common/open-client.js";
 import type { SyncKind } from "../common/sync-area.js";
 
 type Argument = string | Buffer | number;
@@ -9,18 +9,21 @@ type Script = (...args: Argument[]) => unknown;
 export class Line {
   readonly #options: OpenOptions;
   readonly #closeMs: number;
+  readonly #makeClient: () => AnyClient;
   readonly #closing = new Set<Promise<void>>();
   #client: AnyClient;
   #calls = 0;
 
   /** Connected, or its error within the client's retry deadline, and then nothing is left open. */
   static async open(options: OpenOptions, closeMs: number): Promise<Line> {
-    return new Line(options, closeMs, await openClient(options, closeMs));
+    const makeClient = await clientMaker(options, closeMs);
+    return new Line(options, closeMs, makeClient, await connectOrClose(makeClient(), closeMs));
   }
 
-  private constructor(options: OpenOptions, closeMs: number, client: AnyClient) {
+  private constructor(options: OpenOptions, closeMs: number, makeClient: () => AnyClient, client: AnyClient) {
     this.#options = options;
     this.#closeMs = closeMs;
+    this.#makeClient = makeClient;
     this.#client = client;
   }
 
@@ -42,7 +45,7 @@ export class Line {
   giveUpIdle(): void {
     if (this.#calls > 0 || this.#client.state !== "connected") return;
     const idle = this.#client;
-    this.#client = makeClient(this.#options, this.#closeMs);
+    this.#client = this.#makeClient();
     const closed = idle.close(this.#closeMs).finally(() => this.#closing.delete(closed));
     this.#closing.add(closed);
   }

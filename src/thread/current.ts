@@ -1,6 +1,6 @@
 import { noopLogger } from "../common/log.js";
 import { ThreadClients } from "./clients.js";
-import { closeSync } from "./sync-helper.js";
+import { closeSync } from "./sync-registry.js";
 
 interface Registry {
   clients: ThreadClients | undefined;

@@ -12,7 +12,7 @@ import { within } from "../common/time.js";
 import { ThreadClients } from "./clients.js";
 import { adopt } from "./current.js";
 import { adoptManaged } from "./managed.js";
-import { closeSync } from "./sync-helper.js";
+import { closeSync } from "./sync-registry.js";
 import { LogPort } from "./log-port.js";
 import { Results } from "./results.js";
 import { runTraced, type TaskFunction, ThreadTask } from "./task.js";

@@ -20,21 +20,18 @@ import { readSync, SyncWriter } from "../common/sync-codec.js";
 import { threadFile } from "../common/thread-file.js";
 import { within } from "../common/time.js";
 import { managed } from "./managed.js";
+import { adoptHelper, currentHelper, type OpenHelper } from "./sync-registry.js";
 
 /** Between the end of a helper and the manager's word that nothing is left of it. */
 const GONE_MS = 2_000;
 /** A call that takes longer may wait for what this thread's own handshakes hold. */
 const GIVE_WAY_MS = 250;
 
-/** On globalThis, so that two copies of this package in one thread share a helper. */
-const KEY = Symbol.for("redthread.sync-helper");
-const registry = globalThis as { [KEY]?: SyncHelper | "closed" | undefined };
-
 /**
  * The thread that does the I/O while this one is blocked in its synchronous calls. It is this thread's child: Node ends
  * it, and with it its sockets, before this thread's own end is over.
  */
-export class SyncHelper {
+export class SyncHelper implements OpenHelper {
   readonly #area = new SyncArea(SyncArea.buffer());
   readonly #writer = new SyncWriter(this.#area.data);
   readonly #replies: MessagePort;
@@ -52,11 +49,13 @@ export class SyncHelper {
         problems: ["redthread/sync is for worker threads"],
       });
     }
-    const current = registry[KEY];
+    const current = currentHelper() as SyncHelper | "closed" | undefined;
     if (current === "closed") throw new ShuttingDownError("this thread closes its clients", { outcome: "not-sent" });
     if (current && !current.isGone) return current;
     if (current) current.awaitEnd();
-    return (registry[KEY] = new SyncHelper());
+    const helper = new SyncHelper();
+    adoptHelper(helper);
+    return helper;
   }
 
   private constructor() {
@@ -109,7 +108,6 @@ export class SyncHelper {
     return value;
   }
 
-  /** Every client is closed and the helper has ended, by itself or by force after `ms`; never rejects. */
   async close(ms: number): Promise<void> {
     this.#isLost = true; // from here on it takes no requests
     this.#worker.ref();
@@ -157,11 +155,4 @@ export class SyncHelper {
     const what = `the helper thread gave no answer within ${guardMs} ms and was ended: the command may have run`;
     return new CommandTimeoutError(what, { outcome: "unknown", guardMs });
   }
-}
-
-/** Closes this thread's synchronous clients, if there are any; "for good" refuses new ones. Connects nothing. */
-export async function closeSync(ms: number, until?: "for good"): Promise<void> {
-  const current = registry[KEY];
-  if (until) registry[KEY] = "closed";
-  if (current && current !== "closed") await current.close(ms);
 }
