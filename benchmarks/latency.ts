@@ -1,100 +1,67 @@
 /**
  * How long does a task take from the moment it was due, against the load that is offered? Loads are shares of what the
- * tuned rival does at most in the same run, so that the row of 70 % is where one would run it.
+ * tuned rival does at most in the same run, so that the row of 70 % is where one would run it. Two contenders with the
+ * same code differ by a tenth for as long as their process lives, so each round has a process of its own.
  */
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { startRedis } from "../test/support/redis-server.js";
-import { piscinaTuned, proxy } from "./contenders/by-hand.js";
-import { type Contender, type Entrant, openAll } from "./contenders/contender.js";
-import { redthread } from "./contenders/redthread.js";
-import { interleave, labelOf, type Sample } from "./support/interleave.js";
-import { openLoop } from "./support/open-loop.js";
+import type { LatencyPoint, RoundInput, RoundOutput, Run } from "./latency/child.js";
+import { labelOf, type Row } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
-import { quantile } from "./support/statistics.js";
-import { roundsOf } from "./work.js";
+import { quantile, summarize } from "./support/statistics.js";
 
-interface LatencyPoint extends Record<string, string | number> {
-  readonly cpuMs: number;
-  readonly load: string;
-}
-
-const THREADS = 2;
+const CHILD = fileURLToPath(new URL("./latency/child.js", import.meta.url));
 const KEY = "bench:latency";
 const options = parseBenchOptions();
 const { isSmoke } = options;
-const ROUNDS = isSmoke ? 1 : 4;
+const ROUNDS = isSmoke ? 1 : 8;
 const SIZES_MS = isSmoke ? [1] : [0.1, 1, 10, 100];
 const LOADS = isSmoke ? [0.7] : [0.3, 0.7, 0.9];
-/** At least so long, and longer where tasks are few; at the load where one would run it, which is judged, longest. */
-const ROUND_MS = isSmoke ? 200 : 300;
-const JUDGED_ROUND_MS = isSmoke ? 200 : 1_000;
-const JUDGED_LOAD = 0.7;
-const TASKS_PER_ROUND = 10;
-const JUDGED_TASKS_PER_ROUND = isSmoke ? 10 : 20;
-
-const label = (share: number): string => `${Math.round(100 * share)} %`;
-const points = SIZES_MS.flatMap((cpuMs) => LOADS.map((share): LatencyPoint => ({ cpuMs, load: label(share) })));
-const roundsPerMs = roundsOf(10) / 10;
-
-/** At most, from callers that wait for theirs. */
-async function throughput({ drive }: Contender, cpuMs: number): Promise<number> {
-  const startedAt = performance.now();
-  let tasks = 0;
-  function* items() {
-    const leastMs = isSmoke ? 100 : 500;
-    for (; performance.now() - startedAt < leastMs; tasks++)
-      yield { key: KEY, rounds: Math.round(cpuMs * roundsPerMs) };
-  }
-  await drive(items(), 16 * THREADS);
-  return tasks / ((performance.now() - startedAt) / 1_000);
-}
+const QUANTILES = { p50: 0.5, p99: 0.99, p999: 0.999 };
 
 await using server = await startRedis();
 await server.admin.set(KEY, "x".repeat(4_096));
-const where = { port: server.port, threads: THREADS };
-const contenders = await openAll([
-  { name: "redthread run()", open: () => redthread(where) },
-  { name: "piscina tuned + global ioredis", open: () => piscinaTuned(where) },
-  { name: "main thread as proxy", open: () => proxy(where) },
-]);
-for (const contender of contenders) await throughput(contender, 0.1); // threads up, clients connected, code warm
-const most = new Map<number, number>();
-for (const cpuMs of SIZES_MS) most.set(cpuMs, await throughput(contenders[1]!, cpuMs));
 
-/** Of all rounds, by contender and point: in one round tasks are too few. */
-const all = new Map<string, number[]>();
-const placeOf = (contender: string, point: LatencyPoint): string => `${contender} ${labelOf(point)}`;
-
-function quantilesOf(latencies: readonly number[]): { p50: number; p99: number; p999: number } {
-  return { p50: quantile(latencies, 0.5), p99: quantile(latencies, 0.99), p999: quantile(latencies, 0.999) };
+async function oneRound(round: number, most?: readonly number[]): Promise<RoundOutput> {
+  const input: RoundInput = {
+    port: server.port,
+    key: KEY,
+    round,
+    sizesMs: SIZES_MS,
+    loads: LOADS,
+    ...(most && { most }),
+  };
+  const argv = [CHILD, JSON.stringify(input), ...process.argv.slice(2)];
+  const { stdout } = await promisify(execFile)(process.execPath, argv, { maxBuffer: 2 ** 28 });
+  return JSON.parse(stdout) as RoundOutput;
 }
 
-async function measure({ name, drive }: Contender & Entrant, point: LatencyPoint, round: number): Promise<Sample> {
-  const { cpuMs, load } = point;
-  const share = LOADS.find((one) => label(one) === load)!;
-  const perSecond = share * most.get(cpuMs)!;
-  const item = { key: KEY, rounds: Math.round(cpuMs * roundsPerMs) };
-  const [roundMs, tasks] =
-    share === JUDGED_LOAD ? [JUDGED_ROUND_MS, JUDGED_TASKS_PER_ROUND] : [ROUND_MS, TASKS_PER_ROUND];
-  const latencies = await openLoop({
-    perSecond,
-    durationMs: Math.max(roundMs, (1_000 * tasks) / perSecond),
-    seed: round, // all meet the same crowd, and another one in the next round: one crowd's worst rush would be the p99
-    call: () => drive([item], 1),
+/** Quantiles are of all tasks of all rounds, for in one round they are too few; the spread is that of the rounds. */
+function rowOf(runs: readonly Run[]): Row<LatencyPoint> {
+  const { contender, point } = runs[0]!;
+  const all = runs.flatMap(({ latenciesMs }) => latenciesMs);
+  const metrics = Object.entries(QUANTILES).map(([name, share]) => {
+    const byRound = summarize(runs.map(({ latenciesMs }) => quantile(latenciesMs, share)));
+    return [name, { ...byRound, median: quantile(all, share) }] as const;
   });
-  const place = placeOf(name, point);
-  all.set(place, [...(all.get(place) ?? []), ...latencies]);
-  return { offered: perSecond, ...quantilesOf(latencies) };
+  const offered = summarize(runs.map((run) => run.offered));
+  return { point, contender, metrics: { offered, ...Object.fromEntries(metrics) } };
 }
 
-const byRounds = await interleave({ points, contenders, rounds: ROUNDS, measure }, options);
-const rows = byRounds.map((row) => {
-  const pooled = quantilesOf(all.get(placeOf(row.contender, row.point))!);
-  const metrics = { ...row.metrics };
-  for (const [key, median] of Object.entries(pooled)) metrics[key] = { ...metrics[key]!, median };
-  return { ...row, metrics };
-});
+const { most, runs } = await oneRound(0);
+const byPlace = new Map<string, Run[]>();
+for (let round = 0; round < ROUNDS; round++) {
+  const measured = round === 0 ? runs : (await oneRound(round, most)).runs;
+  for (const run of measured) {
+    const place = `${labelOf(run.point)} ${run.contender}`;
+    byPlace.set(place, [...(byPlace.get(place) ?? []), run]);
+  }
+}
+const rows = [...byPlace.values()].map(rowOf);
 report(
   {
     name: "latency",
@@ -108,9 +75,9 @@ report(
     reference: "redthread run()",
     rows,
     notes: [
-      `load: share of what the tuned rival did at most: ${[...most].map(([ms, perSecond]) => `${ms} ms ${Math.round(perSecond)}/s`).join(", ")}`,
+      `load: share of what the tuned rival did at most: ${most.map((perSecond, i) => `${SIZES_MS[i]} ms ${Math.round(perSecond)}/s`).join(", ")}`,
       "arrivals are exponential and wait for a timer of 1 ms, the same for all; 70 % is where one would run the rival",
-      "quantiles are of all tasks of all rounds, the spread is that of the rounds",
+      "quantiles are of all tasks of all rounds, the spread is that of the rounds; each round has a process of its own",
     ],
     chart: {
       title: "p99 from the time a task was due, against the offered load",
@@ -130,4 +97,3 @@ report(
   },
   options,
 );
-for (const { close } of contenders) await close();

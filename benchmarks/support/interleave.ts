@@ -22,7 +22,9 @@ export interface Interleaving<P extends Point, C extends Named<P>> {
   readonly points: readonly P[];
   readonly contenders: readonly C[];
   readonly rounds: number;
-  /** `round` counts from 0, from less than that while warming up. */
+  /** For who takes part of the rounds only. Default: 0. */
+  readonly firstRound?: number;
+  /** `round` counts from `firstRound`, from less than that while warming up. */
   readonly measure: (contender: C, point: P, round: number) => Promise<Sample>;
   /** Rounds before those that count. Default: none. */
   readonly warmUps?: number;
@@ -30,7 +32,7 @@ export interface Interleaving<P extends Point, C extends Named<P>> {
 
 /** Every contender at every point, round by round in turn: what else the machine does meanwhile falls on all of them. */
 export async function interleave<P extends Point, C extends Named<P>>(
-  { points, contenders, rounds, measure, warmUps = 0 }: Interleaving<P, C>,
+  { points, contenders, rounds, firstRound = 0, measure, warmUps = 0 }: Interleaving<P, C>,
   options: Pick<BenchOptions, "only" | "contenders">,
 ): Promise<Row<P>[]> {
   const chosen = points.filter((point) => isChosen(point, options.only));
@@ -39,10 +41,10 @@ export async function interleave<P extends Point, C extends Named<P>>(
   for (const point of chosen) {
     const taking = chooseContenders(contenders, options).filter(({ takesPart }) => takesPart?.(point) ?? true);
     const samples = taking.map((): Sample[] => []);
-    for (let round = -warmUps; round < rounds; round++) {
+    for (let round = firstRound - warmUps; round < firstRound + rounds; round++) {
       for (const at of turns(taking.length, round + warmUps)) {
         const sample = await measure(taking[at]!, point, round);
-        if (round >= 0) samples[at]!.push(sample);
+        if (round >= firstRound) samples[at]!.push(sample);
       }
     }
     rows.push(...taking.map(({ name }, at) => ({ point, contender: name, metrics: byMetric(samples[at]!) })));
