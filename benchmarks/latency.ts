@@ -1,13 +1,13 @@
 /**
  * How long does a task take from the moment it was due, against the load that is offered? Loads are shares of what the
- * tuned rival does at most in the same run, so that the row of 70 % is where one would run it. Two contenders with the
+ * tuned rival does at most in the same round, so that the row of 70 % is where one would run it. Two contenders with the
  * same code differ by a tenth for as long as their process lives, so each round has a process of its own.
  */
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { startRedis } from "../test/support/redis-server.js";
-import type { LatencyPoint, RoundInput, RoundOutput, Run } from "./latency/child.js";
+import type { LatencyPoint, RoundInput, Run } from "./latency/child.js";
 import { labelOf, type Row } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
@@ -18,7 +18,7 @@ const CHILD = fileURLToPath(new URL("./latency/child.js", import.meta.url));
 const KEY = "bench:latency";
 const options = parseBenchOptions();
 const { isSmoke } = options;
-const ROUNDS = isSmoke ? 1 : 8;
+const ROUNDS = isSmoke ? 1 : 6;
 const SIZES_MS = isSmoke ? [1] : [0.1, 1, 10, 100];
 const LOADS = isSmoke ? [0.7] : [0.3, 0.7, 0.9];
 const QUANTILES = { p50: 0.5, p99: 0.99, p999: 0.999 };
@@ -26,18 +26,11 @@ const QUANTILES = { p50: 0.5, p99: 0.99, p999: 0.999 };
 await using server = await startRedis();
 await server.admin.set(KEY, "x".repeat(4_096));
 
-async function oneRound(round: number, most?: readonly number[]): Promise<RoundOutput> {
-  const input: RoundInput = {
-    port: server.port,
-    key: KEY,
-    round,
-    sizesMs: SIZES_MS,
-    loads: LOADS,
-    ...(most && { most }),
-  };
+async function oneRound(round: number): Promise<Run[]> {
+  const input: RoundInput = { port: server.port, key: KEY, round, sizesMs: SIZES_MS, loads: LOADS };
   const argv = [CHILD, JSON.stringify(input), ...process.argv.slice(2)];
   const { stdout } = await promisify(execFile)(process.execPath, argv, { maxBuffer: 2 ** 28 });
-  return JSON.parse(stdout) as RoundOutput;
+  return JSON.parse(stdout) as Run[];
 }
 
 /** Quantiles are of all tasks of all rounds, for in one round they are too few; the spread is that of the rounds. */
@@ -52,11 +45,9 @@ function rowOf(runs: readonly Run[]): Row<LatencyPoint> {
   return { point, contender, metrics: { offered, ...Object.fromEntries(metrics) } };
 }
 
-const { most, runs } = await oneRound(0);
 const byPlace = new Map<string, Run[]>();
 for (let round = 0; round < ROUNDS; round++) {
-  const measured = round === 0 ? runs : (await oneRound(round, most)).runs;
-  for (const run of measured) {
+  for (const run of await oneRound(round)) {
     const place = `${labelOf(run.point)} ${run.contender}`;
     byPlace.set(place, [...(byPlace.get(place) ?? []), run]);
   }
@@ -75,7 +66,7 @@ report(
     reference: "redthread run()",
     rows,
     notes: [
-      `load: share of what the tuned rival did at most: ${most.map((perSecond, i) => `${SIZES_MS[i]} ms ${Math.round(perSecond)}/s`).join(", ")}`,
+      "load: share of what the tuned rival did at most, in the same process",
       "arrivals are exponential and wait for a timer of 1 ms, the same for all; 70 % is where one would run the rival",
       "quantiles are of all tasks of all rounds, the spread is that of the rounds; each round has a process of its own",
     ],

@@ -19,13 +19,6 @@ export interface RoundInput {
   readonly round: number;
   readonly sizesMs: readonly number[];
   readonly loads: readonly number[];
-  /** By `sizesMs`, what the tuned rival does at most per second, if that is known already. */
-  readonly most?: readonly number[];
-}
-
-export interface RoundOutput {
-  readonly most: readonly number[];
-  readonly runs: readonly Run[];
 }
 
 export interface Run {
@@ -36,26 +29,28 @@ export interface Run {
 }
 
 const THREADS = 2;
-const { port, key, round, sizesMs, loads, most: known } = JSON.parse(process.argv[2]!) as RoundInput;
+const { port, key, round, sizesMs, loads } = JSON.parse(process.argv[2]!) as RoundInput;
 const options = parseBenchOptions(process.argv.slice(3));
 const { isSmoke } = options;
 /** At least so long, and longer where tasks are few; at the load where one would run it, which is judged, longest. */
-const SPAN_MS = isSmoke ? 200 : 150;
-const JUDGED_SPAN_MS = isSmoke ? 200 : 500;
+const SPAN_MS = 200;
+const JUDGED_SPAN_MS = isSmoke ? 200 : 700;
 const JUDGED_LOAD = 0.7;
 const TASKS = 5;
-const JUDGED_TASKS = 10;
+const JUDGED_TASKS = 12;
+/** Until the code is warm. */
+const WARM_MS = isSmoke ? 100 : 1_000;
+const MOST_MS = isSmoke ? 100 : 500;
 
 const label = (share: number): string => `${Math.round(100 * share)} %`;
 const points = sizesMs.flatMap((cpuMs) => loads.map((share): LatencyPoint => ({ cpuMs, load: label(share) })));
 const roundsPerMs = roundsOf(10) / 10;
 
 /** At most, from callers that wait for theirs. */
-async function throughput({ drive }: Contender, cpuMs: number): Promise<number> {
+async function throughput({ drive }: Contender, cpuMs: number, leastMs: number): Promise<number> {
   const startedAt = performance.now();
   let tasks = 0;
   function* items() {
-    const leastMs = isSmoke ? 100 : 500;
     for (; performance.now() - startedAt < leastMs; tasks++) yield { key, rounds: Math.round(cpuMs * roundsPerMs) };
   }
   await drive(items(), 16 * THREADS);
@@ -68,15 +63,15 @@ const contenders = await openAll([
   { name: "piscina tuned + global ioredis", open: () => piscinaTuned(where) },
   { name: "main thread as proxy", open: () => proxy(where) },
 ]);
-for (const contender of contenders) await throughput(contender, 0.1); // threads up, clients connected, code warm
-const most: number[] = [...(known ?? [])];
-if (!known) for (const cpuMs of sizesMs) most.push(await throughput(contenders[1]!, cpuMs));
+for (const contender of contenders) await throughput(contender, 0.1, WARM_MS);
+const most = new Map<number, number>();
+for (const cpuMs of sizesMs) most.set(cpuMs, await throughput(contenders[1]!, cpuMs, MOST_MS));
 
 const runs: Run[] = [];
 async function measure({ name, drive }: Contender & Entrant, point: LatencyPoint): Promise<Record<string, never>> {
   const { cpuMs, load } = point;
   const share = loads.find((one) => label(one) === load)!;
-  const perSecond = share * most[sizesMs.indexOf(cpuMs)]!;
+  const perSecond = share * most.get(cpuMs)!;
   const item = { key, rounds: Math.round(cpuMs * roundsPerMs) };
   const [spanMs, tasks] = share === JUDGED_LOAD ? [JUDGED_SPAN_MS, JUDGED_TASKS] : [SPAN_MS, TASKS];
   const latencies = await openLoop({
@@ -89,5 +84,5 @@ async function measure({ name, drive }: Contender & Entrant, point: LatencyPoint
   return {};
 }
 await interleave({ points, contenders, rounds: 1, firstRound: round, measure }, options);
-console.log(JSON.stringify({ most, runs } satisfies RoundOutput));
+console.log(JSON.stringify(runs));
 for (const { close } of contenders) await close();
