@@ -1,6 +1,6 @@
 /** First in, first out, at constant cost; an array's `shift` moves what is behind it. */
 export class Fifo<T> {
-  #items: T[] = [];
+  #items: (T | undefined)[] = [];
   #head = 0;
 
   get size(): number {
@@ -23,8 +23,10 @@ export class Fifo<T> {
 
   shift(): T | undefined {
     if (this.size === 0) return undefined;
-    const item = this.#items[this.#head++];
-    // What was taken is let go in blocks: once for many, and before it weighs.
+    const item = this.#items[this.#head];
+    // At once: what it refers to, such as the tasks of a message, would live on until it has become long-lived.
+    this.#items[this.#head++] = undefined;
+    // The places are let go in blocks: once for many, and before they weigh.
     if (this.#head >= BLOCK && 2 * this.#head >= this.#items.length) {
       this.#items = this.#items.slice(this.#head);
       this.#head = 0;

@@ -155,6 +155,8 @@ export class Load {
 
   /** One message, or why there is none: then nothing of it was sent. */
   #send(jobs: readonly Job[]): { cause: unknown } | undefined {
+    // What has ended would live on with them, and become long-lived. Before it is posted: it counts as read once it is.
+    this.#forgetRead();
     const tasks: unknown[] = [];
     let traces: Record<number, TraceContext> | undefined;
     for (const { id, name, input, options, trace } of jobs) {
