@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import type { ConnectionManager, ManagerOptions } from "../src/index.js";
 import type * as Tasks from "./fixtures/tasks.js";
 import { eventually } from "./support/gate.js";
@@ -120,4 +122,21 @@ test("a task of a higher priority overtakes those that wait", async (t) => {
   await Promise.all([first, ...waiting]);
   assert.deepEqual(order, ["high", "plain", "low"]);
   await assert.rejects(manager.run("echo", 4, { priority: NaN }), code("CONFIG_INVALID"));
+});
+
+test("what tasks were given is let go with the next message to their thread", async (t) => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const manager = managed(t, { count: 1 });
+  await manager.ready();
+  const given: WeakRef<object>[] = [];
+  for (let i = 0; i < 100; i++) {
+    const input = { i };
+    given.push(new WeakRef(input));
+    await manager.run("echo", input);
+  }
+  await new Promise(setImmediate);
+  collect();
+  const kept = given.filter((ref) => ref.deref()).length;
+  assert.ok(kept <= 2, `${kept} of ${given.length} inputs are still referred to`);
 });
