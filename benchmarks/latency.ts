@@ -1,20 +1,16 @@
 /**
  * How long does a task take from the moment it was due, against the load that is offered? Loads are shares of what the
- * tuned rival does at most in the same round, so that the row of 70 % is where one would run it. Two contenders with the
- * same code differ by a tenth for as long as their process lives, so each round has a process of its own.
+ * tuned rival does at most in the same round, so that the row of 70 % is where one would run it.
  */
-import { execFile } from "node:child_process";
-import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { startRedis } from "../test/support/redis-server.js";
 import type { LatencyPoint, RoundInput, Run } from "./latency/child.js";
 import { labelOf, type Row } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
+import { inOwnProcesses } from "./support/own-processes.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
 import { quantile, summarize } from "./support/statistics.js";
 
-const CHILD = fileURLToPath(new URL("./latency/child.js", import.meta.url));
 const KEY = "bench:latency";
 const options = parseBenchOptions();
 const { isSmoke } = options;
@@ -25,13 +21,6 @@ const QUANTILES = { p50: 0.5, p99: 0.99, p999: 0.999 };
 
 await using server = await startRedis();
 await server.admin.set(KEY, "x".repeat(4_096));
-
-async function oneRound(round: number): Promise<Run[]> {
-  const input: RoundInput = { port: server.port, key: KEY, round, sizesMs: SIZES_MS, loads: LOADS };
-  const argv = [CHILD, JSON.stringify(input), ...process.argv.slice(2)];
-  const { stdout } = await promisify(execFile)(process.execPath, argv, { maxBuffer: 2 ** 28 });
-  return JSON.parse(stdout) as Run[];
-}
 
 /** Quantiles are of all tasks of all rounds, for in one round they are too few; the spread is that of the rounds. */
 function rowOf(runs: readonly Run[]): Row<LatencyPoint> {
@@ -46,11 +35,14 @@ function rowOf(runs: readonly Run[]): Row<LatencyPoint> {
 }
 
 const byPlace = new Map<string, Run[]>();
-for (let round = 0; round < ROUNDS; round++) {
-  for (const run of await oneRound(round)) {
-    const place = `${labelOf(run.point)} ${run.contender}`;
-    byPlace.set(place, [...(byPlace.get(place) ?? []), run]);
-  }
+const byRound = await inOwnProcesses<RoundInput, Run[]>({
+  script: new URL("./latency/child.js", import.meta.url),
+  rounds: ROUNDS,
+  input: (round) => ({ port: server.port, key: KEY, round, sizesMs: SIZES_MS, loads: LOADS }),
+});
+for (const run of byRound.flat()) {
+  const place = `${labelOf(run.point)} ${run.contender}`;
+  byPlace.set(place, [...(byPlace.get(place) ?? []), run]);
 }
 const rows = [...byPlace.values()].map(rowOf);
 report(

@@ -27,6 +27,8 @@ if (unknown.length > 0) {
 }
 for (const name of names.length > 0 ? names : ALL) {
   const script = fileURLToPath(new URL(`./${name}.js`, import.meta.url));
-  const { status } = spawnSync(process.execPath, [script, ...process.argv.slice(2)], { stdio: "inherit" });
+  const { status } = spawnSync(process.execPath, [...process.execArgv, script, ...process.argv.slice(2)], {
+    stdio: "inherit",
+  });
   if (status !== 0) process.exit(status ?? 1);
 }

@@ -20,13 +20,3 @@ export function digest(value: Uint8Array, rounds: number): Buffer {
   for (let i = 0; i < rounds; i++) hashed = hash("sha256", hashed, "buffer");
   return Buffer.from(hashed.buffer, hashed.byteOffset, Math.min(32, hashed.length));
 }
-
-/** As many rounds as keep this machine's CPU busy for so long: by the clock, two contenders for one core would both be done at once. */
-export function roundsOf(cpuMs: number): number {
-  const rounds = 20_000;
-  digest(Buffer.alloc(32), rounds); // warm
-  const before = process.cpuUsage();
-  digest(Buffer.alloc(32), rounds);
-  const { user, system } = process.cpuUsage(before);
-  return Math.max(1, Math.round((rounds * cpuMs * 1_000) / (user + system)));
-}

@@ -4,8 +4,8 @@ import { type Contender, type Entrant, openAll } from "../contenders/contender.j
 import { redthread } from "../contenders/redthread.js";
 import { interleave } from "../support/interleave.js";
 import { openLoop } from "../support/open-loop.js";
-import { parseBenchOptions } from "../support/options.js";
-import { roundsOf } from "../work.js";
+import { roundInput } from "../support/own-processes.js";
+import { roundsOf } from "../support/rounds-of.js";
 
 /** A CPU time of tasks and a share of the tuned rival's throughput with them. */
 export interface LatencyPoint extends Record<string, string | number> {
@@ -29,8 +29,8 @@ export interface Run {
 }
 
 const THREADS = 2;
-const { port, key, round, sizesMs, loads } = JSON.parse(process.argv[2]!) as RoundInput;
-const options = parseBenchOptions(process.argv.slice(3));
+const { input, options } = roundInput();
+const { port, key, round, sizesMs, loads } = input as RoundInput;
 const { isSmoke } = options;
 /** At least so long, and longer where tasks are few; at the load where one would run it, which is judged, longest. */
 const SPAN_MS = 200;

@@ -35,10 +35,8 @@ export async function interleave<P extends Point, C extends Named<P>>(
   { points, contenders, rounds, firstRound = 0, measure, warmUps = 0 }: Interleaving<P, C>,
   options: Pick<BenchOptions, "only" | "contenders">,
 ): Promise<Row<P>[]> {
-  const chosen = points.filter((point) => isChosen(point, options.only));
-  if (chosen.length === 0) throw new Error(`--only leaves none of ${points.map(labelOf).join("; ")}`);
   const rows: Row<P>[] = [];
-  for (const point of chosen) {
+  for (const point of choosePoints(points, options)) {
     const taking = chooseContenders(contenders, options).filter(({ takesPart }) => takesPart?.(point) ?? true);
     const samples = taking.map((): Sample[] => []);
     for (let round = firstRound - warmUps; round < firstRound + rounds; round++) {
@@ -64,6 +62,12 @@ function turns(count: number, round: number): number[] {
   return round % 2 === 0 ? order : order.toReversed();
 }
 
+export function choosePoints<P extends Point>(all: readonly P[], { only }: Pick<BenchOptions, "only">): P[] {
+  const chosen = all.filter((point) => [...only].every(([name, value]) => String(point[name]) === value));
+  if (chosen.length === 0) throw new Error(`--only leaves none of ${all.map(labelOf).join("; ")}`);
+  return chosen;
+}
+
 export function chooseContenders<C extends { name: string }>(
   all: readonly C[],
   { contenders }: Pick<BenchOptions, "contenders">,
@@ -78,10 +82,6 @@ export function labelOf(point: Point): string {
   return Object.entries(point)
     .map(([name, value]) => `${name}=${value}`)
     .join(" ");
-}
-
-function isChosen(point: Point, only: ReadonlyMap<string, string>): boolean {
-  return [...only].every(([name, value]) => String(point[name]) === value);
 }
 
 function byMetric(samples: readonly Sample[]): Record<string, Series> {

@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus, loadavg } from "node:os";
 import { drawChart, type Chart } from "./chart.js";
-import type { Row } from "./interleave.js";
+import { labelOf, type Row } from "./interleave.js";
 import type { BenchOptions } from "./options.js";
 
 export interface Metric {
@@ -76,7 +76,8 @@ function table(of: Report): string {
 }
 
 function ratiosOf({ reference, rows, metrics }: Report, row: Row): Record<string, number> {
-  const same = rows.find(({ contender, point }) => contender === reference && point === row.point);
+  const at = labelOf(row.point);
+  const same = rows.find(({ contender, point }) => contender === reference && labelOf(point) === at);
   if (!same) return {};
   return Object.fromEntries(
     metrics.map(({ key }) => [key, (same.metrics[key]?.median ?? NaN) / (row.metrics[key]?.median ?? NaN)]),
