@@ -102,6 +102,29 @@ test("however long ago something came in, what later turns write leaves at their
   assert.deepEqual(writes, [["one two"], ["three four"]]);
 });
 
+test("where one command at a time is answered the next leaves at once, and what follows it in its turn at the end", async (t) => {
+  const { stream, writes, flushed } = recording(t);
+  stream.write("one");
+  await turnEnds();
+  stream.emit("data"); // the answer
+  stream.emit("data"); // in two parts
+  stream.write("two");
+  assert.deepEqual(writes.at(-1), ["two"]);
+  assert.equal(flushed(), 2);
+  stream.emit("data");
+  writes.length = 0;
+  for (const command of ["three ", "four ", "five"]) stream.write(command);
+  assert.deepEqual(writes, [["three "]]);
+  await turnEnds();
+  assert.deepEqual(writes, [["three "], ["four five"]]);
+  stream.emit("data"); // answers three
+  stream.emit("data");
+  stream.write("six");
+  assert.equal(writes.length, 2);
+  await turnEnds();
+  assert.deepEqual(writes.at(-1), ["six"]);
+});
+
 test("of a stream that was destroyed in the same turn nothing leaves, and nobody is told that it has", async (t) => {
   const { stream, writes, flushed } = recording(t);
   stream.write("never");

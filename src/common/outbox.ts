@@ -14,9 +14,10 @@ const EARLY = 32;
 /**
  * From now on what a loop turn writes to this stream leaves at the turn's end, in one system call and as one chunk: a
  * stream's own cork saves the call, but keeps a chunk, a callback and an encoding for each command. While turns compute,
- * each command leaves at once, for it would wait until the others have computed too. Nothing is delayed beyond the turn,
- * and the order stays, because every write of the stream passes here. `onFlush` is told before it leaves; of a stream
- * that has ended nothing leaves any more.
+ * each command leaves at once, for it would wait until the others have computed too; so does the first one after bytes
+ * came in where they answered one command at a time. Nothing is delayed beyond the turn, and the order stays, because
+ * every write of the stream passes here. `onFlush` is told before it leaves; of a stream that has ended nothing leaves
+ * any more.
  */
 export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
   const write: (chunk: string | Uint8Array) => boolean = stream.write.bind(stream);
@@ -27,6 +28,10 @@ export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
   let turnAt: number | undefined;
   /** So many more leave at once. */
   let early = 0;
+  /** Commands since something came in. */
+  let since = 0;
+  /** There was one at a time of late: the next leaves at once, for no other is going to join it. */
+  let isLone = false;
 
   const flush = (): void => {
     if (!stream.writable || chunks.length === 0) return;
@@ -50,11 +55,17 @@ export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
   };
 
   stream.write = (chunk: string | Uint8Array): boolean => {
-    if (commands++ === 0) process.nextTick(endWrites);
     const last = chunks.length - 1;
     // Strings are encoded together. Commands never split a character.
     if (typeof chunk === "string" && typeof chunks[last] === "string") chunks[last] += chunk;
     else chunks.push(chunk);
+    since++;
+    if (isLone) {
+      isLone = false;
+      flush();
+      return true;
+    }
+    if (commands++ === 0) process.nextTick(endWrites);
     if (early > 0) {
       early--;
       flush();
@@ -63,6 +74,9 @@ export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
   };
   const endTurn = (): void => (turnAt = undefined);
   stream.prependListener("data", () => {
+    if (since > 0) isLone = since === 1; // else it is the rest of what came in before
+    since = 0;
+    if (isLone) return; // where each leaves at once anyway nothing has to be measured
     if (turnAt === undefined) setImmediate(endTurn);
     turnAt = monotonic();
   });
