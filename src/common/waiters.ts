@@ -1,4 +1,5 @@
 import { Deadlines } from "./deadlines.js";
+import { Fifo } from "./fifo.js";
 import { type Expiry, monotonic } from "./time.js";
 
 export interface Deferred<V> {
@@ -21,6 +22,7 @@ interface Waiter<V> extends Deferred<V> {
   /** On the pool's clock. */
   readonly since: number;
   readonly dueAt: number;
+  hasLeft: boolean;
 }
 
 export interface WaitersOptions {
@@ -34,7 +36,12 @@ export interface WaitersOptions {
 /** Those who wait for a pool, the longest first. */
 export class Waiters<V> {
   readonly #options: WaitersOptions;
-  readonly #queue = new Set<Waiter<V>>();
+  /**
+   * Those who left out of turn stay until they are the first. Not a Set: each table that it outgrows refers to the next one,
+   * and once one of them is long-lived all that ever waited outlive the garbage of the moment.
+   */
+  readonly #queue = new Fifo<Waiter<V>>();
+  #size = 0;
   readonly #deadlines: Deadlines;
 
   constructor(options: WaitersOptions) {
@@ -47,7 +54,7 @@ export class Waiters<V> {
   }
 
   get size(): number {
-    return this.#queue.size;
+    return this.#size;
   }
 
   /** Queues in this turn. Rejects when its time is over, and on abort with the signal's reason. */
@@ -55,8 +62,9 @@ export class Waiters<V> {
     const { ms, now } = this.#options;
     const dueAt = monotonic() + ms;
     const { promise, resolve, reject } = deferred<V>(); // spread, it would cost more than all the rest
-    const waiter: Waiter<V> = { promise, resolve, reject, since: now(), dueAt };
-    this.#queue.add(waiter);
+    const waiter: Waiter<V> = { promise, resolve, reject, since: now(), dueAt, hasLeft: false };
+    this.#queue.push(waiter);
+    this.#size++;
     this.#deadlines.arm(dueAt);
     if (!signal) return promise;
     // Not `abortable`: an abort between being served and hearing of it would lose what was served.
@@ -67,7 +75,7 @@ export class Waiters<V> {
 
   /** Gives `value` to whoever waits longest; false if nobody does. */
   serve(value: V): boolean {
-    const [waiter] = this.#queue;
+    const waiter = this.#queue.peek();
     if (!waiter) return false;
     this.#leave(waiter);
     waiter.resolve(value);
@@ -75,7 +83,7 @@ export class Waiters<V> {
   }
 
   dismissAll(reason: unknown): void {
-    for (const waiter of this.#queue) this.#dismiss(waiter, reason);
+    for (const waiter of this.#waiting()) this.#dismiss(waiter, reason);
   }
 
   #dismiss(waiter: Waiter<V>, reason: unknown): void {
@@ -84,17 +92,23 @@ export class Waiters<V> {
   }
 
   #leave(waiter: Waiter<V>): void {
-    this.#queue.delete(waiter);
-    if (this.#queue.size === 0) this.#deadlines.stop(); // it would keep the process alive for nobody
+    if (waiter.hasLeft) return; // aborted between being served and hearing of it
+    waiter.hasLeft = true;
+    while (this.#queue.peek()?.hasLeft) this.#queue.shift();
+    if (--this.#size === 0) this.#deadlines.stop(); // it would keep the process alive for nobody
+  }
+
+  #waiting(): Waiter<V>[] {
+    return [...this.#queue].filter(({ hasLeft }) => !hasLeft);
   }
 
   /** All wait for the same time: who came first is due first. */
   #expire({ cutoff }: Expiry): number {
     const { now, onExpiry } = this.#options;
-    const due = [...this.#queue].filter(({ dueAt }) => dueAt <= cutoff);
+    const due = this.#waiting().filter(({ dueAt }) => dueAt <= cutoff);
     const errors = due.map(({ since }, ahead) => onExpiry(ahead, now() - since));
     due.forEach((waiter, at) => this.#dismiss(waiter, errors[at]));
-    const [next] = this.#queue;
+    const [next] = this.#waiting();
     return next?.dueAt ?? Infinity;
   }
 }

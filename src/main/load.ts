@@ -2,7 +2,7 @@ import { ArrayMap } from "../common/array-map.js";
 import type { TaskMessage, Trace, TraceContext } from "../common/channels.js";
 import type { ToThread } from "../common/protocol.js";
 import { monotonic } from "../common/time.js";
-import { Fifo } from "./fifo.js";
+import { Fifo } from "../common/fifo.js";
 import type { Job } from "./job.js";
 import type { Thread } from "./thread.js";
 

@@ -1,5 +1,5 @@
 import { ConfigInvalidError, TaskAbortedError } from "../common/errors.js";
-import { Fifo } from "./fifo.js";
+import { Fifo } from "../common/fifo.js";
 import { badRunOptions, type Job, type JobCallbacks, type RunOptions } from "./job.js";
 
 export interface MapOptions extends Omit<RunOptions, "transferList"> {
