@@ -9,6 +9,7 @@ import { parseBenchOptions } from "./support/options.js";
 import { inOwnProcesses } from "./support/own-processes.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
+import { roundsOf } from "./support/rounds-of.js";
 import { quantile, summarize } from "./support/statistics.js";
 
 const KEY = "bench:latency";
@@ -17,6 +18,7 @@ const { isSmoke } = options;
 const ROUNDS = isSmoke ? 1 : 6;
 const SIZES_MS = isSmoke ? [1] : [0.1, 1, 10, 100];
 const LOADS = isSmoke ? [0.7] : [0.3, 0.7, 0.9];
+const ROUNDS_PER_MS = roundsOf(10) / 10;
 const QUANTILES = { p50: 0.5, p99: 0.99, p999: 0.999 };
 
 await using server = await startRedis();
@@ -38,7 +40,14 @@ const byPlace = new Map<string, Run[]>();
 const byRound = await inOwnProcesses<RoundInput, Run[]>({
   script: new URL("./latency/child.js", import.meta.url),
   rounds: ROUNDS,
-  input: (round) => ({ port: server.port, key: KEY, round, sizesMs: SIZES_MS, loads: LOADS }),
+  input: (round) => ({
+    port: server.port,
+    key: KEY,
+    round,
+    roundsPerMs: ROUNDS_PER_MS,
+    sizesMs: SIZES_MS,
+    loads: LOADS,
+  }),
 });
 for (const run of byRound.flat()) {
   const place = `${labelOf(run.point)} ${run.contender}`;

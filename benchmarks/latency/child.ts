@@ -5,7 +5,6 @@ import { redthread } from "../contenders/redthread.js";
 import { interleave } from "../support/interleave.js";
 import { openLoop } from "../support/open-loop.js";
 import { roundInput } from "../support/own-processes.js";
-import { roundsOf } from "../support/rounds-of.js";
 
 /** A CPU time of tasks and a share of the tuned rival's throughput with them. */
 export interface LatencyPoint extends Record<string, string | number> {
@@ -17,6 +16,7 @@ export interface RoundInput {
   readonly port: number;
   readonly key: string;
   readonly round: number;
+  readonly roundsPerMs: number;
   readonly sizesMs: readonly number[];
   readonly loads: readonly number[];
 }
@@ -30,7 +30,7 @@ export interface Run {
 
 const THREADS = 2;
 const { input, options } = roundInput();
-const { port, key, round, sizesMs, loads } = input as RoundInput;
+const { port, key, round, roundsPerMs, sizesMs, loads } = input as RoundInput;
 const { isSmoke } = options;
 /** At least so long, and longer where tasks are few; at the load where one would run it, which is judged, longest. */
 const SPAN_MS = 200;
@@ -44,7 +44,6 @@ const MOST_MS = isSmoke ? 100 : 500;
 
 const label = (share: number): string => `${Math.round(100 * share)} %`;
 const points = sizesMs.flatMap((cpuMs) => loads.map((share): LatencyPoint => ({ cpuMs, load: label(share) })));
-const roundsPerMs = roundsOf(10) / 10;
 
 /** At most, from callers that wait for theirs. */
 async function throughput({ drive }: Contender, cpuMs: number, leastMs: number): Promise<number> {
