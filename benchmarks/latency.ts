@@ -15,7 +15,7 @@ import { quantile, summarize } from "./support/statistics.js";
 const KEY = "bench:latency";
 const options = parseBenchOptions();
 const { isSmoke } = options;
-const ROUNDS = isSmoke ? 1 : 6;
+const ROUNDS = isSmoke ? 1 : 5;
 const SIZES_MS = isSmoke ? [1] : [0.1, 1, 10, 100];
 const LOADS = isSmoke ? [0.7] : [0.3, 0.7, 0.9];
 const ROUNDS_PER_MS = roundsOf(10) / 10;
