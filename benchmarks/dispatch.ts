@@ -6,7 +6,7 @@ import { startRedis } from "../test/support/redis-server.js";
 import type { DispatchPoint, RoundInput } from "./dispatch/child.js";
 import { choosePoints, type Row } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
-import { inOwnProcesses, mergeRounds } from "./support/own-processes.js";
+import { inOwnProcess, mergeRounds } from "./support/own-processes.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
 import { roundsOf } from "./support/rounds-of.js";
@@ -25,11 +25,11 @@ const points = choosePoints(
 
 await using server = await startRedis();
 for (let i = 0; i < KEYS; i++) await server.admin.set(`bench:${i}`, "x".repeat(4_096));
-const byRound = await inOwnProcesses<RoundInput, Row<DispatchPoint>[]>({
-  script: new URL("./dispatch/child.js", import.meta.url),
-  rounds: ROUNDS,
-  input: (round) => ({ port: server.port, keys: KEYS, round, points, roundsPerTask }),
-});
+const byRound: Row<DispatchPoint>[][] = [];
+for (let round = 0; round < ROUNDS; round++) {
+  const input: RoundInput = { port: server.port, keys: KEYS, round, points, roundsPerTask };
+  byRound.push(await inOwnProcess(new URL("./dispatch/child.js", import.meta.url), input));
+}
 const rows = mergeRounds(byRound);
 report(
   {

@@ -125,6 +125,21 @@ test("where one command at a time is answered the next leaves at once, and what 
   assert.deepEqual(writes.at(-1), ["six"]);
 });
 
+test("turns that computed are measured also where one command at a time is answered", async (t) => {
+  const { stream, writes, clock } = recording(t);
+  stream.emit("data");
+  for (const computesMs of [1, 0.01]) {
+    clock.ms += computesMs;
+    stream.write("one");
+    await turnEnds();
+    stream.emit("data");
+  }
+  writes.length = 0;
+  stream.write("two ");
+  stream.write("three");
+  assert.deepEqual(writes, [["two "]]); // and not three, as it would while turns compute
+});
+
 test("of a stream that was destroyed in the same turn nothing leaves, and nobody is told that it has", async (t) => {
   const { stream, writes, flushed } = recording(t);
   stream.write("never");

@@ -54,7 +54,7 @@ export async function interleave<P extends Point, C extends Named<P>>(
  * Whose turn it is within a round. From round to round one follows another: the garbage of the one before is collected in
  * one's own turn. A Williams design (0, 1, n-1, 2, n-2 …), every other round backwards, as odd numbers want it.
  */
-function turns(count: number, round: number): number[] {
+export function turns(count: number, round: number): number[] {
   const order = Array.from({ length: count }, (_, turn) => {
     const step = Math.ceil(turn / 2);
     return (Math.floor(round / 2) + (turn % 2 === 1 ? step : count - step)) % count;

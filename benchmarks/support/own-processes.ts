@@ -5,25 +5,14 @@ import type { Row } from "./interleave.js";
 import { type BenchOptions, parseBenchOptions } from "./options.js";
 import { summarize } from "./statistics.js";
 
-export interface OwnProcesses<I> {
-  /** Of one round; gets its input by `roundInput()` and prints what it found as JSON. */
-  readonly script: URL;
-  readonly rounds: number;
-  readonly input: (round: number) => I;
-}
-
 /**
- * What each round gave. Two contenders with the same code differ by a tenth for as long as their process lives, so each
- * round has a process of its own, with this one's flags of Node.
+ * What `script` prints, as JSON, in a process of its own with this one's flags of Node; it gets `input` by `roundInput()`.
+ * Two contenders with the same code differ by a tenth for as long as their process lives, so each round has its own.
  */
-export async function inOwnProcesses<I, T>({ script, rounds, input }: OwnProcesses<I>): Promise<T[]> {
-  const results: T[] = [];
-  for (let round = 0; round < rounds; round++) {
-    const argv = [...process.execArgv, fileURLToPath(script), JSON.stringify(input(round)), ...process.argv.slice(2)];
-    const { stdout } = await promisify(execFile)(process.execPath, argv, { maxBuffer: 2 ** 28 });
-    results.push(JSON.parse(stdout) as T);
-  }
-  return results;
+export async function inOwnProcess<T>(script: URL, input: unknown): Promise<T> {
+  const argv = [...process.execArgv, fileURLToPath(script), JSON.stringify(input), ...process.argv.slice(2)];
+  const { stdout } = await promisify(execFile)(process.execPath, argv, { maxBuffer: 2 ** 28 });
+  return JSON.parse(stdout) as T;
 }
 
 /** What the process of a round was given. */

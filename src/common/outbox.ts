@@ -74,9 +74,9 @@ export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
   };
   const endTurn = (): void => (turnAt = undefined);
   stream.prependListener("data", () => {
-    if (since > 0) isLone = since === 1; // else it is the rest of what came in before
+    if (since > 0) isLone = since === 1 && early === 0; // else it is the rest of what came in before
     since = 0;
-    if (isLone) return; // where each leaves at once anyway nothing has to be measured
+    if (isLone) return; // nothing to be measured: it leaves at once anyway
     if (turnAt === undefined) setImmediate(endTurn);
     turnAt = monotonic();
   });
