@@ -42,11 +42,11 @@ const BATCHES_AT_ONCE = 4;
 const { input: given, options } = roundInput();
 const input = given as RoundInput;
 /** A turn of each contender, and how often it comes: what the machine does for longer falls on all of them. */
-const SHORT = options.isSmoke ? { turns: 1, ms: 20 } : { turns: 4, ms: 50 };
+const SHORT = options.isSmoke ? { turns: 1, ms: 20 } : { turns: 4, ms: 40 };
 /** Tasks of a millisecond or more would be too few for a short one. */
 const LONG = options.isSmoke ? SHORT : { turns: 1, ms: 200 };
 /** Until the compiler has seen enough: throughput grows for so long. */
-const WARM_MS = options.isSmoke ? 20 : 1_200;
+const WARM_MS = options.isSmoke ? 20 : 1_000;
 
 const place = { port: input.port, threads: THREADS };
 const SLOW = {

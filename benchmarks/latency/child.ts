@@ -35,8 +35,8 @@ const { input, options } = roundInput();
 const { contender, port, key, round, roundsPerMs, sizesMs, offers } = input as RoundInput;
 const { isSmoke } = options;
 /** At least so long, and longer where tasks are few. */
-const BRIEF = { spanMs: 200, tasks: 5 };
-const LONG = { spanMs: isSmoke ? 200 : 700, tasks: 12 };
+const BRIEF = { spanMs: 200, tasks: 3 };
+const LONG = { spanMs: isSmoke ? 200 : 700, tasks: 10 };
 /** Until the compiler has seen enough; calls that come one by one run other code than those of callers in step. */
 const WARM = isSmoke ? { closedMs: 100, openMs: 100 } : { closedMs: 400, openMs: 1_500 };
 const WARM_PER_SECOND = 3_000;
