@@ -88,6 +88,7 @@ report(
       "load: share of what the tuned rival did at most, in the same round",
       "arrivals are exponential and wait for a timer of 1 ms, the same for all; 70 % is where one would run the rival",
       "quantiles are of all tasks of all rounds, the spread is that of the rounds; each contender has a process to itself in each round",
+      "of the longest tasks there are some dozens: their p99 is the slowest of them",
     ],
     chart: {
       title: "p99 from the time a task was due, against the offered load",

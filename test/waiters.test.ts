@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Waiters } from "../src/common/waiters.js";
+import { Program } from "./support/program.js";
 
 const waiters = (): Waiters<string> =>
   new Waiters({ ms: 60_000, now: () => 0, onExpiry: () => new Error("not in this test") });
@@ -32,4 +33,10 @@ test("an abort between being served and hearing of it changes nothing", async ()
   assert.equal(await served, "a");
   await assert.rejects(next, /closed/);
   assert.equal(line.size, 0);
+});
+
+test("who has been served does not become long-lived because others always wait", async (t) => {
+  const program = new Program(t, "waiting-line", ["8000"]);
+  const { grownKb } = await program.hears("grownKb");
+  assert.ok(Number(grownKb) < 300, `${String(grownKb)} kB of what 8 000 have left are kept`);
 });

@@ -1,5 +1,4 @@
-import { piscinaTuned, proxy } from "../contenders/by-hand.js";
-import type { ByHandOptions } from "../contenders/by-hand.js";
+import { type ByHandOptions, piscinaTuned, proxy } from "../contenders/by-hand.js";
 import type { Contender } from "../contenders/contender.js";
 import { redthread } from "../contenders/redthread.js";
 
