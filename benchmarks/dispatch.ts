@@ -3,33 +3,93 @@
  * n = "10ms" is as many as keep a core busy for so long.
  */
 import { startRedis } from "../test/support/redis-server.js";
-import type { DispatchPoint, RoundInput } from "./dispatch/child.js";
-import { choosePoints, type Row } from "./support/interleave.js";
+import { ContenderProcess } from "./contenders/contender-process.js";
+import { type ContenderName, ROSTER } from "./contenders/roster.js";
+import { chooseContenders, choosePoints, interleave, mergeRounds, type Named, type Row } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
-import { inOwnProcess, mergeRounds } from "./support/own-processes.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
 import { roundsOf } from "./support/rounds-of.js";
 
+interface DispatchPoint extends Record<string, string | number> {
+  readonly callers: number;
+  readonly n: string;
+}
+
+interface Candidate extends Named<DispatchPoint> {
+  readonly name: ContenderName;
+}
+
 const KEYS = 256;
 const options = parseBenchOptions();
-const CALLERS = options.isSmoke ? [64] : [1, 8, 64];
-const ROUNDS = options.isSmoke ? 1 : 4;
+const { isSmoke } = options;
+const CALLERS = isSmoke ? [64] : [1, 8, 64];
+const ROUNDS = isSmoke ? 1 : 4;
+const ROUNDS_OF: Readonly<Record<string, number>> = { 0: 0, 20: 20, 100: 100, 1000: 1_000, "10ms": roundsOf(10) };
+const SIZES = isSmoke ? ["0", "100"] : Object.keys(ROUNDS_OF);
+/** A turn of each contender, and how often it comes: what the machine does for longer falls on all of them. */
+const SHORT = isSmoke ? { turns: 1, ms: 20 } : { turns: 4, ms: 40 };
+/** Tasks of a millisecond or more would be too few for a short one. */
+const LONG = isSmoke ? SHORT : { turns: 1, ms: 200 };
+/** Until the compiler has seen enough: throughput grows for so long. */
+const WARM_MS = isSmoke ? 20 : 1_000;
 
-const roundsPerTask: RoundInput["roundsPerTask"] = { 0: 0, 20: 20, 100: 100, 1000: 1_000, "10ms": roundsOf(10) };
-const sizes = options.isSmoke ? ["0", "100"] : Object.keys(roundsPerTask);
+/** Asked at two points only, and warmed for less. */
+const SLOW = new Set<ContenderName>([
+  "connection per task",
+  "piscina tuned + valkey-glide",
+  "BullMQ sandboxed threads",
+]);
+
+function takesPart(name: ContenderName, { callers, n }: DispatchPoint): boolean {
+  if (SLOW.has(name)) return callers === 64 && (n === "0" || n === "100");
+  // Batches of longer tasks would be too few for a turn.
+  if (name === "no Redis, the CPU's part alone") return callers === 64 && ROUNDS_OF[n]! <= 100;
+  return true;
+}
+
+const candidates = (Object.keys(ROSTER) as ContenderName[]).map((name): Candidate => ({
+  name,
+  takesPart: (point) => takesPart(name, point),
+}));
 const points = choosePoints(
-  CALLERS.flatMap((callers) => sizes.map((n): DispatchPoint => ({ callers, n }))),
+  CALLERS.flatMap((callers) => SIZES.map((n): DispatchPoint => ({ callers, n }))),
   options,
 );
 
 await using server = await startRedis();
 for (let i = 0; i < KEYS; i++) await server.admin.set(`bench:${i}`, "x".repeat(4_096));
-const byRound: Row<DispatchPoint>[][] = [];
-for (let round = 0; round < ROUNDS; round++) {
-  const input: RoundInput = { port: server.port, keys: KEYS, round, points, roundsPerTask };
-  byRound.push(await inOwnProcess(new URL("./dispatch/child.js", import.meta.url), input));
+
+async function oneRound(round: number): Promise<Row<DispatchPoint>[]> {
+  const contenders = chooseContenders(candidates, options).map((candidate) => ({
+    ...candidate,
+    process: new ContenderProcess({ contender: candidate.name, port: server.port, threads: 2, keys: KEYS }),
+  }));
+  // All threads up, before anybody's code is warmed: a start takes a core.
+  for (const { process } of contenders) await process.rate({ callers: 64, rounds: 0, ms: 0 });
+  for (const { name, process } of contenders) {
+    await process.rate({ callers: 64, rounds: 0, ms: SLOW.has(name) ? SHORT.ms : WARM_MS });
+    if (!SLOW.has(name)) await process.rate({ callers: 1, rounds: 0, ms: SHORT.ms });
+  }
+  const rows: Row<DispatchPoint>[] = [];
+  for (const point of points) {
+    const rounds = ROUNDS_OF[point.n]!;
+    const { turns, ms } = rounds < 1_000 ? SHORT : LONG;
+    const interleaving = {
+      points: [point],
+      contenders,
+      rounds: turns,
+      firstRound: round * turns,
+      measure: ({ process }: (typeof contenders)[number]) => process.rate({ callers: point.callers, rounds, ms }),
+    };
+    rows.push(...(await interleave(interleaving, options)));
+  }
+  for (const { process } of contenders) await process[Symbol.asyncDispose]();
+  return rows;
 }
+
+const byRound: Row<DispatchPoint>[][] = [];
+for (let round = 0; round < ROUNDS; round++) byRound.push(await oneRound(round));
 const rows = mergeRounds(byRound);
 report(
   {
@@ -43,7 +103,7 @@ report(
     rows,
     notes: [
       "CPU is the whole process's, of all its threads; the server's is not in it",
-      "each round has a process of its own",
+      "each contender has a process to itself in each round; they take turns",
     ],
     chart: {
       title: "Tasks per second: GET 4 kB + n x sha256 + SET, 2 threads",

@@ -1,27 +1,34 @@
 /**
  * How long does a task take from the moment it was due, against the load that is offered? Loads are shares of what the
- * tuned rival does at most in the same round, so that the row of 70 % is where one would run it. As in a service, each
- * contender has a process to itself: beside others it ran code that the compiler had seen less of.
+ * tuned rival does at most in the same round, so that the row of 70 % is where one would run it.
  */
 import { startRedis } from "../test/support/redis-server.js";
-import type { Latencies, LatencyPoint, Offer, RoundInput } from "./latency/child.js";
-import { RIVAL, ROSTER } from "./latency/roster.js";
+import { ContenderProcess } from "./contenders/contender-process.js";
+import type { ContenderName } from "./contenders/roster.js";
 import { chooseContenders, choosePoints, type Row, turns } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
-import { inOwnProcess } from "./support/own-processes.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
 import { roundsOf } from "./support/rounds-of.js";
 import { quantile, summarize } from "./support/statistics.js";
 
+/** A CPU time of tasks and a share of the tuned rival's throughput with them. */
+interface LatencyPoint extends Record<string, string | number> {
+  readonly cpuMs: number;
+  readonly load: string;
+}
+
 interface Run {
-  readonly contender: string;
-  readonly offer: Offer;
+  readonly contender: ContenderName;
+  readonly point: LatencyPoint;
+  readonly perSecond: number;
   readonly latenciesMs: readonly number[];
 }
 
-const KEY = "bench:latency";
-const CHILD = new URL("./latency/child.js", import.meta.url);
+const KEYS = 256;
+/** Loads are shares of what this one does at most. */
+const RIVAL: ContenderName = "piscina tuned + global ioredis";
+const NAMES: readonly ContenderName[] = ["redthread run()", RIVAL, "main thread as proxy"];
 const options = parseBenchOptions();
 const { isSmoke } = options;
 const ROUNDS = isSmoke ? 1 : 5;
@@ -29,49 +36,81 @@ const SIZES_MS = isSmoke ? [1] : [0.1, 1, 10, 100];
 const JUDGED_LOAD = 0.7;
 const LOADS = new Map((isSmoke ? [JUDGED_LOAD] : [0.3, JUDGED_LOAD, 0.9]).map((load) => [`${100 * load} %`, load]));
 const QUANTILES = { p50: 0.5, p99: 0.99, p999: 0.999 };
+/** At least so long, and longer where tasks are few. */
+const BRIEF = { spanMs: 200, tasks: 3 };
+const JUDGED = { spanMs: isSmoke ? 200 : 700, tasks: 10 };
+const MOST = { callers: 32, ms: isSmoke ? 100 : 500 };
+/** Until the compiler has seen enough: calls that come one by one run other code than those of callers in step. */
+const WARM = { perSecond: 3_000, ms: isSmoke ? 100 : 1_500 };
+const ROUNDS_PER_MS = roundsOf(10) / 10;
 
 const points = choosePoints(
   SIZES_MS.flatMap((cpuMs) => [...LOADS.keys()].map((load): LatencyPoint => ({ cpuMs, load }))),
   options,
 );
-const contenders = chooseContenders(ROSTER, options);
+const contenders = chooseContenders(
+  NAMES.map((name) => ({ name })),
+  options,
+).map(({ name }) => name);
 
 await using server = await startRedis();
-await server.admin.set(KEY, "x".repeat(4_096));
-const common = { port: server.port, key: KEY, roundsPerMs: roundsOf(10) / 10, sizesMs: SIZES_MS };
+for (let i = 0; i < KEYS; i++) await server.admin.set(`bench:${i}`, "x".repeat(4_096));
+
+const open = (contender: ContenderName): ContenderProcess =>
+  new ContenderProcess({ contender, port: server.port, threads: 2, keys: KEYS });
+
+/** Tasks per second by ms of CPU. */
+async function mostOfRival(): Promise<Map<number, number>> {
+  await using rival = open(RIVAL);
+  await rival.rate({ ...MOST, rounds: 0 }); // warms
+  const most = new Map<number, number>();
+  for (const cpuMs of SIZES_MS) {
+    const { tasksPerSecond } = await rival.rate({ ...MOST, rounds: Math.round(cpuMs * ROUNDS_PER_MS) });
+    most.set(cpuMs, tasksPerSecond);
+  }
+  return most;
+}
 
 async function oneRound(round: number): Promise<Run[]> {
-  const ask = <T>(input: Pick<RoundInput, "contender" | "offers">): Promise<T> =>
-    inOwnProcess(CHILD, { ...common, round, ...input } satisfies RoundInput);
-  const most = await ask<number[]>({ contender: RIVAL });
-  const offers = points.map((point): Offer => {
-    const load = LOADS.get(point.load)!;
-    return { point, perSecond: load * most[SIZES_MS.indexOf(point.cpuMs)]!, isJudged: load === JUDGED_LOAD };
-  });
+  const most = await mostOfRival();
+  const processes = contenders.map(open);
+  for (const process of processes) await process.rate({ ...MOST, rounds: 0 });
+  for (const process of processes) await process.latencies({ ...WARM, rounds: 0, seed: 0 });
   const runs: Run[] = [];
-  for (const at of turns(contenders.length, round)) {
-    const contender = contenders[at]!.name;
-    const latencies = await ask<Latencies>({ contender, offers });
-    runs.push(...offers.map((offer, i) => ({ contender, offer, latenciesMs: latencies[i]! })));
+  for (const [at, point] of points.entries()) {
+    const load = LOADS.get(point.load)!;
+    const perSecond = load * most.get(point.cpuMs)!;
+    const { spanMs, tasks } = load === JUDGED_LOAD ? JUDGED : BRIEF;
+    const offer = {
+      perSecond,
+      rounds: Math.round(point.cpuMs * ROUNDS_PER_MS),
+      ms: Math.max(spanMs, (1_000 * tasks) / perSecond),
+      seed: round, // the same crowd for all, and another one in the next round: one crowd's worst rush would be the p99
+    };
+    for (const turn of turns(processes.length, round + at)) {
+      const process = processes[turn]!;
+      runs.push({ contender: process.name, point, perSecond, latenciesMs: await process.latencies(offer) });
+    }
   }
+  for (const process of processes) await process[Symbol.asyncDispose]();
   return runs;
 }
 
 /** Quantiles are of all tasks of all rounds, for in one round they are too few; the spread is that of the rounds. */
-function rowOf(point: LatencyPoint, contender: string): Row<LatencyPoint> {
-  const mine = runs.filter((run) => run.contender === contender && run.offer.point === point);
+function rowOf(point: LatencyPoint, contender: ContenderName): Row<LatencyPoint> {
+  const mine = runs.filter((run) => run.contender === contender && run.point === point);
   const all = mine.flatMap(({ latenciesMs }) => latenciesMs);
   const metrics = Object.entries(QUANTILES).map(([name, share]) => {
     const byRound = summarize(mine.map(({ latenciesMs }) => quantile(latenciesMs, share)));
     return [name, { ...byRound, median: quantile(all, share) }] as const;
   });
-  const offered = summarize(mine.map(({ offer }) => offer.perSecond));
+  const offered = summarize(mine.map(({ perSecond }) => perSecond));
   return { point, contender, metrics: { offered, ...Object.fromEntries(metrics) } };
 }
 
 const runs: Run[] = [];
 for (let round = 0; round < ROUNDS; round++) runs.push(...(await oneRound(round)));
-const rows = points.flatMap((point) => contenders.map(({ name }) => rowOf(point, name)));
+const rows = points.flatMap((point) => contenders.map((name) => rowOf(point, name)));
 report(
   {
     name: "latency",
@@ -87,7 +126,7 @@ report(
     notes: [
       "load: share of what the tuned rival did at most, in the same round",
       "arrivals are exponential and wait for a timer of 1 ms, the same for all; 70 % is where one would run the rival",
-      "quantiles are of all tasks of all rounds, the spread is that of the rounds; each contender has a process to itself in each round",
+      "quantiles are of all tasks of all rounds, the spread is that of the rounds; each contender has a process to itself in each round; they take turns",
       "of the longest tasks there are some dozens: their p99 is the slowest of them",
     ],
     chart: {

@@ -13,6 +13,8 @@ export interface ByHandOptions extends Place {
 const TUNED = { concurrentTasksPerWorker: 16, atomics: "disabled" } as const;
 
 const BATCH = 16;
+/** Of a thread: the best of 1, 2 and 4 at 64 callers. */
+const BATCHES_AT_ONCE = 4;
 
 /** As the documentation of both has it, nothing set. */
 export function piscinaDefaults(options: ByHandOptions): Contender {
@@ -56,25 +58,21 @@ interface Waiting {
   readonly reject: (error: unknown) => void;
 }
 
-export interface BatchOptions extends ByHandOptions {
-  readonly batchesAtOnce: number;
-}
-
 /**
  * The floor: fixed batches through piscina, a corked socket, and nothing of what redthread adds: no deadlines, no
  * typed errors, no cancelling, no shutdown, and a task that fails takes its batch with it.
  */
-export function bare(options: BatchOptions): Contender {
+export function bare(options: ByHandOptions): Contender {
   return ofBatches("bare-batch", options);
 }
 
 /** What no library can exceed: the same batches, and of each task only what it computes; no Redis. */
-export function cpuAlone(options: BatchOptions): Contender {
+export function cpuAlone(options: ByHandOptions): Contender {
   return ofBatches("cpu-batch", options);
 }
 
-function ofBatches(file: string, options: BatchOptions): Contender {
-  const threads = pool(file, options, { ...TUNED, concurrentTasksPerWorker: options.batchesAtOnce });
+function ofBatches(file: string, options: ByHandOptions): Contender {
+  const threads = pool(file, options, { ...TUNED, concurrentTasksPerWorker: BATCHES_AT_ONCE });
   let waiting: Waiting[] = [];
   const send = async (batch: readonly Waiting[]): Promise<void> => {
     try {

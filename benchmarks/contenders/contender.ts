@@ -7,16 +7,6 @@ export interface Contender {
   readonly close: () => Promise<unknown>;
 }
 
-/** One way before it is opened: whoever takes no part starts no threads beside those who do. */
-export interface Entrant {
-  readonly name: string;
-  readonly open: () => Contender | Promise<Contender>;
-}
-
-export async function openAll<E extends Entrant>(entrants: readonly E[]): Promise<(E & Contender)[]> {
-  return Promise.all(entrants.map(async (entrant) => ({ ...entrant, ...(await entrant.open()) })));
-}
-
 /** For what does one task per call: callers that take the next item as soon as theirs is done. */
 export function byCallers(run: (item: Item) => Promise<unknown>): Contender["drive"] {
   return async (items, atOnce) => {

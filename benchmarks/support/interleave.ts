@@ -84,6 +84,17 @@ export function labelOf(point: Point): string {
     .join(" ");
 }
 
+/** One row of each place, over all rounds. */
+export function mergeRounds<P>(rounds: readonly (readonly Row<P>[])[]): Row<P>[] {
+  return rounds[0]!.map((first, at) => {
+    const metrics = Object.keys(first.metrics).map((metric) => {
+      const medians = rounds.map((rows) => rows[at]!.metrics[metric]!.median);
+      return [metric, summarize(medians)] as const;
+    });
+    return { ...first, metrics: Object.fromEntries(metrics) };
+  });
+}
+
 function byMetric(samples: readonly Sample[]): Record<string, Series> {
   const metrics = Object.keys(samples[0] ?? {});
   return Object.fromEntries(metrics.map((metric) => [metric, summarize(samples.map((sample) => sample[metric]!))]));

@@ -1,0 +1,57 @@
+import { OwnProcess } from "../support/own-process.js";
+import type { ByHandOptions } from "./by-hand.js";
+import type { ContenderName } from "./roster.js";
+
+/** Callers that each wait for theirs before they take the next. */
+export interface ClosedLoad {
+  readonly callers: number;
+  /** As in `Item`. */
+  readonly rounds: number;
+  /** At least so long, and at least a task for each caller. */
+  readonly ms: number;
+}
+
+/** Tasks that come when they come. */
+export interface OpenLoad {
+  readonly perSecond: number;
+  readonly rounds: number;
+  readonly ms: number;
+  /** Of the arrivals. */
+  readonly seed: number;
+}
+
+export interface Rate extends Record<string, number> {
+  readonly tasksPerSecond: number;
+  /** µs, of all threads of the process. */
+  readonly cpuPerTask: number;
+}
+
+export interface ContenderInput extends ByHandOptions {
+  readonly contender: ContenderName;
+  /** There are values of 4 kB at `bench:0` to one less. */
+  readonly keys: number;
+}
+
+const SCRIPT = new URL("./serve.js", import.meta.url);
+
+/**
+ * A contender alone in a process, as in a service: beside others it ran code that the compiler had seen less of, and two
+ * with the same code differ by a tenth for as long as their process lives.
+ */
+export class ContenderProcess extends OwnProcess<ClosedLoad | OpenLoad, Rate | readonly number[]> {
+  readonly name: ContenderName;
+
+  constructor(input: ContenderInput) {
+    super(SCRIPT, input);
+    this.name = input.contender;
+  }
+
+  async rate(load: ClosedLoad): Promise<Rate> {
+    return (await this.ask(load)) as Rate;
+  }
+
+  /** In ms, each from when its task was due. */
+  async latencies(load: OpenLoad): Promise<readonly number[]> {
+    return (await this.ask(load)) as readonly number[];
+  }
+}

@@ -1,0 +1,43 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+
+/** A process that answers what it is asked, one question at a time; it has this one's flags of Node. */
+export class OwnProcess<Question extends object, Answer> implements AsyncDisposable {
+  readonly #child: ChildProcess;
+  readonly #ended: Promise<unknown[]>;
+
+  /** `script` gets `input` by `inputOfParent()`. */
+  constructor(script: URL, input: object) {
+    this.#child = fork(fileURLToPath(script), [JSON.stringify(input)], { serialization: "advanced" });
+    this.#ended = once(this.#child, "exit");
+  }
+
+  async ask(question: Question): Promise<Answer> {
+    const answered = once(this.#child, "message");
+    this.#child.send(question);
+    const [answer] = (await Promise.race([answered, this.#diedEarly()])) as [Answer];
+    return answer;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#child.connected) this.#child.disconnect();
+    await this.#ended;
+  }
+
+  async #diedEarly(): Promise<never> {
+    const [code, signal] = (await this.#ended) as [number | null, string | null];
+    throw new Error(`a process of the benchmark ended with ${code ?? signal} before it had answered`);
+  }
+}
+
+/** What such a process was given. */
+export function inputOfParent(): unknown {
+  return JSON.parse(process.argv[2]!);
+}
+
+/** In such a process: answers until the parent has no more questions. */
+export function serveParent(answer: (question: unknown) => Promise<unknown>, close: () => Promise<unknown>): void {
+  process.on("message", (question) => void answer(question).then((found) => process.send!(found)));
+  process.once("disconnect", () => void close());
+}
