@@ -22,6 +22,11 @@ function managed(t: TestContext, threads: ManagerOptions["threads"]): Connection
 const running = (manager: ConnectionManager<typeof Tasks>): number[] =>
   manager.stats().threads.map((thread) => thread.running);
 
+function release(cell: Int32Array): void {
+  Atomics.store(cell, 0, 1);
+  Atomics.notify(cell, 0);
+}
+
 test("tasks that wait for each other all run, although none of their name has ended before", async (t) => {
   const manager = managed(t, { count: 1, concurrency: 8 });
   const tasks = Array.from({ length: 8 }, () => manager.run("stubborn", { started: "met", until: "all met" }));
@@ -38,8 +43,7 @@ test("where tasks compute for long, the result of one does not wait for the next
   const first = manager.run("block", 20);
   const second = manager.run("awaitCell", cell);
   await first;
-  Atomics.store(cell, 0, 1);
-  Atomics.notify(cell, 0);
+  release(cell);
   assert.equal(await second, true);
 });
 
@@ -54,8 +58,7 @@ test("a task that is given up before its turn in its thread does not begin", asy
   await eventually(() => running(manager)[0] === 2);
   caller.abort();
   await assert.rejects(second, code("TASK_ABORTED"));
-  Atomics.store(cell, 0, 1);
-  Atomics.notify(cell, 0);
+  release(cell);
   await first;
   await eventually(() => running(manager)[0] === 0);
   assert.equal(await server.admin.get("begun"), null);
@@ -94,6 +97,34 @@ test("what was taken back from a blocked thread runs once, also when that thread
   // Both threads have read everything that was sent before.
   await Promise.all([1, 2].map(() => manager.run("echo", 0, { exclusive: true })));
   assert.equal(await server.admin.get("once"), "200");
+});
+
+test("where a task waits in a blocked thread and nothing in the queue, it is taken back too", async (t) => {
+  const manager = managed(t, { count: 2 });
+  await manager.ready();
+  await Promise.all(Array.from({ length: 20 }, () => manager.run("whoAmI"))); // known as short
+  const cells = [1, 2].map(() => new Int32Array(new SharedArrayBuffer(4)));
+  const blocked = cells.map((cell) => manager.run("awaitCell", cell));
+  await eventually(() => running(manager).every((count) => count === 1));
+  const waiting = [1, 2].map(() => manager.run("whoAmI")); // one behind each
+  release(cells[0]!);
+  await Promise.all(waiting);
+  release(cells[1]!);
+  assert.deepEqual(await Promise.all(blocked), [true, true]); // released, not timed out
+});
+
+test("a caller that waits for each task wakes the main thread by no timer that is shorter than what is taken for blocked", async (t) => {
+  const manager = managed(t, { count: 2 });
+  await manager.ready();
+  const setTimer = t.mock.method(globalThis, "setTimeout");
+  for (let i = 0; i < 500; i++) await manager.run("whoAmI");
+  const delays = setTimer.mock.calls.map(({ arguments: [, ms = 0] }) => ms);
+  setTimer.mock.restore();
+  assert.ok(delays.length > 0);
+  assert.deepEqual(
+    delays.filter((ms) => ms < 50),
+    [],
+  );
 });
 
 test("what a thread had not read when it was ended runs in its successor", async (t) => {

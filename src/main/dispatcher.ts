@@ -1,6 +1,7 @@
 import { type TaskMessage, taskChannel, Trace } from "../common/channels.js";
 import { fromErrorData } from "../common/envelope.js";
 import { deferred, type Deferred } from "../common/waiters.js";
+import { monotonic } from "../common/time.js";
 import { QueueFullError, type Outcome } from "../common/errors.js";
 import type { CancelReason, ErrorData, ResultsMessage } from "../common/protocol.js";
 import { AbortWatch } from "./abort-watch.js";
@@ -31,6 +32,7 @@ export interface TaskTally {
   readonly refused: number;
 }
 
+/** While tasks wait for a thread; else a thread is looked at only when it may be found blocked. */
 const WATCH_MS = 10;
 /** A loop that is busy for less than this share of the time. */
 const IDLE = 0.5;
@@ -49,7 +51,7 @@ export class Dispatcher {
   #queued = 0;
   #ids = 0;
   #pumping = false;
-  #watching: NodeJS.Timeout | undefined;
+  #watching: { readonly timer: NodeJS.Timeout; readonly isQueued: boolean } | undefined;
   #room: Deferred<void> | undefined;
   #onDrained: (() => void) | undefined;
   #aborted: ((outcome: Outcome, cause?: unknown) => Error) | undefined;
@@ -236,17 +238,23 @@ export class Dispatcher {
    * for a mean can be wrong, and tasks can wait for each other.
    */
   #watch(): void {
-    if (this.#watching) return;
-    let isNeeded = this.#queued > 0;
+    const isQueued = this.#queued > 0;
+    if (this.#watching && (this.#watching.isQueued || !isQueued)) return;
+    clearTimeout(this.#watching?.timer);
+    this.#watching = undefined;
+    let blockedAt = Infinity;
     for (const load of this.#loads.values()) {
       load.thread.loopBusy(); // counted from here
-      isNeeded ||= load.hasUnread;
+      blockedAt = Math.min(blockedAt, load.blockedAt);
     }
-    if (!isNeeded) return;
-    this.#watching = setTimeout(() => {
+    if (!isQueued && blockedAt === Infinity) return;
+    // Each time it is due it wakes the main thread, which costs a lone caller as much as his task.
+    const ms = isQueued ? WATCH_MS : Math.max(WATCH_MS, blockedAt - monotonic());
+    const timer = setTimeout(() => {
       this.#watching = undefined;
       this.#rebalance();
-    }, WATCH_MS).unref();
+    }, ms).unref();
+    this.#watching = { timer, isQueued };
   }
 
   #rebalance(): void {

@@ -106,9 +106,10 @@ export class Load {
     }
   }
 
-  get hasUnread(): boolean {
+  /** When its loop must be taken for blocked, if it reads nothing until then; Infinity where it has read everything. */
+  get blockedAt(): number {
     this.#forgetRead();
-    return this.#messages.size > 0;
+    return (this.#messages.peek()?.sentAt ?? Infinity) + BLOCKED_MS;
   }
 
   /** What the thread has not begun to read, in the order of sending. */
