@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
+import { MessagePort } from "node:worker_threads";
 import type { ConnectionManager, ManagerOptions } from "../src/index.js";
 import type * as Tasks from "./fixtures/tasks.js";
 import { eventually } from "./support/gate.js";
@@ -111,6 +112,26 @@ test("where a task waits in a blocked thread and nothing in the queue, it is tak
   await Promise.all(waiting);
   release(cells[1]!);
   assert.deepEqual(await Promise.all(blocked), [true, true]); // released, not timed out
+});
+
+test("callers of tasks that take no time come to share messages, whenever each of them began", async (t) => {
+  const manager = managed(t, { count: 1 });
+  await manager.ready();
+  const posts = t.mock.method(MessagePort.prototype, "postMessage");
+  let isOver = false;
+  let tasks = 0;
+  const callers = Array.from({ length: 16 }, async (_, at) => {
+    for (let turn = 0; turn < 100 * at; turn++) await new Promise((resolve) => setImmediate(resolve));
+    for (; !isOver; tasks++) await manager.run("echo", at);
+  });
+  const tasksPerMessage = async (): Promise<number> => {
+    const since = { posts: posts.mock.callCount(), tasks };
+    await eventually(() => tasks >= since.tasks + 500);
+    return (tasks - since.tasks) / (posts.mock.callCount() - since.posts);
+  };
+  await eventually(async () => (await tasksPerMessage()) >= 4);
+  isOver = true;
+  await Promise.all(callers);
 });
 
 test("a caller that waits for each task wakes the main thread by no timer that is shorter than what is taken for blocked", async (t) => {

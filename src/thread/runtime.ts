@@ -146,8 +146,14 @@ export class Runtime {
   }
 
   #idled(): void {
-    this.#results.flush(); // no other can join it
+    // Messages that come one by one would be answered one by one, and so come one by one again.
+    if (this.#results.areTiny && this.#hasMoreToHear) this.#results.flushLater();
+    else this.#results.flush(); // no other can join it
     this.#onIdle?.();
+  }
+
+  get #hasMoreToHear(): boolean {
+    return this.#row.get("posted") > this.#row.get("heard");
   }
 
   #notFound(name: string): TaskNotFoundError {
