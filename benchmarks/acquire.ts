@@ -15,10 +15,10 @@ interface AcquirePoint extends Record<string, string | number> {
 }
 
 const options = parseBenchOptions();
-const ROUNDS = options.isSmoke ? 1 : 5;
+const ROUNDS = options.isSmoke ? 1 : 30;
 const CALLS = options.isSmoke
   ? { cached: 1_000, nothing: 100, GET: 50, WATCH: 50 }
-  : { cached: 200_000, nothing: 4_000, GET: 1_500, WATCH: 1_000 };
+  : { cached: 50_000, nothing: 1_000, GET: 400, WATCH: 250 };
 /** One, and four times as many as there are clients. */
 const CALLERS = [1, 16];
 
@@ -57,7 +57,7 @@ const rows = await interleave(
     points,
     contenders,
     rounds: ROUNDS,
-    warmUps: 1,
+    warmUps: options.isSmoke ? 0 : 10,
     measure: async ({ name }, point) => ({ nsPerCall: await nsPerCall(name, point) }),
   },
   options,

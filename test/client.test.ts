@@ -412,6 +412,26 @@ test("a transaction whose WATCH went with the connection does not run on the nex
   assert.deepEqual(await redis.multi().set("balance", 2).exec(), [[null, "OK"]]);
 });
 
+test("the UNWATCH of a returned client leaves at once, but with the next holder's first command where he waits already", async (t) => {
+  const client = await open(t, { role: "dedicated" });
+  const { redis } = client;
+  const now = performance.now();
+  t.mock.method(performance, "now", () => now); // of turns that compute each command leaves at once
+  const writesOf = async (isAwaited: boolean): Promise<number> => {
+    await redis.watch("k");
+    await new Promise((resolve) => setImmediate(resolve));
+    await Promise.all([redis.ping(), redis.ping()]); // more than one at a time: what is written waits for the turn's end
+    const written = t.mock.method(redis.stream, "_write");
+    assert.equal(await client.reset(isAwaited), true);
+    const next = redis.ping();
+    written.mock.restore();
+    await next;
+    return written.mock.callCount();
+  };
+  assert.equal(await writesOf(false), 1);
+  assert.equal(await writesOf(true), 0);
+});
+
 test("a returned client is repaired, and not fit for return once it subscribed", async (t) => {
   const client = await open(t, { role: "dedicated" });
   const { redis } = client;

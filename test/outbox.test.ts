@@ -8,6 +8,7 @@ function recording(t: TestContext): {
   stream: Writable;
   writes: string[][];
   flushed: () => number;
+  flush: () => void;
   clock: { ms: number };
 } {
   const clock = { ms: 0 };
@@ -25,8 +26,8 @@ function recording(t: TestContext): {
       done();
     },
   });
-  sendThroughOutbox(stream, () => flushes++);
-  return { stream, writes, flushed: () => flushes, clock };
+  const flush = sendThroughOutbox(stream, () => flushes++);
+  return { stream, writes, flushed: () => flushes, flush, clock };
 }
 
 const turnEnds = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
@@ -41,6 +42,19 @@ test("what a turn writes leaves at its end as one chunk, in its order", async (t
   await turnEnds();
   assert.deepEqual(writes, [["one twö three four"]]);
   assert.equal(flushed(), 1);
+});
+
+test("what is flushed leaves at once, and what follows it in its turn at the end", async (t) => {
+  const { stream, writes, flushed, flush } = recording(t);
+  flush();
+  stream.write("one ");
+  stream.write("two");
+  flush();
+  assert.deepEqual(writes, [["one two"]]);
+  stream.write("three");
+  assert.equal(flushed(), 1);
+  await turnEnds();
+  assert.deepEqual(writes, [["one two"], ["three"]]);
 });
 
 test("a large chunk is not copied, and keeps its place", async (t) => {

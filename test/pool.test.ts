@@ -491,6 +491,17 @@ for (const [how, answer] of [
   });
 }
 
+test("a client that comes back hears whether somebody waits for it", async (t) => {
+  const { pool, fakes } = poolOf(t, { max: 1 });
+  const heard: boolean[] = [];
+  fakes.onReset = (_, isAwaited) => heard.push(isAwaited) > 0;
+  const first = await pool.acquire();
+  const second = pool.acquire();
+  await first.release();
+  await (await second).release();
+  assert.deepEqual(heard, [true, false]);
+});
+
 test("a client that died in use is closed on return without being asked", async (t) => {
   const { pool, fakes } = poolOf(t);
   fakes.onReset = () => assert.fail("a dead client was reset");

@@ -169,8 +169,11 @@ export class Client implements Gate {
     return (this.#checking ??= this.#ping().finally(() => (this.#checking = undefined)));
   }
 
-  /** Fit for the next holder? Repairs what can be repaired in one round trip and takes off the holder's listeners. */
-  reset(): boolean | Promise<boolean> {
+  /**
+   * Fit for the next holder? Repairs what can be repaired in one round trip and takes off the holder's listeners. With
+   * `isAwaited` there is a next holder already.
+   */
+  reset(isAwaited = false): boolean | Promise<boolean> {
     const { session } = this.#traffic;
     if (!this.isAlive() || session.tainted || this.redis.commandQueue.length > this.#unwatching) return false;
     if (this.#dialer.hasOldLogin) return false;
@@ -178,7 +181,7 @@ export class Client implements Gate {
     session.handedBack();
     if (session.clean) return true;
     if (session.onlyWatches) {
-      this.#unwatch();
+      this.#unwatch(isAwaited);
       return true;
     }
     return this.#repair();
@@ -194,7 +197,7 @@ export class Client implements Gate {
   }
 
   /** Nobody waits for it: the next holder's commands come after it on the same socket. */
-  #unwatch(): void {
+  #unwatch(isAwaited: boolean): void {
     const { session } = this.#traffic;
     session.repaired();
     this.#unwatching++;
@@ -203,6 +206,8 @@ export class Client implements Gate {
       if (error?.name === "ReplyError") session.refused(); // a lost connection has forgotten its WATCH
     };
     this.redis.own("unwatch").then(() => answered(), answered);
+    // Else it leaves with the next holder's first command. A server with nothing to do meanwhile has to be woken for that one.
+    if (!isAwaited) this.#traffic.flush();
   }
 
   /**

@@ -8,8 +8,11 @@ export interface PoolFactory<T> {
   isAlive(client: T): boolean;
   /** Asked after idleness only; anything but `true` within `judgeMs` means dead. */
   check(client: T): Promise<boolean>;
-  /** On return: `true`, at once or within `judgeMs`, means clean, keep it; anything else destroys the client. */
-  reset(client: T): boolean | Promise<boolean>;
+  /**
+   * On return: `true`, at once or within `judgeMs`, means clean, keep it; anything else destroys the client. With
+   * `isAwaited` another holder gets it next, at once.
+   */
+  reset(client: T, isAwaited: boolean): boolean | Promise<boolean>;
   /** Settles once the socket is gone: until then the client counts in `max`. */
   close(client: T): Promise<void>;
 }
@@ -86,11 +89,11 @@ export class FencedFactory<T> {
   }
 
   check(client: T): boolean | Promise<boolean> {
-    return this.#ask("check", client);
+    return this.#ask("check", () => this.#factory.check(client));
   }
 
-  reset(client: T): boolean | Promise<boolean> {
-    return this.#ask("reset", client);
+  reset(client: T, isAwaited: boolean): boolean | Promise<boolean> {
+    return this.#ask("reset", () => this.#factory.reset(client, isAwaited));
   }
 
   /** Never rejects: a client that cannot be closed politely is gone all the same. */
@@ -102,9 +105,9 @@ export class FencedFactory<T> {
     }
   }
 
-  #ask(question: "check" | "reset", client: T): boolean | Promise<boolean> {
+  #ask(question: "check" | "reset", ask: () => unknown): boolean | Promise<boolean> {
     try {
-      const answer: unknown = this.#factory[question](client);
+      const answer = ask();
       return answer instanceof Promise ? this.#hear(question, answer) : answer === true;
     } catch (error) {
       this.lastError = error;

@@ -17,9 +17,9 @@ const EARLY = 32;
  * each command leaves at once, for it would wait until the others have computed too; so does the first one after bytes
  * came in where they answered one command at a time. Nothing is delayed beyond the turn, and the order stays, because
  * every write of the stream passes here. `onFlush` is told before it leaves; of a stream that has ended nothing leaves
- * any more.
+ * any more. The function it gives lets what was written leave at once.
  */
-export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
+export function sendThroughOutbox(stream: Writable, onFlush: () => void): () => void {
   const write: (chunk: string | Uint8Array) => boolean = stream.write.bind(stream);
   let chunks: (string | Uint8Array)[] = [];
   /** Of this turn. */
@@ -80,6 +80,7 @@ export function sendThroughOutbox(stream: Writable, onFlush: () => void): void {
     if (turnAt === undefined) setImmediate(endTurn);
     turnAt = monotonic();
   });
+  return flush;
 }
 
 function toBuffer(chunk: string | Uint8Array): Uint8Array {

@@ -235,7 +235,7 @@ export class ClientPool<T> {
     if (!isWanted) return this.#discard(slot, "dirty");
     const flaw = this.#isClosing ? "shutdown" : this.#ageOrDeath(slot);
     if (flaw) return this.#discard(slot, flaw);
-    const isClean = this.#factory.reset(slot.client!);
+    const isClean = this.#factory.reset(slot.client!, this.#waiters.size > 0);
     if (typeof isClean === "boolean") return this.#judge(slot, isClean);
     return isClean.then((found) => this.#judge(slot, found));
   }

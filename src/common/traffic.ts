@@ -55,6 +55,7 @@ export class Traffic {
   #held: Held[] = [];
   /** The newest commands of the queue, which wait in the outbox for the end of this turn. */
   #unsent = 0;
+  #flush = (): void => {};
   /** The newest blocking command that was written. */
   #blocker: Timed | undefined;
 
@@ -75,7 +76,12 @@ export class Traffic {
 
   /** The connection is up: whatever is written to it from now on goes through an outbox. */
   connected(): void {
-    sendThroughOutbox(this.#handle.stream, () => (this.#unsent = 0));
+    this.#flush = sendThroughOutbox(this.#handle.stream, () => (this.#unsent = 0));
+  }
+
+  /** What was written leaves at once. */
+  flush(): void {
+    this.#flush();
   }
 
   /** Onto the connection, which is up. */

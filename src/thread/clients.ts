@@ -70,7 +70,7 @@ export class ThreadClients {
         isAlive: (client) => client.isAlive(),
         check: (client) => client.check(),
         // With somebody waiting for a connection, one that was given back is not kept.
-        reset: (client) => !this.#gate.isWanted && client.reset(),
+        reset: (client, isAwaited) => !this.#gate.isWanted && client.reset(isAwaited),
         close: (client) => client.close(this.#closeMs),
       },
       {

@@ -25,7 +25,7 @@ export class Fakes implements PoolFactory<Fake> {
   peak = 0;
   onOpen: (dial: number, signal: AbortSignal) => unknown = () => undefined;
   onCheck: (client: Fake) => any = () => true;
-  onReset: (client: Fake) => any = () => true;
+  onReset: (client: Fake, isAwaited: boolean) => any = () => true;
   onClose: (client: Fake) => unknown = () => undefined;
   onIsAlive: (client: Fake) => boolean = (client) => client.isAlive;
 
@@ -49,8 +49,8 @@ export class Fakes implements PoolFactory<Fake> {
     return this.onCheck(client);
   }
 
-  reset(client: Fake): Promise<boolean> {
-    return this.onReset(client);
+  reset(client: Fake, isAwaited: boolean): Promise<boolean> {
+    return this.onReset(client, isAwaited);
   }
 
   close(client: Fake): Promise<void> {
