@@ -24,7 +24,7 @@ const KEYS = 256;
 const options = parseBenchOptions();
 const { isSmoke } = options;
 const CALLERS = isSmoke ? [64] : [1, 8, 64];
-const ROUNDS = isSmoke ? 1 : 4;
+const ROUNDS = isSmoke ? 1 : 3;
 const ROUNDS_OF: Readonly<Record<string, number>> = { 0: 0, 20: 20, 100: 100, 1000: 1_000, "10ms": roundsOf(10) };
 const SIZES = isSmoke ? ["0", "100"] : Object.keys(ROUNDS_OF);
 /** A turn of each contender, and how often it comes: what the machine does for longer falls on all of them. */

@@ -22,7 +22,7 @@ const CRASHES = isSmoke ? 1 : 20;
 const AWAY_MS = isSmoke ? 300 : 10_000;
 const BLOCK_MS = isSmoke ? 600 : 3_000;
 const DARK_MS = isSmoke ? 300 : 5_000;
-const CAP_MS = isSmoke ? 500 : 15_000;
+const CAP_MS = isSmoke ? 500 : 10_000;
 const LARGE_MB = isSmoke ? 1 : 20;
 
 const blackHole = { darkMs: DARK_MS, capMs: CAP_MS };
