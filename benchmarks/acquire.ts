@@ -15,7 +15,7 @@ interface AcquirePoint extends Record<string, string | number> {
 }
 
 const options = parseBenchOptions();
-const ROUNDS = options.isSmoke ? 1 : 30;
+const ROUNDS = options.isSmoke ? 1 : 20;
 const CALLS = options.isSmoke
   ? { cached: 1_000, nothing: 100, GET: 50, WATCH: 50 }
   : { cached: 50_000, nothing: 1_000, GET: 400, WATCH: 250 };

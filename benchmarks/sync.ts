@@ -12,7 +12,7 @@ import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
 
 const options = parseBenchOptions();
-const ROUNDS = options.isSmoke ? 1 : 15;
+const ROUNDS = options.isSmoke ? 1 : 11;
 const CALLS = { GET: options.isSmoke ? 20 : 1_000, "pipeline of 100": options.isSmoke ? 5 : 500 };
 
 await using server = await startRedis();
