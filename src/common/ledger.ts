@@ -1,7 +1,7 @@
 /** What only a thread knows of itself, in the order of its row. */
 export const LEDGER_FIELDS = [
-  "posted", // messages to the thread, written by the manager
-  "heard", // of them, what the thread has read
+  "heard", // messages of the manager that the thread has read
+  "answered", // messages with results that the thread has posted
   "acquires",
   "acquireTimeouts",
   "cacheHits",
@@ -19,7 +19,7 @@ export const LEDGER_FIELDS = [
   "closedShutdown",
   "heapMb",
   "logsMade", // those that were dropped as well
-  "logsTaken", // of them, what the manager wrote or was told of: its to write too
+  "logsTaken", // of them, what the manager wrote or was told of: the one field that is its to write
 ] as const;
 export type LedgerField = (typeof LEDGER_FIELDS)[number];
 

@@ -139,6 +139,7 @@ export class Dispatcher {
   results(thread: Thread, { done, failed, busyMs }: ResultsMessage): void {
     const load = this.#loads.get(thread);
     if (!load) return;
+    load.answers++;
     const names = new Set<string>();
     for (let i = 0; i < done.length; i += 2) {
       const job = this.#ended(load, done[i] as number, names);
@@ -225,12 +226,21 @@ export class Dispatcher {
     if (this.#pumping) return;
     this.#pumping = true;
     // All that this turn's callers ask for leaves together, one message per thread: a tick comes after the promises
-    // that the results of this turn have settled.
-    process.nextTick(() => {
-      this.#pumping = false;
-      this.#pump();
-    });
+    // that these results have settled, the turn's end also after those that are in the ports already. Answered one by one,
+    // small messages would come one by one for ever.
+    if (this.#isAnswering) setImmediate(this.#pumpNow);
+    else process.nextTick(this.#pumpNow);
   }
+
+  get #isAnswering(): boolean {
+    for (const load of this.#loads.values()) if (load.isAnswering) return true;
+    return false;
+  }
+
+  readonly #pumpNow = (): void => {
+    this.#pumping = false;
+    this.#pump();
+  };
 
   /**
    * What was dealt out may be dealt better a little later: a thread that does not read is blocked, and its

@@ -26,6 +26,8 @@ export class Load {
   exclusive: Job | undefined;
   /** Called once nothing runs there and nothing is reserved for it. */
   onIdle: (() => void) | undefined;
+  /** Messages with results that have been read here. */
+  answers = 0;
   done = 0;
   failed = 0;
   /** Its loop has little to do although it has tasks: they wait for something else than CPU, maybe for each other. */
@@ -47,6 +49,11 @@ export class Load {
 
   get size(): number {
     return this.#jobs.size;
+  }
+
+  /** More results of it are in the port. */
+  get isAnswering(): boolean {
+    return this.thread.row.get("answered") > this.answers;
   }
 
   get jobs(): Iterable<Job> {

@@ -83,8 +83,7 @@ export class Thread {
   /** Returns the message's number, for `hasHeard`. @throws DataCloneError if a part of it cannot cross. */
   post(message: ToThread, transferList?: readonly Transferable[]): number {
     this.#port?.postMessage(message, transferList as Transferable[] | undefined);
-    this.row.set("posted", ++this.#posted);
-    return this.#posted;
+    return ++this.#posted;
   }
 
   /** Whether the thread has read that message; a thread blocked by CPU reads nothing. */

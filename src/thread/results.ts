@@ -21,8 +21,6 @@ type Post = (message: ResultsMessage, transfer: readonly Transferable[] | undefi
  * wakes the main thread, which takes the processor from who computes; with tasks of 1 ms the p99 rose by a third.
  */
 const LONG_TASK_MS = 5;
-/** Of tasks that keep the loop busy for less, the message costs more than the task, and the wait for the next ones is short. */
-const TINY_TASK_MS = 0.1;
 /** Weight of the latest measurement. */
 const WEIGHT = 0.2;
 
@@ -54,11 +52,6 @@ export class Results {
   /** Whether the tasks of late have kept the loop busy for long. */
   get areLong(): boolean {
     return this.#meanMs >= LONG_TASK_MS;
-  }
-
-  /** Whether they have kept it busy for so short that none minds waiting for a few others. */
-  get areTiny(): boolean {
-    return this.#meanMs < TINY_TASK_MS;
   }
 
   /** At the end of this loop turn, with what else ends in it; or at once. */

@@ -146,14 +146,8 @@ export class Runtime {
   }
 
   #idled(): void {
-    // Messages that come one by one would be answered one by one, and so come one by one again.
-    if (this.#results.areTiny && this.#hasMoreToHear) this.#results.flushLater();
-    else this.#results.flush(); // no other can join it
+    this.#results.flush(); // no other can join it
     this.#onIdle?.();
-  }
-
-  get #hasMoreToHear(): boolean {
-    return this.#row.get("posted") > this.#row.get("heard");
   }
 
   #notFound(name: string): TaskNotFoundError {
@@ -206,6 +200,7 @@ export class Runtime {
     // With a limit the manager judges this thread when it reads them.
     if (this.#config.threads.maxHeapMb !== undefined) this.#sampleHeap();
     this.#post(message, transfer);
+    this.#row.add("answered", 1);
   }
 
   /** About 1 µs, where process.memoryUsage() asks the kernel too. */
