@@ -48,6 +48,21 @@ test("where tasks compute for long, the result of one does not wait for the next
   assert.equal(await second, true);
 });
 
+test("nor does it where the tasks before them took no time", async (t) => {
+  const manager = managed(t, { count: 1 });
+  await manager.ready();
+  for (let i = 0; i < 50; i++) await manager.run("whoAmI");
+  const cells = [1, 2].map(() => new Int32Array(new SharedArrayBuffer(4)));
+  const first = manager.run("awaitCell", cells[0]!);
+  await new Promise((resolve) => setImmediate(resolve)); // in a message of its own
+  const second = manager.run("awaitCell", cells[1]!);
+  await new Promise((resolve) => setImmediate(resolve));
+  release(cells[0]!);
+  assert.equal(await first, true);
+  release(cells[1]!);
+  assert.equal(await second, true); // released, not timed out
+});
+
 test("a task that is given up before its turn in its thread does not begin", async (t) => {
   const manager = managed(t, { count: 1 });
   await manager.ready();
