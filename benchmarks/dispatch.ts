@@ -3,7 +3,7 @@
  * n = "10ms" is as many as keep a core busy for so long.
  */
 import { startRedis } from "../test/support/redis-server.js";
-import { ContenderProcess } from "./contenders/contender-process.js";
+import { ContenderProcess, fillKeys } from "./contenders/contender-process.js";
 import { type ContenderName, ROSTER } from "./contenders/roster.js";
 import { chooseContenders, choosePoints, interleave, mergeRounds, type Named, type Row } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
@@ -20,7 +20,6 @@ interface Candidate extends Named<DispatchPoint> {
   readonly name: ContenderName;
 }
 
-const KEYS = 256;
 const options = parseBenchOptions();
 const { isSmoke } = options;
 const CALLERS = isSmoke ? [64] : [1, 8, 64];
@@ -63,12 +62,12 @@ const points = choosePoints(
 );
 
 await using server = await startRedis();
-for (let i = 0; i < KEYS; i++) await server.admin.set(`bench:${i}`, "x".repeat(4_096));
+await fillKeys(server.admin);
 
 async function oneRound(round: number): Promise<Row<DispatchPoint>[]> {
   const contenders = chooseContenders(candidates, options).map((candidate) => ({
     ...candidate,
-    process: new ContenderProcess({ contender: candidate.name, port: server.port, threads: 2, keys: KEYS }),
+    process: new ContenderProcess(candidate.name, server.port),
   }));
   // All threads up, before anybody's code is warmed: a start takes a core.
   for (const { process } of contenders) await process.rate({ callers: 64, rounds: 0, ms: 0 });

@@ -3,7 +3,7 @@
  * tuned rival does at most in the same round, so that the row of 70 % is where one would run it.
  */
 import { startRedis } from "../test/support/redis-server.js";
-import { ContenderProcess } from "./contenders/contender-process.js";
+import { ContenderProcess, fillKeys } from "./contenders/contender-process.js";
 import type { ContenderName } from "./contenders/roster.js";
 import { chooseContenders, choosePoints, type Row, turns } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
@@ -25,7 +25,6 @@ interface Run {
   readonly latenciesMs: readonly number[];
 }
 
-const KEYS = 256;
 /** Loads are shares of what this one does at most. */
 const RIVAL: ContenderName = "piscina tuned + global ioredis";
 const NAMES: readonly ContenderName[] = ["redthread run()", RIVAL, "main thread as proxy"];
@@ -54,10 +53,9 @@ const contenders = chooseContenders(
 ).map(({ name }) => name);
 
 await using server = await startRedis();
-for (let i = 0; i < KEYS; i++) await server.admin.set(`bench:${i}`, "x".repeat(4_096));
+await fillKeys(server.admin);
 
-const open = (contender: ContenderName): ContenderProcess =>
-  new ContenderProcess({ contender, port: server.port, threads: 2, keys: KEYS });
+const open = (contender: ContenderName): ContenderProcess => new ContenderProcess(contender, server.port);
 
 /** Tasks per second by ms of CPU. */
 async function mostOfRival(): Promise<Map<number, number>> {

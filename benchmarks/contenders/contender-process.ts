@@ -1,3 +1,4 @@
+import type { Redis } from "ioredis";
 import { OwnProcess } from "../support/own-process.js";
 import type { ByHandOptions } from "./by-hand.js";
 import type { ContenderName } from "./roster.js";
@@ -33,6 +34,13 @@ export interface ContenderInput extends ByHandOptions {
 }
 
 const SCRIPT = new URL("./serve.js", import.meta.url);
+const THREADS = 2;
+const KEYS = 256;
+
+/** What the tasks of all contenders read. */
+export async function fillKeys(redis: Redis): Promise<void> {
+  for (let i = 0; i < KEYS; i++) await redis.set(`bench:${i}`, "x".repeat(4_096));
+}
 
 /**
  * A contender alone in a process, as in a service: beside others it ran code that the compiler had seen less of, and two
@@ -41,9 +49,10 @@ const SCRIPT = new URL("./serve.js", import.meta.url);
 export class ContenderProcess extends OwnProcess<ClosedLoad | OpenLoad, Rate | readonly number[]> {
   readonly name: ContenderName;
 
-  constructor(input: ContenderInput) {
+  constructor(name: ContenderName, port: number) {
+    const input: ContenderInput = { contender: name, port, threads: THREADS, keys: KEYS };
     super(SCRIPT, input);
-    this.name = input.contender;
+    this.name = name;
   }
 
   async rate(load: ClosedLoad): Promise<Rate> {
