@@ -12,7 +12,7 @@ const IMPORTERS: Readonly<Record<string, string>> = {
   bullmq: "src/adapters/bullmq.ts",
   dotenv: "src/common/env.ts",
   fastify: "src/adapters/fastify.ts",
-  "generic-pool": "src/common/pool.ts",
+  "generic-pool": "src/common/slot-pool.ts",
   ioredis: "src/common/handle.ts",
   piscina: "src/main/threads.ts",
   winston: "src/main/logger.ts",

@@ -180,7 +180,7 @@ console.log(JSON.stringify(stacks));
     [stacks[0]!, "ConfigInvalidError"],
     [stacks[1]!, "NeedsDedicatedError"],
   ] as const) {
-    const [, file, line] = /\/redthread\/(src\/[\w/]+\.ts):(\d+)/.exec(stack) ?? [];
+    const [, file, line] = /\/redthread\/(src\/[\w/-]+\.ts):(\d+)/.exec(stack) ?? [];
     assert.ok(file, stack);
     const source = (await readFile(join(root, file), "utf8")).split("\n");
     assert.match(source[Number(line) - 1]!, new RegExp(`new ${thrown}\\(`), stack);

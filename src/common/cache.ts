@@ -1,5 +1,5 @@
 import { rotationChannel } from "./channels.js";
-import type { ConnectionState } from "./client.js";
+import type { ConnectionState } from "./connection-state.js";
 import { ShuttingDownError } from "./errors.js";
 import type { RedisHandle } from "./handle.js";
 import type { AnyClient } from "./open-client.js";

@@ -1,24 +1,18 @@
-import type { ConnectionOptions } from "node:tls";
-import { threadId } from "node:worker_threads";
-import { connectionChannel } from "./channels.js";
 import { traitOf } from "./commands.js";
 import type { Entry } from "./connect-gate.js";
+import { type ConnectionState, StateMachine } from "./connection-state.js";
 import { Dialer, type DialerOptions } from "./dialer.js";
-import { NotSentError } from "./errors.js";
 import { type CommandStream, type Gate, Handle, type QueuedCommand } from "./handle.js";
+import { HandBack } from "./hand-back.js";
 import { Heartbeat } from "./heartbeat.js";
 import { IdleCheck } from "./idle-check.js";
-import { errorCode } from "./log.js";
 import { MasterWatch } from "./master-watch.js";
-import { OwnListeners } from "./own-listeners.js";
-import type { RedisConfig, RetryConfig } from "./options.js";
+import type { RetryConfig } from "./options.js";
 import { Replacement } from "./replacement.js";
 import { classifyReply, isReplyError, replyCode } from "./replies.js";
 import { connRetry } from "./retry.js";
 import { abortable, monotonic, within } from "./time.js";
 import { Traffic } from "./traffic.js";
-
-export type ConnectionState = "disconnected" | "connecting" | "connected" | "closed";
 
 export interface ClientOptions extends Omit<DialerOptions, "onConnected"> {
   readonly retry: RetryConfig;
@@ -27,13 +21,6 @@ export interface ClientOptions extends Omit<DialerOptions, "onConnected"> {
   /** A connection silent for longer is asked for a PING before it is written to. Default: never. */
   readonly idleCheckMs?: number;
 }
-
-const NEXT: Record<ConnectionState, readonly ConnectionState[]> = {
-  disconnected: ["connecting", "closed"],
-  connecting: ["connected", "disconnected", "closed"],
-  connected: ["connecting", "closed"],
-  closed: [],
-};
 
 /**
  * One connection and its life: the handle stays, sockets come and go under it. Nobody else connects, reconnects or
@@ -49,17 +36,14 @@ export class Client implements Gate {
   readonly #replacement: Replacement;
   readonly #masterWatch: MasterWatch | undefined;
   readonly #life = new AbortController();
-  readonly #listeners: OwnListeners;
-  #state: ConnectionState = "disconnected";
+  readonly #machine: StateMachine;
+  readonly #handBack: HandBack;
   #connecting: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
   #receivedAt = 0;
-  #connectingSince = 0;
   #isReconnect = false;
   /** ioredis has sent again what its former connection was subscribed to. */
   #isRestored = false;
-  /** How many UNWATCHs of `reset` are under way. */
-  #unwatching = 0;
   #checking: Promise<boolean> | undefined;
   /** A newer one waits for the end of a transaction or of an endless BLPOP. */
   #isRenewalDue = false;
@@ -68,9 +52,10 @@ export class Client implements Gate {
   constructor(options: ClientOptions) {
     const { redis, name, role } = options;
     this.#options = options;
-    this.redis = new Handle(ioredisOptions(redis), this);
+    this.redis = new Handle(redis, this);
     const dialing = { ...options, onConnected: (entry: Entry) => this.#connected(entry) };
     this.#dialer = new Dialer(this.redis, dialing, this.#life.signal);
+    this.#machine = new StateMachine({ ...options, lastError: () => this.#dialer.lastError });
     this.#traffic = new Traffic(this.redis, { redis, name, role, onTimeout: () => this.#suspect() });
     this.#heartbeat = new Heartbeat({
       everyMs: redis.heartbeatMs,
@@ -107,13 +92,19 @@ export class Client implements Gate {
     });
     this.redis.on("connect", () => (this.#isRestored = false));
     this.redis.on("ready", () => (this.#isRestored = true));
-    this.#listeners = new OwnListeners(this.redis);
+    this.#handBack = new HandBack(this.redis, {
+      session: this.#traffic.session,
+      db: redis.db,
+      repairMs: redis.commandTimeoutMs,
+      onTimeout: () => this.#dialer.connectFailed(),
+      flush: () => this.#traffic.flush(),
+    });
     // Who holds a dedicated one is not to find an AUTH between two commands: see renewLogin.
     if (role !== "dedicated") this.#unlisten = options.logins?.listen(() => this.renewLogin());
   }
 
   get state(): ConnectionState {
-    return this.#state;
+    return this.#machine.state;
   }
 
   get name(): string {
@@ -129,9 +120,9 @@ export class Client implements Gate {
     const { underWay } = this.#idleCheck;
     if (underWay) await abortable(underWay, signal);
     if (this.isAlive()) return;
-    if (this.#life.signal.aborted) throw this.#closedError();
+    if (this.#life.signal.aborted) throw this.#traffic.errors.closed();
     const { retry } = this.#options;
-    if (this.#state === "disconnected") return abortable(this.#startConnecting(retry), signal);
+    if (this.state === "disconnected") return abortable(this.#startConnecting(retry), signal);
     // After a loss (its close event may be still to come) the attempts go on for as long as it takes; this caller's
     // patience is its own.
     await within(
@@ -143,7 +134,7 @@ export class Client implements Gate {
 
   /** The free look: no system call, no promise. */
   isAlive(): boolean {
-    return this.#state === "connected" && this.redis.stream.writable;
+    return this.state === "connected" && this.redis.stream.writable;
   }
 
   /** Nobody waits for anything here, and it would be as good when opened anew. */
@@ -174,40 +165,8 @@ export class Client implements Gate {
    * `isAwaited` there is a next holder already.
    */
   reset(isAwaited = false): boolean | Promise<boolean> {
-    const { session } = this.#traffic;
-    if (!this.isAlive() || session.tainted || this.redis.commandQueue.length > this.#unwatching) return false;
-    if (this.#dialer.hasOldLogin) return false;
-    this.#listeners.removeForeign();
-    session.handedBack();
-    if (session.clean) return true;
-    if (session.onlyWatches) {
-      this.#unwatch(isAwaited);
-      return true;
-    }
-    return this.#repair();
-  }
-
-  async #repair(): Promise<boolean> {
-    const { session } = this.#traffic;
-    const { db, commandTimeoutMs } = this.#options.redis;
-    const repairs = session.repairs(db).map(([name, ...args]) => this.redis.own(name!, ...args));
-    await within(Promise.all(repairs), commandTimeoutMs, () => this.#dialer.connectFailed());
-    session.repaired();
-    return true;
-  }
-
-  /** Nobody waits for it: the next holder's commands come after it on the same socket. */
-  #unwatch(isAwaited: boolean): void {
-    const { session } = this.#traffic;
-    session.repaired();
-    this.#unwatching++;
-    const answered = (error?: Error): void => {
-      this.#unwatching--;
-      if (error?.name === "ReplyError") session.refused(); // a lost connection has forgotten its WATCH
-    };
-    this.redis.own("unwatch").then(() => answered(), answered);
-    // Else it leaves with the next holder's first command. A server with nothing to do meanwhile has to be woken for that one.
-    if (!isAwaited) this.#traffic.flush();
+    if (!this.isAlive() || this.#dialer.hasOldLogin || !this.#handBack.isPossible) return false;
+    return this.#handBack.begin(isAwaited);
   }
 
   /**
@@ -217,7 +176,7 @@ export class Client implements Gate {
   async close(ms: number): Promise<void> {
     if (!this.#closing) return (this.#closing = this.#close(ms));
     // Who has less time left than the first caller had does not wait for that one's QUIT.
-    await within(this.#closing, ms, () => this.#closedError()).catch(() => this.redis.stream?.destroy());
+    await within(this.#closing, ms, () => this.#traffic.errors.closed()).catch(() => this.redis.stream?.destroy());
     return this.#closing;
   }
 
@@ -240,7 +199,7 @@ export class Client implements Gate {
   send(command: QueuedCommand, stream?: CommandStream): unknown {
     if (this.#closing) {
       // Also while QUIT is under way: what is written behind it never runs.
-      command.reject(this.#closedError());
+      command.reject(this.#traffic.errors.closed());
       return command.promise;
     }
     if (this.isAlive() && !this.#replacement.isPending) {
@@ -250,7 +209,7 @@ export class Client implements Gate {
       return sent;
     }
     if (this.#belongsToHandshake(command)) return this.#transmit(command);
-    if (this.#state === "disconnected") void this.#startConnecting(FOR_EVER);
+    if (this.state === "disconnected") void this.#startConnecting(FOR_EVER);
     const why = this.#options.gate.explain() ?? this.#dialer.lastFailure ?? this.#dialer.lastError;
     // One that has never been open is not away: it is only now wanted.
     const isOpening = !this.#isReconnect && why === undefined;
@@ -271,7 +230,7 @@ export class Client implements Gate {
   }
 
   async end(ms: number = this.#options.redis.commandTimeoutMs): Promise<void> {
-    if (this.#options.role !== "owned") throw this.#traffic.needsDedicated("quit");
+    if (this.#options.role !== "owned") throw this.#traffic.errors.needsDedicated("quit");
     await this.close(ms);
   }
 
@@ -280,7 +239,7 @@ export class Client implements Gate {
   #startConnecting(limits: Limits): Promise<void> {
     // Several may notice a loss, each in its turn: two loops on one connection would hang up on each other.
     if (this.#connecting) return this.#connecting;
-    this.#become("connecting");
+    this.#machine.become("connecting");
     this.#connecting = this.#connectWithRetry(limits);
     this.#connecting.catch(() => {}); // heard by those who wait in connect(), by the held commands and by the log
     return this.#connecting;
@@ -295,8 +254,8 @@ export class Client implements Gate {
       this.#connecting = undefined;
     } catch (error) {
       this.#connecting = undefined; // before anybody hears of it and tries again
-      if (this.#life.signal.aborted) throw this.#closedError();
-      this.#become("disconnected");
+      if (this.#life.signal.aborted) throw this.#traffic.errors.closed();
+      this.#machine.become("disconnected");
       this.#traffic.rejectHeld(error);
       throw error;
     }
@@ -315,7 +274,7 @@ export class Client implements Gate {
     });
     this.#receivedAt = monotonic();
     this.#traffic.connected();
-    this.#become("connected");
+    this.#machine.become("connected");
     this.renewLogin(); // if one came during the handshake
     this.#heartbeat.start();
     this.#masterWatch?.start(this.redis.aimedAt);
@@ -373,7 +332,7 @@ export class Client implements Gate {
    * harm. The event "ready" comes after what it sends in that status.
    */
   #belongsToHandshake(command: QueuedCommand): boolean {
-    if (this.#state !== "connecting") return false;
+    if (this.state !== "connecting") return false;
     const trait = traitOf(command.name);
     if (this.redis.status === "connect") return trait === "session" || trait === "select" || trait === "client";
     return this.redis.status === "ready" && !this.#isRestored && (trait === "session" || trait === "select");
@@ -395,60 +354,18 @@ export class Client implements Gate {
     this.#replacement.stop();
     // QUIT is answered after everything written before it.
     const quit = isHeard ? this.redis.own("quit") : Promise.resolve();
-    this.#life.abort(this.#closedError());
-    this.#traffic.rejectHeld(this.#closedError());
-    await within(quit, ms, () => this.#closedError()).catch(() => {}); // gone or frozen: destroyed below
+    this.#life.abort(this.#traffic.errors.closed());
+    this.#traffic.rejectHeld(this.#traffic.errors.closed());
+    await within(quit, ms, () => this.#traffic.errors.closed()).catch(() => {}); // gone or frozen: destroyed below
     await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
     await Promise.all([this.#dialer.destroy(), this.#masterWatch?.close()]);
     this.#heartbeat.stop();
     this.#traffic.stop();
     this.#unlisten?.();
-    this.#become("closed");
-  }
-
-  #become(state: ConnectionState): void {
-    const previous = this.#state;
-    if (state === previous) return;
-    if (!NEXT[previous].includes(state)) throw new Error(`${this.name} cannot go from ${previous} to ${state}`);
-    this.#state = state;
-    this.#options.onState?.(state, previous);
-    if (state === "connecting") this.#connectingSince = monotonic();
-    if (connectionChannel.hasSubscribers) this.#publish(state, previous);
-  }
-
-  #publish(state: ConnectionState, previous: ConnectionState): void {
-    const { name, role } = this.#options;
-    const message = { name, role, threadId };
-    if (state === "connected") {
-      const durationMs = monotonic() - this.#connectingSince;
-      connectionChannel.publish({ event: "connected", ...message, durationMs });
-    } else if (state === "closed") connectionChannel.publish({ event: "closed", ...message });
-    else if (previous === "connected") {
-      const { lastError } = this.#dialer;
-      connectionChannel.publish({ event: "lost", ...message, ...(lastError && { code: errorCode(lastError) }) });
-    }
-  }
-
-  #closedError(): NotSentError {
-    return new NotSentError(`${this.name} is closed`, { outcome: "not-sent" });
+    this.#machine.become("closed");
   }
 }
 
 type Limits = Pick<RetryConfig, "deadlineMs" | "attempts">;
 /** A connection that was lost is sought until it is back or nobody wants it: no budget counted from its birth. */
 const FOR_EVER: Limits = { deadlineMs: Infinity, attempts: Infinity };
-
-export function ioredisOptions(redis: RedisConfig): ConstructorParameters<typeof Handle>[0] {
-  const { host, port, path, username, password, db, tls, keyPrefix, scripts, ioredis } = redis;
-  return {
-    ...ioredis,
-    ...(path === undefined ? { host, port } : { path }),
-    ...(username === undefined ? {} : { username }),
-    ...(password === undefined ? {} : { password }),
-    // A copy each: ioredis and node:tls write into what they are given, the configuration is frozen.
-    ...(tls === false ? {} : { tls: structuredClone(tls) as ConnectionOptions }),
-    scripts: structuredClone(scripts),
-    keyPrefix,
-    db,
-  };
-}

@@ -3,8 +3,9 @@ import { ClusterNodes, type ClusterOptions } from "./cluster-nodes.js";
 import { ClusterRouter } from "./cluster-router.js";
 import { ClusterShards } from "./cluster-shards.js";
 import { isOfChannels, isOfShards } from "./cluster-commands.js";
-import { type Client, type ConnectionState, ioredisOptions } from "./client.js";
+import type { Client } from "./client.js";
 import { traitOf } from "./commands.js";
+import type { ConnectionState } from "./connection-state.js";
 import { NeedsDedicatedError, NotSentError } from "./errors.js";
 import { type CommandStream, type Gate, Handle, type QueuedCommand } from "./handle.js";
 import type { ClientRole } from "./names.js";
@@ -39,7 +40,7 @@ export class ClusterClient implements Gate {
   constructor(options: ClusterOptions, closeMs: number) {
     const { redis, role, onReconnected, ...others } = options;
     this.#options = options;
-    this.redis = new Handle(ioredisOptions(redis), this);
+    this.redis = new Handle(redis, this);
     this.#slots = SlotMap.of(redis);
     const life = this.#life.signal;
     const isPrivate = PRIVATE_ROLES.has(role);

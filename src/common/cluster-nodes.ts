@@ -1,4 +1,5 @@
-import { Client, type ClientOptions, type ConnectionState } from "./client.js";
+import { Client, type ClientOptions } from "./client.js";
+import type { ConnectionState } from "./connection-state.js";
 import type { ConnectGate } from "./connect-gate.js";
 import { AuthFailedError, ConnectFailedError } from "./errors.js";
 import { errorCode } from "./log.js";

@@ -1,12 +1,12 @@
 import { isOfChannels, isOfShards, notInCluster, redirectionOf, refusedInCluster } from "./cluster-commands.js";
 import type { ClusterNodes, Node } from "./cluster-nodes.js";
 import { traitOf } from "./commands.js";
+import { msLeft, restartTime } from "./due.js";
 import { type CommandStream, isReadOnly, type QueuedCommand } from "./handle.js";
 import type { RedisConfig } from "./options.js";
 import { isReplyError, replyCode } from "./replies.js";
 import type { Place, SlotMap } from "./slot-map.js";
 import { within } from "./time.js";
-import { msLeft, restartTime } from "./traffic.js";
 
 export interface RouterOptions {
   readonly redis: RedisConfig;

@@ -150,7 +150,6 @@ export class Dialer {
   }
 
   /** One round trip that proves the handshake, learns whether the server serves, and names the connection. */
-
   async #introduce(): Promise<void> {
     // Its SELECT failed, and ioredis goes on with database 0.
     if (isReplyError(this.lastError)) throw this.lastError;

@@ -1,5 +1,6 @@
+import type { ConnectionOptions } from "node:tls";
 import type { Command as IoredisCommand, Redis as Ioredis, RedisOptions } from "ioredis";
-import type { Endpoint } from "./options.js";
+import type { Endpoint, RedisConfig } from "./options.js";
 import { requirePackage } from "./packages.js";
 
 const { Command, Redis } = requirePackage<typeof import("ioredis")>("ioredis");
@@ -97,8 +98,8 @@ export class Wire extends Redis {
 export class Handle extends Wire {
   readonly #gate: Gate;
 
-  constructor(options: Omit<RedisOptions, "replyMapping">, gate: Gate) {
-    super(options);
+  constructor(redis: RedisConfig, gate: Gate) {
+    super(ioredisOptions(redis));
     this.#gate = gate;
   }
 
@@ -222,4 +223,19 @@ function settle(promise: Promise<unknown>, callback?: Callback): Promise<unknown
     );
   }
   return promise;
+}
+
+function ioredisOptions(redis: RedisConfig): ConstructorParameters<typeof Wire>[0] {
+  const { host, port, path, username, password, db, tls, keyPrefix, scripts, ioredis } = redis;
+  return {
+    ...ioredis,
+    ...(path === undefined ? { host, port } : { path }),
+    ...(username === undefined ? {} : { username }),
+    ...(password === undefined ? {} : { password }),
+    // A copy each: ioredis and node:tls write into what they are given, the configuration is frozen.
+    ...(tls === false ? {} : { tls: structuredClone(tls) as ConnectionOptions }),
+    scripts: structuredClone(scripts),
+    keyPrefix,
+    db,
+  };
 }

@@ -1,11 +1,10 @@
-import type { Factory, Options, Pool } from "generic-pool";
 import { acquireChannel, leaseChannel } from "./channels.js";
 import { AcquireTimeoutError, ShuttingDownError } from "./errors.js";
 import { FencedFactory, type PoolFactory } from "./fence.js";
 import { LeakWatch } from "./leak-watch.js";
 import { ClientLease, type Lease, traceAcquire, traceLease } from "./lease.js";
 import { type Logger, noopLogger } from "./log.js";
-import { requirePackage } from "./packages.js";
+import { makeSlotPool, type SlotPool } from "./slot-pool.js";
 import { monotonic, within } from "./time.js";
 import { deferred, Waiters } from "./waiters.js";
 
@@ -78,7 +77,7 @@ export class ClientPool<T> {
   readonly #leaks: LeakWatch | undefined;
   readonly #factory: FencedFactory<T>;
   /** Loaded and made by the first acquire: a thread that leases nothing does without. */
-  #made: Pool<Slot<T>> | undefined;
+  #made: SlotPool<Slot<T>> | undefined;
   // Every slot with a socket, or about to have one: generic-pool forgets a client as soon as it starts to close it.
   readonly #slots = new Set<Slot<T>>();
   readonly #waiters: Waiters<ClientLease<T>>;
@@ -149,7 +148,7 @@ export class ClientPool<T> {
     return (this.#closing ??= this.#shut(ms));
   }
 
-  get #pool(): Pool<Slot<T>> {
+  get #pool(): SlotPool<Slot<T>> {
     return this.#made!;
   }
 
@@ -336,26 +335,21 @@ export class ClientPool<T> {
     return new ShuttingDownError(`no ${this.#options.name} any more: its pool is closed`);
   }
 
-  #makePool(): Pool<Slot<T>> {
-    const generic = requirePackage<GenericPool>("generic-pool");
+  #makePool(): SlotPool<Slot<T>> {
     const { max, idleTimeoutMs, maxLifetimeMs } = this.#options;
-    const reasonToEvict = (slot: Slot<T>): CloseReason | undefined => this.#reasonToEvict(slot);
-    class Evictor {
-      evict(_config: unknown, { obj }: { readonly obj: Slot<T> }): boolean {
-        const reason = reasonToEvict(obj);
-        if (reason) obj.closeReason ??= reason;
+    return makeSlotPool({
+      max,
+      shortestMs: Math.min(idleTimeoutMs, maxLifetimeMs),
+      create: () => this.#open(),
+      destroy: (slot) => this.#retire(slot),
+      evict: (slot) => {
+        const reason = this.#reasonToEvict(slot);
+        if (reason) slot.closeReason ??= reason;
         return reason !== undefined;
-      }
-    }
-    const factory = { create: () => this.#open(), destroy: (slot: Slot<T>) => this.#retire(slot) };
-    const shortestMs = Math.min(idleTimeoutMs, maxLifetimeMs);
-    const evictionRunIntervalMillis = Math.max(1, Math.min(EVICTION_MS, Math.ceil(shortestMs / 2)));
-    // Last in, first out: otherwise every client is used now and then, and the pool never shrinks.
-    const options = { max, min: 0, fifo: false, evictionRunIntervalMillis, numTestsPerEvictionRun: max };
-    return new generic.Pool(Evictor, generic.Deque, generic.PriorityQueue, factory, options);
+      },
+    });
   }
 
-  /** The evictor's question, asked of idle clients only. */
   #reasonToEvict(slot: Slot<T>): CloseReason | undefined {
     const isIdle = this.#options.now() - slot.idleSince > this.#options.idleTimeoutMs;
     return this.#ageOrDeath(slot) ?? (isIdle ? "idle" : undefined);
@@ -368,22 +362,8 @@ export class ClientPool<T> {
   }
 }
 
-const EVICTION_MS = 30_000;
 const PERMANENT = new Set<unknown>(["REDTHREAD_AUTH_FAILED", "REDTHREAD_CONFIG_INVALID"]);
 
 function isPermanent(error: unknown): boolean {
   return typeof error === "object" && error !== null && "code" in error && PERMANENT.has(error.code);
-}
-
-/** generic-pool's types leave out the constructor its own createPool uses, the only one that takes an evictor. */
-interface GenericPool {
-  Pool: new <S>(
-    evictor: new () => { evict(config: unknown, resource: { readonly obj: S }): boolean },
-    deque: unknown,
-    queue: unknown,
-    factory: Factory<S>,
-    options: Options,
-  ) => Pool<S>;
-  Deque: unknown;
-  PriorityQueue: unknown;
 }

@@ -1,9 +1,11 @@
-import { AsyncResource } from "node:async_hooks";
 import { Arrival } from "./arrival.js";
+import { CommandErrors } from "./command-errors.js";
 import { isSharedClient, traitOf } from "./commands.js";
 import { Deadlines } from "./deadlines.js";
-import { CircuitOpenError, CommandTimeoutError, NeedsDedicatedError, NotSentError, ReplyLostError } from "./errors.js";
+import { dueAt, DueTimes } from "./due.js";
+import { CircuitOpenError } from "./errors.js";
 import type { CommandStream, Handle, QueuedCommand } from "./handle.js";
+import { HeldCommands } from "./held-commands.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig } from "./options.js";
 import { sendThroughOutbox } from "./outbox.js";
@@ -20,20 +22,10 @@ export interface TrafficOptions {
   readonly onTimeout: () => void;
 }
 
-interface Held {
-  readonly command: QueuedCommand;
-  readonly stream: CommandStream;
-  /** For a tracer it is sent by who asked for it, not by who connected. */
-  readonly caller: AsyncResource;
-}
-
 /** Why there is no connection. */
 interface Absence {
   readonly why: unknown;
 }
-
-const DUE_AT = Symbol("dueAt");
-type Timed = QueuedCommand & { [DUE_AT]?: number };
 
 const SHARED_ROLES: ReadonlySet<ClientRole> = new Set(["primary", "thread", "subscriber", "sync"]);
 
@@ -44,34 +36,38 @@ const SHARED_ROLES: ReadonlySet<ClientRole> = new Set(["primary", "thread", "sub
 export class Traffic {
   /** What the server remembers of a dedicated connection. */
   readonly session = new Session();
+  readonly errors: CommandErrors;
   readonly #handle: Handle;
   readonly #redis: RedisConfig;
-  readonly #name: string;
   readonly #role: ClientRole;
   readonly #isShared: boolean;
   readonly #onTimeout: () => void;
   readonly #deadlines: Deadlines;
   readonly #arrival: Arrival;
-  #held: Held[] = [];
+  readonly #due: DueTimes;
+  readonly #held = new HeldCommands();
   /** The newest commands of the queue, which wait in the outbox for the end of this turn. */
   #unsent = 0;
   #flush = (): void => {};
-  /** The newest blocking command that was written. */
-  #blocker: Timed | undefined;
 
   constructor(handle: Handle, { redis, name, role, onTimeout }: TrafficOptions) {
     this.#handle = handle;
     this.#redis = redis;
-    this.#name = name;
+    this.errors = new CommandErrors(name, redis.commandTimeoutMs);
     this.#role = role;
     this.#isShared = SHARED_ROLES.has(role);
     this.#onTimeout = onTimeout;
     this.#deadlines = new Deadlines({
-      expire: (expiry) => Math.min(this.#expireWritten(expiry), this.#expireHeld(expiry.cutoff)),
+      expire: (expiry) =>
+        Math.min(
+          this.#expireWritten(expiry),
+          this.#held.expire(expiry.cutoff, (held) => held.reject(this.errors.unfulfilled(held, undefined))),
+        ),
       graceMs: redis.commandTimeoutMs,
       isRef: false, // the socket keeps the loop alive while a reply is owed
     });
     this.#arrival = new Arrival(redis.commandTimeoutMs);
+    this.#due = new DueTimes(redis.commandTimeoutMs);
   }
 
   /** The connection is up: whatever is written to it from now on goes through an outbox. */
@@ -89,7 +85,7 @@ export class Traffic {
     const refused = this.#judge(command, stream) ?? this.#waitsInVain(command);
     if (refused) return reject(command, refused);
     if (!this.#isShared) this.session.sent(command);
-    this.#timeWritten(command);
+    this.#deadlines.arm(this.#due.startWritten(command));
     this.#unsent++;
     return this.#handle.transmit(command, stream);
   }
@@ -98,27 +94,23 @@ export class Traffic {
   hold(command: QueuedCommand, stream: CommandStream, absence?: Absence): unknown {
     const refused = this.#judge(command, stream) ?? (absence && this.#refusedWhileDown(command, absence.why));
     if (refused) return reject(command, refused);
-    this.#time(command);
-    this.#held.push(asHeld(command, stream));
+    this.#deadlines.arm(this.#due.start(command));
+    this.#held.add(command, stream);
     return command.promise;
   }
 
   /** The connection is back: what was held leaves in its order. */
   release(): void {
-    const all = this.#held;
-    this.#held = [];
-    // Their callers hold the commands' own promises; a traced twin has no other ear.
-    for (const one of all) {
-      if (wasSent(one.command) && dueAt(one) <= monotonic())
-        one.command.reject(this.#unfulfilled(one.command, undefined));
-      else (one.caller.runInAsyncScope(() => this.send(one.command, one.stream)) as Promise<unknown>).catch(() => {});
-    }
+    this.#held.release((command, stream) => {
+      if (wasSent(command) && dueAt(command)! <= monotonic())
+        return command.reject(this.errors.unfulfilled(command, undefined));
+      // Its caller holds the command's own promise; a traced twin has no other ear.
+      (this.send(command, stream) as Promise<unknown>).catch(() => {});
+    });
   }
 
   rejectHeld(why: unknown): void {
-    const all = this.#held;
-    this.#held = [];
-    for (const { command } of all) command.reject(this.#unfulfilled(command, why));
+    this.#held.release((command) => command.reject(this.errors.unfulfilled(command, why)));
   }
 
   /**
@@ -130,9 +122,9 @@ export class Traffic {
     if (isComingBack && this.#redis.resend === "readonly") this.#keepReads();
     const firstUnsent = commandQueue.length - this.#unsent;
     for (let i = 0; i < commandQueue.length; i++) {
-      const command = commandQueue.peekAt(i)!.command as Timed;
-      if (command[DUE_AT] === undefined) continue; // the library's own PING or QUIT
-      command.reject(i < firstUnsent ? this.#replyLost(command, why) : this.#notSent(command, why));
+      const command = this.#queued(i);
+      if (dueAt(command) === undefined) continue; // the library's own PING or QUIT
+      command.reject(i < firstUnsent ? this.errors.replyLost(command, why) : this.errors.notSent(command, why));
     }
     this.#unsent = 0;
     this.session.connectionLost();
@@ -145,16 +137,16 @@ export class Traffic {
     const queued = commandQueue.toArray();
     const written = queued.length - this.#unsent;
     const now = monotonic();
-    const kept: Held[] = [];
+    const kept: QueuedCommand[] = [];
     commandQueue.clear();
     queued.forEach((item, i) => {
-      const command = item.command as Timed;
-      const isInTime = (command[DUE_AT] ?? 0) > now;
-      if (i < written && isInTime && isResendable(command, item.stream)) kept.push(asHeld(command, undefined));
+      const command = item.command as QueuedCommand;
+      const isInTime = (dueAt(command) ?? 0) > now;
+      if (i < written && isInTime && isResendable(command, item.stream)) kept.push(command);
       else commandQueue.push(item);
     });
-    for (const { command } of kept) markResent(command);
-    this.#held = [...kept, ...this.#held];
+    for (const command of kept) markResent(command);
+    this.#held.addFirst(kept);
   }
 
   /** Something was received, and parsed. */
@@ -168,7 +160,7 @@ export class Traffic {
   get isBlocked(): boolean {
     const { commandQueue } = this.#handle;
     for (let i = 0; i < commandQueue.length; i++) {
-      if ((commandQueue.peekAt(i)!.command as Timed)[DUE_AT] === Infinity) return true;
+      if (dueAt(this.#queued(i)) === Infinity) return true;
     }
     return false;
   }
@@ -177,7 +169,7 @@ export class Traffic {
   get isAwaited(): boolean {
     const { commandQueue } = this.#handle;
     for (let i = 0; i < commandQueue.length; i++) {
-      if (!(commandQueue.peekAt(i)!.command as Timed).isSettled) return true;
+      if (!this.#queued(i).isSettled) return true;
     }
     return false;
   }
@@ -194,38 +186,31 @@ export class Traffic {
       const trait = traitOf(command.name);
       if (trait === "multi") open++;
       else if (trait === "exec" || trait === "discard") open--;
-      else if (this.#isRefused(command)) return this.needsDedicated(command.name);
+      else if (this.#isRefused(command)) return this.errors.needsDedicated(command.name);
     }
     // redis.multi() adds its EXEC only now, so one may be missing; a second one never comes.
-    return open > 1 ? this.needsDedicated("multi") : undefined;
+    return open > 1 ? this.errors.needsDedicated("multi") : undefined;
   }
 
-  needsDedicated(command: string): NeedsDedicatedError {
-    const advice = command === "quit" ? "redthread closes it" : "use withDedicated() for it";
-    return new NeedsDedicatedError(
-      `${command.toUpperCase()} would spoil ${this.#name}, which others use too: ${advice}`,
-      { outcome: "not-sent", command },
-    );
+  /** Of the commands that wait for a reply, the oldest first. */
+  #queued(index: number): QueuedCommand {
+    return this.#handle.commandQueue.peekAt(index)!.command as QueuedCommand;
   }
 
   #refusedWhileDown(command: QueuedCommand, why: unknown): Error | undefined {
     if (this.#redis.whenDown === "wait") return undefined;
-    return why instanceof CircuitOpenError ? why : this.#notSent(command, why);
+    return why instanceof CircuitOpenError ? why : this.errors.notSent(command, why);
   }
 
   #judge(command: QueuedCommand, stream: CommandStream): Error | undefined {
     // Pipelines were judged as a whole, before their first command came here.
-    if (stream === undefined && this.#isRefused(command)) return this.needsDedicated(command.name);
-    return this.session.isLost(command) ? this.#transactionLost(command) : undefined;
+    if (stream === undefined && this.#isRefused(command)) return this.errors.needsDedicated(command.name);
+    return this.session.isLost(command) ? this.errors.transactionLost(command) : undefined;
   }
 
   /** Only where it leaves: what it waits for may be held before it. */
   #waitsInVain(command: QueuedCommand): Error | undefined {
-    if (!this.session.waitsInVain(command)) return undefined;
-    return new NotSentError(
-      `${nameOf(command)} was not sent: ${this.#name} lost the connection on which what it waits for was done`,
-      { outcome: "not-sent", command: command.name },
-    );
+    return this.session.waitsInVain(command) ? this.errors.waitsInVain(command) : undefined;
   }
 
   #isRefused(command: QueuedCommand): boolean {
@@ -239,132 +224,28 @@ export class Traffic {
     return !(trait === "session" && this.#role === "subscriber");
   }
 
-  #time(command: Timed): void {
-    // Held before, here or by another node: its time runs since then.
-    command[DUE_AT] ??= monotonic() + this.#redis.commandTimeoutMs;
-    this.#deadlines.arm(command[DUE_AT]);
-  }
-
-  /** A blocking command has its own timeout besides, and what is written behind it cannot be answered before it is. */
-  #timeWritten(command: Timed): void {
-    const isBlocking = hasOwnTimeout(command);
-    if (!isBlocking && !this.#blocker) return this.#time(command);
-    let due = command[DUE_AT] ?? monotonic() + this.#redis.commandTimeoutMs;
-    if (this.#blocker?.isSettled) this.#blocker = undefined;
-    const blockedUntil = this.#blocker?.[DUE_AT] ?? 0;
-    if (blockedUntil < Infinity) due = Math.max(due, blockedUntil);
-    if (isBlocking) {
-      due += blockingTimeoutMs(command);
-      this.#blocker = command;
-    }
-    command[DUE_AT] = due;
-    this.#deadlines.arm(due);
-  }
-
   #expireWritten(expiry: Expiry): number {
     let next = Infinity;
     let timedOut = false;
     const { commandQueue } = this.#handle;
     for (let i = 0; i < commandQueue.length; i++) {
-      const command = commandQueue.peekAt(i)!.command as Timed;
-      const due = command[DUE_AT] ?? Infinity;
+      const command = this.#queued(i);
+      const due = dueAt(command) ?? Infinity;
       if (command.isSettled) continue;
       const until = due > expiry.cutoff ? due : this.#arrival.until(command, due, expiry);
       if (until > expiry.cutoff) {
         next = Math.min(next, until);
         continue;
       }
-      command.reject(this.#timedOut(command));
+      command.reject(this.errors.timedOut(command));
       timedOut = true;
     }
     if (timedOut) this.#onTimeout();
     return next;
   }
-
-  #expireHeld(now: number): number {
-    let next = Infinity;
-    // A pipeline goes as a whole: half of it could never be written.
-    const due = new Set(this.#held.filter((held) => held.stream && dueAt(held) <= now).map(({ stream }) => stream));
-    this.#held = this.#held.filter((held) => {
-      const isDue = dueAt(held) <= now || due.has(held.stream);
-      if (isDue) held.command.reject(this.#unfulfilled(held.command, undefined));
-      else next = Math.min(next, dueAt(held));
-      return !isDue;
-    });
-    return next;
-  }
-
-  /** Of a held command, which may have been written to the connection before. */
-  #unfulfilled(command: QueuedCommand, why: unknown): Error {
-    return wasSent(command) ? this.#replyLost(command, why) : this.#notSent(command, why);
-  }
-
-  #notSent(command: QueuedCommand, cause: unknown): NotSentError {
-    return new NotSentError(`${nameOf(command)} was not sent: ${this.#name} has no connection`, {
-      outcome: "not-sent",
-      command: command.name,
-      cause,
-    });
-  }
-
-  #transactionLost(command: QueuedCommand): NotSentError {
-    return new NotSentError(
-      `${nameOf(command)} was not sent: ${this.#name} lost its connection, and the WATCH or MULTI on it; start over`,
-      { outcome: "not-sent", command: command.name },
-    );
-  }
-
-  #replyLost(command: QueuedCommand, cause: unknown): ReplyLostError {
-    return new ReplyLostError(
-      `${nameOf(command)} was written and the connection ${this.#name} went before its reply: it may have run`,
-      { outcome: "unknown", command: command.name, cause },
-    );
-  }
-
-  #timedOut(command: QueuedCommand): CommandTimeoutError {
-    const { commandTimeoutMs } = this.#redis;
-    const limit = hasOwnTimeout(command) ? `its own timeout and ${commandTimeoutMs}` : commandTimeoutMs;
-    return new CommandTimeoutError(
-      `no reply to ${nameOf(command)} on ${this.#name} within ${limit} ms: it may still run`,
-      { outcome: "unknown", command: command.name, commandTimeoutMs },
-    );
-  }
-}
-
-/** Until the deadline of a command that was with a client. */
-export function msLeft(command: Timed): number {
-  return (command[DUE_AT] ?? Infinity) - monotonic();
-}
-
-/** For a blocking command that was redirected: its own timeout begins anew where it is written now. */
-export function restartTime(command: Timed): void {
-  delete command[DUE_AT];
 }
 
 function reject(command: QueuedCommand, error: Error): unknown {
   command.reject(error);
   return command.promise;
-}
-
-function hasOwnTimeout({ name }: QueuedCommand): boolean {
-  const trait = traitOf(name);
-  return trait === "blocking" || trait === "wait";
-}
-
-function blockingTimeoutMs(command: QueuedCommand): number {
-  if (traitOf(command.name) === "wait") return Number(command.args.at(-1)) || Infinity;
-  const ms = command.extractBlockingTimeout();
-  return ms === 0 ? Infinity : (ms ?? 0);
-}
-
-function dueAt({ command }: Held): number {
-  return (command as Timed)[DUE_AT]!;
-}
-
-function nameOf(command: QueuedCommand): string {
-  return command.name.toUpperCase();
-}
-
-function asHeld(command: QueuedCommand, stream: CommandStream): Held {
-  return { command, stream, caller: new AsyncResource("redthread.held") };
 }

@@ -1,12 +1,12 @@
 import { type TaskMessage, taskChannel, Trace } from "../common/channels.js";
 import { fromErrorData } from "../common/envelope.js";
 import { deferred, type Deferred } from "../common/waiters.js";
-import { monotonic } from "../common/time.js";
 import { QueueFullError, type Outcome } from "../common/errors.js";
 import type { CancelReason, ErrorData, ResultsMessage } from "../common/protocol.js";
 import { AbortWatch } from "./abort-watch.js";
 import { Job, type JobCallbacks, type RunOptions } from "./job.js";
-import { Load } from "./load.js";
+import type { Load } from "./load.js";
+import { Loads } from "./loads.js";
 import { Pace } from "./pace.js";
 import { TaskQueue } from "./task-queue.js";
 import type { Thread } from "./thread.js";
@@ -34,18 +34,14 @@ export interface TaskTally {
 
 /** While tasks wait for a thread; else a thread is looked at only when it may be found blocked. */
 const WATCH_MS = 10;
-/** A loop that is busy for less than this share of the time. */
-const IDLE = 0.5;
-
 /** Between `run()` and the threads: queues, deals out to the least loaded, and settles every task exactly once. */
 export class Dispatcher {
   readonly #manager: number;
-  readonly #concurrency: number;
   readonly #maxQueue: number;
   readonly #cancelGraceMs: number;
   readonly #queue = new TaskQueue();
   readonly #pace = new Pace();
-  readonly #loads = new Map<Thread, Load>();
+  readonly #loads: Loads;
   readonly #aborts = new AbortWatch<Job>((job, reason) => this.#giveUp(job, "aborted", job.aborted(reason)));
   /** Of the queue, those whose callers still wait; reserved ones are no longer in it. */
   #queued = 0;
@@ -62,7 +58,7 @@ export class Dispatcher {
 
   constructor({ manager, concurrency, maxQueue, cancelGraceMs }: DispatcherOptions) {
     this.#manager = manager;
-    this.#concurrency = concurrency;
+    this.#loads = new Loads(concurrency);
     this.#maxQueue = maxQueue;
     this.#cancelGraceMs = cancelGraceMs;
   }
@@ -81,7 +77,7 @@ export class Dispatcher {
   }
 
   countsOf(thread: Thread): { running: number; done: number; failed: number } {
-    const load = this.#loads.get(thread);
+    const load = this.#loads.of(thread);
     return { running: load?.size ?? 0, done: load?.done ?? 0, failed: load?.failed ?? 0 };
   }
 
@@ -116,15 +112,15 @@ export class Dispatcher {
   }
 
   threadReady(thread: Thread): void {
-    this.#loads.set(thread, new Load(thread, this.#concurrency));
+    this.#loads.add(thread);
     this.#schedule();
   }
 
   /** What the thread had read is lost with it; the rest goes elsewhere. */
   threadGone(thread: Thread, reason: Error): void {
-    const load = this.#loads.get(thread);
+    const load = this.#loads.of(thread);
     if (!load) return;
-    this.#loads.delete(thread);
+    this.#loads.remove(thread);
     const reserved = load.exclusive;
     const unread = load.unread().filter(({ options }) => !options.transferList); // what was moved there is gone
     for (const job of unread) load.remove(job);
@@ -137,7 +133,7 @@ export class Dispatcher {
   }
 
   results(thread: Thread, { done, failed, busyMs }: ResultsMessage): void {
-    const load = this.#loads.get(thread);
+    const load = this.#loads.of(thread);
     if (!load) return;
     load.answers++;
     const names = new Set<string>();
@@ -160,7 +156,7 @@ export class Dispatcher {
 
   /** To a caller that still waits for the task. A listener that throws gives it up, with its own error. */
   report(thread: Thread, id: number, value: unknown): void {
-    const job = this.#loads.get(thread)?.get(id);
+    const job = this.#loads.of(thread)?.get(id);
     if (!job || job.settled) return;
     try {
       job.options.onReport?.(value);
@@ -173,7 +169,7 @@ export class Dispatcher {
   failQueued(error: Error): void {
     for (const job of this.#queue.drain()) this.#abandon(job, error);
     this.#queued = 0;
-    for (const load of this.#loads.values()) {
+    for (const load of this.#loads) {
       const reserved = load.exclusive;
       if (!reserved || reserved.thread) continue;
       load.exclusive = undefined;
@@ -198,7 +194,7 @@ export class Dispatcher {
 
   /** Resolves when a thread that gets nothing new has ended what it runs and what is reserved for it, or is gone. */
   idle(thread: Thread): Promise<void> {
-    const load = this.#loads.get(thread);
+    const load = this.#loads.of(thread);
     if (!load) return Promise.resolve();
     return new Promise((resolve) => {
       load.onIdle = resolve;
@@ -228,13 +224,8 @@ export class Dispatcher {
     // All that this turn's callers ask for leaves together, one message per thread: a tick comes after the promises
     // that these results have settled, the turn's end also after those that are in the ports already. Answered one by one,
     // small messages would come one by one for ever.
-    if (this.#isAnswering) setImmediate(this.#pumpNow);
+    if (this.#loads.areAnswering) setImmediate(this.#pumpNow);
     else process.nextTick(this.#pumpNow);
-  }
-
-  get #isAnswering(): boolean {
-    for (const load of this.#loads.values()) if (load.isAnswering) return true;
-    return false;
   }
 
   readonly #pumpNow = (): void => {
@@ -252,43 +243,32 @@ export class Dispatcher {
     if (this.#watching && (this.#watching.isQueued || !isQueued)) return;
     clearTimeout(this.#watching?.timer);
     this.#watching = undefined;
-    let blockedAt = Infinity;
-    for (const load of this.#loads.values()) {
-      load.thread.loopBusy(); // counted from here
-      blockedAt = Math.min(blockedAt, load.blockedAt);
-    }
-    if (!isQueued && blockedAt === Infinity) return;
+    const blockedMs = this.#loads.watch();
+    if (!isQueued && blockedMs === Infinity) return;
     // Each time it is due it wakes the main thread, which costs a lone caller as much as his task.
-    const ms = isQueued ? WATCH_MS : Math.max(WATCH_MS, blockedAt - monotonic());
+    const ms = isQueued ? WATCH_MS : Math.max(WATCH_MS, blockedMs);
     const timer = setTimeout(() => {
       this.#watching = undefined;
-      this.#rebalance();
+      this.#loads.rebalance(
+        (jobs) => this.#requeue(jobs),
+        () => this.#pump(),
+      );
     }, ms).unref();
     this.#watching = { timer, isQueued };
   }
 
-  #rebalance(): void {
-    const loads = [...this.#loads.values()];
-    for (const load of loads) {
-      if (loads.some((other) => other !== load && other.hasRoom(0))) this.#requeue(load.recall());
-      load.isWaiting = load.thread.loopBusy() < IDLE;
-    }
-    this.#pump();
-    for (const load of loads) load.isWaiting = false;
-  }
-
   #pump(): void {
-    for (const load of this.#loads.values()) load.listen();
+    for (const load of this.#loads) load.listen();
     for (let job = this.#queue.peek(); job; job = this.#queue.peek()) {
       const busyMs = this.#pace.of(job.name);
-      const load = job.options.exclusive ? this.#reserve() : this.#leastLoaded(busyMs);
+      const load = job.options.exclusive ? this.#loads.leastReserved() : this.#loads.leastLoaded(busyMs);
       if (!load) break;
       this.#queue.shift();
       this.#queued--;
       if (job.options.exclusive) load.exclusive = job;
       else load.give(job, busyMs);
     }
-    for (const load of this.#loads.values()) {
+    for (const load of this.#loads) {
       this.#startExclusive(load);
       load.post(this.#refuse);
       if (load.size === 0 && !load.exclusive) load.onIdle?.();
@@ -297,19 +277,6 @@ export class Dispatcher {
     if (this.#queued >= this.#maxQueue) return;
     this.#room?.resolve();
     this.#room = undefined;
-  }
-
-  #leastLoaded(busyMs: number): Load | undefined {
-    let best: Load | undefined;
-    for (const load of this.#loads.values()) if (load.hasRoom(busyMs) && load.isLessThan(best)) best = load;
-    return best;
-  }
-
-  /** A thread to set aside: it gets nothing more until it is empty and the job has run; the others go on. */
-  #reserve(): Load | undefined {
-    let best: Load | undefined;
-    for (const load of this.#loads.values()) if (load.isOpen && load.isLessThan(best)) best = load;
-    return best;
   }
 
   #startExclusive(load: Load): void {
@@ -352,7 +319,7 @@ export class Dispatcher {
   /** The caller is told at once; a task that runs already keeps its place in the thread until it has ended. */
   readonly #giveUp = (job: Job, reason: CancelReason, error: Error): void => {
     if (job.thread) this.#cancel(job, job.thread, reason, error);
-    else if (![...this.#loads.values()].some((load) => load.exclusive === job)) this.#queued--;
+    else if (!this.#loads.isReserved(job)) this.#queued--;
     this.#abandon(job, error);
     this.#schedule(); // a thread set aside for it is free again
     this.#checkDrained();
@@ -369,7 +336,7 @@ export class Dispatcher {
     const cancelled = thread.post({ type: "cancel", id, reason });
     if (options.cancel === "cooperative") return;
     setTimeout(() => {
-      if (!this.#loads.get(thread)?.get(id)) return;
+      if (!this.#loads.of(thread)?.get(id)) return;
       if (options.exclusive || !thread.hasHeard(cancelled)) thread.end(error);
     }, this.#cancelGraceMs).unref();
   }
@@ -380,7 +347,7 @@ export class Dispatcher {
 
   #checkDrained(): void {
     if (!this.#onDrained || this.#queued > 0) return;
-    for (const { size, exclusive } of this.#loads.values()) {
+    for (const { size, exclusive } of this.#loads) {
       if (size > 0 || (exclusive && !exclusive.settled)) return;
     }
     this.#onDrained();

@@ -1,7 +1,7 @@
 import { AsyncResource } from "node:async_hooks";
 import { SharedClient } from "../common/cache.js";
 import { taskChannel } from "../common/channels.js";
-import type { ConnectionState } from "../common/client.js";
+import type { ConnectionState } from "../common/connection-state.js";
 import { ConnectGate } from "../common/connect-gate.js";
 import { loadConfig } from "../common/env.js";
 import { ShuttingDownError, TaskAbortedError } from "../common/errors.js";

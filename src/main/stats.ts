@@ -1,6 +1,6 @@
 import type { BreakerState } from "../common/breaker.js";
 import type { SharedClient } from "../common/cache.js";
-import type { ConnectionState } from "../common/client.js";
+import type { ConnectionState } from "../common/connection-state.js";
 import type { ConnectGate } from "../common/connect-gate.js";
 import type { LedgerField, LedgerTotals } from "../common/ledger.js";
 import type { CloseReason } from "../common/pool.js";

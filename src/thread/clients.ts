@@ -1,6 +1,6 @@
 import { threadId } from "node:worker_threads";
 import { SharedClient } from "../common/cache.js";
-import type { ConnectionState } from "../common/client.js";
+import type { ConnectionState } from "../common/connection-state.js";
 import { ConnectGate, ownGate } from "../common/connect-gate.js";
 import type { RedisHandle } from "../common/handle.js";
 import type { LedgerField, LedgerRow } from "../common/ledger.js";

@@ -1,0 +1,72 @@
+import { hasOwnTimeout } from "./due.js";
+import { CommandTimeoutError, NeedsDedicatedError, NotSentError, ReplyLostError } from "./errors.js";
+import type { QueuedCommand } from "./handle.js";
+import { wasSent } from "./resend.js";
+
+/** What the commands of one connection reject with: each says whether it left this process. */
+export class CommandErrors {
+  readonly #connection: string;
+  readonly #commandTimeoutMs: number;
+
+  constructor(connection: string, commandTimeoutMs: number) {
+    this.#connection = connection;
+    this.#commandTimeoutMs = commandTimeoutMs;
+  }
+
+  closed(): NotSentError {
+    return new NotSentError(`${this.#connection} is closed`, { outcome: "not-sent" });
+  }
+
+  needsDedicated(command: string): NeedsDedicatedError {
+    const advice = command === "quit" ? "redthread closes it" : "use withDedicated() for it";
+    return new NeedsDedicatedError(
+      `${command.toUpperCase()} would spoil ${this.#connection}, which others use too: ${advice}`,
+      { outcome: "not-sent", command },
+    );
+  }
+
+  notSent(command: QueuedCommand, cause: unknown): NotSentError {
+    return this.#notSent(command, `${this.#connection} has no connection`, cause);
+  }
+
+  transactionLost(command: QueuedCommand): NotSentError {
+    return this.#notSent(command, `${this.#connection} lost its connection, and the WATCH or MULTI on it; start over`);
+  }
+
+  waitsInVain(command: QueuedCommand): NotSentError {
+    return this.#notSent(command, `${this.#connection} lost the connection on which what it waits for was done`);
+  }
+
+  replyLost(command: QueuedCommand, cause: unknown): ReplyLostError {
+    return new ReplyLostError(
+      `${nameOf(command)} was written and the connection ${this.#connection} went before its reply: it may have run`,
+      { outcome: "unknown", command: command.name, cause },
+    );
+  }
+
+  /** Of a held command, which may have been written to the connection before. */
+  unfulfilled(command: QueuedCommand, cause: unknown): Error {
+    return wasSent(command) ? this.replyLost(command, cause) : this.notSent(command, cause);
+  }
+
+  timedOut(command: QueuedCommand): CommandTimeoutError {
+    const commandTimeoutMs = this.#commandTimeoutMs;
+    const limit = hasOwnTimeout(command) ? `its own timeout and ${commandTimeoutMs}` : commandTimeoutMs;
+    return new CommandTimeoutError(
+      `no reply to ${nameOf(command)} on ${this.#connection} within ${limit} ms: it may still run`,
+      { outcome: "unknown", command: command.name, commandTimeoutMs },
+    );
+  }
+
+  #notSent(command: QueuedCommand, why: string, cause?: unknown): NotSentError {
+    return new NotSentError(`${nameOf(command)} was not sent: ${why}`, {
+      outcome: "not-sent",
+      command: command.name,
+      cause,
+    });
+  }
+}
+
+function nameOf(command: QueuedCommand): string {
+  return command.name.toUpperCase();
+}
