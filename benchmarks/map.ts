@@ -71,7 +71,7 @@ async function watchMemory(): Promise<Row<MapPoint>[]> {
 }
 
 const points: readonly MapPoint[] = [
-  { task: "nothing", inputs: isSmoke ? 1_000 : 50_000 },
+  { task: "nothing", inputs: isSmoke ? 1_000 : 200_000 },
   { task: "GET + SET", inputs: isSmoke ? 500 : 20_000 },
 ];
 const rates = await interleave({ points, contenders, rounds: ROUNDS, warmUps: isSmoke ? 0 : 1, measure }, options);

@@ -179,7 +179,7 @@ test("the message with a thread's tasks has a field for traces only when one of 
   thread.greeted({ threadId: 1, performance }, port1, () => {});
   const load = new Load(thread, 8);
   const sent = (...jobs: Job[]): unknown => {
-    for (const one of jobs) load.give(one, 0);
+    for (const one of jobs) load.give(one, { busyMs: 0, isImmediate: false });
     load.post((_, cause) => assert.fail(String(cause)));
     return receiveMessageOnPort(port2)!.message;
   };

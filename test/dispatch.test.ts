@@ -4,6 +4,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { MessagePort } from "node:worker_threads";
 import type { ConnectionManager, ManagerOptions } from "../src/index.js";
+import { Pace } from "../src/main/pace.js";
 import type * as Tasks from "./fixtures/tasks.js";
 import { eventually } from "./support/gate.js";
 import { code, fixture, manage } from "./support/manage.js";
@@ -88,6 +89,68 @@ test("a thread never runs more than concurrency tasks at once", async (t) => {
   assert.equal(manager.stats().queue.size, 14);
   await server.admin.set("go", 1);
   await Promise.all(tasks);
+});
+
+/** Until the manager has dealt out what was asked for in this turn. */
+const dealt = (): Promise<void> => new Promise((resolve) => process.nextTick(resolve));
+
+/** So many that end as soon as they have begun, one after another. */
+async function runAlone(run: () => Promise<unknown>): Promise<void> {
+  for (let i = 0; i < 50; i++) await run();
+}
+
+test("tasks that wait for nothing are sent ahead: more of them share a message than a thread runs at once", async (t) => {
+  const manager = managed(t, { count: 1, concurrency: 1 });
+  await runAlone(() => manager.run("echo", 1));
+  const posts = t.mock.method(MessagePort.prototype, "postMessage");
+  const results = await Promise.all(Array.from({ length: 1_000 }, (_, i) => manager.run("echo", i)));
+  assert.deepEqual(results, [...results.keys()]);
+  assert.ok(posts.mock.callCount() < 500, `${posts.mock.callCount()} messages`);
+});
+
+test("of those that were sent ahead and come to wait, a thread runs no more than concurrency at once", async (t) => {
+  const manager = managed(t, { count: 1, concurrency: 3 });
+  const cell = new Int32Array(new SharedArrayBuffer(4));
+  const waitIf = (signal?: AbortSignal): Promise<number> =>
+    manager.run("waitIf", { cell, until: "go" }, signal && { signal, cancel: "cooperative" });
+  const caller = new AbortController();
+  let tasks: Promise<number>[];
+  for (;;) {
+    await server.admin.flushall();
+    Atomics.store(cell, 0, 0);
+    await runAlone(() => waitIf());
+    Atomics.store(cell, 0, 1);
+    tasks = [...Array.from({ length: 5 }, () => waitIf()), waitIf(caller.signal)];
+    await dealt();
+    if (running(manager)[0] === 6) break;
+    await server.admin.set("go", 1); // a busy machine makes them look long
+    await Promise.all(tasks);
+  }
+  await eventually(async () => (await server.admin.get("begun")) === "3");
+  caller.abort();
+  await assert.rejects(tasks.pop()!, code("TASK_ABORTED"));
+  await server.admin.set("go", 1);
+  assert.equal(Math.max(...(await Promise.all(tasks))), 3);
+  await eventually(() => running(manager)[0] === 0);
+  assert.equal(await server.admin.get("begun"), "5", "the one that was given up before its turn did not begin");
+});
+
+test("a thread says of each message with results whether one of its tasks has waited", async (t) => {
+  const manager = managed(t, { count: 1 });
+  const measured = t.mock.method(Pace.prototype, "measured");
+  const saidOf = async (...tasks: Promise<unknown>[]): Promise<boolean[]> => {
+    measured.mock.resetCalls();
+    await Promise.allSettled(tasks);
+    return measured.mock.calls.map(({ arguments: [, , areImmediate] }) => areImmediate);
+  };
+  const setAndGet = { key: "a", value: "1" };
+  assert.deepEqual(await saidOf(manager.run("echo", 1)), [true]);
+  assert.deepEqual(await saidOf(manager.run("fail", "null")), [true]);
+  assert.deepEqual(await saidOf(manager.run("setAndGet", setAndGet)), [false]);
+  assert.deepEqual(await saidOf(manager.run("echo", 1)), [true]);
+  assert.deepEqual(await saidOf(manager.run("echo", 1), manager.run("setAndGet", setAndGet)), [true, false]);
+  assert.deepEqual(await saidOf(manager.run("bytes", 1)), [true]);
+  assert.deepEqual(await saidOf(manager.run("bytesLater", 1)), [false]);
 });
 
 test("short tasks are not put behind a long one while another thread has room", async (t) => {

@@ -76,6 +76,20 @@ test("inputs are taken only as results are consumed", async (t) => {
   await results.return!();
 });
 
+test("by default twice as many inputs are taken as the threads take: more where tasks wait for nothing", async (t) => {
+  const manager = managed(t, { threads: { count: 1, concurrency: 2 } });
+  const taken = { count: 0 };
+  const results = manager.map("echo", upTo(1_000_000, taken));
+  await results.next();
+  assert.ok(taken.count <= 5, `${taken.count} taken of a task that is not known`);
+  for (let consumed = 2; consumed <= 5_000; consumed++) {
+    await results.next();
+    assert.ok(taken.count <= consumed + 512, `${taken.count} taken, ${consumed} consumed`);
+  }
+  assert.ok(taken.count > 5_010, `${taken.count} taken`);
+  await results.return!();
+});
+
 test("the first failure is thrown, and the tasks under way are given up", async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   const source = { closed: false };

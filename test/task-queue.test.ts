@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { Ledger } from "../src/common/ledger.js";
 import { Job, type RunOptions } from "../src/main/job.js";
-import { Pace } from "../src/main/pace.js";
+import { Load } from "../src/main/load.js";
+import { type Expected, Pace } from "../src/main/pace.js";
 import { TaskQueue } from "../src/main/task-queue.js";
+import { Thread } from "../src/main/thread.js";
 
 function job(name: string, id: number, options: RunOptions = {}): Job {
   return new Job(id, name, undefined, options, { resolve() {}, reject() {} });
@@ -56,11 +59,46 @@ test("a hundred thousand tasks go through in their order", () => {
 
 test("the expected loop time of a name follows what its tasks took, and is long for one that is not known", () => {
   const pace = new Pace();
-  const unknown = pace.of("quick");
-  pace.measured(new Set(["quick"]), 1, 100);
-  assert.equal(pace.of("quick"), 0.01);
-  assert.ok(unknown >= 1);
-  for (let i = 0; i < 50; i++) pace.measured(new Set(["quick"]), 10, 10);
-  assert.ok(Math.abs(pace.of("quick") - 1) < 0.01);
-  assert.equal(pace.of("other"), unknown);
+  const { busyMs } = pace.of("quick");
+  pace.measured(new Set(["quick"]), 0.01, false);
+  assert.equal(pace.of("quick").busyMs, 0.01);
+  assert.ok(busyMs >= 1);
+  for (let i = 0; i < 50; i++) pace.measured(new Set(["quick"]), 1, false);
+  assert.ok(Math.abs(pace.of("quick").busyMs - 1) < 0.01);
+  assert.equal(pace.of("other").busyMs, busyMs);
+});
+
+test("a name's tasks count as immediate once none of many messages had one that waited, and no longer after one", () => {
+  const pace = new Pace();
+  const areImmediate = (): boolean => pace.of("quick").isImmediate;
+  assert.equal(areImmediate(), false);
+  pace.measured(new Set(["quick"]), 0.01, true);
+  assert.equal(areImmediate(), false, "one message is none too many");
+  for (let i = 0; i < 20; i++) pace.measured(new Set(["quick", "other"]), 0.01, true);
+  assert.equal(areImmediate(), true);
+  pace.measured(new Set(["quick"]), 0.01, false);
+  assert.equal(areImmediate(), false);
+  assert.equal(pace.of("other").isImmediate, true);
+});
+
+test("tasks that wait for nothing are sent ahead, but not beside one that may keep its place, and not without end", () => {
+  const ledger = new Ledger(1);
+  const thread = new Thread(1, ledger.row(ledger.take()), () => {});
+  thread.started();
+  const load = new Load(thread, 2);
+  const immediate = { busyMs: 0.001, isImmediate: true };
+  const waiting = { busyMs: 0.001, isImmediate: false };
+  const fill = (expected: Expected): number => {
+    for (; load.hasRoom(expected); ids++) load.give(job("a", ids), expected);
+    return load.size;
+  };
+  let ids = 2;
+  const first = job("a", 1);
+  load.give(first, waiting);
+  assert.equal(fill(immediate), 2);
+  load.remove(first);
+  assert.equal(fill(immediate), 256);
+  assert.equal(load.hasRoom(waiting), false);
+  for (const one of [...load.jobs]) load.remove(one);
+  assert.equal(fill({ busyMs: 0.125, isImmediate: true }), 4);
 });

@@ -5,7 +5,7 @@ import { QueueFullError, type Outcome } from "../common/errors.js";
 import type { CancelReason, ErrorData, ResultsMessage } from "../common/protocol.js";
 import { AbortWatch } from "./abort-watch.js";
 import { Job, type JobCallbacks, type RunOptions } from "./job.js";
-import type { Load } from "./load.js";
+import { type Load, tasksTaken } from "./load.js";
 import { Loads } from "./loads.js";
 import { Pace } from "./pace.js";
 import { TaskQueue } from "./task-queue.js";
@@ -37,6 +37,7 @@ const WATCH_MS = 10;
 /** Between `run()` and the threads: queues, deals out to the least loaded, and settles every task exactly once. */
 export class Dispatcher {
   readonly #manager: number;
+  readonly #concurrency: number;
   readonly #maxQueue: number;
   readonly #cancelGraceMs: number;
   readonly #queue = new TaskQueue();
@@ -58,6 +59,7 @@ export class Dispatcher {
 
   constructor({ manager, concurrency, maxQueue, cancelGraceMs }: DispatcherOptions) {
     this.#manager = manager;
+    this.#concurrency = concurrency;
     this.#loads = new Loads(concurrency);
     this.#maxQueue = maxQueue;
     this.#cancelGraceMs = cancelGraceMs;
@@ -100,6 +102,11 @@ export class Dispatcher {
     return job;
   }
 
+  /** How many tasks of this name a thread takes before it has ended any: as many as it runs at once, or more. */
+  taken(name: string): number {
+    return tasksTaken(this.#pace.of(name), this.#concurrency);
+  }
+
   /** Resolves when the queue has room; undefined if it has. */
   room(): Promise<void> | undefined {
     if (this.#queued < this.#maxQueue) return undefined;
@@ -132,7 +139,7 @@ export class Dispatcher {
     this.#checkDrained();
   }
 
-  results(thread: Thread, { done, failed, busyMs }: ResultsMessage): void {
+  results(thread: Thread, { done, failed, busyMs, areImmediate }: ResultsMessage): void {
     const load = this.#loads.of(thread);
     if (!load) return;
     load.answers++;
@@ -149,7 +156,7 @@ export class Dispatcher {
       load.failed++;
       this.#fail(job, failed[i + 1] as ErrorData);
     }
-    this.#pace.measured(names, busyMs, (done.length + failed.length) / 2);
+    this.#pace.measured(names, busyMs / ((done.length + failed.length) / 2), areImmediate);
     this.#schedule(); // room now
     this.#checkDrained();
   }
@@ -260,13 +267,13 @@ export class Dispatcher {
   #pump(): void {
     for (const load of this.#loads) load.listen();
     for (let job = this.#queue.peek(); job; job = this.#queue.peek()) {
-      const busyMs = this.#pace.of(job.name);
-      const load = job.options.exclusive ? this.#loads.leastReserved() : this.#loads.leastLoaded(busyMs);
+      const expected = this.#pace.of(job.name);
+      const load = job.options.exclusive ? this.#loads.leastReserved() : this.#loads.leastLoaded(expected);
       if (!load) break;
       this.#queue.shift();
       this.#queued--;
       if (job.options.exclusive) load.exclusive = job;
-      else load.give(job, busyMs);
+      else load.give(job, expected);
     }
     for (const load of this.#loads) {
       this.#startExclusive(load);

@@ -49,6 +49,8 @@ export class Job {
   thread: Thread | undefined;
   /** What its thread's loop was expected to be busy with it. */
   busyMs = 0;
+  /** It was expected to wait for nothing there. */
+  isImmediate = false;
   settled = false;
   /** While somebody listens to `redthread:task`. */
   trace: Trace<TaskMessage> | undefined;

@@ -4,6 +4,7 @@ import type { ToThread } from "../common/protocol.js";
 import { monotonic } from "../common/time.js";
 import { Fifo } from "../common/fifo.js";
 import type { Job } from "./job.js";
+import type { Expected } from "./pace.js";
 import type { Thread } from "./thread.js";
 
 /** More than this of expected loop time is not put into one thread … */
@@ -11,12 +12,22 @@ const FILL_MS = 10;
 /** … but for one task that computes and one that meanwhile fetches what it needs. */
 const MIN_TASKS = 2;
 
+/** Of tasks that wait for nothing so much is sent ahead, in one message and for one waking of the thread … */
+const AHEAD_MS = 0.5;
+/** … but no more, for what a message brings is the thread's, whatever it turns out to be. */
+const AHEAD_TASKS = 256;
+
 /** A thread that does not read for longer than a busy machine makes it wait has its loop blocked by a task. */
 const BLOCKED_MS = 100;
 
 interface Message {
   readonly jobs: readonly Job[];
   readonly sentAt: number;
+}
+
+/** How many a thread of this concurrency takes of tasks for which this is expected. */
+export function tasksTaken({ busyMs, isImmediate }: Expected, concurrency: number): number {
+  return isImmediate ? Math.max(concurrency, Math.min(AHEAD_TASKS, Math.floor(AHEAD_MS / busyMs))) : concurrency;
 }
 
 /** What one thread has been given. */
@@ -41,6 +52,8 @@ export class Load {
   readonly #messages = new Fifo<Message>();
   #firstMessage = 0;
   #isDeaf = false;
+  /** Of its tasks, those that may wait for something. */
+  #lasting = 0;
 
   constructor(thread: Thread, concurrency: number) {
     this.thread = thread;
@@ -70,8 +83,12 @@ export class Load {
   }
 
   /** Whether it takes one more that is expected to keep its loop busy for as long. */
-  hasRoom(busyMs: number): boolean {
-    if (!this.isOpen || this.#isDeaf || this.#jobs.size >= this.#concurrency) return false;
+  hasRoom({ busyMs, isImmediate }: Expected): boolean {
+    if (!this.isOpen || this.#isDeaf) return false;
+    if (this.#jobs.size >= this.#concurrency) {
+      // They end one after another there, whatever their number; one that waits would keep its place.
+      return isImmediate && this.#lasting === 0 && this.#jobs.size < AHEAD_TASKS && this.#busyMs + busyMs <= AHEAD_MS;
+    }
     return this.#jobs.size < MIN_TASKS || this.#busyMs + busyMs <= FILL_MS || this.isWaiting;
   }
 
@@ -82,9 +99,11 @@ export class Load {
   }
 
   /** Takes a job on; it leaves with the next `post`. */
-  give(job: Job, busyMs: number): void {
+  give(job: Job, { busyMs, isImmediate }: Expected): void {
     job.thread = this.thread;
     job.busyMs = busyMs;
+    job.isImmediate = isImmediate;
+    if (!isImmediate) this.#lasting++;
     if (job.trace) this.#note(job.trace);
     this.#busyMs += busyMs;
     this.#jobs.add(job.id, job);
@@ -93,6 +112,7 @@ export class Load {
 
   remove(job: Job): void {
     this.#jobs.delete(job.id);
+    if (!job.isImmediate) this.#lasting--;
     this.#busyMs = this.#jobs.size === 0 ? 0 : this.#busyMs - job.busyMs; // no residue of rounding
     if (this.exclusive === job) this.exclusive = undefined;
   }

@@ -1,10 +1,12 @@
 import { monotonic } from "../common/time.js";
 import type { Job } from "./job.js";
 import { Load } from "./load.js";
+import type { Expected } from "./pace.js";
 import type { Thread } from "./thread.js";
 
 /** A loop that is busy for less than this share of the time. */
 const IDLE = 0.5;
+const NOTHING: Expected = { busyMs: 0, isImmediate: false };
 
 /** What the threads that serve have been given, and which of them is to have the next. */
 export class Loads {
@@ -33,9 +35,9 @@ export class Loads {
   }
 
   /** The one for a task that is expected to keep its loop busy for as long; undefined while none has room. */
-  leastLoaded(busyMs: number): Load | undefined {
+  leastLoaded(expected: Expected): Load | undefined {
     let least: Load | undefined;
-    for (const load of this) if (load.hasRoom(busyMs) && load.isLessThan(least)) least = load;
+    for (const load of this) if (load.hasRoom(expected) && load.isLessThan(least)) least = load;
     return least;
   }
 
@@ -75,7 +77,7 @@ export class Loads {
   rebalance(requeue: (jobs: readonly Job[]) => void, refill: () => void): void {
     const loads = [...this];
     for (const load of loads) {
-      if (loads.some((other) => other !== load && other.hasRoom(0))) requeue(load.recall());
+      if (loads.some((other) => other !== load && other.hasRoom(NOTHING))) requeue(load.recall());
       load.isWaiting = load.thread.loopBusy() < IDLE;
     }
     refill();

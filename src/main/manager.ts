@@ -172,13 +172,15 @@ export class ConnectionManager<
     inputs: Iterable<TaskInput<Tasks[Name]>> | AsyncIterable<TaskInput<Tasks[Name]>>,
     options: MapOptions & { readonly onError?: OnError } = {},
   ): AsyncIterableIterator<OnError extends "collect" ? MapOutcome<TaskResult<Tasks[Name]>> : TaskResult<Tasks[Name]>> {
-    const { count, concurrency } = this.#config.threads;
+    const { count } = this.#config.threads;
+    const { concurrency } = options;
     const bad = badMapOptions(name, options);
     const submit = (input: unknown, callbacks: JobCallbacks): Job | undefined =>
       this.#dispatcher.submit(name, input, options, callbacks);
     return new TaskMap({
       inputs,
-      options: { concurrency: 2 * count * concurrency, ...options },
+      options,
+      limit: () => concurrency ?? 2 * count * this.#dispatcher.taken(name),
       // Later tasks are submitted when results come: for a tracer they belong to this call all the same.
       submit: taskChannel.hasSubscribers ? AsyncResource.bind(submit) : submit,
       withdraw: (job, reason) => this.#dispatcher.withdraw(job, reason),

@@ -1,24 +1,50 @@
 /** Weight of the latest measurement. */
 const WEIGHT = 0.2;
-/** Of a task that none has ended of: as if it were long, for the first few would be in each other's way if it is. */
-const UNKNOWN_MS = 4;
+/** So many messages without a task that waited make the next ones immediate. */
+const STREAK = 8;
 
-/**
- * How long a task of each name keeps its thread's loop busy, in ms: not how long it takes, a BLPOP is not heavy. What
- * a thread measures covers all that ended together, and each of them is taken for a like share of it.
- */
-export class Pace {
-  readonly #meansMs = new Map<string, number>();
+/** What the next task of a name is taken for. */
+export interface Expected {
+  /** How long it keeps its thread's loop busy: not how long it takes, a BLPOP is not heavy. */
+  readonly busyMs: number;
+  /** It waits for nothing: it ends as soon as it has begun. */
+  readonly isImmediate: boolean;
+}
 
-  of(name: string): number {
-    return this.#meansMs.get(name) ?? UNKNOWN_MS;
+/** None has ended of it: as if it were long, for the first few would be in each other's way if it is. */
+const UNKNOWN: Expected = { busyMs: 4, isImmediate: false };
+
+class Measured implements Expected {
+  busyMs: number;
+  #streak = 0;
+
+  constructor(busyMs: number) {
+    this.busyMs = busyMs;
   }
 
-  measured(names: ReadonlySet<string>, busyMs: number, tasks: number): void {
-    const each = busyMs / tasks;
+  get isImmediate(): boolean {
+    return this.#streak >= STREAK;
+  }
+
+  add(busyMs: number, isImmediate: boolean): void {
+    this.busyMs += WEIGHT * (busyMs - this.busyMs);
+    this.#streak = isImmediate ? this.#streak + 1 : 0;
+  }
+}
+
+/** What is expected of a task of each name. What a thread measures covers all that ended together, and each is taken for a like share of it. */
+export class Pace {
+  readonly #measured = new Map<string, Measured>();
+
+  of(name: string): Expected {
+    return this.#measured.get(name) ?? UNKNOWN;
+  }
+
+  measured(names: ReadonlySet<string>, busyMs: number, areImmediate: boolean): void {
     for (const name of names) {
-      const mean = this.#meansMs.get(name) ?? each;
-      this.#meansMs.set(name, mean + WEIGHT * (each - mean));
+      const known = this.#measured.get(name) ?? new Measured(busyMs);
+      known.add(busyMs, areImmediate);
+      this.#measured.set(name, known);
     }
   }
 }

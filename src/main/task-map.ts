@@ -7,7 +7,8 @@ export interface MapOptions extends Omit<RunOptions, "transferList"> {
   readonly ordered?: boolean;
   /**
    * Inputs that are taken and whose results are not: running, waiting, or waiting to be consumed. Default: twice what
-   * the threads run at once. It bounds the memory, however many inputs there are.
+   * the threads take, which is `threads.concurrency` each, and up to 256 each of tasks that wait for nothing and
+   * compute for less than 0.5 ms together. It bounds the memory, however many inputs there are.
    */
   readonly concurrency?: number;
   /**
@@ -22,7 +23,9 @@ export type MapOutcome<T> = PromiseSettledResult<T> & { readonly index: number }
 
 export interface TaskMapParts {
   readonly inputs: Iterable<unknown> | AsyncIterable<unknown>;
-  readonly options: MapOptions & { readonly concurrency: number };
+  readonly options: MapOptions;
+  /** Of inputs that are taken and whose results are not. */
+  readonly limit: () => number;
   readonly submit: (input: unknown, callbacks: JobCallbacks) => Job | undefined;
   readonly withdraw: (job: Job, reason: unknown) => void;
   /** Why no more tasks are taken, if so. */
@@ -78,7 +81,6 @@ const DONE: IteratorResult<never, undefined> = { done: true, value: undefined };
  */
 export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
   readonly #parts: TaskMapParts;
-  readonly #limit: number;
   /** To be consumed in this order; in order of inputs they are here from the beginning, else once they have ended. */
   readonly #slots = new Fifo<Slot>();
   /** Of those that are not in `#slots` yet: none where they are there in order of inputs. */
@@ -98,7 +100,6 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
   constructor(parts: TaskMapParts) {
     this.#parts = parts;
     if (parts.options.ordered === false) this.#unordered = new Set();
-    this.#limit = parts.options.concurrency;
   }
 
   [Symbol.asyncIterator](): this {
@@ -134,7 +135,8 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
 
   /** Takes inputs until as many are open as may be. */
   #fill(): void {
-    while (!this.#hasEnded && !this.#isWaiting && this.#taken - this.#consumed < this.#limit) {
+    const limit = this.#parts.limit();
+    while (!this.#hasEnded && !this.#isWaiting && this.#taken - this.#consumed < limit) {
       const refusal = this.#parts.refusal();
       if (refusal) return this.#fail(refusal);
       const room = this.#parts.room();

@@ -35,6 +35,7 @@ export class Results {
   #scheduled = false;
   #loop = performance.eventLoopUtilization();
   #meanMs = 0;
+  #areImmediate = true;
 
   constructor(post: Post) {
     this.#post = post;
@@ -47,6 +48,11 @@ export class Results {
 
   failed(id: number, error: unknown): void {
     this.#failed.push(id, toErrorData(error));
+  }
+
+  /** One of those that are waiting here has waited for something. */
+  lasted(): void {
+    this.#areImmediate = false;
   }
 
   /** Whether the tasks of late have kept the loop busy for long. */
@@ -77,6 +83,7 @@ export class Results {
       if (failed.length > 0) this.#send([], failed);
       for (let i = 0; i < done.length; i += 2) this.#sendAlone(done[i] as number, done[i + 1], `#${String(done[i])}`);
     }
+    this.#areImmediate = true;
   }
 
   #sendAlone(id: number, value: unknown, name: string, transfer?: readonly Transferable[]): void {
@@ -96,7 +103,7 @@ export class Results {
     const loop = performance.eventLoopUtilization();
     const busyMs = loop.active - this.#loop.active;
     this.#meanMs += WEIGHT * ((2 * busyMs) / (done.length + failed.length) - this.#meanMs);
-    this.#post({ type: "results", done, failed, busyMs }, transfer);
+    this.#post({ type: "results", done, failed, busyMs, areImmediate: this.#areImmediate }, transfer);
     this.#loop = loop;
   }
 }

@@ -6,6 +6,7 @@ import { fromErrorData, toErrorData } from "../common/envelope.js";
 import { TaskNotFoundError } from "../common/errors.js";
 import { LedgerRow } from "../common/ledger.js";
 import { Logins } from "../common/logins.js";
+import { Fifo } from "../common/fifo.js";
 import { freezeConfig } from "../common/options.js";
 import type { FromThread, TaskList, ThreadData, ToThread } from "../common/protocol.js";
 import { within } from "../common/time.js";
@@ -34,7 +35,12 @@ export class Runtime {
   readonly #results = new Results((message, transfer) => this.#postResults(message, transfer));
   /** Those included that have not begun. */
   readonly #running = new ArrayMap<ThreadTask>();
-  readonly #unbegun: ThreadTask[] = [];
+  readonly #unbegun = new Fifo<ThreadTask>();
+  #begun = 0;
+  /** Times that all that could run has run, down to the last microtask. */
+  #settlings = 0;
+  #isSettling = false;
+  #isPausing = false;
   readonly #sampling: NodeJS.Timeout;
   #taskMessages = 0;
   #module: TasksModule = {};
@@ -113,36 +119,73 @@ export class Runtime {
       const task = new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs, this.#postReport);
       if (traces) task.trace = traces[id];
       this.#running.add(id, task);
-      if (this.#results.areLong || this.#unbegun.length > 0) this.#beginLater(task);
-      else void this.#run(task);
+      this.#unbegun.push(task);
+    }
+    this.#beginMore();
+  }
+
+  #beginMore(): void {
+    if (!this.#results.areLong) while (this.#mayBegin) this.#begin();
+    else if (this.#mayBegin && !this.#isPausing) {
+      // One in a loop turn: else the first results would wait until the last of them has computed.
+      this.#isPausing = true;
+      setImmediate(this.#beginOne);
     }
   }
 
-  /** One in a loop turn: else the first results would wait until the last of them has computed. */
-  #beginLater(task: ThreadTask): void {
-    if (this.#unbegun.push(task) === 1) setImmediate(this.#beginNext);
+  readonly #beginOne = (): void => {
+    this.#isPausing = false;
+    if (this.#mayBegin) this.#begin();
+  };
+
+  get #mayBegin(): boolean {
+    return this.#unbegun.size > 0 && this.#begun < this.#config.threads.concurrency;
   }
 
-  readonly #beginNext = (): void => {
-    void this.#run(this.#unbegun.shift()!);
-    if (this.#unbegun.length > 0) setImmediate(this.#beginNext);
+  #begin(): void {
+    this.#begun++;
+    this.#settle();
+    void this.#run(this.#unbegun.shift()!, this.#settlings);
+  }
+
+  #settle(): void {
+    if (this.#isSettling) return;
+    this.#isSettling = true;
+    // A tick that is asked for by a microtask comes after all of them.
+    queueMicrotask(() => process.nextTick(this.#settled));
+  }
+
+  readonly #settled = (): void => {
+    this.#isSettling = false;
+    this.#settlings++;
+    this.#beginMore();
   };
 
   /** Never rejects: whatever the task does ends in its envelope. */
-  async #run(task: ThreadTask): Promise<void> {
+  async #run(task: ThreadTask, settling: number): Promise<void> {
     const { taskId, name } = task;
     try {
       const run = this.#tasks.get(name);
       if (!run) throw this.#notFound(name);
       const result = executionChannel.hasSubscribers ? runTraced(task, run) : task.run(run);
-      this.#results.done(taskId, await result, name);
+      const value = await result;
+      this.#noteWait(settling);
+      this.#results.done(taskId, value, name);
     } catch (error) {
+      this.#noteWait(settling);
       this.#results.failed(taskId, error);
     } finally {
+      this.#begun--;
       this.#running.delete(taskId);
+      if (this.#unbegun.size > 0) this.#settle();
       if (this.#running.size > 0) this.#results.flushLater();
       else this.#idled();
     }
+  }
+
+  /** Of a task that began before this one: all that could run has run meanwhile. */
+  #noteWait(settling: number): void {
+    if (this.#settlings !== settling) this.#results.lasted();
   }
 
   #idled(): void {
