@@ -135,6 +135,24 @@ test("of those that were sent ahead and come to wait, a thread runs no more than
   assert.equal(await server.admin.get("begun"), "5", "the one that was given up before its turn did not begin");
 });
 
+test("nor does the result of one that was sent ahead wait for the next, should they come to compute for long", async (t) => {
+  const manager = managed(t, { count: 1, concurrency: 1 });
+  const released = new Int32Array(new SharedArrayBuffer(4)).fill(1);
+  for (;;) {
+    await runAlone(() => manager.run("awaitCell", released));
+    const cells = [1, 2].map(() => new Int32Array(new SharedArrayBuffer(4)));
+    const [first, second] = cells.map((cell) => manager.run("awaitCell", cell));
+    await dealt();
+    const areAhead = running(manager)[0] === 2; // else a busy machine has made them look long
+    await new Promise((resolve) => setTimeout(resolve, 20)); // so that the first has computed for long
+    release(cells[0]!);
+    assert.equal(await first, true);
+    release(cells[1]!);
+    assert.equal(await second, true, "released, not timed out");
+    if (areAhead) return;
+  }
+});
+
 test("a thread says of each message with results whether one of its tasks has waited", async (t) => {
   const manager = managed(t, { count: 1 });
   const measured = t.mock.method(Pace.prototype, "measured");

@@ -99,6 +99,6 @@ test("tasks that wait for nothing are sent ahead, but not beside one that may ke
   load.remove(first);
   assert.equal(fill(immediate), 256);
   assert.equal(load.hasRoom(waiting), false);
-  for (const one of [...load.jobs]) load.remove(one);
+  for (const one of Array.from(load.jobs)) load.remove(one);
   assert.equal(fill({ busyMs: 0.125, isImmediate: true }), 4);
 });

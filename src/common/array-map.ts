@@ -1,8 +1,8 @@
 /**
- * A Map by number for a few entries that come and go all the time, in no order. A Map makes its table anew every so many
+ * A Map by number for some entries that come and go all the time, in no order. A Map makes its table anew every so many
  * deletions, and each old table knows the next one: once the garbage collector has taken an old one for long-lived, all
  * that follow live on with what was in them, until its next full round. Looking up is linear, and fast for what
- * one thread runs at once.
+ * one thread is given at once, up to some hundreds.
  */
 export class ArrayMap<V> {
   readonly #keys: number[] = [];

@@ -9,7 +9,7 @@ import { Logins } from "../common/logins.js";
 import { Fifo } from "../common/fifo.js";
 import { freezeConfig } from "../common/options.js";
 import type { FromThread, TaskList, ThreadData, ToThread } from "../common/protocol.js";
-import { within } from "../common/time.js";
+import { monotonic, within } from "../common/time.js";
 import { ThreadClients } from "./clients.js";
 import { adopt } from "./current.js";
 import { adoptManaged } from "./managed.js";
@@ -22,6 +22,8 @@ import { registerTsx } from "./tsx.js";
 export type TasksModule = Readonly<Record<string, unknown>>;
 
 const SAMPLE_MS = 1_000;
+/** After as much in one loop turn results leave, and sockets are served, before more tasks begin. */
+const LONG_TURN_MS = 2;
 
 /** One thread's life under its manager: load the tasks module, run what the link brings, close when told. */
 export class Runtime {
@@ -40,6 +42,8 @@ export class Runtime {
   /** Times that all that could run has run, down to the last microtask. */
   #settlings = 0;
   #isSettling = false;
+  #turnAt = 0;
+  /** The next one begins in another loop turn. */
   #isPausing = false;
   readonly #sampling: NodeJS.Timeout;
   #taskMessages = 0;
@@ -121,22 +125,28 @@ export class Runtime {
       this.#running.add(id, task);
       this.#unbegun.push(task);
     }
+    this.#turnAt = monotonic();
     this.#beginMore();
   }
 
   #beginMore(): void {
-    if (!this.#results.areLong) while (this.#mayBegin) this.#begin();
-    else if (this.#mayBegin && !this.#isPausing) {
-      // One in a loop turn: else the first results would wait until the last of them has computed.
-      this.#isPausing = true;
-      setImmediate(this.#beginOne);
-    }
+    if (this.#isPausing || !this.#mayBegin) return;
+    if (!this.#results.areLong && monotonic() - this.#turnAt < LONG_TURN_MS) return this.#beginAll();
+    // In another loop turn: else the first results would wait until the last of them has computed.
+    this.#isPausing = true;
+    setImmediate(this.#resume);
   }
 
-  readonly #beginOne = (): void => {
+  readonly #resume = (): void => {
     this.#isPausing = false;
-    if (this.#mayBegin) this.#begin();
+    this.#turnAt = monotonic();
+    if (!this.#results.areLong) this.#beginAll();
+    else if (this.#mayBegin) this.#begin();
   };
+
+  #beginAll(): void {
+    while (this.#mayBegin) this.#begin();
+  }
 
   get #mayBegin(): boolean {
     return this.#unbegun.size > 0 && this.#begun < this.#config.threads.concurrency;
