@@ -163,7 +163,7 @@ test("an interval that the library leaves is found by the check itself", async (
   );
   assert.equal(await left(since), "nothing", "a pool that nobody has asked is not made yet");
   await (await pool.acquire()).release();
-  await assert.rejects(hooks[0]!(), /1 are left:\n {2}Timeout made at .*dist\/src\/common\/pool\.js/);
+  await assert.rejects(hooks[0]!(), /1 are left:\n {2}Timeout made at .*dist\/src\/common\/slot-pool\.js/);
   await pool.close(0);
 });
 
