@@ -75,6 +75,7 @@ test("a name's tasks count as immediate once none of many messages had one that 
   pace.measured(new Set(["quick"]), 0.01, true);
   assert.equal(areImmediate(), false, "one message is none too many");
   for (let i = 0; i < 20; i++) pace.measured(new Set(["quick", "other"]), 0.01, true);
+  pace.measured(new Set(["quick"]), 0.01, undefined);
   assert.equal(areImmediate(), true);
   pace.measured(new Set(["quick"]), 0.01, false);
   assert.equal(areImmediate(), false);

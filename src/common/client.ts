@@ -37,6 +37,8 @@ export class Client implements Gate {
   readonly #masterWatch: MasterWatch | undefined;
   readonly #life = new AbortController();
   readonly #machine: StateMachine;
+  /** What the machine says, at hand for each command. */
+  #isConnected = false;
   readonly #handBack: HandBack;
   #connecting: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
@@ -134,7 +136,7 @@ export class Client implements Gate {
 
   /** The free look: no system call, no promise. */
   isAlive(): boolean {
-    return this.state === "connected" && this.redis.stream.writable;
+    return this.#isConnected && this.redis.stream.writable;
   }
 
   /** Nobody waits for anything here, and it would be as good when opened anew. */
@@ -239,7 +241,7 @@ export class Client implements Gate {
   #startConnecting(limits: Limits): Promise<void> {
     // Several may notice a loss, each in its turn: two loops on one connection would hang up on each other.
     if (this.#connecting) return this.#connecting;
-    this.#machine.become("connecting");
+    this.#become("connecting");
     this.#connecting = this.#connectWithRetry(limits);
     this.#connecting.catch(() => {}); // heard by those who wait in connect(), by the held commands and by the log
     return this.#connecting;
@@ -255,7 +257,7 @@ export class Client implements Gate {
     } catch (error) {
       this.#connecting = undefined; // before anybody hears of it and tries again
       if (this.#life.signal.aborted) throw this.#traffic.errors.closed();
-      this.#machine.become("disconnected");
+      this.#become("disconnected");
       this.#traffic.rejectHeld(error);
       throw error;
     }
@@ -274,7 +276,7 @@ export class Client implements Gate {
     });
     this.#receivedAt = monotonic();
     this.#traffic.connected();
-    this.#machine.become("connected");
+    this.#become("connected");
     this.renewLogin(); // if one came during the handshake
     this.#heartbeat.start();
     this.#masterWatch?.start(this.redis.aimedAt);
@@ -362,7 +364,12 @@ export class Client implements Gate {
     this.#heartbeat.stop();
     this.#traffic.stop();
     this.#unlisten?.();
-    this.#machine.become("closed");
+    this.#become("closed");
+  }
+
+  #become(state: ConnectionState): void {
+    this.#isConnected = state === "connected";
+    this.#machine.become(state);
   }
 }
 

@@ -72,8 +72,8 @@ export interface ResultsMessage {
   readonly failed: ResultList;
   /** How long the thread's loop was busy since the last such message. */
   readonly busyMs: number;
-  /** Each of them ended as soon as it had begun, waiting for nothing: none of them was ever beside another one. */
-  readonly areImmediate: boolean;
+  /** Each of them ended as soon as it had begun, waiting for nothing: none was ever beside another one. Undefined where nobody looked. */
+  readonly areImmediate: boolean | undefined;
 }
 
 /** What a helper is born with. */

@@ -37,14 +37,14 @@ export class Loads {
   /** The one for a task that is expected to keep its loop busy for as long; undefined while none has room. */
   leastLoaded(expected: Expected): Load | undefined {
     let least: Load | undefined;
-    for (const load of this) if (load.hasRoom(expected) && load.isLessThan(least)) least = load;
+    for (const load of this.#loads.values()) if (load.hasRoom(expected) && load.isLessThan(least)) least = load;
     return least;
   }
 
   /** The one to be set aside for an exclusive task; undefined while each is for another one. */
   leastReserved(): Load | undefined {
     let least: Load | undefined;
-    for (const load of this) if (load.isOpen && load.isLessThan(least)) least = load;
+    for (const load of this.#loads.values()) if (load.isOpen && load.isLessThan(least)) least = load;
     return least;
   }
 
@@ -56,7 +56,7 @@ export class Loads {
 
   /** More results are in the ports. */
   get areAnswering(): boolean {
-    for (const load of this) if (load.isAnswering) return true;
+    for (const load of this.#loads.values()) if (load.isAnswering) return true;
     return false;
   }
 

@@ -26,9 +26,9 @@ class Measured implements Expected {
     return this.#streak >= STREAK;
   }
 
-  add(busyMs: number, isImmediate: boolean): void {
+  add(busyMs: number, areImmediate: boolean | undefined): void {
     this.busyMs += WEIGHT * (busyMs - this.busyMs);
-    this.#streak = isImmediate ? this.#streak + 1 : 0;
+    if (areImmediate !== undefined) this.#streak = areImmediate ? this.#streak + 1 : 0;
   }
 }
 
@@ -40,7 +40,7 @@ export class Pace {
     return this.#measured.get(name) ?? UNKNOWN;
   }
 
-  measured(names: ReadonlySet<string>, busyMs: number, areImmediate: boolean): void {
+  measured(names: ReadonlySet<string>, busyMs: number, areImmediate: boolean | undefined): void {
     for (const name of names) {
       const known = this.#measured.get(name) ?? new Measured(busyMs);
       known.add(busyMs, areImmediate);

@@ -35,24 +35,25 @@ export class Results {
   #scheduled = false;
   #loop = performance.eventLoopUtilization();
   #meanMs = 0;
-  #areImmediate = true;
+  #areImmediate: boolean | undefined = true;
 
   constructor(post: Post) {
     this.#post = post;
   }
 
   done(id: number, value: unknown, name: string): void {
-    if (value instanceof Transfer) return this.#sendAlone(id, value.value, name, value.list);
-    this.#done.push(id, value);
+    if (!(value instanceof Transfer)) return void this.#done.push(id, value);
+    this.#sendAlone(id, value.value, name, value.list);
+    if (this.#isEmpty) this.#areImmediate = true;
   }
 
   failed(id: number, error: unknown): void {
     this.#failed.push(id, toErrorData(error));
   }
 
-  /** One of those that are waiting here has waited for something. */
-  lasted(): void {
-    this.#areImmediate = false;
+  /** Of one whose result comes next: whether it waited for nothing, where that is known. */
+  ended(isImmediate: boolean | undefined): void {
+    if (this.#areImmediate !== false && !isImmediate) this.#areImmediate = isImmediate;
   }
 
   /** Whether the tasks of late have kept the loop busy for long. */
@@ -73,7 +74,7 @@ export class Results {
     this.#scheduled = false;
     const done = this.#done;
     const failed = this.#failed;
-    if (done.length === 0 && failed.length === 0) return;
+    if (this.#isEmpty) return;
     this.#done = [];
     this.#failed = [];
     try {
@@ -84,6 +85,10 @@ export class Results {
       for (let i = 0; i < done.length; i += 2) this.#sendAlone(done[i] as number, done[i + 1], `#${String(done[i])}`);
     }
     this.#areImmediate = true;
+  }
+
+  get #isEmpty(): boolean {
+    return this.#done.length === 0 && this.#failed.length === 0;
   }
 
   #sendAlone(id: number, value: unknown, name: string, transfer?: readonly Transferable[]): void {
