@@ -7,7 +7,7 @@ import { report } from "./support/report.js";
 
 const options = parseBenchOptions();
 const { isSmoke } = options;
-const LEAST_MS = isSmoke ? 500 : 4_000;
+const LEAST_MS = isSmoke ? 500 : 3_000;
 const CUTS = isSmoke ? 1 : 20;
 
 const cases: readonly Case[] = [

@@ -30,7 +30,7 @@ const RIVAL: ContenderName = "piscina tuned + global ioredis";
 const NAMES: readonly ContenderName[] = ["redthread run()", RIVAL, "main thread as proxy"];
 const options = parseBenchOptions();
 const { isSmoke } = options;
-const ROUNDS = isSmoke ? 1 : 4;
+const ROUNDS = isSmoke ? 1 : 3;
 const SIZES_MS = isSmoke ? [1] : [0.1, 1, 10, 100];
 const JUDGED_LOAD = 0.7;
 const LOADS = new Map((isSmoke ? [JUDGED_LOAD] : [0.3, JUDGED_LOAD, 0.9]).map((load) => [`${100 * load} %`, load]));

@@ -22,7 +22,7 @@ interface Candidate extends Named<MapPoint> {
 const CALLERS = 64;
 const options = parseBenchOptions();
 const { isSmoke } = options;
-const ROUNDS = isSmoke ? 1 : 7;
+const ROUNDS = isSmoke ? 1 : 5;
 const MANY = isSmoke ? 10_000 : 1_000_000;
 const SAMPLES = 10;
 
@@ -71,7 +71,7 @@ async function watchMemory(): Promise<Row<MapPoint>[]> {
 }
 
 const points: readonly MapPoint[] = [
-  { task: "nothing", inputs: isSmoke ? 1_000 : 200_000 },
+  { task: "nothing", inputs: isSmoke ? 1_000 : 100_000 },
   { task: "GET + SET", inputs: isSmoke ? 500 : 20_000 },
 ];
 const rates = await interleave({ points, contenders, rounds: ROUNDS, warmUps: isSmoke ? 0 : 1, measure }, options);
