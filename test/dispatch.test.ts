@@ -37,6 +37,18 @@ test("tasks that wait for each other all run, although none of their name has en
   await Promise.all(tasks);
 });
 
+test("tasks that wait for each other all run, although those before them computed for long", async (t) => {
+  const manager = managed(t, { count: 1, concurrency: 8 });
+  await server.admin.set("all met", 1);
+  await manager.run("stubborn", { started: "alone", until: "all met" });
+  await server.admin.del("all met");
+  for (let i = 0; i < 3; i++) await manager.run("block", 20);
+  const tasks = Array.from({ length: 8 }, () => manager.run("stubborn", { started: "met", until: "all met" }));
+  await eventually(async () => Number(await server.admin.get("met")) === 8);
+  await server.admin.set("all met", 1);
+  await Promise.all(tasks);
+});
+
 test("where tasks compute for long, the result of one does not wait for the next", async (t) => {
   const manager = managed(t, { count: 1 });
   await manager.ready();

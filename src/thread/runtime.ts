@@ -149,8 +149,9 @@ export class Runtime {
   readonly #resume = (): void => {
     this.#isPausing = false;
     this.#turnAt = monotonic();
-    if (!this.#results.areLong) this.#beginAll();
-    else if (this.#mayBegin) this.#begin();
+    if (!this.#results.areLong) return this.#beginAll();
+    if (this.#mayBegin) this.#begin();
+    this.#beginMore();
   };
 
   #beginAll(): void {
