@@ -4,9 +4,9 @@ import { ClusterRouter } from "./cluster-router.js";
 import { ClusterShards } from "./cluster-shards.js";
 import { isOfChannels, isOfShards } from "./cluster-commands.js";
 import type { Client } from "./client.js";
+import { CommandErrors } from "./command-errors.js";
 import { traitOf } from "./commands.js";
 import type { ConnectionState } from "./connection-state.js";
-import { NeedsDedicatedError, NotSentError } from "./errors.js";
 import { type CommandStream, type Gate, Handle, type QueuedCommand } from "./handle.js";
 import type { ClientRole } from "./names.js";
 import { OwnListeners } from "./own-listeners.js";
@@ -24,6 +24,7 @@ const PRIVATE_ROLES: ReadonlySet<ClientRole> = new Set(["owned", "dedicated"]);
 export class ClusterClient implements Gate {
   readonly redis: Handle;
   readonly #options: ClusterOptions;
+  readonly #errors: CommandErrors;
   readonly #slots: SlotMap;
   readonly #nodes: ClusterNodes;
   readonly #router: ClusterRouter;
@@ -40,6 +41,7 @@ export class ClusterClient implements Gate {
   constructor(options: ClusterOptions, closeMs: number) {
     const { redis, role, onReconnected, ...others } = options;
     this.#options = options;
+    this.#errors = new CommandErrors(options.name, redis.commandTimeoutMs);
     this.redis = new Handle(redis, this);
     this.#slots = SlotMap.of(redis);
     const life = this.#life.signal;
@@ -95,7 +97,7 @@ export class ClusterClient implements Gate {
    * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_NOT_SENT (closed), `signal.reason`
    */
   async connect(signal?: AbortSignal): Promise<void> {
-    if (this.#closing) throw this.#closedError();
+    if (this.#closing) throw this.#errors.closed();
     if (this.isAlive()) return this.#connected();
     await abortable((this.#connecting ??= this.#connect().finally(() => (this.#connecting = undefined))), signal);
   }
@@ -143,7 +145,7 @@ export class ClusterClient implements Gate {
 
   send(command: QueuedCommand, stream?: CommandStream): unknown {
     if (this.#closing) {
-      command.reject(this.#closedError());
+      command.reject(this.#errors.closed());
       return command.promise;
     }
     if (stream) return this.#router.sendPiped(command, stream);
@@ -161,10 +163,7 @@ export class ClusterClient implements Gate {
   failed(): void {}
 
   async end(ms: number = this.#options.redis.commandTimeoutMs): Promise<void> {
-    if (this.#options.role !== "owned") {
-      const message = `QUIT would spoil ${this.#options.name}, which others use too: redthread closes it`;
-      throw new NeedsDedicatedError(message, { outcome: "not-sent", command: "quit" });
-    }
+    if (this.#options.role !== "owned") throw this.#errors.needsDedicated("quit");
     await this.close(ms);
   }
 
@@ -184,7 +183,7 @@ export class ClusterClient implements Gate {
     try {
       await connRetry("Redis Cluster", `connecting ${name}`, options)(discover)();
     } catch (error) {
-      throw this.#life.signal.aborted ? this.#closedError() : error;
+      throw this.#life.signal.aborted ? this.#errors.closed() : error;
     }
     this.#connected();
   }
@@ -196,7 +195,7 @@ export class ClusterClient implements Gate {
   }
 
   async #close(ms: number): Promise<void> {
-    this.#life.abort(this.#closedError());
+    this.#life.abort(this.#errors.closed());
     this.#router.close();
     await this.#nodes.close(ms);
     await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
@@ -204,10 +203,6 @@ export class ClusterClient implements Gate {
     this.#isClosed = true;
     this.#options.onState?.("closed", "disconnected");
     this.redis.showStatus("end");
-  }
-
-  #closedError(): NotSentError {
-    return new NotSentError(`${this.#options.name} is closed`, { outcome: "not-sent" });
   }
 }
 

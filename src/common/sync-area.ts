@@ -57,13 +57,14 @@ export class SyncArea {
   #spinMs = SPIN_MS;
   #crowded = 0;
   /** With one processor for both, who looks only keeps the other from it: a call took 350 µs instead of 40. */
-  readonly #maySpin = availableParallelism() > 1;
+  readonly #maySpin: boolean;
 
   static buffer(): SharedArrayBuffer {
     return new SharedArrayBuffer(CELLS * Int32Array.BYTES_PER_ELEMENT + DATA_BYTES);
   }
 
-  constructor(buffer: SharedArrayBuffer) {
+  constructor(buffer: SharedArrayBuffer, processors: number = availableParallelism()) {
+    this.#maySpin = processors > 1;
     this.buffer = buffer;
     this.#cells = new Int32Array(buffer, 0, CELLS);
     this.data = Buffer.from(buffer, CELLS * Int32Array.BYTES_PER_ELEMENT);

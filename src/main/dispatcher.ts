@@ -5,7 +5,7 @@ import { QueueFullError, type Outcome } from "../common/errors.js";
 import type { CancelReason, ErrorData, ResultsMessage } from "../common/protocol.js";
 import { AbortWatch } from "./abort-watch.js";
 import { Job, type JobCallbacks, type RunOptions } from "./job.js";
-import { type Load, tasksTaken } from "./load.js";
+import type { Load } from "./load.js";
 import { Loads } from "./loads.js";
 import { Pace } from "./pace.js";
 import { TaskQueue } from "./task-queue.js";
@@ -37,7 +37,6 @@ const WATCH_MS = 10;
 /** Between `run()` and the threads: queues, deals out to the least loaded, and settles every task exactly once. */
 export class Dispatcher {
   readonly #manager: number;
-  readonly #concurrency: number;
   readonly #maxQueue: number;
   readonly #cancelGraceMs: number;
   readonly #queue = new TaskQueue();
@@ -59,7 +58,6 @@ export class Dispatcher {
 
   constructor({ manager, concurrency, maxQueue, cancelGraceMs }: DispatcherOptions) {
     this.#manager = manager;
-    this.#concurrency = concurrency;
     this.#loads = new Loads(concurrency);
     this.#maxQueue = maxQueue;
     this.#cancelGraceMs = cancelGraceMs;
@@ -104,7 +102,7 @@ export class Dispatcher {
 
   /** How many tasks of this name a thread takes before it has ended any: as many as it runs at once, or more. */
   taken(name: string): number {
-    return tasksTaken(this.#pace.of(name), this.#concurrency);
+    return this.#loads.taken(this.#pace.of(name));
   }
 
   /** Resolves when the queue has room; undefined if it has. */

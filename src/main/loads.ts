@@ -1,6 +1,6 @@
 import { monotonic } from "../common/time.js";
 import type { Job } from "./job.js";
-import { Load } from "./load.js";
+import { Load, tasksTaken } from "./load.js";
 import type { Expected } from "./pace.js";
 import type { Thread } from "./thread.js";
 
@@ -32,6 +32,11 @@ export class Loads {
 
   remove(thread: Thread): void {
     this.#loads.delete(thread);
+  }
+
+  /** How many tasks one of them takes before it has ended any: as many as it runs at once, or more. */
+  taken(expected: Expected): number {
+    return tasksTaken(expected, this.#concurrency);
   }
 
   /** The one for a task that is expected to keep its loop busy for as long; undefined while none has room. */

@@ -6,10 +6,9 @@ import { fromErrorData, toErrorData } from "../common/envelope.js";
 import { TaskNotFoundError } from "../common/errors.js";
 import { LedgerRow } from "../common/ledger.js";
 import { Logins } from "../common/logins.js";
-import { Fifo } from "../common/fifo.js";
 import { freezeConfig } from "../common/options.js";
 import type { FromThread, TaskList, ThreadData, ToThread } from "../common/protocol.js";
-import { monotonic, within } from "../common/time.js";
+import { within } from "../common/time.js";
 import { ThreadClients } from "./clients.js";
 import { adopt } from "./current.js";
 import { adoptManaged } from "./managed.js";
@@ -18,23 +17,16 @@ import { LogPort } from "./log-port.js";
 import { Results } from "./results.js";
 import { runTraced, type TaskFunction, ThreadTask } from "./task.js";
 import { registerTsx } from "./tsx.js";
+import { Turnstile } from "./turnstile.js";
 
 export type TasksModule = Readonly<Record<string, unknown>>;
 
 const SAMPLE_MS = 1_000;
-/** After as much in one loop turn results leave, and sockets are served, before more tasks begin. */
-const LONG_TURN_MS = 2;
-/** After one that waited so many are not watched: the tick that tells costs 4 µs a message, 3 % of what eight callers get. */
-const UNWATCHED_TASKS = 255;
-const UNWATCHED = -1;
-/** Leads to a microtask for less than `queueMicrotask` does. */
-const SETTLED = Promise.resolve();
 
 /** One thread's life under its manager: load the tasks module, run what the link brings, close when told. */
 export class Runtime {
   readonly #port: MessagePort;
   readonly #config: ThreadData["redthread"]["config"];
-  readonly #concurrency: number;
   readonly #row: LedgerRow;
   readonly #logs: LogPort;
   readonly #clients: ThreadClients;
@@ -43,16 +35,7 @@ export class Runtime {
   readonly #results = new Results((message, transfer) => this.#postResults(message, transfer));
   /** Those included that have not begun. */
   readonly #running = new ArrayMap<ThreadTask>();
-  readonly #unbegun = new Fifo<ThreadTask>();
-  #begun = 0;
-  /** Times that all that could run has run, down to the last microtask. */
-  #settlings = 0;
-  #isSettling = false;
-  /** So many tasks are not watched. */
-  #unwatched = 0;
-  #turnAt = 0;
-  /** The next one begins in another loop turn. */
-  #isPausing = false;
+  readonly #turnstile: Turnstile<ThreadTask>;
   readonly #sampling: NodeJS.Timeout;
   #taskMessages = 0;
   #module: TasksModule = {};
@@ -64,7 +47,11 @@ export class Runtime {
   constructor(port: MessagePort, { config, ledger, gate, hasProvider }: ThreadData["redthread"], row: number) {
     this.#port = port;
     this.#config = freezeConfig(config);
-    this.#concurrency = config.threads.concurrency;
+    this.#turnstile = new Turnstile({
+      concurrency: config.threads.concurrency,
+      areLong: () => this.#results.areLong,
+      begin: (task, pass) => void this.#run(task, pass),
+    });
     this.#row = new LedgerRow(ledger, row);
     this.#logs = new LogPort((message) => this.#post(message), this.#row, config.log.level);
     this.#logins = hasProvider ? new Logins((refused) => this.#post({ type: "loginWanted", refused })) : undefined;
@@ -132,86 +119,30 @@ export class Runtime {
       const task = new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs, this.#postReport);
       if (traces) task.trace = traces[id];
       this.#running.add(id, task);
-      this.#unbegun.push(task);
+      this.#turnstile.push(task);
     }
-    this.#turnAt = monotonic();
-    this.#beginMore();
+    this.#turnstile.open();
   }
-
-  #beginMore(): void {
-    if (this.#isPausing || !this.#mayBegin) return;
-    if (!this.#results.areLong && monotonic() - this.#turnAt < LONG_TURN_MS) return this.#beginAll();
-    // In another loop turn: else the first results would wait until the last of them has computed.
-    this.#isPausing = true;
-    setImmediate(this.#resume);
-  }
-
-  readonly #resume = (): void => {
-    this.#isPausing = false;
-    this.#turnAt = monotonic();
-    if (!this.#results.areLong) return this.#beginAll();
-    if (this.#mayBegin) this.#begin();
-    this.#beginMore();
-  };
-
-  #beginAll(): void {
-    while (this.#mayBegin) this.#begin();
-  }
-
-  get #mayBegin(): boolean {
-    return this.#unbegun.size > 0 && this.#begun < this.#concurrency;
-  }
-
-  #begin(): void {
-    this.#begun++;
-    const isWatched = --this.#unwatched < 0;
-    if (isWatched) this.#settle();
-    void this.#run(this.#unbegun.shift()!, isWatched ? this.#settlings : UNWATCHED);
-  }
-
-  #settle(): void {
-    if (this.#isSettling) return;
-    this.#isSettling = true;
-    // A tick that is asked for by a microtask comes after all of them.
-    void SETTLED.then(this.#askForTick);
-  }
-
-  readonly #askForTick = (): void => process.nextTick(this.#settled);
-
-  readonly #settled = (): void => {
-    this.#isSettling = false;
-    this.#settlings++;
-    this.#beginMore();
-  };
 
   /** Never rejects: whatever the task does ends in its envelope. */
-  async #run(task: ThreadTask, settling: number): Promise<void> {
+  async #run(task: ThreadTask, pass: number): Promise<void> {
     const { taskId, name } = task;
     try {
       const run = this.#tasks.get(name);
       if (!run) throw this.#notFound(name);
       const result = executionChannel.hasSubscribers ? runTraced(task, run) : task.run(run);
       const value = await result;
-      this.#noteEnd(settling);
+      this.#results.ended(this.#turnstile.hasNotWaited(pass));
       this.#results.done(taskId, value, name);
     } catch (error) {
-      this.#noteEnd(settling);
+      this.#results.ended(this.#turnstile.hasNotWaited(pass));
       this.#results.failed(taskId, error);
     } finally {
-      this.#begun--;
+      this.#turnstile.left();
       this.#running.delete(taskId);
-      if (this.#unbegun.size > 0) this.#settle();
       if (this.#running.size > 0) this.#results.flushLater();
       else this.#idled();
     }
-  }
-
-  /** Of a task that began at that settling: has all that could run run meanwhile? */
-  #noteEnd(settling: number): void {
-    if (settling === UNWATCHED) return this.#results.ended(undefined);
-    const isImmediate = settling === this.#settlings;
-    this.#results.ended(isImmediate);
-    if (!isImmediate) this.#unwatched = UNWATCHED_TASKS;
   }
 
   #idled(): void {

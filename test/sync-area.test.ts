@@ -1,0 +1,30 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { SyncArea } from "../src/common/sync-area.js";
+
+test("caller and helper look for what comes at once before they sleep, but not where both have one processor", (t) => {
+  let stepMs = 0;
+  let time = 0;
+  const clock = t.mock.method(performance, "now", () => (time += stepMs));
+  /** How often it looked at the clock in the meantime, which a look for something does all the time. */
+  const looks = (wait: () => unknown): number => {
+    stepMs = 0.01;
+    clock.mock.resetCalls();
+    wait();
+    stepMs = 0;
+    return clock.mock.callCount();
+  };
+  const [many, one] = [2, 1].map((processors) => {
+    const caller = new SyncArea(SyncArea.buffer(), processors);
+    const helper = new SyncArea(caller.buffer, processors);
+    const first = caller.ask("call", 0, 0);
+    helper.take();
+    helper.answer(first, { isError: false, bytes: 0 });
+    caller.waitForAnswer(first, 1); // at once
+    const second = caller.ask("call", 0, 0);
+    helper.take(); // so soon after the first
+    return [looks(() => helper.listen()), looks(() => caller.waitForAnswer(second, 0))];
+  });
+  assert.ok(many![0]! > 10 && many![1]! > 10, String(many));
+  assert.ok(one![0]! === 0 && one![1]! < 10, String(one));
+});
