@@ -14,7 +14,7 @@ test("caller and helper look for what comes at once before they sleep, but not w
     stepMs = 0;
     return clock.mock.callCount();
   };
-  const [many, one] = [2, 1].map((processors) => {
+  const looksWith = (processors: number): { readonly helper: number; readonly caller: number } => {
     const caller = new SyncArea(SyncArea.buffer(), processors);
     const helper = new SyncArea(caller.buffer, processors);
     const first = caller.ask("call", 0, 0);
@@ -23,8 +23,10 @@ test("caller and helper look for what comes at once before they sleep, but not w
     caller.waitForAnswer(first, 1); // at once
     const second = caller.ask("call", 0, 0);
     helper.take(); // so soon after the first
-    return [looks(() => helper.listen()), looks(() => caller.waitForAnswer(second, 0))];
-  });
-  assert.ok(many![0]! > 10 && many![1]! > 10, String(many));
-  assert.ok(one![0]! === 0 && one![1]! < 10, String(one));
+    return { helper: looks(() => helper.listen()), caller: looks(() => caller.waitForAnswer(second, 0)) };
+  };
+  const many = looksWith(2);
+  const one = looksWith(1);
+  assert.ok(many.helper > 10 && many.caller > 10, JSON.stringify(many));
+  assert.ok(one.helper === 0 && one.caller < 10, JSON.stringify(one));
 });
