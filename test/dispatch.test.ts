@@ -1,13 +1,12 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import { MessagePort } from "node:worker_threads";
 import type { ConnectionManager, ManagerOptions } from "../src/index.js";
 import { Pace } from "../src/main/pace.js";
 import type * as Tasks from "./fixtures/tasks.js";
 import { eventually } from "./support/gate.js";
 import { code, fixture, manage } from "./support/manage.js";
+import { collect } from "./support/old-space.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
 let server: RedisServer;
@@ -288,8 +287,6 @@ test("a task of a higher priority overtakes those that wait", async (t) => {
 });
 
 test("what tasks were given is let go with the next message to their thread", async (t) => {
-  setFlagsFromString("--expose-gc");
-  const collect = runInNewContext("gc") as () => void;
   const manager = managed(t, { count: 1 });
   await manager.ready();
   const given: WeakRef<object>[] = [];

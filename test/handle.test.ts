@@ -3,6 +3,7 @@ import { after, before, test, type TestContext } from "node:test";
 import { connect, disconnect } from "../src/index.js";
 import { leakCheck } from "./support/leak-check.js";
 import { code } from "./support/manage.js";
+import { Program } from "./support/program.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
 let server: RedisServer;
@@ -40,6 +41,43 @@ test("callbacks are called, also those of connect and quit", async (t) => {
   assert.deepEqual(quit, [null, "OK"]);
   const late = await new Promise<unknown>((resolve) => void redis.connect((error) => resolve(error)).catch(() => {}));
   assert.ok(code("NOT_SENT")(late));
+});
+
+test("a pipeline runs once, a transaction inside of it included, and still tells its length afterwards", async (t) => {
+  const redis = await own(t);
+  const inside = redis.pipeline([["multi"], ["incr", "runs"]]);
+  assert.equal(inside.exec(), inside); // of the transaction
+  inside.incr("runs");
+  assert.deepEqual(
+    (await inside.exec())!.map(([, reply]) => reply),
+    ["OK", "QUEUED", [1], 2],
+  );
+  for (const pipeline of [redis.pipeline().incr("runs"), redis.multi().incr("runs"), inside]) {
+    if (pipeline !== inside) await pipeline.exec();
+    const { length } = pipeline;
+    assert.ok(length > 0);
+    await assert.rejects(pipeline.exec(), /has run, and its commands would run a second time/);
+    const heard = await new Promise((resolve) => void pipeline.exec(resolve));
+    assert.ok(heard instanceof TypeError);
+    assert.equal(pipeline.length, length);
+  }
+  assert.equal(await redis.get("runs"), "4");
+  await disconnect(redis);
+});
+
+test("a second exec() while the first is under way does not send the commands again", async (t) => {
+  const redis = await own(t);
+  const pipeline = redis.pipeline().incr("under way");
+  const first = pipeline.exec();
+  await assert.rejects(pipeline.exec(), TypeError);
+  assert.deepEqual(await first, [[null, 1]]);
+  await disconnect(redis);
+});
+
+test("pipelines that have run do not become long-lived with their commands and replies", async (t) => {
+  await server.admin.set("k", "x".repeat(100));
+  const { kbEach } = await new Program(t, "many-pipelines", [String(server.port)]).hears("kbEach");
+  assert.ok(Number(kbEach) < 10, `${String(kbEach)} kB of each pipeline of 50 commands are kept`);
 });
 
 for (const end of ["disconnect", "end", "quit"] as const) {

@@ -2,6 +2,7 @@ import type { ConnectionOptions } from "node:tls";
 import type { Command as IoredisCommand, Redis as Ioredis, RedisOptions } from "ioredis";
 import type { Endpoint, RedisConfig } from "./options.js";
 import { requirePackage } from "./packages.js";
+import { type Callback, guardPipeline, settle } from "./pipelines.js";
 
 const { Command, Redis } = requirePackage<typeof import("ioredis")>("ioredis");
 
@@ -10,11 +11,6 @@ export type RedisHandle = Ioredis;
 export type QueuedCommand = IoredisCommand;
 export type CommandStream = Parameters<RedisHandle["sendCommand"]>[1];
 type CommandItem = Parameters<RedisHandle["handleReconnection"]>[1];
-type Callback = (error: Error | null, result?: unknown) => void;
-interface PipelineInternals {
-  readonly _queue: readonly QueuedCommand[];
-  exec(callback?: Callback): Promise<unknown>;
-}
 
 interface CommandTable {
   exists(name: string, options: { caseInsensitive: boolean }): boolean;
@@ -144,7 +140,7 @@ export class Handle extends Wire {
   }
 
   override pipeline(commands?: unknown[][]): ReturnType<RedisHandle["pipeline"]> {
-    return this.#checked(super.pipeline(commands));
+    return this.#guarded(super.pipeline(commands));
   }
 
   override multi(options: { pipeline: false }): Promise<"OK">;
@@ -153,7 +149,7 @@ export class Handle extends Wire {
   override multi(commands?: unknown[][]): ReturnType<RedisHandle["pipeline"]>;
   override multi(...args: unknown[]): never {
     const made = (super.multi as (...args: unknown[]) => unknown).apply(this, args);
-    return (isPipeline(made) ? this.#checked(made) : made) as never;
+    return (isPipeline(made) ? this.#guarded(made) : made) as never;
   }
 
   override connect(callback?: (error?: Error | null) => void): Promise<void> {
@@ -194,15 +190,8 @@ export class Handle extends Wire {
     return settle(monitoring, callback as Callback | undefined) as Promise<RedisHandle>;
   }
 
-  /** A pipeline is refused as a whole, before a byte of it is written. */
-  #checked<P>(pipeline: P): P {
-    const internals = pipeline as unknown as PipelineInternals;
-    const exec = internals.exec.bind(internals);
-    internals.exec = (callback) => {
-      const refused = this.#gate.refuse(internals._queue);
-      return refused ? settle(Promise.reject(refused), callback) : exec(callback);
-    };
-    return pipeline;
+  #guarded<Pipeline>(pipeline: Pipeline): Pipeline {
+    return guardPipeline(pipeline, (commands) => this.#gate.refuse(commands as readonly QueuedCommand[]));
   }
 }
 
@@ -212,17 +201,6 @@ function setStatus(handle: Handle, status: string): void {
 
 function isPipeline(made: unknown): made is ReturnType<RedisHandle["pipeline"]> {
   return typeof made === "object" && made !== null && "isPipeline" in made;
-}
-
-/** ioredis' two styles: with a callback the promise's failure has been heard. */
-function settle(promise: Promise<unknown>, callback?: Callback): Promise<unknown> {
-  if (callback) {
-    promise.then(
-      (result) => callback(null, result),
-      (error: Error) => callback(error),
-    );
-  }
-  return promise;
 }
 
 function ioredisOptions(redis: RedisConfig): ConstructorParameters<typeof Wire>[0] {
