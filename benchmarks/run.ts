@@ -18,6 +18,7 @@ const ALL = [
   "limit",
   "overhead",
   "sync",
+  "pipeline",
 ];
 const { names } = parseBenchOptions();
 const unknown = names.filter((name) => !ALL.includes(name));

@@ -1,0 +1,93 @@
+/** What do pipelines and transactions cost in a thread, beside the bare clients? GETs of 100 bytes, one pipeline after the other. */
+import { ConnectionManager } from "redthread";
+import { silent } from "../test/support/silent.js";
+import { startRedis } from "../test/support/redis-server.js";
+import type * as Tasks from "./contenders/pipeline-tasks.js";
+import type { PipelineClient, PipelineInput } from "./contenders/pipeline-tasks.js";
+import { interleave } from "./support/interleave.js";
+import { parseBenchOptions } from "./support/options.js";
+import { panelOf } from "./support/panel.js";
+import { report } from "./support/report.js";
+
+interface PipelinePoint extends Record<string, string | number> {
+  readonly kind: PipelineInput["kind"];
+  readonly gets: number;
+}
+
+const options = parseBenchOptions();
+const ROUNDS = options.isSmoke ? 1 : 5;
+/** Fewer than some hundred of a hundred GETs, and a round has no collection of garbage to show. */
+const callsOf = (gets: number): number => (options.isSmoke ? 20 : gets === 100 ? 500 : 2_000);
+
+const points = (["pipeline", "transaction"] as const).flatMap((kind) =>
+  [5, 100].map((gets): PipelinePoint => ({ kind, gets })),
+);
+
+await using server = await startRedis();
+await server.admin.set("pipeline", "x".repeat(100));
+
+/** Each with a thread to itself: one's garbage is not collected in another's turn. */
+function openManager(): ConnectionManager<typeof Tasks> {
+  return new ConnectionManager<typeof Tasks>({
+    tasks: new URL("./contenders/pipeline-tasks.js", import.meta.url),
+    env: {},
+    logger: silent,
+    redis: { port: server.port },
+    threads: { count: 1 },
+  });
+}
+const contenders = (["redthread", "ioredis", "node-redis"] satisfies PipelineClient[]).map((name) => ({
+  name,
+  manager: openManager(),
+}));
+await Promise.all(contenders.map(({ manager }) => manager.ready()));
+
+const rows = await interleave(
+  {
+    points,
+    contenders,
+    rounds: ROUNDS,
+    warmUps: options.isSmoke ? 0 : 1,
+    async measure({ name, manager }, { kind, gets }) {
+      const input: PipelineInput = { client: name, kind, gets, calls: callsOf(gets), port: server.port };
+      const { samples, cpu } = await manager.run("measure", input);
+      const sorted = samples.toSorted((a, b) => a - b);
+      const quantile = (share: number): number => sorted[Math.floor(sorted.length * share)]!;
+      return { p50: quantile(0.5), p99: quantile(0.99), cpu };
+    },
+  },
+  options,
+);
+for (const { manager } of contenders) await manager.shutdown();
+report(
+  {
+    name: "pipeline",
+    question: "pipelines and transactions of GETs, one after the other, in a thread",
+    metrics: [
+      { key: "p50", title: "p50 µs" },
+      { key: "p99", title: "p99 µs" },
+      { key: "cpu", title: "CPU µs" },
+    ],
+    reference: "redthread",
+    rows,
+    notes: ["CPU is the whole process's, for one of them; the server's is not in it"],
+    chart: {
+      title: "Microseconds per pipeline or transaction",
+      yTitle: "µs",
+      xTitle: "GETs in each",
+      kind: "bars",
+      isLog: true,
+      panels: (["p50", "p99", "cpu"] as const).flatMap((metric) =>
+        (["pipeline", "transaction"] as const).map((kind) =>
+          panelOf(rows, {
+            title: `${kind}, ${metric === "cpu" ? "CPU" : metric}`,
+            x: "gets",
+            metric,
+            where: (point) => point.kind === kind,
+          }),
+        ),
+      ),
+    },
+  },
+  options,
+);
