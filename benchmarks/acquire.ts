@@ -35,6 +35,11 @@ const contenders = [
   { name: "await of a module's promise", takesPart: isCached },
   { name: "generic-pool, same checks", takesPart: isLeased },
   { name: "tarn, same checks", takesPart: isLeased },
+  // What a GET takes by itself.
+  {
+    name: "one ioredis client, no pool",
+    takesPart: ({ use, callers }: AcquirePoint) => use === "GET" && callers === 1,
+  },
   // It would hand out a client that still watches.
   { name: "node-redis pool, no checks", takesPart: (point: AcquirePoint) => isLeased(point) && point.use !== "WATCH" },
 ];

@@ -107,6 +107,10 @@ const OPENERS: Readonly<Record<string, (port: number) => Promise<Lease>>> = {
       }
     };
   },
+  "one ioredis client, no pool": async (port) => {
+    const redis = await connected(port);
+    return (use) => use(redis);
+  },
   // Neither asks an idle client for a PING, nor clears what a holder left behind.
   "node-redis pool, no checks": async (port) => {
     const pool = createClientPool(
