@@ -118,6 +118,38 @@ test("credentials that are refused when fresh fail the connect, after one more c
   assert.equal(calls, 2);
 });
 
+test("open connections that refuse new credentials say so, serve on, and take those that are fetched afresh", async (t) => {
+  const tokens = new Tokens(server, { lifeMs: 1_000, keep: 100 });
+  const refused: string[] = [];
+  const lines: string[] = [];
+  const note = (message: string, fields?: Readonly<Record<string, unknown>>): void => {
+    lines.push(message + JSON.stringify(fields));
+    if (message.includes("refused by an open connection")) refused.push(String(fields?.["name"]));
+  };
+  let calls = 0;
+  const provider = () => (++calls === 2 ? { username: "nobody", password: "a wrong secret" } : tokens.provider());
+  const manager = manageWith(t, tokens, {
+    redis: { credentials: provider },
+    logger: { debug: note, info: note, warn: note, error: note },
+    threads: { count: 1 },
+  });
+  const primary = await manager.getRedis();
+  await manager.run("incr", "refusing");
+  const open = await server.clients();
+  await eventually(() => calls >= 2);
+  await eventually(async () => {
+    const users = [await manager.run("whoAmI"), await primary.acl("WHOAMI")];
+    assert.ok(tokens.issued.length > 1);
+    assert.deepEqual(users, [tokens.newest, tokens.newest]);
+  });
+  assert.deepEqual(
+    (await server.clients()).map(({ id }) => id),
+    open.map(({ id }) => id),
+  );
+  assert.deepEqual(refused.toSorted(), open.map(({ name }) => name).toSorted());
+  assert.ok(!lines.some((line) => line.includes("a wrong secret")));
+});
+
 test("a provider that fails for a while costs time, not tasks", async (t) => {
   const tokens = new Tokens(server, { lifeMs: 1_000 });
   tokens.failure = new Error("the identity service is away");
