@@ -8,6 +8,7 @@ import { interleave } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
+import { quantile } from "./support/statistics.js";
 
 interface PipelinePoint extends Record<string, string | number> {
   readonly kind: PipelineInput["kind"];
@@ -16,8 +17,8 @@ interface PipelinePoint extends Record<string, string | number> {
 
 const options = parseBenchOptions();
 const ROUNDS = options.isSmoke ? 1 : 5;
-/** Fewer than some hundred of a hundred GETs, and a round has no collection of garbage to show. */
-const callsOf = (gets: number): number => (options.isSmoke ? 20 : gets === 100 ? 500 : 2_000);
+/** By the GETs in each. With fewer than some hundred of a hundred, a round has no collection of garbage to show. */
+const CALLS: Readonly<Record<number, number>> = options.isSmoke ? { 5: 20, 100: 20 } : { 5: 2_000, 100: 500 };
 
 const points = (["pipeline", "transaction"] as const).flatMap((kind) =>
   [5, 100].map((gets): PipelinePoint => ({ kind, gets })),
@@ -49,11 +50,9 @@ const rows = await interleave(
     rounds: ROUNDS,
     warmUps: options.isSmoke ? 0 : 1,
     async measure({ name, manager }, { kind, gets }) {
-      const input: PipelineInput = { client: name, kind, gets, calls: callsOf(gets), port: server.port };
+      const input: PipelineInput = { client: name, kind, gets, calls: CALLS[gets]!, port: server.port };
       const { samples, cpu } = await manager.run("measure", input);
-      const sorted = samples.toSorted((a, b) => a - b);
-      const quantile = (share: number): number => sorted[Math.floor(sorted.length * share)]!;
-      return { p50: quantile(0.5), p99: quantile(0.99), cpu };
+      return { p50: quantile(samples, 0.5), p99: quantile(samples, 0.99), cpu };
     },
   },
   options,

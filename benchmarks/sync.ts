@@ -10,6 +10,7 @@ import { interleave } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
+import { quantile } from "./support/statistics.js";
 
 const options = parseBenchOptions();
 const ROUNDS = options.isSmoke ? 1 : 11;
@@ -33,9 +34,8 @@ const rows = await interleave(
     rounds: ROUNDS,
     warmUps: 2,
     async measure({ name }, { call }) {
-      const sorted = (await manager.run("measure", { how: name, call, calls: CALLS[call] })).toSorted((a, b) => a - b);
-      const quantile = (share: number): number => sorted[Math.floor(sorted.length * share)]!;
-      return { p50: quantile(0.5), p99: quantile(0.99) };
+      const samples = await manager.run("measure", { how: name, call, calls: CALLS[call] });
+      return { p50: quantile(samples, 0.5), p99: quantile(samples, 0.99) };
     },
   },
   options,

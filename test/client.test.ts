@@ -309,6 +309,11 @@ test("a shared client refuses what would spoil it for the others", async (t) => 
     () => redis.xread("BLOCK", 10, "STREAMS", "s", "$"),
     () => redis.multi({ pipeline: false }),
     () => redis.pipeline().get("a").blpop("list", 1).exec(),
+    () => {
+      const piped = redis.pipeline([["multi"], ["blpop", "list", "1"]]);
+      void piped.exec(); // of the transaction
+      return piped.exec();
+    },
     () =>
       redis
         .pipeline([

@@ -1,8 +1,9 @@
 import type { ConnectionOptions } from "node:tls";
 import type { Command as IoredisCommand, Redis as Ioredis, RedisOptions } from "ioredis";
+import { type Callback, settle } from "./callbacks.js";
 import type { Endpoint, RedisConfig } from "./options.js";
 import { requirePackage } from "./packages.js";
-import { type Callback, guardPipeline, settle } from "./pipelines.js";
+import { guardPipeline } from "./pipelines.js";
 
 const { Command, Redis } = requirePackage<typeof import("ioredis")>("ioredis");
 

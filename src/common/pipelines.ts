@@ -1,10 +1,11 @@
-/** In ioredis' style of old. */
-export type Callback = (error: Error | null, result?: unknown) => void;
+import { type Callback, settle } from "./callbacks.js";
 
 /** What ioredis' pipelines have beside their types. */
 interface Internals {
   _queue: unknown[];
   _result: unknown[];
+  /** MULTIs whose EXEC is still to be queued. */
+  readonly _transactions: number;
   promise: unknown;
   resolve: unknown;
   reject: unknown;
@@ -22,14 +23,16 @@ export function guardPipeline<Pipeline>(
   refuse: (commands: readonly unknown[]) => Error | undefined,
 ): Pipeline {
   const internals = pipeline as Internals;
+  const isTransaction = Object.hasOwn(internals, "exec"); // redis.multi() gives it one of its own
   const exec = internals.exec.bind(internals);
   let hasRun = false;
   internals.exec = (...args) => {
+    // The end of a transaction inside of it. With `undefined` for a callback its EXEC would have that as an argument.
+    if (!isTransaction && internals._transactions > 0) return exec(...args);
     const refused = hasRun ? ranBefore() : refuse(internals._queue);
     if (refused) return settle(Promise.reject(refused), ...args);
-    const running = exec(...args); // not a callback of undefined: a transaction's EXEC would have it as its argument
-    if (!(running instanceof Promise)) return running; // of a transaction inside of it: only its EXEC was queued
     hasRun = true;
+    const running = exec(...args) as Promise<unknown>;
     const letGo = (): void => forget(internals);
     running.then(letGo, letGo);
     return running;
@@ -47,15 +50,4 @@ function forget(internals: Internals): void {
   internals._queue.length = length; // the pipeline's own, which may be read afterwards
   internals._result = [];
   internals.promise = internals.resolve = internals.reject = undefined;
-}
-
-/** Both of ioredis' styles: with a callback the promise's failure has been heard. */
-export function settle(promise: Promise<unknown>, callback?: Callback): Promise<unknown> {
-  if (callback) {
-    promise.then(
-      (result) => callback(null, result),
-      (error: Error) => callback(error),
-    );
-  }
-  return promise;
 }
