@@ -113,20 +113,20 @@ for (const [how, answer] of [
   });
 }
 
-/** Those that keep the process alive. */
-function timers(): number {
-  return process.getActiveResourcesInfo().filter((name) => name === "Timeout").length;
+/** Of those that keep the process alive. */
+function count(kind: "Timeout" | "Immediate"): number {
+  return process.getActiveResourcesInfo().filter((name) => name === kind).length;
 }
 
 test("who was served leaves no timer that keeps the process alive", async (t) => {
   const { pool } = poolOf(t, { max: 1 });
-  const before = timers();
+  const before = count("Timeout");
   const first = await pool.acquire();
   const waiting = [pool.acquire(), pool.acquire()];
-  assert.equal(timers(), before + 1);
+  assert.equal(count("Timeout"), before + 1);
   await first.release();
   for (const lease of waiting) await (await lease).release();
-  assert.equal(timers(), before);
+  assert.equal(count("Timeout"), before);
 });
 
 test("a client is checked only after idleness, and not at all if it is known to be dead", async (t) => {
@@ -145,6 +145,25 @@ test("a client is checked only after idleness, and not at all if it is known to 
   fakes.opened[0]!.isAlive = false;
   assert.equal(await idOf(), 2);
   assert.deepEqual(checked, [1]);
+});
+
+test("a client that passed its check when nobody wanted it any more is not checked again at once", async (t) => {
+  const { pool, fakes, clock } = poolOf(t, { max: 1 });
+  await use(pool, nothing);
+  await turns();
+  clock.ms += 501;
+  const answered = gate<boolean>();
+  let checks = 0;
+  fakes.onCheck = () => ++checks && answered.promise;
+  const { signal, abort } = stopper();
+  const waiting = assert.rejects(pool.acquire(signal));
+  await turns();
+  abort(new Error("changed my mind"));
+  await waiting;
+  answered.open(true);
+  await turns();
+  await use(pool, nothing);
+  assert.equal(checks, 1);
 });
 
 // trap 6
@@ -511,14 +530,83 @@ test("a client that died in use is closed on return without being asked", async 
   await eventually(() => lease.client.isClosed);
 });
 
+test("who asks in the turn a client came back in has it before a microtask is over", async (t) => {
+  const { pool, fakes } = poolOf(t);
+  const first = await pool.acquire();
+  await first.release();
+  assert.deepEqual(pool.stats(), { out: 0, idle: 1, waiting: 0, max: 4 });
+  const again = pool.acquire();
+  assert.deepEqual(pool.stats(), { out: 1, idle: 0, waiting: 0, max: 4 });
+  assert.equal((await again).client, first.client);
+  await first.release(); // given back long ago
+  assert.deepEqual(pool.stats(), { out: 1, idle: 0, waiting: 0, max: 4 });
+  await (await again).release();
+  assert.equal(fakes.dials, 1);
+});
+
+test("of those that come back in one turn the last goes out first, and then the one before it", async (t) => {
+  const { pool } = poolOf(t, { max: 3 });
+  const leases = await Promise.all([pool.acquire(), pool.acquire(), pool.acquire()]);
+  for (const lease of leases) await lease.release();
+  const again = [await pool.acquire(), await pool.acquire(), await pool.acquire()];
+  assert.deepEqual(
+    again.map(({ client }) => client),
+    leases.map(({ client }) => client).toReversed(),
+  );
+  for (const lease of again) await lease.release();
+});
+
+test("a client that died in the turn it came back in is not handed out", async (t) => {
+  const { pool, fakes } = poolOf(t, { max: 1 });
+  const lease = await pool.acquire();
+  await lease.release();
+  lease.client.isAlive = false;
+  assert.equal(await use(pool, async (client) => client.id), 2);
+  assert.equal(lease.client.isClosed, true);
+  assert.equal(fakes.dials, 2);
+});
+
+test("after a long turn also the client that came back in it is checked", async (t) => {
+  const { pool, fakes, clock } = poolOf(t, { max: 1 });
+  const checked: number[] = [];
+  fakes.onCheck = (client) => checked.push(client.id) > 0;
+  await use(pool, nothing);
+  clock.ms += 501;
+  await use(pool, nothing);
+  assert.deepEqual(checked, [1]);
+});
+
+test("a connection that is wanted elsewhere is given up also in the turn it came back in, and not handed out", async (t) => {
+  const { pool, fakes } = poolOf(t, { max: 1 });
+  const lease = await pool.acquire();
+  await lease.release();
+  pool.giveUpIdle();
+  assert.equal(await use(pool, async (client) => client.id), 2);
+  assert.equal(lease.client.isClosed, true);
+  await turns();
+  assert.equal(fakes.living.length, 1);
+});
+
+test("a client that came back is evicted however often it came back in one turn", async (t) => {
+  const { pool, fakes, clock } = poolOf(t, { max: 1, idleTimeoutMs: 20 });
+  await use(pool, nothing);
+  const before = count("Immediate");
+  for (let i = 0; i < 1_000; i++) await use(pool, nothing);
+  assert.equal(count("Immediate"), before);
+  clock.ms += 21;
+  await eventually(() => fakes.living.length === 0, 5_000, "it is evicted");
+});
+
 test("whoever waits longest is served first", async (t) => {
   const { pool } = poolOf(t, { max: 1 });
   const holder = await pool.acquire();
   const order: number[] = [];
-  const all = [1, 2, 3, 4].map((n) => use(pool, async () => void order.push(n)));
-  await holder.release();
-  await Promise.all(all);
-  assert.deepEqual(order, [1, 2, 3, 4]);
+  const join = (n: number): Promise<void> => use(pool, async () => void order.push(n));
+  const all = [1, 2, 3, 4].map(join);
+  const back = holder.release();
+  all.push(join(5)); // also behind him for whom a client has just come back
+  await Promise.all([back, ...all]);
+  assert.deepEqual(order, [1, 2, 3, 4, 5]);
 });
 
 test("a client that comes back serves the waiter before a slow dial does, and the dial's client stays", async (t) => {

@@ -41,8 +41,8 @@ export class ClientLease<T> implements Lease<T> {
 }
 
 /** For those who listen to `redthread:acquire`. */
-export function traceAcquire<T>(acquiring: Promise<T>): Promise<T> {
-  return new Trace(acquireChannel, { threadId }).during(() => acquiring);
+export function traceAcquire<T>(acquiring: Promise<T> | T): Promise<T> {
+  return new Trace(acquireChannel, { threadId }).during(async () => acquiring);
 }
 
 /** For those who listen to `redthread:lease`. */

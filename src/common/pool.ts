@@ -1,3 +1,4 @@
+import { AtHand } from "./at-hand.js";
 import { acquireChannel, leaseChannel } from "./channels.js";
 import { AcquireTimeoutError, ShuttingDownError } from "./errors.js";
 import { FencedFactory, type PoolFactory } from "./fence.js";
@@ -82,6 +83,8 @@ export class ClientPool<T> {
   readonly #slots = new Set<Slot<T>>();
   readonly #waiters: Waiters<ClientLease<T>>;
   #suppliers = 0;
+  /** Idle, but for generic-pool still out: who asks in the turn it came back in has it without waiting his turn there. */
+  readonly #atHand = new AtHand<Slot<T>>((slot) => this.#shelve(slot));
   #freed = deferred();
   #isClosing = false;
   #closing: Promise<void> | undefined;
@@ -112,11 +115,9 @@ export class ClientPool<T> {
   async acquire(signal?: AbortSignal): Promise<Lease<T>> {
     signal?.throwIfAborted();
     if (this.#isClosing) throw this.#shuttingDown();
-    this.#made ??= this.#makePool();
     const asked = this.#leaks && new Error("asked for here"); // its stack is gone after the first await
-    const waiting = this.#waiters.wait(signal);
-    this.#supply();
-    const lease = await (acquireChannel.hasSubscribers ? traceAcquire(waiting) : waiting);
+    const serving = this.#takeAtHand() ?? this.#wait(signal);
+    const lease = await (acquireChannel.hasSubscribers ? traceAcquire(serving) : serving);
     lease.onReturn = this.#leaks?.start(asked);
     if (leaseChannel.hasSubscribers) traceLease(lease);
     return lease;
@@ -130,8 +131,9 @@ export class ClientPool<T> {
   /** Closes one idle client, if there is one: somebody else needs the connection. */
   giveUpIdle(): void {
     for (const slot of this.#slots) {
-      // One that is borrowed is on its way to a waiter.
-      if (slot.stage === "idle" && !this.#pool.isBorrowedResource(slot)) return this.#discard(slot, "idle");
+      if (slot.stage !== "idle") continue;
+      // One that is borrowed, and not at hand, is on its way to a waiter.
+      if (this.#atHand.holds(slot) || !this.#pool.isBorrowedResource(slot)) return this.#discard(slot, "idle");
     }
   }
 
@@ -150,6 +152,13 @@ export class ClientPool<T> {
 
   get #pool(): SlotPool<Slot<T>> {
     return this.#made!;
+  }
+
+  #wait(signal: AbortSignal | undefined): Promise<ClientLease<T>> {
+    this.#made ??= this.#makePool();
+    const waiting = this.#waiters.wait(signal);
+    this.#supply();
+    return waiting;
   }
 
   /** One supplier per waiter, but not his own: who leaves bequeaths supplier, and dial under way, to the next. */
@@ -211,9 +220,10 @@ export class ClientPool<T> {
     if (client === undefined || slot.closed) return false;
     slot.stage = "checking";
     slot.isFresh = false;
-    const hasRested = this.#options.now() - slot.idleSince > this.#options.idleCheckMs;
+    const hasRested = this.#hasRested(slot);
     const passed = this.#factory.isAlive(client) && (!hasRested || (await this.#factory.check(client)));
     if (passed && (isFresh || hasRested)) this.#factory.passed();
+    if (passed) slot.idleSince = this.#options.now(); // also if nobody wants it any more
     // A server that accepts and hangs up is no better than one that refuses: uncounted, it would be dialled without a pause.
     if (!passed && isFresh) {
       const cause = this.#factory.lastError;
@@ -223,10 +233,26 @@ export class ClientPool<T> {
     return passed && this.#factory.isAlive(client); // not lost while it was checked
   }
 
+  #hasRested({ idleSince }: Slot<T>): boolean {
+    return this.#options.now() - idleSince > this.#options.idleCheckMs;
+  }
+
   #handOut(slot: Slot<T>): void {
     if (slot.client === undefined || this.#waiters.size === 0) return this.#shelve(slot);
+    this.#waiters.serve(this.#lend(slot));
+  }
+
+  #lend(slot: Slot<T>): ClientLease<T> {
     slot.stage = "out";
-    this.#waiters.serve(new ClientLease(slot.client, (isWanted) => this.#takeBack(slot, isWanted)));
+    return new ClientLease(slot.client!, (isWanted) => this.#takeBack(slot, isWanted));
+  }
+
+  #takeAtHand(): ClientLease<T> | undefined {
+    const slot = this.#atHand.take();
+    if (slot === undefined) return undefined;
+    if (!this.#hasRested(slot) && this.#factory.isAlive(slot.client!)) return this.#lend(slot);
+    this.#shelve(slot); // to be checked, or found dead, as any other
+    return undefined;
   }
 
   /** Most come back clean, and the next waiter has them in this very turn. */
@@ -242,7 +268,8 @@ export class ClientPool<T> {
   #judge(slot: Slot<T>, isClean: boolean): void {
     const flaw = this.#ageOrDeath(slot) ?? (isClean ? undefined : "dirty");
     if (flaw) this.#discard(slot, flaw);
-    else this.#shelve(slot);
+    else if (this.#waiters.size > 0) this.#handOut(slot);
+    else this.#keepAtHand(slot);
   }
 
   #ageOrDeath({ client, expiresAt }: Slot<T>): CloseReason | undefined {
@@ -250,14 +277,21 @@ export class ClientPool<T> {
     return this.#options.now() >= expiresAt ? "lifetime" : undefined;
   }
 
-  #shelve(slot: Slot<T>): void {
+  #keepAtHand(slot: Slot<T>): void {
     if (this.#isClosing) return this.#discard(slot, "shutdown"); // begun since the client was judged
+    this.#atHand.keep(slot);
     slot.stage = "idle";
     slot.idleSince = this.#options.now();
+  }
+
+  #shelve(slot: Slot<T>): void {
+    if (this.#isClosing) return this.#discard(slot, "shutdown");
+    slot.stage = "idle";
     void this.#pool.release(slot); // rejects only for a slot that is not out
   }
 
   #discard(slot: Slot<T>, reason: CloseReason): void {
+    if (this.#atHand.holds(slot)) this.#atHand.take();
     slot.closeReason ??= reason;
     if (this.#pool.isBorrowedResource(slot)) void this.#pool.destroy(slot);
     else void this.#retire(slot);
