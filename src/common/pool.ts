@@ -6,11 +6,13 @@ import { LeakWatch } from "./leak-watch.js";
 import { ClientLease, type Lease, traceAcquire, traceLease } from "./lease.js";
 import { type Logger, noopLogger } from "./log.js";
 import { makeSlotPool, type SlotPool } from "./slot-pool.js";
-import { monotonic, within } from "./time.js";
-import { deferred, Waiters } from "./waiters.js";
+import { type CloseReason, type Slot, Slots } from "./slots.js";
+import { monotonic } from "./time.js";
+import { Waiters } from "./waiters.js";
 
 export type { PoolFactory } from "./fence.js";
 export type { Lease } from "./lease.js";
+export type { CloseReason } from "./slots.js";
 
 export interface PoolOptions {
   /** What the clients are called in errors, e.g. "dedicated client". */
@@ -40,12 +42,6 @@ export interface PoolOptions {
   onTimeout?(): void;
 }
 
-/**
- * Why a client was closed: too long idle, or wanted elsewhere; past its lifetime; left in a state beyond repair, or lent
- * while the credentials changed; found dead; never up, or dead on arrival; or the pool was closed.
- */
-export type CloseReason = "idle" | "lifetime" | "dirty" | "dead" | "failed" | "shutdown";
-
 export interface PoolStats {
   out: number;
   idle: number;
@@ -55,19 +51,6 @@ export interface PoolStats {
 
 /** `wait`: for a client, or room for one. `connect`: a dial, or the pause before it. `validate`: a check after idleness. */
 export type AcquirePhase = "wait" | "connect" | "validate";
-
-/** What generic-pool holds: a place for one client. */
-interface Slot<T> {
-  stage: "connecting" | "idle" | "checking" | "out" | "closing";
-  client?: T;
-  isFresh: boolean;
-  readonly attempt: AbortController;
-  idleSince: number;
-  expiresAt: number;
-  /** The first counts. */
-  closeReason?: CloseReason;
-  closed?: Promise<void>;
-}
 
 /**
  * Clients for one holder at a time. generic-pool keeps the set of slots, its max, their order and eviction; who waits,
@@ -79,13 +62,11 @@ export class ClientPool<T> {
   readonly #factory: FencedFactory<T>;
   /** Loaded and made by the first acquire: a thread that leases nothing does without. */
   #made: SlotPool<Slot<T>> | undefined;
-  // Every slot with a socket, or about to have one: generic-pool forgets a client as soon as it starts to close it.
-  readonly #slots = new Set<Slot<T>>();
+  readonly #slots = new Slots<T>();
   readonly #waiters: Waiters<ClientLease<T>>;
   #suppliers = 0;
   /** Idle, but for generic-pool still out: who asks in the turn it came back in has it without waiting his turn there. */
   readonly #atHand = new AtHand<Slot<T>>((slot) => this.#shelve(slot));
-  #freed = deferred();
   #isClosing = false;
   #closing: Promise<void> | undefined;
 
@@ -125,7 +106,7 @@ export class ClientPool<T> {
 
   stats(): PoolStats {
     const { max } = this.#options;
-    return { out: this.#count("out"), idle: this.#count("idle"), waiting: this.#waiters.size, max };
+    return { out: this.#slots.count("out"), idle: this.#slots.count("idle"), waiting: this.#waiters.size, max };
   }
 
   /** Closes one idle client, if there is one: somebody else needs the connection. */
@@ -182,16 +163,7 @@ export class ClientPool<T> {
 
   /** generic-pool's `create`. Never rejects, or it would be called again at once: a failed dial's slot is empty, and dropped by its supplier. */
   async #open(): Promise<Slot<T>> {
-    const slot: Slot<T> = {
-      stage: "connecting",
-      isFresh: true,
-      attempt: new AbortController(),
-      idleSince: 0,
-      expiresAt: 0,
-    };
-    // generic-pool does not count what is being closed; the server does.
-    while (this.#slots.size >= this.#options.max) await this.#freed.promise;
-    this.#slots.add(slot);
+    const slot = await this.#slots.add(this.#options.max);
     try {
       // With nobody waiting any more there is nothing to dial for, and a dead server would be dialled for ever.
       if (this.#waiters.size > 0) await this.#factory.pause(slot.attempt.signal);
@@ -305,14 +277,8 @@ export class ClientPool<T> {
 
   async #closeClient(slot: Slot<T>): Promise<void> {
     if (slot.client !== undefined) await this.#factory.close(slot.client);
-    this.#forget(slot);
-    if (slot.closeReason) this.#options.onClosed(slot.closeReason); // else nothing was dialled
-  }
-
-  #forget(slot: Slot<T>): void {
     this.#slots.delete(slot);
-    this.#freed.resolve();
-    this.#freed = deferred();
+    if (slot.closeReason) this.#options.onClosed(slot.closeReason); // else nothing was dialled
   }
 
   async #shut(ms: number): Promise<void> {
@@ -323,19 +289,12 @@ export class ClientPool<T> {
       if (slot.stage === "connecting") slot.attempt.abort(reason);
       else if (slot.stage !== "out") this.#discard(slot, "shutdown");
     }
-    await this.#emptied(ms);
+    await this.#slots.emptied(ms);
     for (const slot of this.#slots) this.#discard(slot, "shutdown");
     this.#leaks?.stop();
-    await this.#emptied(this.#options.judgeMs);
+    await this.#slots.emptied(this.#options.judgeMs);
     // Stops the evictor, and ends because no lease is out any more. `clear` is for pools that are never used again.
     void this.#made?.drain().then(() => this.#pool.clear());
-  }
-
-  async #emptied(ms: number): Promise<void> {
-    const empty = async (): Promise<void> => {
-      while (this.#slots.size > 0) await this.#freed.promise;
-    };
-    await within(empty(), ms, () => new Error("not empty yet")).catch(() => undefined);
   }
 
   #expired(ahead: number, elapsedMs: number): AcquireTimeoutError {
@@ -354,15 +313,9 @@ export class ClientPool<T> {
 
   /** Suppliers are not bound to waiters: who has waited longest gets what is furthest on. */
   #phaseOf(ahead: number): AcquirePhase {
-    const checking = this.#count("checking");
+    const checking = this.#slots.count("checking");
     if (ahead < checking) return "validate";
-    return ahead < checking + this.#count("connecting") ? "connect" : "wait";
-  }
-
-  #count(stage: Slot<T>["stage"]): number {
-    let count = 0;
-    for (const slot of this.#slots) if (slot.stage === stage) count++;
-    return count;
+    return ahead < checking + this.#slots.count("connecting") ? "connect" : "wait";
   }
 
   #shuttingDown(): ShuttingDownError {

@@ -12,6 +12,7 @@ import { hangUpOn } from "../support/hang-up.js";
 import { rejection } from "../support/make-client.js";
 import { code, fixture, manage } from "../support/manage.js";
 import { startProxy } from "../support/proxy.js";
+import type { RedisServer } from "../support/redis-server.js";
 
 const LIMIT = { timeout: 120_000 };
 const IDLE_CHECK_MS = 100;
@@ -258,6 +259,30 @@ test("subscriptions move to another node when theirs dies, and their listeners h
   await dead.start();
   await stop();
 });
+
+test("a node that is connected but silent does not keep the subscriptions that move to it", LIMIT, async (t) => {
+  const [redis, cluster] = await connected(t, {}, { commandTimeoutMs: 500 });
+  const heard: string[] = [];
+  redis.on("message", (_channel, message: string) => heard.push(message));
+  await redis.subscribe("news");
+  const counts = await Promise.all(cluster.masters.map(subscribers));
+  const holder = counts.indexOf(1);
+  const [dead, silent, last] = [0, 1, 2].map((i) => cluster.masters[(holder + i) % 3]!);
+  await redis.get(cluster.keyOn((holder + 1) % 3)); // whoever is connected is chosen first
+  await cluster.allowPartial();
+  silent!.freeze();
+  await dead!.kill();
+  await eventually(async () => (await subscribers(last!)) === 1, 10_000, "the last one has them");
+  await last!.admin.publish("news", "still heard");
+  await eventually(() => heard.length > 0, 10_000);
+  assert.deepEqual(heard, ["still heard"]);
+  silent!.thaw();
+  await dead!.start();
+});
+
+async function subscribers({ admin }: RedisServer): Promise<number> {
+  return Number((await admin.pubsub("NUMSUB", "news"))[1]);
+}
 
 test(
   "a node that freezes costs its own commands their deadline and no others, until its replica serves",
