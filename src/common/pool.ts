@@ -154,7 +154,8 @@ export class ClientPool<T> {
       const slot = await this.#pool.acquire();
       if (await this.#isGood(slot)) {
         this.#suppliers--;
-        return this.#handOut(slot);
+        if (!this.#handOut(slot)) this.#shelve(slot);
+        return;
       }
       this.#discard(slot, "dead");
     } while (this.#suppliers <= this.#waiters.size);
@@ -209,9 +210,9 @@ export class ClientPool<T> {
     return this.#options.now() - idleSince > this.#options.idleCheckMs;
   }
 
-  #handOut(slot: Slot<T>): void {
-    if (slot.client === undefined || this.#waiters.size === 0) return this.#shelve(slot);
-    this.#waiters.serve(this.#lend(slot));
+  /** To whoever waits longest; false if nobody does. */
+  #handOut(slot: Slot<T>): boolean {
+    return this.#waiters.size > 0 && this.#waiters.serve(this.#lend(slot));
   }
 
   #lend(slot: Slot<T>): ClientLease<T> {
@@ -230,7 +231,7 @@ export class ClientPool<T> {
   /** Most come back clean, and the next waiter has them in this very turn. */
   #takeBack(slot: Slot<T>, isWanted: boolean): Promise<void> | void {
     if (!isWanted) return this.#discard(slot, "dirty");
-    const flaw = this.#isClosing ? "shutdown" : this.#ageOrDeath(slot);
+    const flaw = this.#flawOf(slot);
     if (flaw) return this.#discard(slot, flaw);
     const isClean = this.#factory.reset(slot.client!, this.#waiters.size > 0);
     if (typeof isClean === "boolean") return this.#judge(slot, isClean);
@@ -238,10 +239,13 @@ export class ClientPool<T> {
   }
 
   #judge(slot: Slot<T>, isClean: boolean): void {
-    const flaw = this.#ageOrDeath(slot) ?? (isClean ? undefined : "dirty");
+    const flaw = this.#flawOf(slot) ?? (isClean ? undefined : "dirty");
     if (flaw) this.#discard(slot, flaw);
-    else if (this.#waiters.size > 0) this.#handOut(slot);
-    else this.#keepAtHand(slot);
+    else if (!this.#handOut(slot)) this.#keepAtHand(slot);
+  }
+
+  #flawOf(slot: Slot<T>): CloseReason | undefined {
+    return this.#isClosing ? "shutdown" : this.#ageOrDeath(slot);
   }
 
   #ageOrDeath({ client, expiresAt }: Slot<T>): CloseReason | undefined {
@@ -250,14 +254,13 @@ export class ClientPool<T> {
   }
 
   #keepAtHand(slot: Slot<T>): void {
-    if (this.#isClosing) return this.#discard(slot, "shutdown"); // begun since the client was judged
     this.#atHand.keep(slot);
     slot.stage = "idle";
     slot.idleSince = this.#options.now();
   }
 
   #shelve(slot: Slot<T>): void {
-    if (this.#isClosing) return this.#discard(slot, "shutdown");
+    if (this.#isClosing) return this.#discard(slot, "shutdown"); // begun since the client was found good
     slot.stage = "idle";
     void this.#pool.release(slot); // rejects only for a slot that is not out
   }
