@@ -25,10 +25,6 @@ export class Slots<T> {
   readonly #slots = new Set<Slot<T>>();
   #freed = deferred();
 
-  get size(): number {
-    return this.#slots.size;
-  }
-
   [Symbol.iterator](): IterableIterator<Slot<T>> {
     return this.#slots.values();
   }
