@@ -14,6 +14,11 @@ class FakeClient {
   closed = false;
   answer: Gate | undefined;
   connecting: Promise<void> = Promise.resolve();
+  readonly lost: () => void;
+
+  constructor(lost: () => void) {
+    this.lost = lost;
+  }
 
   isAlive = (): boolean => !this.closed;
   isFresh = (): boolean => this.isFreshNow && !this.closed;
@@ -44,9 +49,9 @@ function share(
 ): Shared {
   const clients: FakeClient[] = [];
   let attempts = 0;
-  const open = async (signal: AbortSignal): Promise<Client> => {
+  const open = async (signal: AbortSignal, onLost: () => void): Promise<Client> => {
     await opening(attempts++, signal);
-    const client = new FakeClient();
+    const client = new FakeClient(onLost);
     clients.push(client);
     return client as unknown as Client;
   };
@@ -130,6 +135,23 @@ test("a client that was idle is asked before it is handed out, and who gives up 
   client.answer.open();
   assert.equal(await patient, client.redis);
   assert.equal(hits, 0); // asked for, not just taken
+});
+
+test("a client that is lost in the turn that found it fresh is not handed out before it is back", async () => {
+  const { shared, clients } = share();
+  await shared.get();
+  await shared.get(); // found fresh
+  const [client] = clients;
+  const back = gate();
+  let isBack = false;
+  void back.promise.then(() => (isBack = true));
+  client!.connecting = back.promise;
+  client!.isFreshNow = false;
+  client!.lost();
+  const waiting = shared.get().then(() => isBack);
+  await turn();
+  back.open();
+  assert.ok(await waiting);
 });
 
 test("with its ttl over a client is replaced behind its callers' backs, and closed after its last user", async () => {

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { test, type TestContext } from "node:test";
+import { setImmediate } from "node:timers/promises";
 import type { ConnectionManager, ManagerOptions } from "../src/index.js";
 import type * as IdleTasks from "./fixtures/idle-tasks.js";
 import { eventually } from "./support/gate.js";
@@ -70,6 +72,17 @@ test("a task that comes before its thread has noticed the kill does not fail eit
     await server.waitForClients((clients) => clients.filter(({ id }) => !killed.has(id)).length === THREADS + 1);
   }
   assert.equal(await server.admin.get("right after"), String(10 * THREADS));
+});
+
+test("who asks in the turn in which the connection was lost gets one that is connected again", async (t) => {
+  const [manager] = await idle(t);
+  assert.equal(await manager.run("statusAfterLoss", undefined), "ready");
+  await setImmediate(); // of a turn only the close of sockets is left
+  const { stream } = await manager.getRedis();
+  const closed = once(stream, "close");
+  stream.destroy();
+  await closed;
+  assert.equal((await manager.getRedis()).status, "ready");
 });
 
 test("a subscription that a thread holds through the restart hears what is published after it", async (t) => {

@@ -9,8 +9,8 @@ import { abortable, monotonic, sleep } from "./time.js";
 const GRACE_MS = 1_000;
 
 export interface SharedClientOptions {
-  /** A connected client, or its error; nothing is left open by a failure or an abort. */
-  readonly open: (signal: AbortSignal) => Promise<AnyClient>;
+  /** A connected client, or its error; nothing is left open by a failure or an abort. `onLost` is told of every loss. */
+  readonly open: (signal: AbortSignal, onLost: () => void) => Promise<AnyClient>;
   /** How long a client is handed out before another takes its place. Default Infinity. */
   readonly ttlMs?: number;
   /** Share of the ttl by which each one varies. Default 0. */
@@ -40,8 +40,8 @@ export class SharedClient {
   readonly #options: SharedClientOptions;
   readonly #life = new AbortController();
   #current: Entry | undefined;
-  /** The current one, fresh when this loop turn asked first; time passes, and bytes come, between turns only. */
-  #checked: Entry | undefined;
+  /** The current one's, fresh when this loop turn asked first: time passes, and bytes come, between turns only. */
+  #checked: Promise<RedisHandle> | undefined;
   #opening: Promise<Entry> | undefined;
   #rotating: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
@@ -71,9 +71,9 @@ export class SharedClient {
    */
   get(signal?: AbortSignal): Promise<RedisHandle> {
     const checked = this.#checked ?? this.#checkOnce();
-    if (checked?.client.state === "connected") {
+    if (checked) {
       this.#options.onHit?.();
-      return checked.handle;
+      return checked;
     }
     return this.#borrow(signal).then((borrowed) => {
       borrowed.handedOutAt = monotonic();
@@ -82,14 +82,14 @@ export class SharedClient {
     });
   }
 
-  /** The current entry, if it needs neither a PING nor a rotation: known for the rest of this turn. */
-  #checkOnce(): Entry | undefined {
+  /** Of the current entry, if it needs neither a PING nor a rotation: known until the end of this turn, or its loss. */
+  #checkOnce(): Promise<RedisHandle> | undefined {
     const entry = this.#current;
     const now = monotonic();
     if (!entry || now >= entry.expiresAt || !entry.client.isFresh(this.#options.idleCheckMs, now)) return undefined;
     entry.handedOutAt = now;
     setImmediate(this.#forget);
-    return (this.#checked = entry);
+    return (this.#checked = entry.handle);
   }
 
   readonly #forget = (): void => {
@@ -141,7 +141,7 @@ export class SharedClient {
 
   async #open(): Promise<Entry> {
     const { open, ttlMs = Infinity, jitter = 0, closeMs } = this.#options;
-    const client = await open(this.#life.signal);
+    const client = await open(this.#life.signal, this.#forget);
     if (this.#life.signal.aborted) {
       await client.close(closeMs);
       throw this.#life.signal.reason;

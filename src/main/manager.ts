@@ -364,14 +364,17 @@ export class ConnectionManager<
       gate: this.#gate,
       logins: this.#credentials?.logins,
       ...(onReconnected && { onReconnected }),
-      onState: (state, previous) => this.#countConnection(state, previous),
     };
     return new SharedClient({
       ...lifetime,
-      open: async (signal) => {
+      open: async (signal, onLost) => {
         // Not at load: while ioredis is loaded here, the threads are loading theirs.
         const { openClient } = await import("../common/open-client.js");
-        return openClient(client, shutdown.closeMs, signal);
+        const onState = (state: ConnectionState, previous: ConnectionState): void => {
+          this.#countConnection(state, previous);
+          if (previous === "connected") onLost();
+        };
+        return openClient({ ...client, onState }, shutdown.closeMs, signal);
       },
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,

@@ -58,7 +58,7 @@ export class ThreadClients {
     this.#gate = managed ? new ConnectGate(managed.gate, config, { slot: managed.slot, onWanted }) : ownGate(config);
     this.#closeMs = shutdown.closeMs;
     this.#shared = new SharedClient({
-      open: (signal) => this.#open("thread", retry, signal),
+      open: (signal, onLost) => this.#open("thread", retry, signal, onLost),
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,
       onHit: managed?.row.counter("cacheHits"),
@@ -134,7 +134,7 @@ export class ThreadClients {
     return acquiring;
   }
 
-  #open(role: ClientRole, retry: RetryConfig, signal?: AbortSignal): Promise<AnyClient> {
+  #open(role: ClientRole, retry: RetryConfig, signal?: AbortSignal, onLost?: () => void): Promise<AnyClient> {
     const { config, logger, managed } = this.#options;
     const options: OpenOptions = {
       gate: this.#gate,
@@ -144,7 +144,10 @@ export class ThreadClients {
       role,
       logger,
       name: connectionName(config.appName, role),
-      onState: (state, previous) => this.#count(state, previous),
+      onState: (state, previous) => {
+        this.#count(state, previous);
+        if (previous === "connected") onLost?.();
+      },
       onReconnected: () => this.#row?.add("reconnects", 1),
     };
     return openClient(options, this.#closeMs, signal);
