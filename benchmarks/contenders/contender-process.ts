@@ -8,7 +8,9 @@ export interface ClosedLoad {
   readonly callers: number;
   /** As in `Item`. */
   readonly rounds: number;
-  /** At least so long, and at least a task for each caller. */
+  /** Before what counts: until caches, cores and callers have found their step. Default 0. */
+  readonly leadMs?: number;
+  /** At least so long, after at least a task for each caller. */
   readonly ms: number;
 }
 

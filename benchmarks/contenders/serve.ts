@@ -13,17 +13,39 @@ function itemOf(rounds: number): Item {
   return { key: `bench:${tasks++ % keys}`, rounds };
 }
 
-async function closed({ callers, rounds, ms }: ClosedLoad): Promise<Rate> {
-  const startedAt = performance.now();
-  const cpuBefore = process.cpuUsage();
-  let count = 0;
+/** What was done until then. */
+interface Mark {
+  readonly tasks: number;
+  readonly ms: number;
+  readonly cpu: number;
+}
+
+/**
+ * From one task that is taken to another: what is under way at either end weighs the same, and neither the first tasks of
+ * callers that come all at once count, nor the last ones, of callers that have become few.
+ */
+async function closed({ callers, rounds, leadMs = 0, ms }: ClosedLoad): Promise<Rate> {
+  const first = tasks;
+  const mark = (): Mark => {
+    const { user, system } = process.cpuUsage(); // of all threads
+    return { tasks, ms: performance.now(), cpu: user + system };
+  };
+  const { ms: startedAt } = mark();
+  let from: Mark | undefined;
+  let to: Mark | undefined;
   function* items(): Generator<Item> {
-    for (; count < callers || performance.now() - startedAt < ms; count++) yield itemOf(rounds);
+    while (!to) {
+      const now = performance.now();
+      if (from && tasks > from.tasks && now >= from.ms + ms) to = mark();
+      else {
+        if (!from && tasks - first >= callers && now >= startedAt + leadMs) from = mark();
+        yield itemOf(rounds);
+      }
+    }
   }
   await drive(items(), callers);
-  const seconds = (performance.now() - startedAt) / 1_000;
-  const { user, system } = process.cpuUsage(cpuBefore); // of all threads
-  return { tasksPerSecond: count / seconds, cpuPerTask: (user + system) / count };
+  const count = to!.tasks - from!.tasks;
+  return { tasksPerSecond: (1_000 * count) / (to!.ms - from!.ms), cpuPerTask: (to!.cpu - from!.cpu) / count };
 }
 
 function open({ perSecond, rounds, ms, seed }: OpenLoad): Promise<number[]> {
