@@ -27,11 +27,11 @@ const ROUNDS = isSmoke ? 1 : 2;
 const ROUNDS_OF: Readonly<Record<string, number>> = { 0: 0, 20: 20, 100: 100, 1000: 1_000, "10ms": roundsOf(10) };
 const SIZES = isSmoke ? ["0", "100"] : Object.keys(ROUNDS_OF);
 /** A turn of each contender, and how often it comes: what the machine does for longer falls on all of them. */
-const SHORT = isSmoke ? { turns: 1, leadMs: 5, ms: 20 } : { turns: 6, leadMs: 20, ms: 40 };
+const SHORT = isSmoke ? { turns: 1, leadMs: 5, ms: 20 } : { turns: 6, leadMs: 10, ms: 40 };
 /** Of many callers, tasks of a millisecond or more would be too few for a short one. */
 const LONG = isSmoke ? SHORT : { turns: 2, leadMs: 40, ms: 120 };
 /** One caller's tasks are as regular as they are few, and half the time of each goes by with waking somebody. */
-const ALONE = { ...SHORT, turns: 14 };
+const ALONE = { ...SHORT, turns: 8 };
 /** Until the compiler has seen enough, of what many callers run and of what one does: after 0.5 s ours does half of what it does after 2. */
 const WARM_UPS = isSmoke
   ? [{ callers: 64, ms: 20 }]

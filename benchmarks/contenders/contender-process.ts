@@ -10,7 +10,7 @@ export interface ClosedLoad {
   readonly rounds: number;
   /** Before what counts: until caches, cores and callers have found their step. Default 0. */
   readonly leadMs?: number;
-  /** At least so long, after at least a task for each caller. */
+  /** At least so long, and at least a task for each caller. */
   readonly ms: number;
 }
 

@@ -36,7 +36,7 @@ async function closed({ callers, rounds, leadMs = 0, ms }: ClosedLoad): Promise<
   function* items(): Generator<Item> {
     while (!to) {
       const now = performance.now();
-      if (from && tasks > from.tasks && now >= from.ms + ms) to = mark();
+      if (from && tasks - from.tasks >= callers && now >= from.ms + ms) to = mark();
       else {
         if (!from && tasks - first >= callers && now >= startedAt + leadMs) from = mark();
         yield itemOf(rounds);
