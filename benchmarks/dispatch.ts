@@ -28,10 +28,8 @@ const ROUNDS_OF: Readonly<Record<string, number>> = { 0: 0, 20: 20, 100: 100, 10
 const SIZES = isSmoke ? ["0", "100"] : Object.keys(ROUNDS_OF);
 /** A turn of each contender, and how often it comes: what the machine does for longer falls on all of them. */
 const SHORT = isSmoke ? { turns: 1, leadMs: 5, ms: 20 } : { turns: 6, leadMs: 10, ms: 40 };
-/** Of many callers, tasks of a millisecond or more would be too few for a short one. */
-const LONG = isSmoke ? SHORT : { turns: 2, leadMs: 40, ms: 120 };
-/** One caller's tasks are as regular as they are few, and half the time of each goes by with waking somebody. */
-const ALONE = { ...SHORT, turns: 8 };
+/** Of many callers, tasks of a millisecond or more would be too few for a short one; one caller's are regular. */
+const LONG = isSmoke ? SHORT : { turns: 1, leadMs: 40, ms: 240 };
 /** Until the compiler has seen enough, of what many callers run and of what one does: after 0.5 s ours does half of what it does after 2. */
 const WARM_UPS = isSmoke
   ? [{ callers: 64, ms: 20 }]
@@ -80,7 +78,7 @@ async function oneRound(round: number): Promise<Row<DispatchPoint>[]> {
   const rows: Row<DispatchPoint>[] = [];
   for (const point of points) {
     const rounds = ROUNDS_OF[point.n]!;
-    const { turns, leadMs, ms } = point.callers === 1 ? ALONE : rounds < 1_000 ? SHORT : LONG;
+    const { turns, leadMs, ms } = point.callers === 1 || rounds < 1_000 ? SHORT : LONG;
     const interleaving = {
       points: [point],
       contenders,
