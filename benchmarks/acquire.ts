@@ -4,7 +4,7 @@ import { silent } from "../test/support/silent.js";
 import { startRedis } from "../test/support/redis-server.js";
 import type * as Tasks from "./contenders/acquire-tasks.js";
 import type { AcquireInput } from "./contenders/acquire-tasks.js";
-import { choosePoints, interleave, type Named, type Row } from "./support/interleave.js";
+import { interleave, type Named } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
@@ -58,17 +58,16 @@ async function nsPerCall(contender: string, { use, callers }: AcquirePoint): Pro
   return manager.run("acquire", { contender, use, callers, calls: CALLS[use], port: server.port });
 }
 
-const rows: Row<AcquirePoint>[] = [];
-for (const point of choosePoints(points, options)) {
-  const interleaving = {
-    points: [point],
+const rows = await interleave(
+  {
+    points,
     contenders,
-    rounds: isCached(point) ? ROUNDS.cached : ROUNDS.leased,
+    rounds: (point) => (isCached(point) ? ROUNDS.cached : ROUNDS.leased),
     warmUps: options.isSmoke ? 0 : 10,
-    measure: async ({ name }: Named<AcquirePoint>) => ({ nsPerCall: await nsPerCall(name, point) }),
-  };
-  rows.push(...(await interleave(interleaving, options)));
-}
+    measure: async ({ name }, point) => ({ nsPerCall: await nsPerCall(name, point) }),
+  },
+  options,
+);
 report(
   {
     name: "acquire",

@@ -5,7 +5,7 @@
 import { startRedis } from "../test/support/redis-server.js";
 import { ContenderProcess, fillKeys } from "./contenders/contender-process.js";
 import { type ContenderName, ROSTER } from "./contenders/roster.js";
-import { chooseContenders, choosePoints, interleave, mergeRounds, type Named, type Row } from "./support/interleave.js";
+import { chooseContenders, interleave, mergeRounds, type Named, type Row } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
@@ -52,14 +52,15 @@ function takesPart(name: ContenderName, { callers, n }: DispatchPoint): boolean 
   return true;
 }
 
+function turnOf({ callers, n }: DispatchPoint): typeof SHORT {
+  return callers === 1 || ROUNDS_OF[n]! < 1_000 ? SHORT : LONG;
+}
+
 const candidates = (Object.keys(ROSTER) as ContenderName[]).map((name): Candidate => ({
   name,
   takesPart: (point) => takesPart(name, point),
 }));
-const points = choosePoints(
-  CALLERS.flatMap((callers) => SIZES.map((n): DispatchPoint => ({ callers, n }))),
-  options,
-);
+const points = CALLERS.flatMap((callers) => SIZES.map((n): DispatchPoint => ({ callers, n })));
 
 await using server = await startRedis();
 await fillKeys(server.admin);
@@ -75,20 +76,19 @@ async function oneRound(round: number): Promise<Row<DispatchPoint>[]> {
     if (SLOW.has(name)) await process.rate({ callers: 64, rounds: 0, ms: SHORT.ms });
     else for (const warmUp of WARM_UPS) await process.rate({ ...warmUp, rounds: 0 });
   }
-  const rows: Row<DispatchPoint>[] = [];
-  for (const point of points) {
-    const rounds = ROUNDS_OF[point.n]!;
-    const { turns, leadMs, ms } = point.callers === 1 || rounds < 1_000 ? SHORT : LONG;
-    const interleaving = {
-      points: [point],
+  const rows = await interleave(
+    {
+      points,
       contenders,
-      rounds: turns,
-      firstRound: round * turns,
-      measure: ({ process }: (typeof contenders)[number]) =>
-        process.rate({ callers: point.callers, rounds, leadMs, ms }),
-    };
-    rows.push(...(await interleave(interleaving, options)));
-  }
+      rounds: (point) => turnOf(point).turns,
+      pass: round,
+      measure: ({ process }, point) => {
+        const { leadMs, ms } = turnOf(point);
+        return process.rate({ callers: point.callers, rounds: ROUNDS_OF[point.n]!, leadMs, ms });
+      },
+    },
+    options,
+  );
   for (const { process } of contenders) await process[Symbol.asyncDispose]();
   return rows;
 }

@@ -21,10 +21,10 @@ export interface Row<P = Point> {
 export interface Interleaving<P extends Point, C extends Named<P>> {
   readonly points: readonly P[];
   readonly contenders: readonly C[];
-  readonly rounds: number;
-  /** For who takes part of the rounds only. Default: 0. */
-  readonly firstRound?: number;
-  /** `round` counts from `firstRound`, from less than that while warming up. */
+  readonly rounds: number | ((point: P) => number);
+  /** Which pass through all of this it is. Default: 0. */
+  readonly pass?: number;
+  /** `round` counts through all passes, and from less than the first while warming up. */
   readonly measure: (contender: C, point: P, round: number) => Promise<Sample>;
   /** Rounds before those that count. Default: none. */
   readonly warmUps?: number;
@@ -32,14 +32,16 @@ export interface Interleaving<P extends Point, C extends Named<P>> {
 
 /** Every contender at every point, round by round in turn: what else the machine does meanwhile falls on all of them. */
 export async function interleave<P extends Point, C extends Named<P>>(
-  { points, contenders, rounds, firstRound = 0, measure, warmUps = 0 }: Interleaving<P, C>,
+  { points, contenders, rounds, pass = 0, measure, warmUps = 0 }: Interleaving<P, C>,
   options: Pick<BenchOptions, "only" | "contenders">,
 ): Promise<Row<P>[]> {
   const rows: Row<P>[] = [];
   for (const point of choosePoints(points, options)) {
     const taking = chooseContenders(contenders, options).filter(({ takesPart }) => takesPart?.(point) ?? true);
     const samples = taking.map((): Sample[] => []);
-    for (let round = firstRound - warmUps; round < firstRound + rounds; round++) {
+    const count = typeof rounds === "number" ? rounds : rounds(point);
+    const firstRound = pass * count;
+    for (let round = firstRound - warmUps; round < firstRound + count; round++) {
       for (const at of turns(taking.length, round + warmUps)) {
         const sample = await measure(taking[at]!, point, round);
         if (round >= firstRound) samples[at]!.push(sample);
