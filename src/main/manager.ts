@@ -1,18 +1,15 @@
 import { AsyncResource } from "node:async_hooks";
-import { SharedClient } from "../common/cache.js";
 import { taskChannel } from "../common/channels.js";
-import type { ConnectionState } from "../common/connection-state.js";
 import { ConnectGate } from "../common/connect-gate.js";
 import { loadConfig } from "../common/env.js";
 import { ShuttingDownError, TaskAbortedError } from "../common/errors.js";
 import type { RedisHandle } from "../common/handle.js";
 import { Ledger, LedgerTotals } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
-import { type ClientRole, connectionName } from "../common/names.js";
-import type { OpenOptions } from "../common/open-client.js";
 import type { CredentialsProvider, ManagerOptions } from "../common/options.js";
 import type { LogRecord, ThreadData } from "../common/protocol.js";
 import { warnOfFewClients, warnOfFewPlaces } from "./capacity.js";
+import { MainClients } from "./clients.js";
 import { dashboard, type DashboardOptions, type RequestHandler } from "./dashboard.js";
 import { Dispatcher } from "./dispatcher.js";
 import { badRunOptions, type Job, type JobCallbacks, type RunOptions } from "./job.js";
@@ -70,11 +67,9 @@ export class ConnectionManager<
   readonly #dispatcher: Dispatcher;
   readonly #threads: Threads;
   readonly #recycler: Recycler;
-  readonly #primary: SharedClient;
-  readonly #subscriber: SharedClient;
+  readonly #clients: MainClients;
   readonly #subscriptions: Subscriptions;
   readonly #totals = new LedgerTotals();
-  readonly #mainConnections = { open: 0 };
   readonly #waitingForThreads = new Set<Waiting>();
   readonly #stopSignals: (() => void) | undefined;
   #phase: "serving" | "lame duck" | "refusing" | "closed" = "serving";
@@ -86,7 +81,7 @@ export class ConnectionManager<
    */
   constructor(options: ManagerOptions) {
     this.#config = loadConfig(options, { requireTasks: true });
-    const { threads, queue, primary, shutdown, log } = this.#config;
+    const { threads, queue, shutdown, log } = this.#config;
     if (options.logger) {
       this.#logger = options.logger;
       this.#closeLogger = async () => {}; // the caller's own
@@ -104,9 +99,14 @@ export class ConnectionManager<
       maxQueue: queue.max,
       cancelGraceMs: shutdown.cancelGraceMs,
     });
-    this.#primary = this.#shared("primary", { ttlMs: primary.ttlMs, jitter: primary.jitter });
-    this.#subscriber = this.#shared("subscriber", {}, () => this.#subscriptions.reconnected());
-    this.#subscriptions = new Subscriptions(this.#subscriber, this.#logger, this.#config.redis.keyPrefix);
+    this.#clients = new MainClients({
+      config: this.#config,
+      gate: this.#gate,
+      logins: this.#credentials?.logins,
+      logger: this.#logger,
+      onResubscribed: () => this.#subscriptions.reconnected(),
+    });
+    this.#subscriptions = new Subscriptions(this.#clients.subscriber, this.#logger, this.#config.redis.keyPrefix);
     this.#threads = this.#startThreads();
     this.#recycler = new Recycler({
       ...threads,
@@ -137,13 +137,13 @@ export class ConnectionManager<
    */
   async getRedis({ signal }: { signal?: AbortSignal } = {}): Promise<RedisHandle> {
     this.#refuseIfClosed();
-    return this.#primary.get(signal);
+    return this.#clients.primary.get(signal);
   }
 
   /** Runs `fn` with the primary client, which is not closed before `fn` is done. */
   async use<T>(fn: (redis: RedisHandle) => Promise<T>, { signal }: { signal?: AbortSignal } = {}): Promise<T> {
     this.#refuseIfClosed();
-    return this.#primary.use(fn, signal);
+    return this.#clients.primary.use(fn, signal);
   }
 
   /**
@@ -200,8 +200,7 @@ export class ConnectionManager<
 
   stats(): Stats {
     return collectStats({
-      primary: this.#primary,
-      mainConnections: this.#mainConnections,
+      clients: this.#clients,
       gate: this.#gate,
       maxConnections: this.#config.connections.max,
       dispatcher: this.#dispatcher,
@@ -217,7 +216,7 @@ export class ConnectionManager<
     if (this.#phase !== "serving") reasons.push(this.#phase === "closed" ? "shut down" : "shutting down");
     else {
       if (![...this.#threads].some(({ state }) => state === "ready")) reasons.push("no thread is ready");
-      if (this.#primary.state === "connecting") reasons.push("the primary client is connecting");
+      if (this.#clients.primary.state === "connecting") reasons.push("the primary client is connecting");
     }
     return { live: this.#phase !== "closed", ready: reasons.length === 0, reasons };
   }
@@ -248,7 +247,7 @@ export class ConnectionManager<
         {
           dispatcher: this.#dispatcher,
           threads: this.#threads,
-          clients: [this.#subscriber, this.#primary],
+          clients: [this.#clients.subscriber, this.#clients.primary],
           logger: this.#logger,
           closeLogger: this.#closeLogger,
           refuse: () => this.#refuse(),
@@ -351,38 +350,5 @@ export class ConnectionManager<
       this.#logger[level](message, { threadId: thread.threadId, ...fields });
     }
     if (dropped > 0) this.#logger.warn("log records were dropped", { threadId: thread.threadId, dropped });
-  }
-
-  #shared(role: ClientRole, lifetime: { ttlMs?: number; jitter?: number }, onReconnected?: () => void): SharedClient {
-    const { redis, retry, appName, shutdown } = this.#config;
-    const client: OpenOptions = {
-      redis,
-      retry,
-      role,
-      logger: this.#logger,
-      name: connectionName(appName, role),
-      gate: this.#gate,
-      logins: this.#credentials?.logins,
-      ...(onReconnected && { onReconnected }),
-    };
-    return new SharedClient({
-      ...lifetime,
-      open: async (signal, onLost) => {
-        // Not at load: while ioredis is loaded here, the threads are loading theirs.
-        const { openClient } = await import("../common/open-client.js");
-        const onState = (state: ConnectionState, previous: ConnectionState): void => {
-          this.#countConnection(state, previous);
-          if (previous === "connected") onLost();
-        };
-        return openClient({ ...client, onState }, shutdown.closeMs, signal);
-      },
-      closeMs: shutdown.closeMs,
-      idleCheckMs: redis.idleCheckMs,
-    });
-  }
-
-  #countConnection(state: ConnectionState, previous: ConnectionState): void {
-    if (previous === "connected") this.#mainConnections.open--;
-    if (state === "connected") this.#mainConnections.open++;
   }
 }

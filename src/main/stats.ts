@@ -1,9 +1,9 @@
 import type { BreakerState } from "../common/breaker.js";
-import type { SharedClient } from "../common/cache.js";
 import type { ConnectionState } from "../common/connection-state.js";
 import type { ConnectGate } from "../common/connect-gate.js";
 import type { LedgerField, LedgerTotals } from "../common/ledger.js";
 import type { CloseReason } from "../common/pool.js";
+import type { MainClients } from "./clients.js";
 import type { Dispatcher, TaskTally } from "./dispatcher.js";
 import type { ThreadState } from "./thread.js";
 import type { Threads } from "./threads.js";
@@ -63,8 +63,7 @@ export interface ThreadStats {
 }
 
 export interface StatsSources {
-  readonly primary: SharedClient;
-  readonly mainConnections: { readonly open: number };
+  readonly clients: MainClients;
   readonly gate: ConnectGate;
   readonly maxConnections: number | undefined;
   readonly dispatcher: Dispatcher;
@@ -76,21 +75,12 @@ export interface StatsSources {
 
 /** Everything at once and without a message: a thread blocked by CPU shows its last numbers. */
 export function collectStats(sources: StatsSources): Stats {
-  const {
-    primary,
-    mainConnections,
-    gate,
-    maxConnections = null,
-    dispatcher,
-    threads,
-    totals,
-    recycled,
-    maxDedicated,
-  } = sources;
+  const { clients, gate, maxConnections = null, dispatcher, threads, totals, recycled, maxDedicated } = sources;
+  const { primary } = clients;
   const living = [...threads];
   const rows = living.map(({ row }) => row);
   const total = (field: LedgerField): number => totals.of(field, rows);
-  const open = rows.reduce((sum, row) => sum + row.get("open") + row.get("syncOpen"), mainConnections.open);
+  const open = rows.reduce((sum, row) => sum + row.get("open") + row.get("syncOpen"), clients.open);
   return {
     primary: { state: primary.state, ageMs: Math.round(primary.ageMs), rotations: primary.rotations },
     connections: { open, max: maxConnections, connecting: gate.connecting },

@@ -1,0 +1,61 @@
+import { SharedClient } from "../common/cache.js";
+import type { ConnectGate } from "../common/connect-gate.js";
+import type { ConnectionState } from "../common/connection-state.js";
+import type { Logger } from "../common/log.js";
+import type { Logins } from "../common/logins.js";
+import { type ClientRole, connectionName } from "../common/names.js";
+import type { Config } from "../common/options.js";
+
+export interface MainClientsOptions {
+  readonly config: Config;
+  readonly gate: ConnectGate;
+  readonly logins: Logins | undefined;
+  readonly logger: Logger;
+  /** The subscriber's connection is another one: it may have missed messages. */
+  readonly onResubscribed: () => void;
+}
+
+/** All the Redis clients of the main thread, each connected when somebody asks for it. */
+export class MainClients {
+  readonly primary: SharedClient;
+  readonly subscriber: SharedClient;
+  readonly #options: MainClientsOptions;
+  #open = 0;
+
+  constructor(options: MainClientsOptions) {
+    this.#options = options;
+    this.primary = this.#shared("primary", options.config.primary);
+    this.subscriber = this.#shared("subscriber", {}, options.onResubscribed);
+  }
+
+  /** Connections. */
+  get open(): number {
+    return this.#open;
+  }
+
+  #shared(role: ClientRole, lifetime: { ttlMs?: number; jitter?: number }, onReconnected?: () => void): SharedClient {
+    const { config, gate, logins, logger } = this.#options;
+    const { redis, retry, appName, shutdown } = config;
+    return new SharedClient({
+      ...lifetime,
+      open: async (signal, onLost) => {
+        // Not at load: while ioredis is loaded here, the threads are loading theirs.
+        const { openClient } = await import("../common/open-client.js");
+        const onState = (state: ConnectionState, previous: ConnectionState): void => {
+          this.#count(state, previous);
+          if (previous === "connected") onLost();
+        };
+        const name = connectionName(appName, role);
+        const events = { onState, ...(onReconnected && { onReconnected }) };
+        return openClient({ redis, retry, role, logger, name, gate, logins, ...events }, shutdown.closeMs, signal);
+      },
+      closeMs: shutdown.closeMs,
+      idleCheckMs: redis.idleCheckMs,
+    });
+  }
+
+  #count(state: ConnectionState, previous: ConnectionState): void {
+    if (previous === "connected") this.#open--;
+    if (state === "connected") this.#open++;
+  }
+}
