@@ -71,6 +71,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
       concurrency: threads.concurrency,
       maxQueue: queue.max,
       cancelGraceMs: shutdown.cancelGraceMs,
+      logger,
     });
     this.#thread = new OwnThread(1, this.#ledger.row(0), () => {});
   }
@@ -138,7 +139,11 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
       case "results":
         return this.#dispatcher.results(this.#thread, message);
       case "report":
-        return this.#dispatcher.report(this.#thread, message.id, message.value);
+        return this.#dispatcher.report(this.#thread, message);
+      case "unreadable":
+        return this.#dispatcher.unreadable(this.#thread, message.message);
+      case "audited":
+        return this.#dispatcher.audited(this.#thread, message);
       case "logs":
         return this.#write(message);
       case "closed":
@@ -148,7 +153,12 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
 
   #write({ records, dropped }: Extract<FromThread, { type: "logs" }>): void {
     this.#thread.row.add("logsTaken", records.length + dropped);
-    for (const { level, message, fields } of records) this.#logger[level](message, { threadId, ...fields });
+    for (const { level, message, fields, taskId } of records) {
+      const write = (): void => this.#logger[level](message, { threadId, ...fields });
+      const scope = taskId === undefined ? undefined : this.#dispatcher.scopeOf(this.#thread, taskId);
+      if (scope) scope.runInAsyncScope(write);
+      else write();
+    }
   }
 
   async #close(): Promise<void> {

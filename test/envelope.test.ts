@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { runInNewContext } from "node:vm";
 import * as fc from "fast-check";
-import { fromErrorData, toErrorData, uncloneablePath } from "../src/common/envelope.js";
+import { fromErrorData, toErrorData } from "../src/common/envelope.js";
 import { ERROR_CLASSES, ReplyLostError, TaskAbortedError } from "../src/common/errors.js";
+import { uncloneablePath } from "../src/common/uncloneable.js";
 
 /** To data, over a channel, and back. */
 function across(error: unknown): Error & Record<string, unknown> {

@@ -1,6 +1,7 @@
 import { types } from "node:util";
 import { ERROR_CLASSES, type RedthreadError } from "./errors.js";
 import type { ErrorData } from "./protocol.js";
+import { isCloneable } from "./uncloneable.js";
 
 /** Cause chains are short; one this deep is a cycle or a bug, and the rest tells nothing. */
 const MAX_DEPTH = 8;
@@ -19,50 +20,46 @@ export function toErrorData(error: unknown): ErrorData {
 }
 
 function readError(error: unknown, depth: number): ErrorData {
-  // Not `instanceof`: errors of other realms (test runners, vm) are errors too.
-  if (!types.isNativeError(error)) return { thrown: isCloneable(error) ? error : String(error) };
+  const isDom = isDomException(error);
+  if (!isDom && !isError(error)) return { thrown: isCloneable(error) ? error : String(error) };
   const { name, message, stack, cause, errors } = error as Error & { errors?: unknown };
   const deeper = depth < MAX_DEPTH;
   return {
     name: String(name),
     message: String(message),
     fields: cloneableFields(error),
+    ...(isDom ? { isDom } : {}),
     ...(typeof stack === "string" ? { stack } : {}),
     ...(cause !== undefined && deeper ? { cause: readError(cause, depth + 1) } : {}),
     ...(Array.isArray(errors) && deeper ? { errors: errors.map((one) => readError(one, depth + 1)) } : {}),
   };
 }
 
+/** Not `instanceof`: errors of other realms (test runners, vm) are errors too. */
+function isError(error: unknown): error is Error {
+  return types.isNativeError(error);
+}
+
+/** Each AbortSignal's own reason is one. Node 20 takes it for no error, and clones it to an empty object. */
+function isDomException(error: unknown): error is DOMException {
+  return Object.prototype.toString.call(error) === "[object DOMException]";
+}
+
 /** The error again, of its own class where that is one of redthread's or of the language's. */
 export function fromErrorData(data: ErrorData): unknown {
   if ("thrown" in data) return data.thrown;
-  const { name, message, stack, fields, cause, errors } = data;
-  const error = errors
-    ? new AggregateError(errors.map(fromErrorData), message)
-    : emptyError(name, (fields as { code?: unknown }).code, message);
+  const { name, message, stack, fields, cause, errors, isDom = false } = data;
+  const error = isDom
+    ? new DOMException(message, name)
+    : errors
+      ? new AggregateError(errors.map(fromErrorData), message)
+      : emptyError(name, (fields as { code?: unknown }).code, message);
   if (cause !== undefined) define(error, "cause", fromErrorData(cause));
   if (error.name !== name) define(error, "name", name);
   if (stack !== undefined) define(error, "stack", stack);
   // Not assigned: a field can have any name, "__proto__" too.
   for (const [key, value] of Object.entries(fields)) define(error, key, value, true);
   return error;
-}
-
-/** Where in `value` the first part sits that structured cloning refuses, e.g. `input.rows[3].onDone`; else undefined. */
-export function uncloneablePath(value: unknown, root: string): string | undefined {
-  const seen = new Set<unknown>();
-  const search = (part: unknown, path: string): string | undefined => {
-    if (isCloneable(part)) return undefined;
-    if (typeof part !== "object" || part === null) return path;
-    if (seen.has(part)) return undefined; // a circle: its parts are being searched already
-    seen.add(part);
-    for (const [key, child] of entriesOf(part)) {
-      const found = search(child, /^\d+$/.test(key) ? `${path}[${key}]` : `${path}.${key}`);
-      if (found) return found;
-    }
-    return path;
-  };
-  return search(value, root);
 }
 
 const LANGUAGE_ERRORS = new Map<string, new (message: string) => Error>(
@@ -92,20 +89,4 @@ function cloneableFields(error: Error): Record<string, unknown> {
     .filter((key) => !OWN_PARTS.has(key))
     .map((key) => [key, (error as unknown as Record<string, unknown>)[key]] as const);
   return Object.fromEntries(entries.filter(([, value]) => isCloneable(value)));
-}
-
-function entriesOf(part: object): Iterable<[string, unknown]> {
-  if (part instanceof Map) return [...part.values()].map((value, i) => [String(i), value]);
-  if (part instanceof Set) return [...part].map((value, i) => [String(i), value]);
-  return Object.entries(part);
-}
-
-function isCloneable(value: unknown): boolean {
-  if (value === null || (typeof value !== "object" && typeof value !== "function")) return typeof value !== "symbol";
-  try {
-    structuredClone(value);
-    return true;
-  } catch {
-    return false; // the question was whether it throws
-  }
 }

@@ -1,5 +1,6 @@
 import type { MessagePort } from "node:worker_threads";
 import type { TraceContext } from "./channels.js";
+import type { Parts } from "./crossing.js";
 import type { LogFields, LogLevel } from "./log.js";
 import type { Login } from "./logins.js";
 import type { Config } from "./options.js";
@@ -46,7 +47,11 @@ export type ToThread =
       readonly tasks: TaskList;
       /** By the ids of those tasks that have one; absent where none has. */
       readonly traces?: Readonly<Record<number, TraceContext>>;
+      /** Of `tasks`; absent where nothing has to be made. */
+      readonly parts?: Parts;
     }
+  /** A message of the thread could not be read: what does it still run? */
+  | { readonly type: "audit" }
   | { readonly type: "cancel"; readonly id: number; readonly reason: CancelReason }
   | LoginMessage
   | { readonly type: "exit" }
@@ -57,8 +62,10 @@ export type FromThread =
   | { readonly type: "ready" }
   | { readonly type: "failed"; readonly error: ErrorData }
   | ResultsMessage
-  /** What a running task says to its caller meanwhile. */
-  | { readonly type: "report"; readonly id: number; readonly value: unknown }
+  | ReportMessage
+  /** The message with tasks of this number cannot be read; none of them has begun. */
+  | { readonly type: "unreadable"; readonly message: number }
+  | AuditedMessage
   | { readonly type: "logs"; readonly records: readonly LogRecord[]; readonly dropped: number }
   /** One newer than the version `refused`. */
   | { readonly type: "loginWanted"; readonly refused: number }
@@ -70,10 +77,32 @@ export interface ResultsMessage {
   readonly type: "results";
   readonly done: ResultList;
   readonly failed: ResultList;
+  /** Of `done`, and by negative slots of `failed`; absent where nothing has to be made. */
+  readonly parts?: Parts;
   /** How long the thread's loop was busy since the last such message. */
   readonly busyMs: number;
   /** Each of them ended as soon as it had begun, waiting for nothing: none was ever beside another one. Undefined where nobody looked. */
   readonly areImmediate: boolean | undefined;
+}
+
+/** What a running task says to its caller meanwhile. */
+export interface ReportMessage {
+  readonly type: "report";
+  readonly id: number;
+  readonly value: unknown;
+  /** Its slot is 0. */
+  readonly parts?: Parts;
+}
+
+/** In answer to `audit`, after all results so far. */
+export interface AuditedMessage {
+  readonly type: "audited";
+  /** Tasks whose results are still to come. */
+  readonly running: readonly number[];
+  /** Messages with tasks that the thread has taken: what it has not taken yet is not missing. */
+  readonly taken: number;
+  /** Messages with results that it has sent. */
+  readonly answered: number;
 }
 
 /** What a helper is born with. */
@@ -122,6 +151,8 @@ export interface LogRecord {
   readonly level: LogLevel;
   readonly message: string;
   readonly fields: LogFields;
+  /** The task that says it. */
+  readonly taskId?: number;
 }
 
 /** A failure as data: what structured cloning would lose of an error. A thrown value that is no error is `thrown`. */
@@ -132,6 +163,8 @@ export type ErrorData =
       readonly message: string;
       readonly stack?: string;
       readonly fields: Readonly<Record<string, unknown>>;
+      /** It is a DOMException, as each AbortSignal's own reason. */
+      readonly isDom?: boolean;
       readonly cause?: ErrorData;
       readonly errors?: readonly ErrorData[];
     };

@@ -4,6 +4,7 @@ import { fromErrorData } from "../common/envelope.js";
 import { NotSentError, ShuttingDownError } from "../common/errors.js";
 import { LedgerRow } from "../common/ledger.js";
 import { isLogged, LOG_LEVELS, type Logger, noopLogger } from "../common/log.js";
+import { plainFields } from "../common/log-values.js";
 import { Logins } from "../common/logins.js";
 import { connectionName } from "../common/names.js";
 import type { OpenOptions } from "../common/open-client.js";
@@ -158,8 +159,9 @@ function loginsFrom(port: MessagePort, post: (message: FromHelper) => void): Log
 function loggerTo(post: (message: FromHelper) => void, { log }: Config): Logger {
   const write =
     (level: (typeof LOG_LEVELS)[number]): Logger[typeof level] =>
-    (message, fields = {}) => {
-      if (isLogged(level, log.level)) post({ type: "logs", records: [{ level, message, fields }], dropped: 0 });
+    (message, fields) => {
+      if (isLogged(level, log.level))
+        post({ type: "logs", records: [{ level, message, fields: plainFields(fields) }], dropped: 0 });
     };
   return { debug: write("debug"), info: write("info"), warn: write("warn"), error: write("error") };
 }

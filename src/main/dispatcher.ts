@@ -1,8 +1,12 @@
+import type { AsyncResource } from "node:async_hooks";
+import { types } from "node:util";
 import { type TaskMessage, taskChannel, Trace } from "../common/channels.js";
+import { restoreParts } from "../common/crossing.js";
 import { fromErrorData } from "../common/envelope.js";
 import { deferred, type Deferred } from "../common/waiters.js";
 import { QueueFullError, type Outcome } from "../common/errors.js";
-import type { CancelReason, ErrorData, ResultsMessage } from "../common/protocol.js";
+import { errorCode, type Logger } from "../common/log.js";
+import type { AuditedMessage, CancelReason, ErrorData, ReportMessage, ResultsMessage } from "../common/protocol.js";
 import { AbortWatch } from "./abort-watch.js";
 import { Job, type JobCallbacks, type RunOptions } from "./job.js";
 import type { Load } from "./load.js";
@@ -19,6 +23,7 @@ export interface DispatcherOptions {
   readonly maxQueue: number;
   /** Between aborting a task's signal and ending its thread. */
   readonly cancelGraceMs: number;
+  readonly logger: Logger;
 }
 
 /** Of all tasks so far, by what their callers heard. */
@@ -39,6 +44,7 @@ export class Dispatcher {
   readonly #manager: number;
   readonly #maxQueue: number;
   readonly #cancelGraceMs: number;
+  readonly #logger: Logger;
   readonly #queue = new TaskQueue();
   readonly #pace = new Pace();
   readonly #loads: Loads;
@@ -56,11 +62,12 @@ export class Dispatcher {
   #abandoned = 0;
   #refused = 0;
 
-  constructor({ manager, concurrency, maxQueue, cancelGraceMs }: DispatcherOptions) {
+  constructor({ manager, concurrency, maxQueue, cancelGraceMs, logger }: DispatcherOptions) {
     this.#manager = manager;
     this.#loads = new Loads(concurrency);
     this.#maxQueue = maxQueue;
     this.#cancelGraceMs = cancelGraceMs;
+    this.#logger = logger;
   }
 
   /** Tasks that wait for a thread. */
@@ -137,10 +144,11 @@ export class Dispatcher {
     this.#checkDrained();
   }
 
-  results(thread: Thread, { done, failed, busyMs, areImmediate }: ResultsMessage): void {
+  results(thread: Thread, { done, failed, parts, busyMs, areImmediate }: ResultsMessage): void {
     const load = this.#loads.of(thread);
     if (!load) return;
     load.answers++;
+    if (parts) restoreParts(parts, done, failed);
     const names = new Set<string>();
     for (let i = 0; i < done.length; i += 2) {
       const job = this.#ended(load, done[i] as number, names);
@@ -159,15 +167,40 @@ export class Dispatcher {
     this.#checkDrained();
   }
 
-  /** To a caller that still waits for the task. A listener that throws gives it up, with its own error. */
-  report(thread: Thread, id: number, value: unknown): void {
+  /** To a caller that still waits for the task. A listener that throws, or rejects, gives it up with its own error. */
+  report(thread: Thread, { id, value, parts }: ReportMessage): void {
     const job = this.#loads.of(thread)?.get(id);
-    if (!job || job.settled) return;
-    try {
-      job.options.onReport?.(value);
-    } catch (error) {
-      this.#giveUp(job, "aborted", error as Error);
+    if (!job?.options.onReport || job.settled) return;
+    const values = [value];
+    if (parts) restoreParts(parts, values);
+    job.scope.runInAsyncScope(() => this.#tell(job, values[0]));
+  }
+
+  /** Of the caller whose task says something; undefined where nobody waits for it. */
+  scopeOf(thread: Thread, taskId: number): AsyncResource | undefined {
+    return this.#loads.of(thread)?.get(taskId)?.scope;
+  }
+
+  /** The thread could not read that message. Of several tasks each is sent again, alone, so that only the culprit rejects. */
+  unreadable(thread: Thread, message: number): void {
+    const jobs = this.#loads.of(thread)?.takeBack(message) ?? [];
+    const [first] = jobs;
+    if (first && jobs.length === 1) this.#abandon(first, first.unreadable());
+    else {
+      for (const job of jobs) job.isAlone = true;
+      this.#requeue(jobs);
     }
+    this.#schedule();
+    this.#checkDrained();
+  }
+
+  /** After a message of the thread that could not be read: whose results were in it? */
+  audited(thread: Thread, audit: AuditedMessage): void {
+    const lost = this.#loads.of(thread)?.takeLost(audit) ?? [];
+    this.#logger.error("a message of a thread could not be read", { threadId: thread.threadId, results: lost.length });
+    for (const job of lost) this.#abandon(job, job.resultUnreadable());
+    this.#schedule();
+    this.#checkDrained();
   }
 
   /** Rejects what waits for a thread. */
@@ -205,6 +238,22 @@ export class Dispatcher {
       load.onIdle = resolve;
       this.#schedule();
     });
+  }
+
+  #tell(job: Job, value: unknown): void {
+    try {
+      const heard: unknown = job.options.onReport?.(value);
+      if (types.isPromise(heard)) heard.catch((error: unknown) => this.#listenerRejected(job, error));
+    } catch (error) {
+      this.#giveUp(job, "aborted", error as Error);
+    }
+  }
+
+  #listenerRejected(job: Job, error: unknown): void {
+    const { id, name } = job;
+    // Logged also where the task has settled meanwhile, and nobody else hears of it.
+    this.#logger.error("an onReport listener rejected", { taskId: id, task: name, code: errorCode(error) });
+    if (!job.settled) this.#giveUp(job, "aborted", error as Error);
   }
 
   #trace(job: Job): Trace<TaskMessage> {

@@ -1,6 +1,7 @@
+import { AsyncResource } from "node:async_hooks";
 import type { Transferable } from "node:worker_threads";
 import type { TaskMessage, Trace } from "../common/channels.js";
-import { uncloneablePath } from "../common/envelope.js";
+import { addParts, copyIfSmall, crossAlone } from "../common/crossing.js";
 import {
   ConfigInvalidError,
   NotCloneableError,
@@ -8,7 +9,9 @@ import {
   TaskTimeoutError,
   type Outcome,
 } from "../common/errors.js";
+import { isPrimitive } from "../common/plain.js";
 import type { CancelReason } from "../common/protocol.js";
+import { isTooDeep, uncloneablePath } from "../common/uncloneable.js";
 import type { Thread } from "./thread.js";
 
 export interface RunOptions {
@@ -39,12 +42,33 @@ export interface JobCallbacks {
   readonly reject: (error: unknown) => void;
 }
 
+/** Where a job's values stand among its four entries of a message's list. */
+const INPUT = 2;
+const CONTEXT = 3;
+
+/** What a job adds to a message. */
+interface JobCrossing {
+  readonly input: unknown;
+  readonly context: unknown;
+  readonly parts: readonly unknown[];
+  readonly transferList: readonly Transferable[];
+}
+
 /** One task of one caller, from the queue to its one outcome. */
 export class Job {
   readonly id: number;
   readonly name: string;
+  /** A copy where it is small and plain: the task gets what was given at the call. */
   readonly input: unknown;
+  /** Likewise. */
+  readonly context: unknown;
   readonly options: RunOptions;
+  /** Something of it may be somebody else's, too: it goes in a message of its own. */
+  isAlone: boolean;
+  /** The number of the message in which it was sent last. */
+  message = 0;
+  /** Of the caller: what hears of the task runs in the caller's AsyncLocalStorage stores. */
+  readonly scope = new AsyncResource("redthread.run");
   /** Where it was sent; none while it waits. */
   thread: Thread | undefined;
   /** What its thread's loop was expected to be busy with it. */
@@ -56,18 +80,42 @@ export class Job {
   trace: Trace<TaskMessage> | undefined;
   onSettled: (() => void) | undefined;
   readonly #callbacks: JobCallbacks;
+  /** Of the copies: what the thread has to make. */
+  #parts: unknown[] | undefined;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(id: number, name: string, input: unknown, options: RunOptions, callbacks: JobCallbacks) {
     this.id = id;
     this.name = name;
-    this.input = input;
     this.options = options;
     this.#callbacks = callbacks;
+    this.isAlone = options.transferList !== undefined;
+    this.input = this.isAlone ? input : this.#copy(input, INPUT); // what is moved is no copy
+    this.context = this.#copy(options.context, CONTEXT);
   }
 
   get priority(): number {
     return this.options.priority ?? 0;
+  }
+
+  /** Adds what the thread has to make of it to a message's parts; `at`: where its entries begin. */
+  addParts(to: unknown[], at: number): void {
+    if (!this.#parts) return;
+    for (let i = 0; i < this.#parts.length; i += 3) {
+      to.push((this.#parts[i] as number) + at, this.#parts[i + 1], this.#parts[i + 2]);
+    }
+  }
+
+  /** For a message of its own. @throws what the values' getters throw, and where a listed buffer was moved before */
+  cross(): JobCrossing {
+    const parts: unknown[] = [];
+    this.addParts(parts, 0);
+    const input = crossAlone(this.input, this.options.transferList);
+    const context = crossAlone(this.context);
+    if (input.parts) addParts(parts, INPUT, input.parts);
+    if (context.parts) addParts(parts, CONTEXT, context.parts);
+    const transferList = [...input.transferList, ...context.transferList];
+    return { input: input.value, context: context.value, parts, transferList };
   }
 
   /** Starts its clock, if it has one. */
@@ -99,12 +147,28 @@ export class Job {
   }
 
   notCloneable(cause: unknown): NotCloneableError {
-    const { name, input, options } = this;
-    const path = uncloneablePath(input, "input") ?? uncloneablePath(options.context, "context") ?? "the transferList";
-    return new NotCloneableError(`task ${name} was not sent: ${path} cannot be cloned or transferred to a thread`, {
+    const { name, input, context } = this;
+    const found = uncloneablePath(input, "input") ?? uncloneablePath(context, "context");
+    const path = found ?? (isTooDeep(cause) ? (isPrimitive(input) ? "context" : "input") : "the transferList");
+    const why = isTooDeep(cause) ? "is nested too deeply to be cloned" : "cannot be cloned or transferred to a thread";
+    return new NotCloneableError(`task ${name} was not sent: ${path} ${why}`, { outcome: "not-sent", path, cause });
+  }
+
+  /** Its thread could not read the message that it was alone in; it has not begun. */
+  unreadable(): NotCloneableError {
+    const { name } = this;
+    const path = isPrimitive(this.input) ? "context" : "input";
+    return new NotCloneableError(`task ${name} has not begun: its thread could not read its ${path}`, {
       outcome: "not-sent",
       path,
-      cause,
+    });
+  }
+
+  /** It has ended, and the message with its result could not be read. */
+  resultUnreadable(): NotCloneableError {
+    return new NotCloneableError(`task ${this.name} has ended, but its result could not be read on the main thread`, {
+      outcome: "unknown",
+      path: "result",
     });
   }
 
@@ -118,6 +182,17 @@ export class Job {
 
   get #outcome(): Outcome {
     return this.thread ? "unknown" : "not-sent";
+  }
+
+  #copy(value: unknown, slot: number): unknown {
+    if (isPrimitive(value)) return value;
+    const copied = copyIfSmall(value);
+    if (!copied) {
+      this.isAlone = true;
+      return value;
+    }
+    if (copied.parts) addParts((this.#parts ??= []), slot, copied.parts);
+    return copied.value;
   }
 
   #settle(): boolean {

@@ -1,6 +1,7 @@
+import type { Transferable } from "node:worker_threads";
 import { ArrayMap } from "../common/array-map.js";
 import type { TaskMessage, Trace, TraceContext } from "../common/channels.js";
-import type { ToThread } from "../common/protocol.js";
+import type { AuditedMessage, ToThread } from "../common/protocol.js";
 import { monotonic } from "../common/time.js";
 import { Fifo } from "../common/fifo.js";
 import type { Job } from "./job.js";
@@ -122,15 +123,33 @@ export class Load {
     const jobs = this.#outgoing;
     if (jobs.length === 0) return;
     this.#outgoing = [];
-    // What moves buffers goes alone: they are gone from here once its message is cloned.
-    const isMixed = jobs.length > 1 && jobs.some(({ options }) => options.transferList);
-    if (!isMixed && this.#send(jobs) === undefined) return;
+    if (!jobs.some(({ isAlone }) => isAlone)) return this.#sendTogether(jobs, refuse);
+    let together: Job[] = [];
     for (const job of jobs) {
-      const failure = this.#send([job]);
-      if (!failure) continue;
-      this.remove(job);
-      refuse(job, failure.cause);
+      if (!job.isAlone) together.push(job);
+      else {
+        this.#sendTogether(together, refuse);
+        together = [];
+        this.#sendAlone(job, refuse);
+      }
     }
+    this.#sendTogether(together, refuse);
+  }
+
+  /** Jobs whose message the thread could not read, and has not begun: here no longer. */
+  takeBack(message: number): Job[] {
+    const jobs = [...this.#jobs.values()].filter((job) => job.message === message);
+    for (const job of jobs) this.remove(job);
+    return jobs;
+  }
+
+  /** Jobs that their thread has ended, and whose results have not come, nor will: here no longer. */
+  takeLost({ running, taken, answered }: AuditedMessage): Job[] {
+    this.answers = answered;
+    const alive = new Set(running);
+    const lost = [...this.#jobs.values()].filter(({ id, message }) => ((taken - message) | 0) > 0 && !alive.has(id));
+    for (const job of lost) this.remove(job);
+    return lost;
   }
 
   /** When its loop must be taken for blocked, if it reads nothing until then; Infinity where it has read everything. */
@@ -181,25 +200,51 @@ export class Load {
     }
   }
 
-  /** One message, or why there is none: then nothing of it was sent. */
-  #send(jobs: readonly Job[]): { cause: unknown } | undefined {
+  /** Small and plain ones. They can be cloned; all together they may be too large for a message. */
+  #sendTogether(jobs: readonly Job[], refuse: (job: Job, cause: unknown) => void): void {
+    if (jobs.length === 0) return;
+    const tasks: unknown[] = [];
+    const parts: unknown[] = [];
+    for (const job of jobs) {
+      job.addParts(parts, tasks.length);
+      tasks.push(job.id, job.name, job.input, job.context);
+    }
+    try {
+      this.#send(jobs, tasks, parts);
+    } catch {
+      for (const job of jobs) this.#sendAlone(job, refuse);
+    }
+  }
+
+  #sendAlone(job: Job, refuse: (job: Job, cause: unknown) => void): void {
+    try {
+      const { input, context, parts, transferList } = job.cross();
+      this.#send([job], [job.id, job.name, input, context], parts, transferList);
+    } catch (cause) {
+      this.remove(job);
+      refuse(job, cause);
+    }
+  }
+
+  /** @throws where it cannot be cloned; then nothing of it was sent */
+  #send(
+    jobs: readonly Job[],
+    tasks: readonly unknown[],
+    parts: readonly unknown[],
+    transferList?: readonly Transferable[],
+  ): void {
     // What has ended would live on with them, and become long-lived. Before it is posted: it counts as read once it is.
     this.#forgetRead();
-    const tasks: unknown[] = [];
+    const number = (this.#firstMessage + this.#messages.size) | 0;
     let traces: Record<number, TraceContext> | undefined;
-    for (const { id, name, input, options, trace } of jobs) {
-      tasks.push(id, name, input, options.context);
-      const context = trace?.message.trace;
-      if (context) (traces ??= {})[id] = context;
+    for (const job of jobs) {
+      job.message = number;
+      const context = job.trace?.message.trace;
+      if (context) (traces ??= {})[job.id] = { ...context }; // a tracer may set the same one on many tasks
     }
-    const message: ToThread = traces ? { type: "tasks", tasks, traces } : { type: "tasks", tasks };
-    try {
-      this.thread.post(message, jobs.length === 1 ? jobs[0]!.options.transferList : undefined);
-    } catch (cause) {
-      return { cause };
-    }
+    const message: ToThread = { type: "tasks", tasks };
+    this.thread.post({ ...message, ...(traces && { traces }), ...(parts.length > 0 && { parts }) }, transferList);
     this.#messages.push({ jobs, sentAt: monotonic() });
-    return undefined;
   }
 }
 

@@ -1,5 +1,4 @@
 import { AsyncResource } from "node:async_hooks";
-import { taskChannel } from "../common/channels.js";
 import { ConnectGate } from "../common/connect-gate.js";
 import { loadConfig } from "../common/env.js";
 import { ShuttingDownError, TaskAbortedError } from "../common/errors.js";
@@ -98,6 +97,7 @@ export class ConnectionManager<
       concurrency: threads.concurrency,
       maxQueue: queue.max,
       cancelGraceMs: shutdown.cancelGraceMs,
+      logger: this.#logger,
     });
     this.#clients = new MainClients({
       config: this.#config,
@@ -181,8 +181,8 @@ export class ConnectionManager<
       inputs,
       options,
       limit: () => concurrency ?? 2 * count * this.#dispatcher.taken(name),
-      // Later tasks are submitted when results come: for a tracer they belong to this call all the same.
-      submit: taskChannel.hasSubscribers ? AsyncResource.bind(submit) : submit,
+      // Later tasks are submitted when results come: for tracers and AsyncLocalStorage they belong to this call all the same.
+      submit: AsyncResource.bind(submit),
       withdraw: (job, reason) => this.#dispatcher.withdraw(job, reason),
       room: () => this.#dispatcher.room(),
       refusal: () => bad ?? this.#refusal() ?? this.#threads.startFailure() ?? givenUp(name, options),
@@ -303,7 +303,9 @@ export class ConnectionManager<
         this.#dispatcher.results(thread, results);
         this.#recycler.resultsCame(thread);
       },
-      onReport: (thread, taskId, value) => this.#dispatcher.report(thread, taskId, value),
+      onReport: (thread, report) => this.#dispatcher.report(thread, report),
+      onUnreadable: (thread, message) => this.#dispatcher.unreadable(thread, message),
+      onAudited: (thread, audit) => this.#dispatcher.audited(thread, audit),
       onLogs: (thread, records, dropped) => this.#writeLogs(thread, records, dropped),
       onGone: (thread, reason) => {
         this.#dispatcher.threadGone(thread, this.#lost(reason));
@@ -346,8 +348,11 @@ export class ConnectionManager<
   }
 
   #writeLogs(thread: Thread, records: readonly LogRecord[], dropped: number): void {
-    for (const { level, message, fields } of records) {
-      this.#logger[level](message, { threadId: thread.threadId, ...fields });
+    for (const { level, message, fields, taskId } of records) {
+      const write = (): void => this.#logger[level](message, { threadId: thread.threadId, ...fields });
+      const scope = taskId === undefined ? undefined : this.#dispatcher.scopeOf(thread, taskId);
+      if (scope) scope.runInAsyncScope(write);
+      else write();
     }
     if (dropped > 0) this.#logger.warn("log records were dropped", { threadId: thread.threadId, dropped });
   }

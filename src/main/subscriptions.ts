@@ -1,3 +1,5 @@
+import { AsyncResource } from "node:async_hooks";
+import { types } from "node:util";
 import type { SharedClient } from "../common/cache.js";
 import { errorCode, type Logger } from "../common/log.js";
 
@@ -51,7 +53,11 @@ export class Subscriptions {
       });
     }
     const channels = sharded ? this.#sharded : this.#channels;
-    const subscriber: Subscriber = { onMessage, onGap };
+    // In the caller's AsyncLocalStorage stores, not in those of whoever subscribed first.
+    const subscriber: Subscriber = {
+      onMessage: AsyncResource.bind(onMessage),
+      onGap: onGap && AsyncResource.bind(onGap),
+    };
     const others = channels.get(channel);
     if (others) others.add(subscriber);
     else channels.set(channel, new Set([subscriber]));
@@ -79,11 +85,13 @@ export class Subscriptions {
   }
 
   /** One listener's bug must not keep the message from the others. */
-  #call(listener: () => void): void {
+  #call(listener: () => unknown): void {
+    const onError = (error: unknown): void => this.#logger.error("a subscriber threw", { code: errorCode(error) });
     try {
-      listener();
+      const heard = listener();
+      if (types.isPromise(heard)) heard.catch(onError);
     } catch (error) {
-      this.#logger.error("a subscriber threw", { code: errorCode(error) });
+      onError(error);
     }
   }
 }

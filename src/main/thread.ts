@@ -70,6 +70,8 @@ export class Thread {
     this.#port = port;
     this.#linkClosed = new Promise((resolve) => port.once("close", resolve));
     port.on("message", receive);
+    // Whichever it was: the thread knows what it still runs, and its answer comes after all that it has sent.
+    port.on("messageerror", () => this.post({ type: "audit" }));
     if (this.#closeMessage) this.post(this.#closeMessage);
   }
 
@@ -82,7 +84,8 @@ export class Thread {
 
   /** Returns the message's number, for `hasHeard`. @throws DataCloneError if a part of it cannot cross. */
   post(message: ToThread, transferList?: readonly Transferable[]): number {
-    this.#port?.postMessage(message, transferList as Transferable[] | undefined);
+    if (transferList?.length) this.#port?.postMessage(message, transferList);
+    else this.#port?.postMessage(message);
     return ++this.#posted;
   }
 

@@ -6,7 +6,16 @@ import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
 import type { Ledger, LedgerTotals } from "../common/ledger.js";
 import { errorCode, type Logger } from "../common/log.js";
 import { requirePackage } from "../common/packages.js";
-import type { FromThread, Hello, LogRecord, ResultsMessage, Serve, ThreadData } from "../common/protocol.js";
+import type {
+  AuditedMessage,
+  FromThread,
+  Hello,
+  LogRecord,
+  ReportMessage,
+  ResultsMessage,
+  Serve,
+  ThreadData,
+} from "../common/protocol.js";
 import { threadFile } from "../common/thread-file.js";
 import { monotonic, UNREAD_MS, within } from "../common/time.js";
 import { Helper } from "./helper.js";
@@ -27,7 +36,10 @@ export interface ThreadsOptions {
   readonly credentials: ThreadCredentials | undefined;
   readonly onReady: (thread: Thread) => void;
   readonly onResults: (thread: Thread, results: ResultsMessage) => void;
-  readonly onReport: (thread: Thread, taskId: number, value: unknown) => void;
+  readonly onReport: (thread: Thread, report: ReportMessage) => void;
+  /** The thread could not read its message of this number. */
+  readonly onUnreadable: (thread: Thread, message: number) => void;
+  readonly onAudited: (thread: Thread, audit: AuditedMessage) => void;
   readonly onLogs: (thread: Thread, records: readonly LogRecord[], dropped: number) => void;
   /** A thread that served is gone, expected or not; what it ran is lost with `reason`. */
   readonly onGone: (thread: Thread, reason: Error) => void;
@@ -192,7 +204,13 @@ export class Threads {
         this.#options.onResults(thread, message);
         break;
       case "report":
-        this.#options.onReport(thread, message.id, message.value);
+        this.#options.onReport(thread, message);
+        break;
+      case "unreadable":
+        this.#options.onUnreadable(thread, message.message);
+        break;
+      case "audited":
+        this.#options.onAudited(thread, message);
         break;
       case "ready":
         this.#loads.done(thread);

@@ -1,6 +1,6 @@
-import { inspect, types } from "node:util";
 import type { LedgerRow } from "../common/ledger.js";
 import { isLogged, type LogFields, type Logger, type LogLevel } from "../common/log.js";
+import { plainFields } from "../common/log-values.js";
 import type { FromThread, LogRecord } from "../common/protocol.js";
 
 /** Records on their way or waiting; a manager that does not keep up costs memory in both threads. */
@@ -22,27 +22,28 @@ export class LogPort implements Logger {
   }
 
   debug(message: string, fields?: LogFields): void {
-    this.#log("debug", message, fields);
+    this.#log("debug", message, () => plainFields(fields));
   }
 
   info(message: string, fields?: LogFields): void {
-    this.#log("info", message, fields);
+    this.#log("info", message, () => plainFields(fields));
   }
 
   warn(message: string, fields?: LogFields): void {
-    this.#log("warn", message, fields);
+    this.#log("warn", message, () => plainFields(fields));
   }
 
   error(message: string, fields?: LogFields): void {
-    this.#log("error", message, fields);
+    this.#log("error", message, () => plainFields(fields));
   }
 
-  /** The same logger with fields that every line of it carries. */
-  child(fields: LogFields): Logger {
+  /** The same logger with fields that every line of it carries; the lines are those of this task. */
+  child(fields: LogFields, taskId: number): Logger {
+    let plain: LogFields | undefined;
     const logAt =
       (level: LogLevel) =>
-      (message: string, own?: LogFields): void =>
-        this.#log(level, message, { ...fields, ...own });
+      (message: string, own: LogFields = {}): void =>
+        this.#log(level, message, () => ({ ...(plain ??= plainFields(fields)), ...plainFields(own) }), taskId);
     return { debug: logAt("debug"), info: logAt("info"), warn: logAt("warn"), error: logAt("error") };
   }
 
@@ -57,33 +58,17 @@ export class LogPort implements Logger {
     this.#post({ type: "logs", records, dropped });
   }
 
-  #log(level: LogLevel, message: string, fields: LogFields = {}): void {
+  #log(level: LogLevel, message: string, fields: () => LogFields, taskId?: number): void {
     if (!isLogged(level, this.#level)) return;
     const underWay = this.#row.get("logsMade") - this.#row.get("logsTaken") - this.#dropped;
     this.#row.add("logsMade", 1); // at once: a thread that is ended sends nothing more
     if (underWay >= MAX_UNDER_WAY) this.#dropped++;
-    else this.#records.push({ level, message: String(message), fields: plainFields(fields) });
+    else {
+      const record = { level, message: String(message), fields: fields() };
+      this.#records.push(taskId === undefined ? record : { ...record, taskId });
+    }
     if (this.#scheduled) return;
     this.#scheduled = true;
     setImmediate(() => this.flush());
-  }
-}
-
-function plainFields(fields: LogFields): LogFields {
-  return Object.fromEntries(Object.entries(fields).map(([key, value]) => [key, plain(value)]));
-}
-
-/** What a log line can say of a value without keeping it, cloning its world, or quoting a server's reply. */
-function plain(value: unknown): unknown {
-  if (value === null || ["string", "number", "boolean", "undefined", "bigint"].includes(typeof value)) return value;
-  if (types.isNativeError(value)) {
-    const { name, code, message } = value as Error & { code?: unknown };
-    const isOurs = typeof code === "string" && code.startsWith("REDTHREAD_");
-    return { name, ...(code === undefined ? {} : { code: plain(code) }), ...(isOurs ? { message } : {}) };
-  }
-  try {
-    return JSON.parse(JSON.stringify(value)) as unknown;
-  } catch {
-    return inspect(value, { depth: 2 }); // cycles, bigints inside: still a line, not a failure of the task
   }
 }

@@ -1,7 +1,9 @@
+import { AsyncResource } from "node:async_hooks";
 import { getHeapStatistics } from "node:v8";
 import { threadId, type MessagePort, type Transferable } from "node:worker_threads";
 import { ArrayMap } from "../common/array-map.js";
 import { executionChannel, type TraceContext } from "../common/channels.js";
+import { restoreParts } from "../common/crossing.js";
 import { fromErrorData, toErrorData } from "../common/envelope.js";
 import { TaskNotFoundError } from "../common/errors.js";
 import { LedgerRow } from "../common/ledger.js";
@@ -15,7 +17,7 @@ import { adoptManaged } from "./managed.js";
 import { closeSync } from "./sync-registry.js";
 import { LogPort } from "./log-port.js";
 import { Results } from "./results.js";
-import { runTraced, type TaskFunction, ThreadTask } from "./task.js";
+import { type PostReport, runTraced, type TaskFunction, ThreadTask } from "./task.js";
 import { registerTsx } from "./tsx.js";
 import { Turnstile } from "./turnstile.js";
 
@@ -72,6 +74,7 @@ export class Runtime {
     });
     this.#sampling = setInterval(() => this.#sampleHeap(), SAMPLE_MS).unref();
     port.on("message", (message: ToThread) => this.#receive(message));
+    port.on("messageerror", () => this.#unreadable());
   }
 
   /** Loads the tasks module and runs its `setup`; tells the manager how that went. Never rejects. */
@@ -79,7 +82,7 @@ export class Runtime {
     try {
       this.#module = exportsOf(await load(this.#config.tasks));
       for (const [name, task] of tasksOf(this.#module)) this.#tasks.set(name, task);
-      await (this.#module["setup"] as (() => unknown) | undefined)?.();
+      await new AsyncResource("redthread.setup").runInAsyncScope(() => this.#hook("setup"));
       this.#post({ type: "ready" });
     } catch (error) {
       this.#post({ type: "failed", error: toErrorData(error) });
@@ -90,7 +93,11 @@ export class Runtime {
     this.#row.add("heard", 1);
     switch (message.type) {
       case "tasks":
+        if (message.parts) restoreParts(message.parts, message.tasks);
         this.#start(message.tasks, message.traces);
+        break;
+      case "audit":
+        this.#audit();
         break;
       case "cancel":
         this.#running.get(message.id)?.abort(message.reason);
@@ -110,10 +117,28 @@ export class Runtime {
     }
   }
 
-  #start(tasks: TaskList, traces: Readonly<Record<number, TraceContext>> | undefined): void {
+  /** It had tasks: whatever else the manager says can be read. None has begun, and the manager sends each alone. */
+  #unreadable(): void {
+    this.#row.add("heard", 1);
+    const message = this.#claim();
+    if (message !== undefined) this.#post({ type: "unreadable", message });
+  }
+
+  /** The number of the message with tasks that has come; undefined where the manager took it back. */
+  #claim(): number | undefined {
     const number = this.#taskMessages;
     this.#taskMessages = (number + 1) | 0;
-    if (!this.#row.claim(number)) return; // taken back
+    return this.#row.claim(number) ? number : undefined;
+  }
+
+  #audit(): void {
+    this.#results.flush();
+    const running = [...this.#running.values()].map(({ taskId }) => taskId);
+    this.#post({ type: "audited", running, taken: this.#taskMessages, answered: this.#row.get("answered") });
+  }
+
+  #start(tasks: TaskList, traces: Readonly<Record<number, TraceContext>> | undefined): void {
+    if (this.#claim() === undefined) return;
     for (let i = 0; i < tasks.length; i += 4) {
       const [id, name] = [tasks[i] as number, tasks[i + 1] as string];
       const task = new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs, this.#postReport);
@@ -158,6 +183,10 @@ export class Runtime {
     });
   }
 
+  #hook(name: "setup" | "teardown"): unknown {
+    return (this.#module[name] as (() => unknown) | undefined)?.();
+  }
+
   /** What still runs is aborted and has `graceMs`; then teardown, then the clients, all within `closeMs`. */
   async #close(closeMs: number, graceMs: number): Promise<void> {
     const deadline = performance.now() + closeMs;
@@ -165,7 +194,7 @@ export class Runtime {
     for (const task of this.#running.values()) task.abort("shutdown");
     await this.#step("running tasks", graceMs, () => this.#idle());
     // Half, so that a teardown that hangs does not cost the clients their QUIT.
-    await this.#step("teardown", leftMs() / 2, () => (this.#module["teardown"] as (() => unknown) | undefined)?.());
+    await this.#step("teardown", leftMs() / 2, () => this.#hook("teardown"));
     await this.#step("clients", leftMs(), () =>
       Promise.all([this.#clients.close(leftMs()), closeSync(leftMs(), "for good")]),
     );
@@ -191,12 +220,15 @@ export class Runtime {
   }
 
   #post(message: FromThread, transfer?: readonly Transferable[]): void {
-    this.#port.postMessage(message, transfer as Transferable[] | undefined);
+    if (transfer?.length) this.#port.postMessage(message, transfer);
+    else this.#port.postMessage(message);
   }
 
-  readonly #postReport = (message: FromThread): void => this.#post(message);
+  readonly #postReport: PostReport = (message, transfer) => this.#post(message, transfer);
 
-  #postResults(message: FromThread, transfer: readonly Transferable[] | undefined): void {
+  #postResults(message: FromThread, transfer: readonly Transferable[]): void {
+    // Before them: a line is written in the context of its task's caller, who is gone with the result.
+    this.#logs.flush();
     // With a limit the manager judges this thread when it reads them.
     if (this.#config.threads.maxHeapMb !== undefined) this.#sampleHeap();
     this.#post(message, transfer);

@@ -1,9 +1,12 @@
-import { threadId } from "node:worker_threads";
+import { AsyncResource } from "node:async_hooks";
+import { threadId, type Transferable } from "node:worker_threads";
 import { executionChannel, type ExecutionMessage, Trace, type TraceContext } from "../common/channels.js";
-import { uncloneablePath } from "../common/envelope.js";
+import { addParts, copyIfSmall, crossAlone, type LoneCrossing } from "../common/crossing.js";
 import { NotCloneableError, TaskAbortedError, TaskTimeoutError } from "../common/errors.js";
 import type { Logger } from "../common/log.js";
 import type { CancelReason, FromThread } from "../common/protocol.js";
+import { isPrimitive } from "../common/plain.js";
+import { isTooDeep, uncloneablePath } from "../common/uncloneable.js";
 import type { LogPort } from "./log-port.js";
 
 /** What a task gets beside its input. */
@@ -26,6 +29,8 @@ export interface TaskContext {
 
 export type TaskFunction = (input: unknown, context: TaskContext) => unknown;
 
+export type PostReport = (message: FromThread, transfer: readonly Transferable[]) => void;
+
 /** A task in its thread, and the context that it gets: signal and logger are made when somebody asks for them. */
 export class ThreadTask implements TaskContext {
   readonly threadId = threadId;
@@ -36,19 +41,14 @@ export class ThreadTask implements TaskContext {
   readonly #name: string;
   readonly #input: unknown;
   readonly #logs: LogPort;
-  readonly #post: (message: FromThread) => void;
+  readonly #post: PostReport;
+  /** Its own: what it enters in an AsyncLocalStorage is not there for the next task. Made where nothing is entered. */
+  readonly #scope = new AsyncResource("redthread.task");
   #controller: AbortController | undefined;
   #abortReason: Error | undefined;
   #logger: Logger | undefined;
 
-  constructor(
-    id: number,
-    name: string,
-    input: unknown,
-    context: unknown,
-    logs: LogPort,
-    post: (message: FromThread) => void,
-  ) {
+  constructor(id: number, name: string, input: unknown, context: unknown, logs: LogPort, post: PostReport) {
     this.taskId = id;
     this.context = context;
     this.#name = name;
@@ -60,7 +60,15 @@ export class ThreadTask implements TaskContext {
   /** Not at all where it was given up before its turn: what listens for its signal would listen in vain. */
   run(task: TaskFunction): unknown {
     if (this.#abortReason) throw this.#abortReason;
-    return task(this.#input, this);
+    return this.#scope.runInAsyncScope(task, undefined, this.#input, this);
+  }
+
+  /** As `run`, with whatever `around` does first. */
+  runWithin(around: (run: () => unknown) => unknown, task: TaskFunction): unknown {
+    return this.#scope.runInAsyncScope(around, undefined, () => {
+      if (this.#abortReason) throw this.#abortReason;
+      return task(this.#input, this);
+    });
   }
 
   get signal(): AbortSignal {
@@ -73,12 +81,10 @@ export class ThreadTask implements TaskContext {
 
   get logger(): Logger {
     const { taskId, context } = this;
-    return (this.#logger ??= this.#logs.child({
-      task: this.#name,
+    return (this.#logger ??= this.#logs.child(
+      { task: this.#name, taskId, threadId, ...(context === undefined ? {} : { context }) },
       taskId,
-      threadId,
-      ...(context === undefined ? {} : { context }),
-    }));
+    ));
   }
 
   /** A function of its own: tasks take it out of their context. */
@@ -92,20 +98,34 @@ export class ThreadTask implements TaskContext {
 
   abort(reason: CancelReason): void {
     this.#abortReason ??= abortError(reason, this.#name);
-    this.#controller?.abort(this.#abortReason);
+    const controller = this.#controller;
+    // The listeners are the task's, and may enter an AsyncLocalStorage.
+    if (controller) this.#scope.runInAsyncScope(() => controller.abort(this.#abortReason));
   }
 
   #report(value: unknown): void {
     try {
-      this.#post({ type: "report", id: this.taskId, value });
+      const { value: crossing, parts, transferList } = reportOf(value);
+      const message = { type: "report", id: this.taskId, value: crossing } as const;
+      this.#post(parts ? { ...message, parts } : message, transferList);
     } catch (cause) {
       const path = uncloneablePath(value, "report") ?? "report";
-      throw new NotCloneableError(`task ${this.#name} cannot report this to its caller: ${path} cannot be cloned`, {
+      const why = isTooDeep(cause) ? "is nested too deeply to be cloned" : "cannot be cloned";
+      throw new NotCloneableError(`task ${this.#name} cannot report this to its caller: ${path} ${why}`, {
         path,
         cause,
       });
     }
   }
+}
+
+function reportOf(value: unknown): LoneCrossing {
+  const copied = isPrimitive(value) ? { value, parts: undefined } : copyIfSmall(value);
+  const crossing = copied ? { ...copied, transferList: [] } : crossAlone(value);
+  if (!crossing.parts) return crossing;
+  const parts: unknown[] = [];
+  addParts(parts, 0, crossing.parts);
+  return { ...crossing, parts };
 }
 
 /** As `task.run`, for those who listen to `redthread:execution`. */
@@ -116,10 +136,12 @@ export function runTraced(task: ThreadTask, run: TaskFunction): Promise<unknown>
     threadId,
     ...(task.trace && { trace: task.trace }),
   };
-  return new Trace(executionChannel, message).during(async () => {
-    const { around } = message;
-    return around ? around(() => task.run(run)) : task.run(run);
-  });
+  const traced = (begin: () => unknown): Promise<unknown> =>
+    new Trace(executionChannel, message).during(async () => {
+      const { around } = message;
+      return around ? around(begin) : begin();
+    });
+  return task.runWithin(traced, run) as Promise<unknown>;
 }
 
 function abortError(reason: CancelReason, name: string): Error {
