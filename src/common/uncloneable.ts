@@ -5,6 +5,9 @@ import { isDetached } from "./views.js";
 /** The search holds up its thread: 200 000 parts take some 50 ms. In a larger value the culprit is named by the whole. */
 const MAX_LOOKS = 200_000;
 
+/** A longer path is shown by its two ends. */
+const MAX_STEPS = 20;
+
 /** A part of the searched value, and its way back. */
 interface Place {
   readonly part: unknown;
@@ -80,5 +83,7 @@ function pathOf(place: Place): string {
     const { key } = at;
     steps.push(typeof key === "number" || /^\d+$/.test(key) ? `[${key}]` : `.${key}`);
   }
-  return `${at.key}${steps.toReversed().join("")}`;
+  const shown = steps.toReversed();
+  if (shown.length > MAX_STEPS) shown.splice(MAX_STEPS / 2, shown.length - MAX_STEPS, " … ");
+  return `${at.key}${shown.join("")}`;
 }
