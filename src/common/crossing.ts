@@ -1,12 +1,13 @@
+import { types } from "node:util";
 import type { Transferable } from "node:worker_threads";
 import { movable } from "./movable.js";
 import { type Container, isDense, isPlainArray, isPlainObject, isPrimitive, type Key, put } from "./plain.js";
-import { isBound, nameOf, viewOf, VIEWS } from "./views.js";
+import { isBound, nameOf, ownView, viewOf, VIEWS } from "./views.js";
 
 /**
  * What a structured clone loses and the receiver makes again, flat, two entries each: the path below the value, and
- * how to make it. A view's name makes that view of a text of its bytes, `true` makes a Buffer of a Uint8Array, and a
- * number takes what was made for the part that many parts before.
+ * how to make it. A view's name makes that view of a text of its bytes, `true` makes a Buffer of a Uint8Array, `false`
+ * takes a view's own bytes out of a larger buffer, and a number is what was made for the part that many parts before.
  */
 export type Parts = readonly unknown[];
 
@@ -58,11 +59,10 @@ export function copyIfSmall(value: unknown): Crossing | undefined {
  */
 export function crossAlone(value: unknown, transferList: readonly Transferable[] = []): LoneCrossing {
   const moving = movable(value, transferList);
-  if (isPrimitive(value) || typeof value !== "object" || !hasViews(value!)) {
-    return { value, parts: undefined, transferList: moving };
-  }
-  const copier = new WholeCopier(moving);
-  const copy = copier.copy(value!);
+  const views = typeof value === "object" && value !== null ? surveyViews(value) : NO_VIEWS;
+  if (!views.areThere) return { value, parts: undefined, transferList: moving };
+  const copier = new WholeCopier(moving, views.isAllPlain);
+  const copy = copier.copy(value as object);
   return { value: copy, parts: copier.parts, transferList: [...moving, ...copier.moving] };
 }
 
@@ -97,9 +97,8 @@ export function restoreParts(parts: Parts, list: readonly unknown[], second: rea
     if (typeof make === "number") {
       const [from, fromKey] = placeOf(at - 3 * make);
       put(holder, key, from[fromKey]);
-    } else if (make === true) {
-      const { buffer, byteOffset, byteLength } = holder[key] as Uint8Array;
-      put(holder, key, Buffer.from(buffer as ArrayBuffer, byteOffset, byteLength));
+    } else if (typeof make === "boolean") {
+      put(holder, key, ownView(holder[key] as ArrayBufferView, make));
     } else {
       put(holder, key, viewOf(make as string, holder[key] as string));
     }
@@ -119,7 +118,7 @@ abstract class Copier {
   /** With the number of the part that makes the view, where one does. */
   #views: Map<object, { readonly copy: unknown; readonly part: number | undefined }> | undefined;
 
-  protected part(make: string | number | true): number {
+  protected part(make: string | number | boolean): number {
     this.parts ??= [];
     return this.parts.push([...this.path], make) / 2 - 1;
   }
@@ -210,28 +209,34 @@ class WholeCopier extends Copier {
   /** Of the copies it made, the large ones: nobody else has them. */
   readonly moving: ArrayBuffer[] = [];
   readonly #moving: ReadonlySet<unknown>;
+  readonly #mayCopy: boolean;
   readonly #copies = new Map<object, unknown>();
 
-  /** `moving`: buffers that move as they are. */
-  constructor(moving: readonly Transferable[]) {
+  /**
+   * `moving`: buffers that move as they are. Without `mayCopy` the receiver does what is to be done: what is not plain, and
+   * stays, would go on to refer to the originals.
+   */
+  constructor(moving: readonly Transferable[], mayCopy: boolean) {
     super();
     this.#moving = new Set<unknown>(moving);
+    this.#mayCopy = mayCopy;
   }
 
   copy(value: object): unknown {
-    if (ArrayBuffer.isView(value)) return this.#view(value);
+    if (ArrayBuffer.isView(value)) return this.#mayCopy ? this.#view(value) : this.#mark(value);
     const copied = this.#copies.get(value);
     if (copied !== undefined) return copied;
     const isArray = isPlainArray(value);
     // What refers to nothing may stay: no view is below it. What is not plain stays with all that is below it.
     if (this.path.length >= MAX_DEPTH || !(isArray || isPlainObject(value)) || !refersToObjects(value)) return value;
-    const copy = (isArray ? copyOfArray(value) : { ...value }) as unknown as Container;
+    const copy = (this.#mayCopy ? (isArray ? copyOfArray(value) : { ...value }) : value) as unknown as Container;
     this.#copies.set(value, copy);
     for (const key of Object.keys(copy)) {
       const part = copy[key];
       if (typeof part !== "object" || part === null) continue;
       this.path.push(key);
-      put(copy, key, this.copy(part));
+      const partCopy = this.copy(part);
+      if (partCopy !== part) put(copy, key, partCopy);
       this.path.pop();
     }
     return copy;
@@ -249,6 +254,14 @@ class WholeCopier extends Copier {
     return copy;
   }
 
+  #mark(view: ArrayBufferView): unknown {
+    if (this.knownView(view)) return view;
+    const isPart = !isBound(view.buffer) && view.byteLength < view.buffer.byteLength;
+    const isBuffer = Buffer.isBuffer(view);
+    this.remember(view, view, isBuffer || isPart ? this.part(isBuffer) : undefined);
+    return view;
+  }
+
   #trim({ buffer, byteOffset, byteLength }: ArrayBufferView, name: string): unknown {
     const bytes = new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength).slice();
     if (byteLength >= MOVE_BYTES) this.moving.push(bytes.buffer);
@@ -257,7 +270,11 @@ class WholeCopier extends Copier {
 }
 
 function copyOfArray(array: readonly unknown[]): unknown[] {
-  return isDense(array) ? array.slice() : Object.assign(Array.from({ length: 0 }), { length: array.length }, array);
+  if (isDense(array)) return array.slice();
+  const copy: unknown[] = [];
+  copy.length = array.length;
+  for (const key of Object.keys(array)) put(copy as unknown as Container, key, (array as unknown as Container)[key]);
+  return copy;
 }
 
 function refersToObjects(container: object): boolean {
@@ -274,21 +291,29 @@ function isDenselyPrimitive(array: readonly unknown[]): boolean {
   return array.length > SMALL_ENTRIES && array.every(isPrimitive);
 }
 
-/** Whether Buffers and other views are in reach through plain objects and arrays. */
-function hasViews(value: object): boolean {
+interface ViewSurvey {
+  /** Buffers and other views, in reach through plain objects and arrays. */
+  readonly areThere: boolean;
+  /** Nothing that is met on the way can refer back to what would be copied. */
+  readonly isAllPlain: boolean;
+}
+
+const NO_VIEWS: ViewSurvey = { areThere: false, isAllPlain: true };
+
+function surveyViews(value: object): ViewSurvey {
   const seen = new Set<object>([value]);
+  const add = (part: unknown): void => {
+    if (typeof part === "object" && part !== null) seen.add(part);
+  };
+  let areThere = false;
+  let isAllPlain = true;
   for (const node of seen) {
-    if (ArrayBuffer.isView(node)) return true;
-    if (isPlainArray(node)) {
-      for (const part of node) if (typeof part === "object" && part !== null) seen.add(part);
-      if (node.length > SMALL_ENTRIES || isDense(node)) continue;
-      for (const part of Object.values(node)) if (typeof part === "object" && part !== null) seen.add(part);
-    } else if (isPlainObject(node)) {
-      for (const key in node) {
-        const part = (node as Container)[key];
-        if (typeof part === "object" && part !== null) seen.add(part);
-      }
-    }
+    if (ArrayBuffer.isView(node)) areThere = true;
+    else if (isPlainArray(node)) {
+      for (const part of node) add(part);
+      if (node.length <= SMALL_ENTRIES && !isDense(node)) for (const part of Object.values(node)) add(part);
+    } else if (isPlainObject(node)) for (const key in node) add((node as Container)[key]);
+    else isAllPlain &&= types.isDate(node) || types.isRegExp(node) || types.isAnyArrayBuffer(node);
   }
-  return false;
+  return { areThere, isAllPlain };
 }

@@ -28,9 +28,11 @@ export function isPlainArray(value: object): value is unknown[] {
   return prototype === Array.prototype || Array.isArray(prototype);
 }
 
-/** Without holes, and without names beside its indices: a regular expression's match has such. */
+/** Without holes, and without names beside its indices, which come first: a regular expression's match has such. */
 export function isDense(array: readonly unknown[]): boolean {
-  return Object.keys(array).length === array.length;
+  const { length } = array;
+  const names = Object.keys(array);
+  return names.length === length && (length === 0 || names[length - 1] === String(length - 1));
 }
 
 /** As a clone has it: not what an assignment to `__proto__` would do. */

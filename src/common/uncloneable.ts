@@ -73,7 +73,8 @@ function entriesOf(part: object): Iterable<readonly [string | number, unknown]> 
   if (types.isMap(part)) return [...part].flatMap(([key, value], i) => [[i, key] as const, [i, value] as const]);
   if (types.isSet(part)) return [...part].map((value, i) => [i, value] as const);
   if (types.isNativeError(part)) return [["cause", part.cause]];
-  return Array.isArray(part) ? part.entries() : Object.entries(part);
+  // Names beside the indices count, too; to name each index of a very long array would take too long.
+  return Array.isArray(part) && part.length > MAX_LOOKS ? part.entries() : Object.entries(part);
 }
 
 function pathOf(place: Place): string {

@@ -40,6 +40,16 @@ export function viewOf(name: string, text: string): ArrayBufferView {
   return name === "Buffer" ? bytes : new (VIEWS.get(name)!)(bytes.buffer);
 }
 
+/** The view with a buffer of its own bytes alone, unless it is bound to the one it has; as a Buffer if it was one. */
+export function ownView(view: ArrayBufferView, isBuffer: boolean): ArrayBufferView {
+  const { buffer, byteOffset, byteLength } = view;
+  const isOwn = byteLength === buffer.byteLength || isBound(buffer);
+  const bytes = Buffer.from(buffer as ArrayBuffer, byteOffset, byteLength);
+  if (isOwn) return isBuffer ? bytes : view;
+  const own = new Uint8Array(bytes).buffer; // not of the pool
+  return isBuffer ? Buffer.from(own) : new (VIEWS.get(nameOf(view))!)(own);
+}
+
 /** Shared memory stays shared, and a resizable buffer resizable: their views are no copies. */
 export function isBound(buffer: ArrayBufferLike): boolean {
   return types.isSharedArrayBuffer(buffer) || (buffer as { resizable?: boolean }).resizable === true;

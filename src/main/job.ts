@@ -147,9 +147,9 @@ export class Job {
   }
 
   notCloneable(cause: unknown): NotCloneableError {
-    const { name, input, context } = this;
+    const { name, input, context, options } = this;
     const found = uncloneablePath(input, "input") ?? uncloneablePath(context, "context");
-    const path = found ?? (isTooDeep(cause) ? (isPrimitive(input) ? "context" : "input") : "the transferList");
+    const path = found ?? (options.transferList && !isTooDeep(cause) ? "the transferList" : this.#largest);
     const why = isTooDeep(cause) ? "is nested too deeply to be cloned" : "cannot be cloned or transferred to a thread";
     return new NotCloneableError(`task ${name} was not sent: ${path} ${why}`, { outcome: "not-sent", path, cause });
   }
@@ -157,7 +157,7 @@ export class Job {
   /** Its thread could not read the message that it was alone in; it has not begun. */
   unreadable(): NotCloneableError {
     const { name } = this;
-    const path = isPrimitive(this.input) ? "context" : "input";
+    const path = this.#largest;
     return new NotCloneableError(`task ${name} has not begun: its thread could not read its ${path}`, {
       outcome: "not-sent",
       path,
@@ -178,6 +178,11 @@ export class Job {
       outcome: this.#outcome,
       timeoutMs,
     });
+  }
+
+  /** Whichever of the two is likely to be at fault, where nothing tells. */
+  get #largest(): "input" | "context" {
+    return isPrimitive(this.input) ? "context" : "input";
   }
 
   get #outcome(): Outcome {

@@ -122,7 +122,7 @@ export class Results {
       if (crossing.parts) addParts(parts, 1, crossing.parts);
       this.#send({ done: [id, crossing.value], failed: NOTHING, parts }, crossing.transferList);
     } catch (cause) {
-      this.failed(id, notCloneable(name, value, cause));
+      this.failed(id, notCloneable(name, value, cause, list.length > 0));
     }
     if (this.#isEmpty) this.#areImmediate = true;
   }
@@ -162,8 +162,8 @@ export class Results {
   }
 }
 
-function notCloneable(name: string, value: unknown, cause: unknown): NotCloneableError {
-  const path = uncloneablePath(value, "result") ?? (isTooDeep(cause) ? "result" : "its transfer list");
+function notCloneable(name: string, value: unknown, cause: unknown, hasList = false): NotCloneableError {
+  const path = uncloneablePath(value, "result") ?? (hasList && !isTooDeep(cause) ? "its transfer list" : "result");
   const why = isTooDeep(cause) ? "is nested too deeply to be cloned" : "cannot be cloned or transferred";
   return new NotCloneableError(`the result of task ${name} cannot be sent to the main thread: ${path} ${why}`, {
     path,

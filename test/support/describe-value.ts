@@ -8,10 +8,15 @@ const HEX_BYTES = 48;
  * All that a program can see of a value, as one canonical text: types, keys in their order, holes, bytes, and which objects
  * are one and the same. Two values have the same description exactly if nobody could tell them apart, with three
  * exceptions: whether two views share memory, what the rest of a view's buffer holds, and whether a view that is
- * reached both through plain objects and arrays and otherwise is one object in both places.
+ * reached both through plain objects and arrays and otherwise is one object in both places. `withoutViewNumbers` leaves out
+ * which views are one object.
  */
 export function describe(value: unknown): string {
   return new Describer(value).text;
+}
+
+export function withoutViewNumbers(description: string): string {
+  return description.replaceAll(/ @\d+/g, "");
 }
 
 /** Changes every container and every byte in reach, so that whatever shares them shows it. Shared memory is left alone. */
@@ -55,8 +60,9 @@ class Describer {
   /** What is reached through plain objects and arrays only. */
   readonly #plain = new Set<object>();
   readonly #numbers = new Map<object, number>();
-  /** Views in other places have numbers of their own, see `describe`. */
-  readonly #viewNumbers = new Map<object, number>();
+  readonly #plainViews = new Map<object, number>();
+  /** A view has another number in other places, see `describe`. */
+  readonly #otherViews = new Map<object, number>();
 
   constructor(value: unknown) {
     const queue = [value];
@@ -76,12 +82,18 @@ class Describer {
   }
 
   #object(object: object, inPlain: boolean): string {
-    const numbers = ArrayBuffer.isView(object) && !inPlain ? this.#viewNumbers : this.#numbers;
-    const known = numbers.get(object);
+    if (ArrayBuffer.isView(object)) return `${this.#body(object, inPlain)} @${this.#viewNumber(object, inPlain)}`;
+    const known = this.#numbers.get(object);
     if (known !== undefined) return `=#${known}`;
-    const number = this.#numbers.size + this.#viewNumbers.size;
-    numbers.set(object, number);
+    const number = this.#numbers.size;
+    this.#numbers.set(object, number);
     return `#${number} ${this.#body(object, inPlain)}`;
+  }
+
+  #viewNumber(view: object, inPlain: boolean): number {
+    const numbers = inPlain ? this.#plainViews : this.#otherViews;
+    if (!numbers.has(view)) numbers.set(view, this.#plainViews.size + this.#otherViews.size);
+    return numbers.get(view)!;
   }
 
   #body(object: object, inPlain: boolean): string {
