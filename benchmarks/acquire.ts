@@ -1,9 +1,10 @@
 /** What does a client cost to get, cached or leased, beside a module's promise and the pools one could take? */
-import { ConnectionManager } from "redthread";
-import { silent } from "../test/support/silent.js";
+import type { ConnectionManager } from "redthread";
 import { startRedis } from "../test/support/redis-server.js";
 import type * as Tasks from "./contenders/acquire-tasks.js";
 import type { AcquireInput } from "./contenders/acquire-tasks.js";
+import { openManagerOf } from "./contenders/redthread.js";
+import { buildsOf } from "./support/build.js";
 import { interleave, type Named } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
@@ -14,7 +15,13 @@ interface AcquirePoint extends Record<string, string | number> {
   readonly callers: number;
 }
 
+interface Candidate extends Named<AcquirePoint> {
+  readonly contender: AcquireInput["contender"];
+  readonly manager: ConnectionManager<typeof Tasks>;
+}
+
 const options = parseBenchOptions();
+const builds = buildsOf(options);
 /** What takes ns takes no time, and its rounds differ by half. */
 const ROUNDS = options.isSmoke ? { cached: 1, leased: 1 } : { cached: 300, leased: 20 };
 const CALLS = options.isSmoke
@@ -31,8 +38,7 @@ const points: AcquirePoint[] = [
 ];
 const isCached = ({ use }: AcquirePoint): boolean => use === "cached";
 const isLeased = (point: AcquirePoint): boolean => !isCached(point);
-const contenders: readonly Named<AcquirePoint>[] = [
-  { name: "redthread" },
+const rivals: readonly Named<AcquirePoint>[] = [
   { name: "await of a module's promise", takesPart: isCached },
   { name: "generic-pool, same checks", takesPart: isLeased },
   { name: "tarn, same checks", takesPart: isLeased },
@@ -46,15 +52,16 @@ const contenders: readonly Named<AcquirePoint>[] = [
 ];
 
 await using server = await startRedis();
-await using manager = new ConnectionManager<typeof Tasks>({
-  tasks: new URL("./contenders/acquire-tasks.js", import.meta.url),
-  env: {},
-  logger: silent,
-  redis: { port: server.port },
-  threads: { count: 1 },
-});
+const managers = await Promise.all(
+  builds.map((build) => openManagerOf<typeof Tasks>(build, "acquire-tasks.js", { port: server.port, threads: 1 })),
+);
+// Rivals run in the thread of ours. Two builds are compared without them: only one of the two would share its thread.
+const contenders: Candidate[] = [
+  ...builds.map((build, at) => ({ ...build.named("redthread"), contender: "redthread", manager: managers[at]! })),
+  ...(builds.length === 1 ? rivals : []).map((rival) => ({ ...rival, contender: rival.name, manager: managers[0]! })),
+];
 
-async function nsPerCall(contender: string, { use, callers }: AcquirePoint): Promise<number> {
+async function nsPerCall({ contender, manager }: Candidate, { use, callers }: AcquirePoint): Promise<number> {
   return manager.run("acquire", { contender, use, callers, calls: CALLS[use], port: server.port });
 }
 
@@ -64,10 +71,11 @@ const rows = await interleave(
     contenders,
     rounds: (point) => (isCached(point) ? ROUNDS.cached : ROUNDS.leased),
     warmUps: options.isSmoke ? 0 : 10,
-    measure: async ({ name }, point) => ({ nsPerCall: await nsPerCall(name, point) }),
+    measure: async (candidate, point) => ({ nsPerCall: await nsPerCall(candidate, point) }),
   },
   options,
 );
+for (const manager of managers) await manager.shutdown();
 report(
   {
     name: "acquire",
@@ -76,6 +84,7 @@ report(
     reference: "redthread",
     rows,
     notes: [
+      ...(builds.length > 1 ? ["the rivals are left out: they run in the thread of one of the builds"] : []),
       "cached: `await getRedis()` beside `await` of a promise in a module variable, which checks nothing",
       "leased: withDedicated() and pools of 4 clients; the same checks: open, asked for a PING when idle for 500 ms, UNWATCH on return",
     ],

@@ -3,9 +3,10 @@
  * n = "10ms" is as many as keep a core busy for so long.
  */
 import { startRedis } from "../test/support/redis-server.js";
-import { ContenderProcess, fillKeys } from "./contenders/contender-process.js";
+import { type Candidate, candidatesOf, ContenderProcess, fillKeys } from "./contenders/contender-process.js";
 import { type ContenderName, ROSTER } from "./contenders/roster.js";
-import { chooseContenders, interleave, mergeRounds, type Named, type Row } from "./support/interleave.js";
+import { buildsOf } from "./support/build.js";
+import { chooseContenders, choosePoints, interleave, mergeRounds, type Named, type Row } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
@@ -14,10 +15,6 @@ import { roundsOf } from "./support/rounds-of.js";
 interface DispatchPoint extends Record<string, string | number> {
   readonly callers: number;
   readonly n: string;
-}
-
-interface Candidate extends Named<DispatchPoint> {
-  readonly name: ContenderName;
 }
 
 const options = parseBenchOptions();
@@ -56,11 +53,17 @@ function turnOf({ callers, n }: DispatchPoint): typeof SHORT {
   return callers === 1 || ROUNDS_OF[n]! < 1_000 ? SHORT : LONG;
 }
 
-const candidates = (Object.keys(ROSTER) as ContenderName[]).map((name): Candidate => ({
-  name,
-  takesPart: (point) => takesPart(name, point),
-}));
-const points = CALLERS.flatMap((callers) => SIZES.map((n): DispatchPoint => ({ callers, n })));
+const candidates = candidatesOf(Object.keys(ROSTER) as ContenderName[], buildsOf(options)).map(
+  (candidate): Candidate & Named<DispatchPoint> => ({
+    ...candidate,
+    takesPart: (point) => takesPart(candidate.contender, point),
+  }),
+);
+// Before any process starts, so that a wrong --only is told at once.
+const points = choosePoints(
+  CALLERS.flatMap((callers) => SIZES.map((n): DispatchPoint => ({ callers, n }))),
+  options,
+);
 
 await using server = await startRedis();
 await fillKeys(server.admin);
@@ -68,12 +71,12 @@ await fillKeys(server.admin);
 async function oneRound(round: number): Promise<Row<DispatchPoint>[]> {
   const contenders = chooseContenders(candidates, options).map((candidate) => ({
     ...candidate,
-    process: new ContenderProcess(candidate.name, server.port),
+    process: new ContenderProcess(candidate, server.port),
   }));
   // All threads up, before anybody's code is warmed: a start takes a core.
   for (const { process } of contenders) await process.rate({ callers: 64, rounds: 0, ms: 0 });
-  for (const { name, process } of contenders) {
-    if (SLOW.has(name)) await process.rate({ callers: 64, rounds: 0, ms: SHORT.ms });
+  for (const { contender, process } of contenders) {
+    if (SLOW.has(contender)) await process.rate({ callers: 64, rounds: 0, ms: SHORT.ms });
     else for (const warmUp of WARM_UPS) await process.rate({ ...warmUp, rounds: 0 });
   }
   const rows = await interleave(

@@ -3,8 +3,9 @@
  * tuned rival does at most in the same round, so that the row of 70 % is where one would run it.
  */
 import { startRedis } from "../test/support/redis-server.js";
-import { ContenderProcess, fillKeys } from "./contenders/contender-process.js";
+import { type Candidate, candidatesOf, ContenderProcess, fillKeys } from "./contenders/contender-process.js";
 import type { ContenderName } from "./contenders/roster.js";
+import { buildsOf } from "./support/build.js";
 import { chooseContenders, choosePoints, type Row, turns } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
@@ -19,7 +20,7 @@ interface LatencyPoint extends Record<string, string | number> {
 }
 
 interface Run {
-  readonly contender: ContenderName;
+  readonly contender: string;
   readonly point: LatencyPoint;
   readonly perSecond: number;
   readonly latenciesMs: readonly number[];
@@ -47,19 +48,17 @@ const points = choosePoints(
   SIZES_MS.flatMap((cpuMs) => [...LOADS.keys()].map((load): LatencyPoint => ({ cpuMs, load }))),
   options,
 );
-const contenders = chooseContenders(
-  NAMES.map((name) => ({ name })),
-  options,
-).map(({ name }) => name);
+const builds = buildsOf(options);
+const contenders = chooseContenders(candidatesOf(NAMES, builds), options);
 
 await using server = await startRedis();
 await fillKeys(server.admin);
 
-const open = (contender: ContenderName): ContenderProcess => new ContenderProcess(contender, server.port);
+const open = (candidate: Candidate): ContenderProcess => new ContenderProcess(candidate, server.port);
 
 /** Tasks per second by ms of CPU. */
 async function mostOfRival(): Promise<Map<number, number>> {
-  await using rival = open(RIVAL);
+  await using rival = open({ name: RIVAL, contender: RIVAL, build: builds[0] });
   await rival.rate({ ...MOST, rounds: 0 }); // warms
   const most = new Map<number, number>();
   for (const cpuMs of SIZES_MS) {
@@ -95,7 +94,7 @@ async function oneRound(round: number): Promise<Run[]> {
 }
 
 /** Quantiles are of all tasks of all rounds, for in one round they are too few; the spread is that of the rounds. */
-function rowOf(point: LatencyPoint, contender: ContenderName): Row<LatencyPoint> {
+function rowOf(point: LatencyPoint, contender: string): Row<LatencyPoint> {
   const mine = runs.filter((run) => run.contender === contender && run.point === point);
   const all = mine.flatMap(({ latenciesMs }) => latenciesMs);
   const metrics = Object.entries(QUANTILES).map(([name, share]) => {
@@ -108,7 +107,7 @@ function rowOf(point: LatencyPoint, contender: ContenderName): Row<LatencyPoint>
 
 const runs: Run[] = [];
 for (let round = 0; round < ROUNDS; round++) runs.push(...(await oneRound(round)));
-const rows = points.flatMap((point) => contenders.map((name) => rowOf(point, name)));
+const rows = points.flatMap((point) => contenders.map(({ name }) => rowOf(point, name)));
 report(
   {
     name: "latency",

@@ -4,7 +4,8 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { startRedis } from "../test/support/redis-server.js";
 import type { MemoryInput } from "./memory/child.js";
-import { interleave, type Row } from "./support/interleave.js";
+import { type Build, buildsOf } from "./support/build.js";
+import { interleave, type Named, type Row } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
@@ -15,6 +16,11 @@ interface MemoryPoint extends Record<string, string | number> {
   readonly connections: number;
 }
 
+interface Candidate extends Named<MemoryPoint> {
+  readonly contender: MemoryInput["contender"];
+  readonly build: Build;
+}
+
 const MB = 2 ** 20;
 const options = parseBenchOptions();
 const { isSmoke } = options;
@@ -22,7 +28,11 @@ const { isSmoke } = options;
 const ROUNDS = 1;
 const THREADS = isSmoke ? [1, 2] : [8, 16, 32];
 const CONNECTIONS = isSmoke ? [1, 2] : [50, 250];
-const contenders = [{ name: "redthread" }, { name: "by hand" }] as const;
+const [today, ...others] = buildsOf(options);
+const contenders: readonly Candidate[] = [
+  ...[today, ...others].map((build): Candidate => ({ ...build.named("redthread"), contender: "redthread", build })),
+  { name: "by hand", contender: "by hand", build: today },
+];
 const points = [
   ...THREADS.map((threads): MemoryPoint => ({ threads, connections: 0 })),
   ...CONNECTIONS.map((connections): MemoryPoint => ({ threads: 1, connections })),
@@ -30,8 +40,8 @@ const points = [
 
 await using server = await startRedis();
 
-async function rssMb(contender: MemoryInput["contender"], { threads, connections }: MemoryPoint): Promise<number> {
-  const child = fileURLToPath(new URL("./memory/child.js", import.meta.url));
+async function rssMb({ contender, build }: Candidate, { threads, connections }: MemoryPoint): Promise<number> {
+  const child = fileURLToPath(build.script("memory/child.js"));
   const input: MemoryInput = { port: server.port, contender, threads, connections };
   const { stdout } = await promisify(execFile)(process.execPath, ["--expose-gc", child, JSON.stringify(input)]);
   return Number(stdout) / MB;
@@ -57,7 +67,12 @@ function isAbout({ connections }: MemoryPoint, what: "threads" | "connections"):
 }
 
 const rows = await interleave(
-  { points, contenders, rounds: ROUNDS, measure: async ({ name }, point) => ({ rssMb: await rssMb(name, point) }) },
+  {
+    points,
+    contenders,
+    rounds: ROUNDS,
+    measure: async (candidate, point) => ({ rssMb: await rssMb(candidate, point) }),
+  },
   options,
 );
 report(

@@ -1,9 +1,9 @@
 /** What do pipelines and transactions cost in a thread, beside the bare clients? GETs of 100 bytes, one pipeline after the other. */
-import { ConnectionManager } from "redthread";
-import { silent } from "../test/support/silent.js";
 import { startRedis } from "../test/support/redis-server.js";
 import type * as Tasks from "./contenders/pipeline-tasks.js";
 import type { PipelineClient, PipelineInput } from "./contenders/pipeline-tasks.js";
+import { openManagerOf } from "./contenders/redthread.js";
+import { type Build, buildsOf } from "./support/build.js";
 import { interleave } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
@@ -16,6 +16,7 @@ interface PipelinePoint extends Record<string, string | number> {
 }
 
 const options = parseBenchOptions();
+const [today, ...others] = buildsOf(options);
 const ROUNDS = options.isSmoke ? 1 : 5;
 /** By the GETs in each. With fewer than some hundred of a hundred, a round has no collection of garbage to show. */
 const CALLS: Readonly<Record<number, number>> = options.isSmoke ? { 5: 20, 100: 20 } : { 5: 2_000, 100: 500 };
@@ -28,19 +29,20 @@ await using server = await startRedis();
 await server.admin.set("pipeline", "x".repeat(100));
 
 /** Each with a thread to itself: one's garbage is not collected in another's turn. */
-function openManager(): ConnectionManager<typeof Tasks> {
-  return new ConnectionManager<typeof Tasks>({
-    tasks: new URL("./contenders/pipeline-tasks.js", import.meta.url),
-    env: {},
-    logger: silent,
-    redis: { port: server.port },
-    threads: { count: 1 },
-  });
-}
-const contenders = (["redthread", "ioredis", "node-redis"] satisfies PipelineClient[]).map((name) => ({
-  name,
-  manager: openManager(),
-}));
+const openManager = (build: Build) =>
+  openManagerOf<typeof Tasks>(build, "pipeline-tasks.js", { port: server.port, threads: 1 });
+const candidates: readonly { readonly client: PipelineClient; readonly build: Build }[] = [
+  ...[today, ...others].map((build) => ({ client: "redthread" as const, build })),
+  { client: "ioredis", build: today },
+  { client: "node-redis", build: today },
+];
+const contenders = await Promise.all(
+  candidates.map(async ({ client, build }) => ({
+    ...build.named(client),
+    client,
+    manager: await openManager(build),
+  })),
+);
 await Promise.all(contenders.map(({ manager }) => manager.ready()));
 
 const rows = await interleave(
@@ -49,8 +51,8 @@ const rows = await interleave(
     contenders,
     rounds: ROUNDS,
     warmUps: options.isSmoke ? 0 : 1,
-    async measure({ name, manager }, { kind, gets }) {
-      const input: PipelineInput = { client: name, kind, gets, calls: CALLS[gets]!, port: server.port };
+    async measure({ client, manager }, { kind, gets }) {
+      const input: PipelineInput = { client, kind, gets, calls: CALLS[gets]!, port: server.port };
       const { samples, cpu } = await manager.run("measure", input);
       return { p50: quantile(samples, 0.5), p99: quantile(samples, 0.99), cpu };
     },

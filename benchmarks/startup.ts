@@ -1,6 +1,7 @@
 /** How long, from nothing until the main thread and every thread have given a result that took Redis? */
 import { startRedis } from "../test/support/redis-server.js";
-import { BY_HAND, type Lifecycle, REDTHREAD } from "./contenders/lifecycle.js";
+import { BY_HAND, type Lifecycle, redthreadOf } from "./contenders/lifecycle.js";
+import { buildsOf } from "./support/build.js";
 import { interleave, type Sample } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
@@ -14,6 +15,8 @@ const options = parseBenchOptions();
 const ROUNDS = options.isSmoke ? 1 : 2;
 const points = (options.isSmoke ? [1, 2] : [1, 2, 4, 8, 16, 32]).map((threads): ThreadsPoint => ({ threads }));
 
+const contenders = [...(await Promise.all(buildsOf(options).map(redthreadOf))), BY_HAND];
+
 await using server = await startRedis();
 
 async function measure({ start }: Lifecycle, { threads }: ThreadsPoint): Promise<Sample> {
@@ -24,13 +27,13 @@ async function measure({ start }: Lifecycle, { threads }: ThreadsPoint): Promise
   return { ms };
 }
 
-const rows = await interleave({ points, contenders: [REDTHREAD, BY_HAND], rounds: ROUNDS, measure }, options);
+const rows = await interleave({ points, contenders, rounds: ROUNDS, measure }, options);
 report(
   {
     name: "startup",
     question: "from nothing until the main thread and every thread have given a result that took Redis",
     metrics: [{ key: "ms", title: "ms" }],
-    reference: REDTHREAD.name,
+    reference: "redthread",
     rows,
     notes: ["CPU bound: more threads than cores start one after the other, whoever starts them"],
     chart: {

@@ -1,4 +1,6 @@
 import type { Redis } from "ioredis";
+import type { Build } from "../support/build.js";
+import type { Rate } from "../support/closed-loop.js";
 import { OwnProcess } from "../support/own-process.js";
 import type { ByHandOptions } from "./by-hand.js";
 import type { ContenderName } from "./roster.js";
@@ -23,21 +25,33 @@ export interface OpenLoad {
   readonly seed: number;
 }
 
-export interface Rate extends Record<string, number> {
-  readonly tasksPerSecond: number;
-  /** µs, of all threads of the process. */
-  readonly cpuPerTask: number;
-}
-
 export interface ContenderInput extends ByHandOptions {
   readonly contender: ContenderName;
   /** There are values of 4 kB at `bench:0` to one less. */
   readonly keys: number;
 }
 
-const SCRIPT = new URL("./serve.js", import.meta.url);
 const THREADS = 2;
 const KEYS = 256;
+
+/** A contender, and the build of redthread that it loads. */
+export interface Candidate {
+  readonly name: string;
+  readonly twinOf?: string;
+  readonly contender: ContenderName;
+  readonly build: Build;
+}
+
+/** Those of ours once with each build, all others once. */
+export function candidatesOf(
+  contenders: readonly ContenderName[],
+  [today, ...others]: readonly [Build, ...Build[]],
+): Candidate[] {
+  return contenders.flatMap((contender) => {
+    const builds = contender.startsWith("redthread") ? [today, ...others] : [today];
+    return builds.map((build) => ({ ...build.named(contender), contender, build }));
+  });
+}
 
 /** What the tasks of all contenders read. */
 export async function fillKeys(redis: Redis): Promise<void> {
@@ -49,11 +63,11 @@ export async function fillKeys(redis: Redis): Promise<void> {
  * with the same code differ by a tenth for as long as their process lives.
  */
 export class ContenderProcess extends OwnProcess<ClosedLoad | OpenLoad, Rate | readonly number[]> {
-  readonly name: ContenderName;
+  readonly name: string;
 
-  constructor(name: ContenderName, port: number) {
-    const input: ContenderInput = { contender: name, port, threads: THREADS, keys: KEYS };
-    super(SCRIPT, input);
+  constructor({ name, contender, build }: Candidate, port: number) {
+    const input: ContenderInput = { contender, port, threads: THREADS, keys: KEYS };
+    super(build.script("contenders/serve.js"), input);
     this.name = name;
   }
 

@@ -8,9 +8,11 @@ export interface Contender {
 }
 
 /** For what does one task per call: callers that take the next item as soon as theirs is done. */
-export function byCallers(run: (item: Item) => Promise<unknown>): Contender["drive"] {
-  return async (items, atOnce) => {
-    const shared = items[Symbol.iterator]();
+export function byCallers<Input = Item>(
+  run: (input: Input) => Promise<unknown>,
+): (inputs: Iterable<Input>, atOnce: number) => Promise<void> {
+  return async (inputs, atOnce) => {
+    const shared = inputs[Symbol.iterator]();
     const caller = async (): Promise<void> => {
       for (let next = shared.next(); !next.done; next = shared.next()) await run(next.value);
     };

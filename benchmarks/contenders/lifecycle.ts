@@ -3,6 +3,7 @@ import { Redis } from "ioredis";
 import { Piscina } from "piscina";
 import { ConnectionManager } from "redthread";
 import { silent } from "../../test/support/silent.js";
+import type { Build } from "../support/build.js";
 import type { ByHandOptions } from "./by-hand.js";
 import type * as Tasks from "./whoami-tasks.js";
 
@@ -13,6 +14,7 @@ export interface Running {
 
 export interface Lifecycle {
   readonly name: string;
+  readonly twinOf?: string;
   /** Resolves once the main thread has a client and every thread has given a result that took one. */
   readonly start: (options: ByHandOptions) => Promise<Running>;
 }
@@ -32,6 +34,11 @@ export const REDTHREAD: Lifecycle = {
     return { stop: () => manager.shutdown() };
   },
 };
+
+export async function redthreadOf(build: Build): Promise<Lifecycle> {
+  const own = await build.load<{ REDTHREAD: Lifecycle }>("contenders/lifecycle.js");
+  return { ...own.REDTHREAD, ...build.named(REDTHREAD.name) };
+}
 
 export const BY_HAND: Lifecycle = {
   name: "piscina + global ioredis",

@@ -8,6 +8,8 @@ export type Sample = Readonly<Record<string, number>>;
 
 export interface Named<P> {
   readonly name: string;
+  /** The contender of today's build, where this one is the same with an older build. */
+  readonly twinOf?: string;
   /** Default: at every point. */
   readonly takesPart?: (point: P) => boolean;
 }
@@ -16,6 +18,12 @@ export interface Row<P = Point> {
   readonly point: P;
   readonly contender: string;
   readonly metrics: Readonly<Record<string, Series>>;
+  readonly twinOf?: string;
+  /**
+   * Of a twin: what today's build had in a round, divided by what the older one had in the same round. Where the load of
+   * the machine changes, such quotients differ by less than those of medians.
+   */
+  readonly pairs?: Readonly<Record<string, Series>>;
 }
 
 export interface Interleaving<P extends Point, C extends Named<P>> {
@@ -47,7 +55,16 @@ export async function interleave<P extends Point, C extends Named<P>>(
         if (round >= firstRound) samples[at]!.push(sample);
       }
     }
-    rows.push(...taking.map(({ name }, at) => ({ point, contender: name, metrics: byMetric(samples[at]!) })));
+    for (const [at, { name, twinOf }] of taking.entries()) {
+      const today = samples[taking.findIndex((other) => other.name === twinOf)];
+      rows.push({
+        point,
+        contender: name,
+        metrics: byMetric(samples[at]!),
+        ...(twinOf !== undefined && { twinOf }),
+        ...(today && { pairs: byMetric(today.map((sample, round) => quotient(sample, samples[at]![round]!))) }),
+      });
+    }
   }
   return rows;
 }
@@ -89,12 +106,20 @@ export function labelOf(point: Point): string {
 /** One row of each place, over all rounds. */
 export function mergeRounds<P>(rounds: readonly (readonly Row<P>[])[]): Row<P>[] {
   return rounds[0]!.map((first, at) => {
-    const metrics = Object.keys(first.metrics).map((metric) => {
-      const medians = rounds.map((rows) => rows[at]!.metrics[metric]!.median);
-      return [metric, summarize(medians)] as const;
-    });
-    return { ...first, metrics: Object.fromEntries(metrics) };
+    return {
+      ...first,
+      metrics: byMetric(rounds.map((rows) => medians(rows[at]!.metrics))),
+      ...(first.pairs && { pairs: byMetric(rounds.map((rows) => medians(rows[at]!.pairs!))) }),
+    };
   });
+}
+
+function medians(metrics: Row["metrics"]): Sample {
+  return Object.fromEntries(Object.entries(metrics).map(([metric, { median }]) => [metric, median]));
+}
+
+function quotient(today: Sample, older: Sample): Sample {
+  return Object.fromEntries(Object.entries(today).map(([metric, value]) => [metric, value / older[metric]!]));
 }
 
 function byMetric(samples: readonly Sample[]): Record<string, Series> {

@@ -1,3 +1,5 @@
+import { existsSync } from "node:fs";
+import { basename } from "node:path";
 import { parseArgs } from "node:util";
 
 export interface BenchOptions {
@@ -11,12 +13,37 @@ export interface BenchOptions {
   readonly only: ReadonlyMap<string, string>;
   /** Keeps the contenders whose names contain one of these: `--contenders redthread,bare`. Empty: all. */
   readonly contenders: readonly string[];
+  /** A packed build of redthread that each contender of ours runs with as well. */
+  readonly beside?: string;
 }
 
-export const USAGE =
-  "Usage: npm run bench -- [NAME …] [--smoke] [--save] [--only KEY=VALUE,…] [--contenders PART-OF-NAME,…]";
+/** All benchmarks, in the order in which they run, and whether `--beside` can go with them. */
+export const BENCHMARKS: Readonly<Record<string, { readonly canBeside: boolean }>> = {
+  dispatch: { canBeside: true },
+  map: { canBeside: true },
+  outage: { canBeside: false },
+  cluster: { canBeside: false },
+  acquire: { canBeside: true },
+  latency: { canBeside: true },
+  startup: { canBeside: true },
+  shutdown: { canBeside: true },
+  memory: { canBeside: true },
+  deploy: { canBeside: false },
+  vectors: { canBeside: false }, // it runs the sources of the demo and of redthread, not a package
+  limit: { canBeside: false },
+  overhead: { canBeside: false }, // it calls modules that a packed build has no entry for
+  sync: { canBeside: false },
+  pipeline: { canBeside: true },
+};
 
-export function parseBenchOptions(argv: readonly string[] = process.argv.slice(2)): BenchOptions {
+export const USAGE =
+  "Usage: npm run bench -- [NAME …] [--smoke] [--save] [--only KEY=VALUE,…] [--contenders PART-OF-NAME,…] [--beside TARBALL]";
+
+/** `script` is the benchmark that asks; any other name stands for all those that are to be run. */
+export function parseBenchOptions(
+  argv: readonly string[] = process.argv.slice(2),
+  script: string = basename(process.argv[1] ?? "", ".js"),
+): BenchOptions {
   const { values, positionals } = parseArgs({
     args: [...argv],
     allowPositionals: true,
@@ -25,18 +52,34 @@ export function parseBenchOptions(argv: readonly string[] = process.argv.slice(2
       save: { type: "boolean" },
       only: { type: "string" },
       contenders: { type: "string" },
+      beside: { type: "string" },
     },
   });
-  const { smoke = false, save = false, only = "", contenders = "" } = values;
+  const { smoke = false, save = false, only = "", contenders = "", beside } = values;
   // A chart of a part would replace the chart of the whole.
-  if (save && (smoke || only || contenders)) throw new Error(`--save goes with whole runs only\n${USAGE}`);
+  if (save && (smoke || only || contenders || beside !== undefined)) {
+    throw new Error(`--save goes with whole runs of today's build only\n${USAGE}`);
+  }
+  if (beside !== undefined) checkBeside(beside, script in BENCHMARKS ? [script] : positionals);
   return {
     names: positionals,
     isSmoke: smoke,
     isSaved: save,
     only: new Map(listed(only).map((pair) => [pair.split("=")[0]!, pair.split("=")[1] ?? ""])),
     contenders: listed(contenders),
+    ...(beside !== undefined && { beside }),
   };
+}
+
+/** Without a name all benchmarks are asked for, and not all of them can. */
+function checkBeside(tarball: string, names: readonly string[]): void {
+  const all = Object.keys(BENCHMARKS);
+  const unable = (names.length > 0 ? names : all).filter((name) => BENCHMARKS[name]?.canBeside === false);
+  if (unable.length > 0) {
+    const able = all.filter((name) => BENCHMARKS[name]!.canBeside);
+    throw new Error(`--beside does not go with ${unable.join(", ")}, only with ${able.join(", ")}`);
+  }
+  if (!existsSync(tarball)) throw new Error(`--beside: there is no file ${tarball}`);
 }
 
 function listed(text: string): string[] {

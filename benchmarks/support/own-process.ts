@@ -7,9 +7,12 @@ export class OwnProcess<Question extends object, Answer> implements AsyncDisposa
   readonly #child: ChildProcess;
   readonly #ended: Promise<unknown[]>;
 
-  /** `script` gets `input` by `inputOfParent()`. */
-  constructor(script: URL, input: object) {
-    this.#child = fork(fileURLToPath(script), [JSON.stringify(input)], { serialization: "advanced" });
+  /** `script` gets `input` by `inputOfParent()`; `flags` of Node come after this process's own. */
+  constructor(script: URL, input: object, flags: readonly string[] = []) {
+    this.#child = fork(fileURLToPath(script), [JSON.stringify(input)], {
+      serialization: "advanced",
+      execArgv: [...process.execArgv, ...flags],
+    });
     this.#ended = once(this.#child, "exit");
   }
 

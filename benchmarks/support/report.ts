@@ -30,6 +30,7 @@ const FOLDER = new URL("../../../docs/benchmarks/", import.meta.url);
 export function report(of: Report, { isSaved }: BenchOptions): void {
   console.log(`\n${of.name}: ${of.question}`);
   console.log(table(of));
+  if (of.rows.some(({ pairs }) => pairs)) console.log(pairTable(of));
   for (const note of of.notes ?? []) console.log(`* ${note}`);
   if (!isSaved) return;
   const machine = describeMachine();
@@ -55,7 +56,7 @@ function formatRatio(ratio: number): string {
 }
 
 function table(of: Report): string {
-  const points = [...new Set(of.rows.flatMap(({ point }) => Object.keys(point)))];
+  const points = pointNames(of.rows);
   const ratioTitle = of.reference ? ["ratio"] : [];
   const head = [...points, "contender", ...of.metrics.flatMap(({ title }) => [title, "spread", ...ratioTitle])];
   const body = of.rows.map((row) => {
@@ -73,6 +74,25 @@ function table(of: Report): string {
     ? `\nratio: ${of.reference} / contender, of medians; spread: (max − min) / median of the rounds`
     : "";
   return aligned([head, ...body]) + explained;
+}
+
+/** The ratios that tell two builds apart: both of a pair have met the same machine. */
+function pairTable({ rows, metrics }: Report): string {
+  const points = pointNames(rows);
+  const head = [...points, "contender", "metric", "today / beside", "min", "max", "pairs"];
+  const body = rows.flatMap(({ point, twinOf, pairs }) =>
+    metrics.flatMap(({ key, title }) => {
+      const series = pairs?.[key];
+      if (!series) return [];
+      const figures = [series.median, series.min, series.max].map((value) => value.toFixed(3));
+      return [[...points.map((name) => String(point[name] ?? "")), twinOf!, title, ...figures, String(series.rounds)]];
+    }),
+  );
+  return `\ntoday's build divided by the one beside it, in pairs of turns that follow one another\n${aligned([head, ...body])}`;
+}
+
+function pointNames(rows: readonly Row[]): string[] {
+  return [...new Set(rows.flatMap(({ point }) => Object.keys(point)))];
 }
 
 function ratiosOf({ reference, rows, metrics }: Report, row: Row): Record<string, number> {
