@@ -10,7 +10,7 @@ const EVERYTHING = { only: new Map<string, string>(), contenders: [] };
 
 test("--beside names the packed build that contenders run with as well", () => {
   assert.equal(parseBenchOptions(["dispatch", "--beside", TARBALL], "run").beside, TARBALL);
-  assert.equal(parseBenchOptions(["--beside", TARBALL], "latency").beside, TARBALL);
+  assert.equal(parseBenchOptions(["--beside", TARBALL], "values").beside, TARBALL);
   assert.equal("beside" in parseBenchOptions(["dispatch"], "run"), false);
 });
 

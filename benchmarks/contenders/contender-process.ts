@@ -32,7 +32,7 @@ export interface ContenderInput extends ByHandOptions {
 }
 
 const THREADS = 2;
-const KEYS = 256;
+export const KEYS = 256;
 
 /** A contender, and the build of redthread that it loads. */
 export interface Candidate {

@@ -20,6 +20,7 @@ export interface BenchOptions {
 /** All benchmarks, in the order in which they run, and whether `--beside` can go with them. */
 export const BENCHMARKS: Readonly<Record<string, { readonly canBeside: boolean }>> = {
   dispatch: { canBeside: true },
+  values: { canBeside: true },
   map: { canBeside: true },
   outage: { canBeside: false },
   cluster: { canBeside: false },
