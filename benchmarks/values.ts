@@ -34,11 +34,11 @@ const ROUNDS = isSmoke ? 1 : 10;
 /** One process' memory differs from the next one's by 5 %. */
 const KEPT_ROUNDS = 1;
 const TURN = isSmoke ? { turns: 1, leadMs: 2, ms: 10 } : { turns: 10, leadMs: 5, ms: 20 };
-/** Of each shape: together a second of many callers and 1.6 of one, so that the first points are about as warm as the last. */
+/** Of each shape that is asked for: what crosses is copied by code that the compiler has to see some ten thousand times. */
 const WARM_UPS = isSmoke
   ? [{ callers: 64, ms: 5 }]
   : [
-      { callers: 64, ms: 125 },
+      { callers: 64, ms: 800 },
       { callers: 1, ms: 200 },
     ];
 const CALLERS: Readonly<Record<ShapeName, readonly number[]>> = {
@@ -79,7 +79,8 @@ async function oneRound(round: number): Promise<Row<ValuesPoint>[]> {
   const open = contenders.map((contender) => ({ ...contender, process: contender.open() }));
   for (const at of turns(open.length, round)) {
     for (const warmUp of WARM_UPS) {
-      for (const shape of SHAPES) await open[at]!.process.ask({ shape, ...warmUp, leadMs: 0 });
+      for (const shape of new Set(points.map((point) => point.shape)))
+        await open[at]!.process.ask({ shape, ...warmUp, leadMs: 0 });
     }
   }
   const rows = await interleave<ValuesPoint, (typeof open)[number]>(

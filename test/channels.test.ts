@@ -183,7 +183,7 @@ test("the message with a thread's tasks has a field for traces only when one of 
     load.post((_, cause) => assert.fail(String(cause)));
     return receiveMessageOnPort(port2)!.message;
   };
-  assert.deepEqual(sent(job(1)), { type: "tasks", tasks: [1, "task", 1, undefined] });
+  assert.deepEqual(sent(job(1)), { type: "tasks", tasks: [1, "task", 1, undefined, 0, 0] });
   const [listenedTo, traced] = [job(2), job(3)];
   listenedTo.trace = new Trace(taskChannel, { manager: 1, taskId: 2, task: "task" });
   assert.deepEqual(Object.keys(sent(listenedTo) as object), ["type", "tasks"]);

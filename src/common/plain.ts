@@ -3,6 +3,11 @@ import { types } from "node:util";
 export type Key = string | number;
 export type Container = Record<Key, unknown>;
 
+/** Plain objects, arrays and views of a small value: to copy more would weigh on every call. */
+export const MAX_NODES = 64;
+/** Entries of one object or array of it. */
+export const MAX_ENTRIES = 256;
+
 /** Nothing of it can be changed by its owner, and nothing of it is shared by cloning. */
 export function isPrimitive(value: unknown): boolean {
   if (typeof value === "object") return value === null;

@@ -1,6 +1,6 @@
 import type { MessagePort } from "node:worker_threads";
 import type { TraceContext } from "./channels.js";
-import type { Parts } from "./crossing.js";
+import type { Make } from "./make.js";
 import type { LogFields, LogLevel } from "./log.js";
 import type { Login } from "./logins.js";
 import type { Config } from "./options.js";
@@ -30,12 +30,12 @@ export interface Hello {
 }
 
 /**
- * Tasks as one flat list, id, name, input and context of each: structured cloning pays for every object and every key.
- * Measured with 16 tasks a message: 1.1 us a task, against 2.4 us for an object each.
+ * Tasks as one flat list, of each id, name, input, context and the `Make` of both: structured cloning pays for every object
+ * and every key. Measured with 16 tasks a message: 1.1 us a task, against 2.4 us for an object each.
  */
 export type TaskList = readonly unknown[];
 
-/** Likewise: id and value of each result, or id and `ErrorData` of each failure. */
+/** Likewise: id, value and `Make` of each result, or id, `ErrorData` and `Make` of each failure. */
 export type ResultList = readonly unknown[];
 
 export type CancelReason = "timeout" | "aborted" | "shutdown";
@@ -47,8 +47,6 @@ export type ToThread =
       readonly tasks: TaskList;
       /** By the ids of those tasks that have one; absent where none has. */
       readonly traces?: Readonly<Record<number, TraceContext>>;
-      /** Of `tasks`; absent where nothing has to be made. */
-      readonly parts?: Parts;
     }
   /** A message of the thread could not be read: what does it still run? */
   | { readonly type: "audit" }
@@ -77,8 +75,6 @@ export interface ResultsMessage {
   readonly type: "results";
   readonly done: ResultList;
   readonly failed: ResultList;
-  /** Of `done`, and by negative slots of `failed`; absent where nothing has to be made. */
-  readonly parts?: Parts;
   /** How long the thread's loop was busy since the last such message. */
   readonly busyMs: number;
   /** Each of them ended as soon as it had begun, waiting for nothing: none was ever beside another one. Undefined where nobody looked. */
@@ -90,8 +86,7 @@ export interface ReportMessage {
   readonly type: "report";
   readonly id: number;
   readonly value: unknown;
-  /** Its slot is 0. */
-  readonly parts?: Parts;
+  readonly make: Make;
 }
 
 /** In answer to `audit`, after all results so far. */

@@ -2,25 +2,31 @@ import { types } from "node:util";
 
 type ViewMaker = new (buffer: ArrayBuffer) => ArrayBufferView;
 
-/** By the names under which they cross. Node 24 has one more than Node 20. */
-export const VIEWS = new Map<string, ViewMaker>(
-  [
-    Int8Array,
-    Uint8Array,
-    Uint8ClampedArray,
-    Int16Array,
-    Uint16Array,
-    Int32Array,
-    Uint32Array,
-    Float32Array,
-    Float64Array,
-    BigInt64Array,
-    BigUint64Array,
-    DataView,
-    (globalThis as { Float16Array?: typeof Float32Array }).Float16Array,
-  ].flatMap((made) => (made ? [[made.name, made as ViewMaker] as const] : [])),
-);
-VIEWS.set("Buffer", Uint8Array);
+/** So small a view has no buffer until somebody asks for it, as native code does; a loop of JavaScript does not. */
+const ON_HEAP_BYTES = 64;
+
+const BUFFER = 0;
+const BYTES = 1;
+
+/** The kinds of views by the numbers under which they cross. Node 24 has one more than Node 20. */
+const KINDS = [
+  Buffer,
+  Uint8Array,
+  Int8Array,
+  Uint8ClampedArray,
+  Int16Array,
+  Uint16Array,
+  Int32Array,
+  Uint32Array,
+  Float32Array,
+  Float64Array,
+  BigInt64Array,
+  BigUint64Array,
+  DataView,
+  (globalThis as { Float16Array?: typeof Float32Array }).Float16Array,
+].filter((made) => made !== undefined) as unknown as ViewMaker[];
+
+const KIND_OF_NAME = new Map(KINDS.map(({ name }, kind) => [name, kind]));
 
 /** Of what a typed array is, whatever its class says. */
 const typedArrayName = Object.getOwnPropertyDescriptor(
@@ -28,16 +34,37 @@ const typedArrayName = Object.getOwnPropertyDescriptor(
   Symbol.toStringTag,
 ) as { get(this: void): string | undefined };
 
-export function nameOf(view: ArrayBufferView): string {
-  return Buffer.isBuffer(view)
-    ? "Buffer"
-    : ((Reflect.apply(typedArrayName.get, view, []) as string | undefined) ?? "DataView");
+/** Undefined where this side does not know the kind. */
+export function kindOf(view: ArrayBufferView): number | undefined {
+  if (Buffer.isBuffer(view)) return BUFFER;
+  return KIND_OF_NAME.get((Reflect.apply(typedArrayName.get, view, []) as string | undefined) ?? "DataView");
 }
 
-export function viewOf(name: string, text: string): ArrayBufferView {
-  const bytes = Buffer.allocUnsafeSlow(text.length); // not of the pool, whose buffer other values are in
-  bytes.write(text, "latin1");
-  return name === "Buffer" ? bytes : new (VIEWS.get(name)!)(bytes.buffer);
+/** Of its bytes, each a character. */
+export function textOf(view: ArrayBufferView): string {
+  if (Buffer.isBuffer(view)) return view.toString("latin1");
+  return Buffer.from(view.buffer as ArrayBuffer, view.byteOffset, view.byteLength).toString("latin1");
+}
+
+export function viewOf(kind: number, text: string): ArrayBufferView {
+  const { length } = text;
+  const bytes = Buffer.allocUnsafeSlow(length); // not of the pool, whose buffer other values are in
+  if (length > ON_HEAP_BYTES) bytes.write(text, 0, length, "latin1");
+  else for (let i = 0; i < length; i++) bytes[i] = text.charCodeAt(i);
+  return kind === BUFFER ? bytes : viewOn(kind, bytes.buffer);
+}
+
+/** A copy with a buffer of its own bytes alone, as a Uint8Array where it is a Buffer. */
+export function copyOf(view: ArrayBufferView, kind: number): ArrayBufferView {
+  const { buffer, byteOffset, byteLength } = view;
+  const own = Buffer.allocUnsafeSlow(byteLength);
+  own.set(new Uint8Array(buffer, byteOffset, byteLength));
+  return viewOn(kind, own.buffer);
+}
+
+/** Of a whole buffer. */
+export function viewOn(kind: number, buffer: ArrayBuffer): ArrayBufferView {
+  return kind === BUFFER || kind === BYTES ? new Uint8Array(buffer) : new KINDS[kind]!(buffer);
 }
 
 /** The view with a buffer of its own bytes alone, unless it is bound to the one it has; as a Buffer if it was one. */
@@ -47,7 +74,7 @@ export function ownView(view: ArrayBufferView, isBuffer: boolean): ArrayBufferVi
   const bytes = Buffer.from(buffer as ArrayBuffer, byteOffset, byteLength);
   if (isOwn) return isBuffer ? bytes : view;
   const own = new Uint8Array(bytes).buffer; // not of the pool
-  return isBuffer ? Buffer.from(own) : new (VIEWS.get(nameOf(view))!)(own);
+  return isBuffer ? Buffer.from(own) : viewOn(kindOf(view) ?? BYTES, own);
 }
 
 /** Shared memory stays shared, and a resizable buffer resizable: their views are no copies. */

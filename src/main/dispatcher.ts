@@ -1,11 +1,11 @@
 import type { AsyncResource } from "node:async_hooks";
 import { types } from "node:util";
 import { type TaskMessage, taskChannel, Trace } from "../common/channels.js";
-import { restoreParts } from "../common/crossing.js";
 import { fromErrorData } from "../common/envelope.js";
 import { deferred, type Deferred } from "../common/waiters.js";
 import { QueueFullError, type Outcome } from "../common/errors.js";
 import { errorCode, type Logger } from "../common/log.js";
+import { type Make, restored } from "../common/make.js";
 import type { AuditedMessage, CancelReason, ErrorData, ReportMessage, ResultsMessage } from "../common/protocol.js";
 import { AbortWatch } from "./abort-watch.js";
 import { Job, type JobCallbacks, type RunOptions } from "./job.js";
@@ -144,36 +144,33 @@ export class Dispatcher {
     this.#checkDrained();
   }
 
-  results(thread: Thread, { done, failed, parts, busyMs, areImmediate }: ResultsMessage): void {
+  results(thread: Thread, { done, failed, busyMs, areImmediate }: ResultsMessage): void {
     const load = this.#loads.of(thread);
     if (!load) return;
     load.answers++;
-    if (parts) restoreParts(parts, done, failed);
     const names = new Set<string>();
-    for (let i = 0; i < done.length; i += 2) {
+    for (let i = 0; i < done.length; i += 3) {
       const job = this.#ended(load, done[i] as number, names);
       if (!job) continue;
       load.done++;
-      if (job.finish(done[i + 1])) this.#done++;
+      if (job.finish(restored(done[i + 1], done[i + 2] as Make))) this.#done++;
     }
-    for (let i = 0; i < failed.length; i += 2) {
+    for (let i = 0; i < failed.length; i += 3) {
       const job = this.#ended(load, failed[i] as number, names);
       if (!job) continue;
       load.failed++;
-      this.#fail(job, failed[i + 1] as ErrorData);
+      this.#fail(job, restored(failed[i + 1], failed[i + 2] as Make) as ErrorData);
     }
-    this.#pace.measured(names, busyMs / ((done.length + failed.length) / 2), areImmediate);
+    this.#pace.measured(names, busyMs / ((done.length + failed.length) / 3), areImmediate);
     this.#schedule(); // room now
     this.#checkDrained();
   }
 
   /** To a caller that still waits for the task. A listener that throws, or rejects, gives it up with its own error. */
-  report(thread: Thread, { id, value, parts }: ReportMessage): void {
+  report(thread: Thread, { id, value, make }: ReportMessage): void {
     const job = this.#loads.of(thread)?.get(id);
     if (!job?.options.onReport || job.settled) return;
-    const values = [value];
-    if (parts) restoreParts(parts, values);
-    job.scope.runInAsyncScope(() => this.#tell(job, values[0]));
+    job.scope.runInAsyncScope(() => this.#tell(job, restored(value, make)));
   }
 
   /** Of the caller whose task says something; undefined where nobody waits for it. */

@@ -1,7 +1,6 @@
 import { AsyncResource } from "node:async_hooks";
 import type { Transferable } from "node:worker_threads";
 import type { TaskMessage, Trace } from "../common/channels.js";
-import { addParts, copyIfSmall, crossAlone } from "../common/crossing.js";
 import {
   ConfigInvalidError,
   NotCloneableError,
@@ -10,7 +9,10 @@ import {
   type Outcome,
 } from "../common/errors.js";
 import { isPrimitive } from "../common/plain.js";
+import { crossAlone } from "../common/lone-crossing.js";
+import { AS_IT_IS, type Make } from "../common/make.js";
 import type { CancelReason } from "../common/protocol.js";
+import { copyIfSmall } from "../common/small-copy.js";
 import { isTooDeep, uncloneablePath } from "../common/uncloneable.js";
 import type { Thread } from "./thread.js";
 
@@ -42,15 +44,9 @@ export interface JobCallbacks {
   readonly reject: (error: unknown) => void;
 }
 
-/** Where a job's values stand among its four entries of a message's list. */
-const INPUT = 2;
-const CONTEXT = 3;
-
-/** What a job adds to a message. */
+/** A job's entries in a message's list of tasks, and what moves with them. */
 interface JobCrossing {
-  readonly input: unknown;
-  readonly context: unknown;
-  readonly parts: readonly unknown[];
+  readonly entries: readonly unknown[];
   readonly transferList: readonly Transferable[];
 }
 
@@ -60,8 +56,10 @@ export class Job {
   readonly name: string;
   /** A copy where it is small and plain: the task gets what was given at the call. */
   readonly input: unknown;
+  readonly #inputMake: Make;
   /** Likewise. */
   readonly context: unknown;
+  readonly #contextMake: Make;
   readonly options: RunOptions;
   /** Something of it may be somebody else's, too: it goes in a message of its own. */
   isAlone: boolean;
@@ -80,8 +78,6 @@ export class Job {
   trace: Trace<TaskMessage> | undefined;
   onSettled: (() => void) | undefined;
   readonly #callbacks: JobCallbacks;
-  /** Of the copies: what the thread has to make. */
-  #parts: unknown[] | undefined;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(id: number, name: string, input: unknown, options: RunOptions, callbacks: JobCallbacks) {
@@ -89,33 +85,41 @@ export class Job {
     this.name = name;
     this.options = options;
     this.#callbacks = callbacks;
-    this.isAlone = options.transferList !== undefined;
-    this.input = this.isAlone ? input : this.#copy(input, INPUT); // what is moved is no copy
-    this.context = this.#copy(options.context, CONTEXT);
+    const { context, transferList } = options;
+    const copiedInput = isPrimitive(input) || transferList ? undefined : copyIfSmall(input); // what is moved is no copy
+    const copiedContext = isPrimitive(context) ? undefined : copyIfSmall(context);
+    this.input = copiedInput ? copiedInput.value : input;
+    this.#inputMake = copiedInput?.make ?? AS_IT_IS;
+    this.context = copiedContext ? copiedContext.value : context;
+    this.#contextMake = copiedContext?.make ?? AS_IT_IS;
+    this.isAlone =
+      transferList !== undefined ||
+      !(isPrimitive(this.input) || copiedInput) ||
+      !(isPrimitive(this.context) || copiedContext);
   }
 
   get priority(): number {
     return this.options.priority ?? 0;
   }
 
-  /** Adds what the thread has to make of it to a message's parts; `at`: where its entries begin. */
-  addParts(to: unknown[], at: number): void {
-    if (!this.#parts) return;
-    for (let i = 0; i < this.#parts.length; i += 3) {
-      to.push((this.#parts[i] as number) + at, this.#parts[i + 1], this.#parts[i + 2]);
-    }
+  /** Adds its entries to a message's list of tasks. */
+  addTo(tasks: unknown[]): void {
+    tasks.push(this.id, this.name, this.input, this.context, this.#inputMake, this.#contextMake);
   }
 
   /** For a message of its own. @throws what the values' getters throw, and where a listed buffer was moved before */
   cross(): JobCrossing {
-    const parts: unknown[] = [];
-    this.addParts(parts, 0);
     const input = crossAlone(this.input, this.options.transferList);
     const context = crossAlone(this.context);
-    if (input.parts) addParts(parts, INPUT, input.parts);
-    if (context.parts) addParts(parts, CONTEXT, context.parts);
-    const transferList = [...input.transferList, ...context.transferList];
-    return { input: input.value, context: context.value, parts, transferList };
+    const entries = [
+      this.id,
+      this.name,
+      input.value,
+      context.value,
+      this.#inputMake || input.make,
+      this.#contextMake || context.make,
+    ];
+    return { entries, transferList: [...input.transferList, ...context.transferList] };
   }
 
   /** Starts its clock, if it has one. */
@@ -187,17 +191,6 @@ export class Job {
 
   get #outcome(): Outcome {
     return this.thread ? "unknown" : "not-sent";
-  }
-
-  #copy(value: unknown, slot: number): unknown {
-    if (isPrimitive(value)) return value;
-    const copied = copyIfSmall(value);
-    if (!copied) {
-      this.isAlone = true;
-      return value;
-    }
-    if (copied.parts) addParts((this.#parts ??= []), slot, copied.parts);
-    return copied.value;
   }
 
   #settle(): boolean {

@@ -49,6 +49,8 @@ export class Load {
   readonly #concurrency: number;
   readonly #jobs = new ArrayMap<Job>();
   #outgoing: Job[] = [];
+  /** Of those at least one goes in a message of its own. */
+  #isOneAlone = false;
   /** From the first that the thread may not have read. */
   readonly #messages = new Fifo<Message>();
   #firstMessage = 0;
@@ -109,6 +111,7 @@ export class Load {
     this.#busyMs += busyMs;
     this.#jobs.add(job.id, job);
     this.#outgoing.push(job);
+    if (job.isAlone) this.#isOneAlone = true;
   }
 
   remove(job: Job): void {
@@ -123,7 +126,8 @@ export class Load {
     const jobs = this.#outgoing;
     if (jobs.length === 0) return;
     this.#outgoing = [];
-    if (!jobs.some(({ isAlone }) => isAlone)) return this.#sendTogether(jobs, refuse);
+    if (!this.#isOneAlone) return this.#sendTogether(jobs, refuse);
+    this.#isOneAlone = false;
     let together: Job[] = [];
     for (const job of jobs) {
       if (!job.isAlone) together.push(job);
@@ -204,13 +208,9 @@ export class Load {
   #sendTogether(jobs: readonly Job[], refuse: (job: Job, cause: unknown) => void): void {
     if (jobs.length === 0) return;
     const tasks: unknown[] = [];
-    const parts: unknown[] = [];
-    for (const job of jobs) {
-      job.addParts(parts, tasks.length);
-      tasks.push(job.id, job.name, job.input, job.context);
-    }
+    for (const job of jobs) job.addTo(tasks);
     try {
-      this.#send(jobs, tasks, parts);
+      this.#send(jobs, tasks);
     } catch {
       for (const job of jobs) this.#sendAlone(job, refuse);
     }
@@ -218,8 +218,8 @@ export class Load {
 
   #sendAlone(job: Job, refuse: (job: Job, cause: unknown) => void): void {
     try {
-      const { input, context, parts, transferList } = job.cross();
-      this.#send([job], [job.id, job.name, input, context], parts, transferList);
+      const { entries, transferList } = job.cross();
+      this.#send([job], entries, transferList);
     } catch (cause) {
       this.remove(job);
       refuse(job, cause);
@@ -227,12 +227,7 @@ export class Load {
   }
 
   /** @throws where it cannot be cloned; then nothing of it was sent */
-  #send(
-    jobs: readonly Job[],
-    tasks: readonly unknown[],
-    parts: readonly unknown[],
-    transferList?: readonly Transferable[],
-  ): void {
+  #send(jobs: readonly Job[], tasks: readonly unknown[], transferList?: readonly Transferable[]): void {
     // What has ended would live on with them, and become long-lived. Before it is posted: it counts as read once it is.
     this.#forgetRead();
     const number = (this.#firstMessage + this.#messages.size) | 0;
@@ -242,8 +237,8 @@ export class Load {
       const context = job.trace?.message.trace;
       if (context) (traces ??= {})[job.id] = { ...context }; // a tracer may set the same one on many tasks
     }
-    const message: ToThread = { type: "tasks", tasks };
-    this.thread.post({ ...message, ...(traces && { traces }), ...(parts.length > 0 && { parts }) }, transferList);
+    const message: ToThread = traces ? { type: "tasks", tasks, traces } : { type: "tasks", tasks };
+    this.thread.post(message, transferList);
     this.#messages.push({ jobs, sentAt: monotonic() });
   }
 }

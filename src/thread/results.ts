@@ -1,9 +1,11 @@
 import type { Transferable } from "node:worker_threads";
-import { addParts, copyIfSmall, crossAlone, type Parts, partsAt } from "../common/crossing.js";
 import { toErrorData } from "../common/envelope.js";
 import { NotCloneableError } from "../common/errors.js";
+import { crossAlone, type LoneCrossing } from "../common/lone-crossing.js";
+import { AS_IT_IS, type Make } from "../common/make.js";
 import { isPrimitive } from "../common/plain.js";
 import type { ResultsMessage } from "../common/protocol.js";
+import { copyIfSmall } from "../common/small-copy.js";
 import { isTooDeep, uncloneablePath } from "../common/uncloneable.js";
 
 /** A result that moves some of its buffers instead of copying them; made by `transfer`. */
@@ -37,7 +39,6 @@ export class Results {
   readonly #post: Post;
   #done: unknown[] = [];
   #failed: unknown[] = [];
-  #parts: unknown[] = [];
   /** Of the tasks in `#done`. */
   #names: string[] = [];
   #scheduled = false;
@@ -51,16 +52,15 @@ export class Results {
 
   done(id: number, value: unknown, name: string): void {
     if (value instanceof Transfer) this.#sendAlone(id, value.value, name, value.list);
-    else if (isPrimitive(value)) this.#add(id, value, name);
+    else if (isPrimitive(value)) this.#add(id, value, AS_IT_IS, name);
     else this.#doneObject(id, value, name);
   }
 
   failed(id: number, error: unknown): void {
     const data = toErrorData(error);
     const copied = copyIfSmall(data);
-    if (!copied) return this.#sendFailure(id, data);
-    if (copied.parts) addParts(this.#parts, ~(this.#failed.length + 1), copied.parts);
-    this.#failed.push(id, copied.value);
+    if (copied) this.#failed.push(id, copied.value, copied.make);
+    else this.#sendFailure(id, crossAlone(data));
   }
 
   /** Of one whose result comes next: whether it waited for nothing, where that is known. */
@@ -85,16 +85,16 @@ export class Results {
   flush(): void {
     this.#scheduled = false;
     if (this.#isEmpty) return;
-    const [done, failed, parts, names] = [this.#done, this.#failed, this.#parts, this.#names];
+    const [done, failed, names] = [this.#done, this.#failed, this.#names];
     this.#done = [];
     this.#failed = [];
-    this.#parts = [];
     this.#names = [];
     try {
-      this.#send({ done, failed, parts });
+      this.#send(done, failed);
     } catch {
       // Each of them can be cloned, but not all together: they are too large for one message.
-      this.#sendEach(done, failed, parts, names);
+      for (let i = 0; i < done.length; i += 3) this.#sendOne(done.slice(i, i + 3), names[i / 3]!);
+      for (let i = 0; i < failed.length; i += 3) this.#send(NOTHING, failed.slice(i, i + 3));
     }
     this.#areImmediate = true;
   }
@@ -105,59 +105,43 @@ export class Results {
 
   #doneObject(id: number, value: unknown, name: string): void {
     const copied = copyIfSmall(value);
-    if (!copied) return this.#sendAlone(id, value, name);
-    if (copied.parts) addParts(this.#parts, this.#done.length + 1, copied.parts);
-    this.#add(id, copied.value, name);
+    if (copied) this.#add(id, copied.value, copied.make, name);
+    else this.#sendAlone(id, value, name);
   }
 
-  #add(id: number, value: unknown, name: string): void {
-    this.#done.push(id, value);
+  #add(id: number, value: unknown, make: Make, name: string): void {
+    this.#done.push(id, value, make);
     this.#names.push(name);
   }
 
   #sendAlone(id: number, value: unknown, name: string, list: readonly Transferable[] = NOTHING): void {
     try {
       const crossing = crossAlone(value, list);
-      const parts: unknown[] = [];
-      if (crossing.parts) addParts(parts, 1, crossing.parts);
-      this.#send({ done: [id, crossing.value], failed: NOTHING, parts }, crossing.transferList);
+      this.#send([id, crossing.value, crossing.make], NOTHING, crossing.transferList);
     } catch (cause) {
       this.failed(id, notCloneable(name, value, cause, list.length > 0));
     }
     if (this.#isEmpty) this.#areImmediate = true;
   }
 
-  #sendEach(done: readonly unknown[], failed: readonly unknown[], parts: Parts, names: readonly string[]): void {
-    for (let i = 0; i < done.length; i += 2) {
-      const [id, value] = [done[i] as number, done[i + 1]];
-      try {
-        this.#send({ done: [id, value], failed: NOTHING, parts: partsAt(parts, i + 1, 1) });
-      } catch (cause) {
-        this.failed(id, notCloneable(names[i / 2]!, value, cause));
-      }
-    }
-    for (let i = 0; i < failed.length; i += 2) {
-      this.#send({ done: NOTHING, failed: [failed[i], failed[i + 1]], parts: partsAt(parts, ~(i + 1), ~1) });
-    }
-  }
-
-  #sendFailure(id: number, data: unknown): void {
-    const parts: unknown[] = [];
-    const crossing = crossAlone(data);
-    if (crossing.parts) addParts(parts, ~1, crossing.parts);
-    this.#send({ done: NOTHING, failed: [id, crossing.value], parts }, crossing.transferList);
+  #sendFailure(id: number, { value, make, transferList }: LoneCrossing): void {
+    this.#send(NOTHING, [id, value, make], transferList);
     if (this.#isEmpty) this.#areImmediate = true;
   }
 
-  #send(
-    { done, failed, parts }: Required<Pick<ResultsMessage, "done" | "failed" | "parts">>,
-    transfer: readonly Transferable[] = NOTHING,
-  ): void {
+  #sendOne(done: readonly unknown[], name: string): void {
+    try {
+      this.#send(done, NOTHING);
+    } catch (cause) {
+      this.failed(done[0] as number, notCloneable(name, done[1], cause));
+    }
+  }
+
+  #send(done: readonly unknown[], failed: readonly unknown[], transfer: readonly Transferable[] = NOTHING): void {
     const loop = performance.eventLoopUtilization();
     const busyMs = loop.active - this.#loop.active;
-    this.#meanMs += WEIGHT * ((2 * busyMs) / (done.length + failed.length) - this.#meanMs);
-    const message: ResultsMessage = { type: "results", done, failed, busyMs, areImmediate: this.#areImmediate };
-    this.#post(parts.length > 0 ? { ...message, parts } : message, transfer);
+    this.#meanMs += WEIGHT * ((3 * busyMs) / (done.length + failed.length) - this.#meanMs);
+    this.#post({ type: "results", done, failed, busyMs, areImmediate: this.#areImmediate }, transfer);
     this.#loop = loop;
   }
 }

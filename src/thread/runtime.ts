@@ -3,11 +3,11 @@ import { getHeapStatistics } from "node:v8";
 import { threadId, type MessagePort, type Transferable } from "node:worker_threads";
 import { ArrayMap } from "../common/array-map.js";
 import { executionChannel, type TraceContext } from "../common/channels.js";
-import { restoreParts } from "../common/crossing.js";
 import { fromErrorData, toErrorData } from "../common/envelope.js";
 import { TaskNotFoundError } from "../common/errors.js";
 import { LedgerRow } from "../common/ledger.js";
 import { Logins } from "../common/logins.js";
+import { type Make, restored } from "../common/make.js";
 import { freezeConfig } from "../common/options.js";
 import type { FromThread, TaskList, ThreadData, ToThread } from "../common/protocol.js";
 import { within } from "../common/time.js";
@@ -93,7 +93,6 @@ export class Runtime {
     this.#row.add("heard", 1);
     switch (message.type) {
       case "tasks":
-        if (message.parts) restoreParts(message.parts, message.tasks);
         this.#start(message.tasks, message.traces);
         break;
       case "audit":
@@ -139,9 +138,11 @@ export class Runtime {
 
   #start(tasks: TaskList, traces: Readonly<Record<number, TraceContext>> | undefined): void {
     if (this.#claim() === undefined) return;
-    for (let i = 0; i < tasks.length; i += 4) {
+    for (let i = 0; i < tasks.length; i += 6) {
       const [id, name] = [tasks[i] as number, tasks[i + 1] as string];
-      const task = new ThreadTask(id, name, tasks[i + 2], tasks[i + 3], this.#logs, this.#postReport);
+      const input = restored(tasks[i + 2], tasks[i + 4] as Make);
+      const context = restored(tasks[i + 3], tasks[i + 5] as Make);
+      const task = new ThreadTask(id, name, input, context, this.#logs, this.#postReport);
       if (traces) task.trace = traces[id];
       this.#running.add(id, task);
       this.#turnstile.push(task);

@@ -1,11 +1,13 @@
 import { AsyncResource } from "node:async_hooks";
 import { threadId, type Transferable } from "node:worker_threads";
 import { executionChannel, type ExecutionMessage, Trace, type TraceContext } from "../common/channels.js";
-import { addParts, copyIfSmall, crossAlone, type LoneCrossing } from "../common/crossing.js";
 import { NotCloneableError, TaskAbortedError, TaskTimeoutError } from "../common/errors.js";
 import type { Logger } from "../common/log.js";
-import type { CancelReason, FromThread } from "../common/protocol.js";
+import { crossAlone, type LoneCrossing } from "../common/lone-crossing.js";
+import { AS_IT_IS } from "../common/make.js";
 import { isPrimitive } from "../common/plain.js";
+import type { CancelReason, FromThread } from "../common/protocol.js";
+import { copyIfSmall } from "../common/small-copy.js";
 import { isTooDeep, uncloneablePath } from "../common/uncloneable.js";
 import type { LogPort } from "./log-port.js";
 
@@ -105,9 +107,8 @@ export class ThreadTask implements TaskContext {
 
   #report(value: unknown): void {
     try {
-      const { value: crossing, parts, transferList } = reportOf(value);
-      const message = { type: "report", id: this.taskId, value: crossing } as const;
-      this.#post(parts ? { ...message, parts } : message, transferList);
+      const { transferList, ...crossing } = crossingOf(value);
+      this.#post({ type: "report", id: this.taskId, ...crossing }, transferList);
     } catch (cause) {
       const path = uncloneablePath(value, "report") ?? "report";
       const why = isTooDeep(cause) ? "is nested too deeply to be cloned" : "cannot be cloned";
@@ -119,13 +120,10 @@ export class ThreadTask implements TaskContext {
   }
 }
 
-function reportOf(value: unknown): LoneCrossing {
-  const copied = isPrimitive(value) ? { value, parts: undefined } : copyIfSmall(value);
-  const crossing = copied ? { ...copied, transferList: [] } : crossAlone(value);
-  if (!crossing.parts) return crossing;
-  const parts: unknown[] = [];
-  addParts(parts, 0, crossing.parts);
-  return { ...crossing, parts };
+function crossingOf(report: unknown): LoneCrossing {
+  if (isPrimitive(report)) return { value: report, make: AS_IT_IS, transferList: [] };
+  const copied = copyIfSmall(report);
+  return copied ? { ...copied, transferList: [] } : crossAlone(report);
 }
 
 /** As `task.run`, for those who listen to `redthread:execution`. */
