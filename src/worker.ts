@@ -52,7 +52,10 @@ export async function disconnect(redis?: RedisHandle, { closeMs = 2_000 }: { clo
   await (redis ? disconnectOne(redis, { closeMs }) : closeCurrent(closeMs));
 }
 
-/** A task's result that moves the buffers in `list` to the main thread instead of copying them. */
+/**
+ * A task's result that moves the buffers in `list` to the main thread instead of copying them. An ArrayBuffer moves only if
+ * the value's views cover all of it, and is copied otherwise: other parts of it may be another task's.
+ */
 export function transfer<T>(value: T, list: readonly Transferable[]): T {
   // The thread's runtime unwraps it: to task and caller it is the value.
   return new Transfer(value, list) as T;

@@ -21,7 +21,10 @@ export interface RunOptions {
   readonly signal?: AbortSignal;
   /** From this call to the result; then TASK_TIMEOUT. Default: none. */
   readonly timeoutMs?: number;
-  /** Parts of the input that move to the thread instead of being copied. */
+  /**
+   * Parts of the input that move to the thread, when it is sent there, instead of being copied. An ArrayBuffer moves only if
+   * the input's views cover all of it: another part of it, as of a reply's or a small Buffer's, may be somebody else's.
+   */
   readonly transferList?: readonly Transferable[];
   /** No other task runs in that thread meanwhile. Default false. */
   readonly exclusive?: boolean;
@@ -32,9 +35,12 @@ export interface RunOptions {
    * loop is blocked or the task is exclusive, and with it the tasks beside it; "cooperative" never does.
    */
   readonly cancel?: "thread" | "cooperative";
-  /** Hears, while the task runs, each value that it gives to its context's `report`. If it throws, the task is given up. */
+  /**
+   * Hears, while the task runs, each value that it gives to its context's `report`, in the AsyncLocalStorage of this call. If it
+   * throws or rejects, the task is given up; a rejection is logged as well.
+   */
   readonly onReport?: (value: unknown) => void;
-  /** Plain data for the task's context, shown in its log lines. */
+  /** Plain data for the task's context, shown in its log lines. Crosses as the input does. */
   readonly context?: unknown;
 }
 
