@@ -7,7 +7,7 @@ import { eventually } from "./gate.js";
 import { heap } from "./random-values.js";
 import { makeThrown, THROWN, type Thrown } from "./thrown-values.js";
 import { build, printHeap, type Recipe, RESOLVED } from "./value-recipes.js";
-import { arrival, arrive, describeThrown, isUnreadable } from "./value-reference.js";
+import { arrival, arrive, describeThrown } from "./value-reference.js";
 
 /** A root is the number of a node, modulo the size of the heap. */
 type Operation =
@@ -110,9 +110,7 @@ export class ValueBatch {
         return echoed.startsWith("refused") ? [echoed] : [echoed, "undefined"];
       }
       case "reported": {
-        // One that cannot be read is logged by the manager; its task goes on.
-        const readable = one.roots.filter((at) => !isUnreadable(this.#at(at)));
-        const reports = readable.map((at) => this.#crossed(at));
+        const reports = one.roots.map((at) => this.#crossed(at));
         const refused = reports.indexOf(undefined);
         if (refused === -1) return [...(reports as string[]), "undefined"];
         return [...(reports.slice(0, refused) as string[]), "refused: report"];

@@ -41,7 +41,8 @@ export type Recipe =
       readonly kind: "error";
       readonly name: keyof typeof ERRORS;
       readonly message: string;
-      readonly cause: Part | null;
+      /** A chain of errors with these messages. */
+      readonly causes: readonly string[];
       readonly field: Part;
     }
   | { readonly kind: "leaf"; readonly name: keyof typeof LEAVES }
@@ -158,7 +159,7 @@ export function printHeap(recipes: readonly Recipe[]): string {
       case "set":
         return `Set(${recipe.members.map(part).join(", ")})`;
       case "error":
-        return `${recipe.name}(${JSON.stringify(recipe.message)}, cause: ${part(recipe.cause)}, field: ${part(recipe.field)})`;
+        return `${recipe.name}(${JSON.stringify(recipe.message)}, causes: ${recipe.causes.join()}, field: ${part(recipe.field)})`;
       case "large":
         return `${recipe.shape} of ${recipe.count}, with ${part(recipe.part)}`;
       default:
@@ -219,7 +220,7 @@ function fill(made: object, recipe: Recipe, part: (at: Part) => unknown, isFirst
     case "error":
       // Both threads make this error, and their real stacks differ.
       Object.defineProperty(made, "stack", { value: `stack of ${recipe.name}` });
-      if (recipe.cause !== null) Object.defineProperty(made, "cause", { value: part(recipe.cause) });
+      if (recipe.causes.length > 0) Object.defineProperty(made, "cause", { value: chainOf(recipe.causes) });
       put(made, "field", part(recipe.field));
       break;
     case "windows": {
@@ -315,4 +316,10 @@ function define(object: object, name: string, property: PropertyDescriptor): voi
 function printPrimitive(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.length > 20 ? `${value.slice(0, 20)}…` : value);
   return Object.is(value, -0) ? "-0" : `${String(value)}${typeof value === "bigint" ? "n" : ""}`;
+}
+
+function chainOf(messages: readonly string[]): Error {
+  const [message, ...deeper] = messages;
+  const error = new Error(message, deeper.length > 0 ? { cause: chainOf(deeper) } : {});
+  return Object.defineProperty(error, "stack", { value: `stack of ${message}` });
 }

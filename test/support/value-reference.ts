@@ -18,16 +18,6 @@ export function arrive(value: unknown): unknown {
   return new Arrival().of(value, structuredClone(value));
 }
 
-/** Whether it can be posted and then not be read: Node 20 writes an error whose causes lead back to it. */
-export function isUnreadable(value: unknown): boolean {
-  try {
-    structuredClone(value);
-    return false;
-  } catch (error) {
-    return !(error instanceof DOMException);
-  }
-}
-
 /** As `arrive`, but undefined where the value is refused. */
 export function arrival(value: unknown): { readonly value: unknown } | undefined {
   try {
