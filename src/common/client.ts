@@ -1,3 +1,4 @@
+import { markAsUntransferable } from "node:worker_threads";
 import { traitOf } from "./commands.js";
 import type { Entry } from "./connect-gate.js";
 import { type ConnectionState, StateMachine } from "./connection-state.js";
@@ -269,7 +270,9 @@ export class Client implements Gate {
       entry.closed();
       this.#lost();
     });
-    stream.on("data", () => {
+    stream.on("data", ({ buffer }: Buffer) => {
+      // Replies are views of it, also those of other tasks: who moves one of them must not move them all.
+      markAsUntransferable(buffer);
       this.#receivedAt = monotonic();
       this.#traffic.received();
       this.#replacement.look();

@@ -1,4 +1,5 @@
 import { types } from "node:util";
+import * as threads from "node:worker_threads";
 import type { Transferable } from "node:worker_threads";
 import { isPlainArray } from "./plain.js";
 import { isDetached } from "./views.js";
@@ -10,8 +11,14 @@ export function movable(value: unknown, transferList: readonly Transferable[]): 
   return transferList.filter((one) => {
     if (!types.isArrayBuffer(one)) return true;
     if (isDetached(one)) throw new Error("an ArrayBuffer of the transfer list was moved away before");
-    return uses.isCovered(one);
+    return uses.isCovered(one) && !isUntransferable(one);
   });
+}
+
+/** Node 20 does not say, but clones it instead. */
+function isUntransferable(buffer: ArrayBuffer): boolean {
+  const { isMarkedAsUntransferable } = threads as { isMarkedAsUntransferable?: (object: object) => boolean };
+  return isMarkedAsUntransferable?.(buffer) ?? false;
 }
 
 /** Which ArrayBuffers a value holds, or which parts of them. */
