@@ -355,3 +355,44 @@ test("a small plain input is what it was at the call; a large one what it is whe
   large.id = 2;
   assert.equal(((await runningLarge) as typeof large).id, 2);
 });
+
+test("a value that is wide, sparse, deep or says its own JSON arrives as it is", DEADLINE, async (t) => {
+  const manager = await managed(t);
+  const echoed = async <T>(value: T): Promise<T> => (await manager.run("echo", value)) as T;
+  const sparse: unknown[] = [];
+  sparse[2 ** 31] = { id: 1 }; // nobody can walk through as many places
+  assert.deepEqual(Object.entries(await echoed(sparse)), [[String(2 ** 31), { id: 1 }]]);
+  const chain = Array.from({ length: 300 }, (_, i) => ({
+    i,
+    data: Buffer.from(`${i}`),
+    next: undefined as object | undefined,
+  }));
+  for (const [i, link] of chain.entries()) link.next = chain[i + 1];
+  const links = await echoed(chain);
+  for (const [i, link] of links.entries()) {
+    assert.equal(link.next, links[i + 1]);
+    assert.ok(Buffer.isBuffer(link.data), `${i}`);
+    assert.equal(link.data.buffer.byteLength, link.data.length);
+  }
+  const user = Object.defineProperty({ name: "a", age: 1 }, "toJSON", { value: () => ({ name: "hidden" }) });
+  assert.deepEqual(await echoed({ user }), { user: { name: "a", age: 1 } });
+  const dictionary = Object.fromEntries(Array.from({ length: 2_000 }, (_, i) => [`key ${i}`, i]));
+  assert.deepEqual(await echoed(dictionary), dictionary);
+});
+
+test("views that move together still share their buffer", DEADLINE, async (t) => {
+  const manager = await managed(t);
+  const all = new Uint8Array(20_000);
+  const parts = { head: Buffer.from(all.buffer, 0, 5_000), body: all.subarray(5_000) };
+  const { head, body } = (await manager.run("echoMoved", parts, { transferList: [all.buffer] })) as typeof parts;
+  assert.deepEqual([all.length, head.length, body.length], [0, 5_000, 15_000]);
+  assert.ok(Buffer.isBuffer(head));
+  assert.equal(head.buffer, body.buffer);
+});
+
+test("each caller has an error of its own, also where one event is the cause of all", DEADLINE, async (t) => {
+  const manager = await managed(t);
+  const failures = await atOnce(4, () => manager.run("exit").catch((error: unknown) => error));
+  for (const failure of failures) assert.ok(code("THREAD_DIED")(failure), String(failure));
+  assert.equal(new Set(failures).size, 4);
+});

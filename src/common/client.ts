@@ -271,7 +271,7 @@ export class Client implements Gate {
       this.#lost();
     });
     stream.on("data", ({ buffer }: Buffer) => {
-      // Replies are views of it, also those of other tasks: who moves one of them must not move them all.
+      // Replies are views of it, also those of other tasks. Moving the buffer of one would take the bytes of all.
       markAsUntransferable(buffer);
       this.#receivedAt = monotonic();
       this.#traffic.received();

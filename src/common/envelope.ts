@@ -1,5 +1,5 @@
 import { types } from "node:util";
-import { ERROR_CLASSES, type RedthreadError } from "./errors.js";
+import { ERROR_CLASSES, type ErrorDetails, RedthreadError } from "./errors.js";
 import type { ErrorData } from "./protocol.js";
 import { isCloneable } from "./uncloneable.js";
 
@@ -33,6 +33,20 @@ function readError(error: unknown, depth: number): ErrorData {
     ...(cause !== undefined && deeper ? { cause: readError(cause, depth + 1) } : {}),
     ...(Array.isArray(errors) && deeper ? { errors: errors.map((one) => readError(one, depth + 1)) } : {}),
   };
+}
+
+/** The same error for another caller, so that a field that one of them adds is not the other's. */
+export function sameError(error: Error): Error {
+  if (!(error instanceof RedthreadError)) return error;
+  const { code: _, ...fields } = error;
+  const made = new (error.constructor as new (message: string, details: ErrorDetails) => RedthreadError)(
+    error.message,
+    {
+      ...fields,
+      ...(error.cause === undefined ? {} : { cause: error.cause }),
+    },
+  );
+  return Object.defineProperty(made, "stack", { value: error.stack, configurable: true, writable: true });
 }
 
 /** Not `instanceof`: errors of other realms (test runners, vm) are errors too. */

@@ -19,7 +19,6 @@ export class JsonText {
 
   /** Undefined where JSON would lose something, or takes longer. @throws what getters throw */
   static of(value: object): string | undefined {
-    if ("toJSON" in Object.prototype || "toJSON" in Array.prototype) return undefined;
     const search = JsonText.#idle ?? new JsonText();
     JsonText.#idle = undefined; // a getter may ask for another value's text meanwhile
     try {
@@ -34,7 +33,8 @@ export class JsonText {
 
   #isSaid(node: object): boolean {
     for (let i = 0; i < this.#size; i++) if (this.#seen[i] === node) return false;
-    if (this.#size === MAX_NODES) return false;
+    // Own or inherited, seen by a loop through the names or not: JSON would call it.
+    if (this.#size === MAX_NODES || typeof (node as Container)["toJSON"] === "function") return false;
     this.#seen[this.#size++] = node;
     if (isPlainObject(node)) {
       let entries = 0;

@@ -16,8 +16,12 @@ interface Budget {
  * What a log line says of its fields, as plain data: the number of bytes instead of the bytes, no instance of a class, no
  * secret, and of errors name and code. The same in threads, before the fields cross, as on the main thread.
  */
-export function plainFields(fields: LogFields = {}): LogFields {
-  return plainEntries(fields, MAX_DEPTH, { entries: MAX_ENTRIES });
+export function plainFields(fields?: LogFields | null): LogFields {
+  try {
+    return plainEntries(fields ?? {}, MAX_DEPTH, { entries: MAX_ENTRIES });
+  } catch {
+    return { fields: "one of them throws when it is read" }; // a log line is no reason for a task to fail
+  }
 }
 
 function plainEntries(object: Readonly<Record<string, unknown>>, depth: number, budget: Budget): LogFields {

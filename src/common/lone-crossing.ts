@@ -1,6 +1,6 @@
 import { types } from "node:util";
 import type { Transferable } from "node:worker_threads";
-import { AS_IT_IS, BUFFER_OF_BYTES, type Crossing, type Make, OWN_BYTES, ViewParts } from "./make.js";
+import { AS_IT_IS, BUFFER_OF_BYTES, BUFFER_ON_MOVED, type Crossing, type Make, OWN_BYTES, ViewParts } from "./make.js";
 import { movable } from "./movable.js";
 import { type Container, isDense, isPlainArray, isPlainObject, isPrimitive, MAX_ENTRIES, put } from "./plain.js";
 import { textOfView } from "./small-copy.js";
@@ -24,14 +24,20 @@ export function crossAlone(value: unknown, transferList: readonly Transferable[]
   const moving = movable(value, transferList);
   const views = typeof value === "object" && value !== null ? surveyViews(value) : NO_VIEWS;
   if (!views.areThere) return { value, make: AS_IT_IS, transferList: moving };
-  const copier = new WholeCopier(moving, views.isAllPlain);
-  const copy = copier.copy(value as object);
+  let copier = new WholeCopier(moving, views.isAllPlain);
+  let copy = copier.copy(value as object);
+  if (copier.isTooDeep && views.isAllPlain) {
+    copier = new WholeCopier(moving, false);
+    copy = copier.copy(value as object);
+  }
   return { value: copy, make: copier.make, transferList: [...moving, ...copier.moving] };
 }
 
 /** Copies the containers on the way to views, and gives each view the bytes that are its own. */
 class WholeCopier {
   readonly #views = new ViewParts();
+  /** Something stayed as it is although other parts that refer to it may be copies. */
+  isTooDeep = false;
   /** Of the copies it made, the large ones: nobody else has them. */
   readonly moving: ArrayBuffer[] = [];
   readonly #moving: ReadonlySet<unknown>;
@@ -57,8 +63,11 @@ class WholeCopier {
     if (copied !== undefined) return copied;
     const isArray = isPlainArray(value);
     // What refers to nothing may stay: no view is below it. What is not plain stays with all that is below it.
-    if (this.#views.path.length >= MAX_DEPTH || !(isArray || isPlainObject(value)) || !refersToObjects(value))
+    if (!(isArray || isPlainObject(value)) || !refersToObjects(value)) return value;
+    if (this.#views.path.length >= MAX_DEPTH) {
+      this.isTooDeep = true;
       return value;
+    }
     const copy = (this.#mayCopy ? (isArray ? copyOfArray(value) : { ...value }) : value) as unknown as Container;
     this.#copies.set(value, copy);
     for (const key of Object.keys(copy)) {
@@ -84,14 +93,19 @@ class WholeCopier {
       return short.value;
     }
     const copy = isOurs && byteLength < buffer.byteLength ? this.#trim(view, kind) : view;
-    this.#views.remember(view, copy, Buffer.isBuffer(view) ? BUFFER_OF_BYTES : AS_IT_IS);
+    this.#views.remember(view, copy, Buffer.isBuffer(view) ? this.#bufferOf(view) : AS_IT_IS);
     return copy;
+  }
+
+  #bufferOf({ buffer }: Buffer): number {
+    return this.#moving.has(buffer) ? BUFFER_ON_MOVED : BUFFER_OF_BYTES;
   }
 
   #mark(view: ArrayBufferView): unknown {
     if (this.#views.known(view)) return view;
-    const isPart = !isBound(view.buffer) && view.byteLength < view.buffer.byteLength;
-    this.#views.remember(view, view, Buffer.isBuffer(view) ? BUFFER_OF_BYTES : isPart ? OWN_BYTES : AS_IT_IS);
+    const { buffer, byteLength } = view;
+    const isPart = !isBound(buffer) && !this.#moving.has(buffer) && byteLength < buffer.byteLength;
+    this.#views.remember(view, view, Buffer.isBuffer(view) ? this.#bufferOf(view) : isPart ? OWN_BYTES : AS_IT_IS);
     return view;
   }
 
@@ -122,7 +136,7 @@ function refersToObjects(container: object): boolean {
 
 /** Most long arrays are of numbers: to name each index would cost more than to clone it. */
 function isDenselyPrimitive(array: readonly unknown[]): boolean {
-  return array.length > MAX_ENTRIES && array.every(isPrimitive);
+  return array.length > MAX_ENTRIES && Object.values(array).every(isPrimitive);
 }
 
 interface ViewSurvey {
@@ -143,10 +157,9 @@ function surveyViews(value: object): ViewSurvey {
   let isAllPlain = true;
   for (const node of seen) {
     if (ArrayBuffer.isView(node)) areThere = true;
-    else if (isPlainArray(node)) {
-      for (const part of node) add(part);
-      if (node.length <= MAX_ENTRIES && !isDense(node)) for (const part of Object.values(node)) add(part);
-    } else if (isPlainObject(node)) for (const key in node) add((node as Container)[key]);
+    // By its values: a sparse array has a length that nobody can walk through.
+    else if (isPlainArray(node)) Object.values(node).forEach(add);
+    else if (isPlainObject(node)) for (const key in node) add((node as Container)[key]);
     else isAllPlain &&= types.isDate(node) || types.isRegExp(node) || types.isAnyArrayBuffer(node);
   }
   return { areThere, isAllPlain };

@@ -15,10 +15,12 @@ export const SAID = 1;
 export const BUFFER_OF_BYTES = 2;
 /** Give the view a buffer of its own bytes alone. */
 export const OWN_BYTES = 3;
+/** Make a Buffer of the Uint8Array; its buffer was moved here and is its own, together with other views. */
+export const BUFFER_ON_MOVED = 4;
 /** Take what another part has become. */
-const SAME = 4;
+const SAME = 5;
 /** And above, by its kind: make a view of the text of its bytes. */
-export const VIEW_OF_TEXT = 5;
+export const VIEW_OF_TEXT = 6;
 
 /** A value as it crosses to another thread. */
 export interface Crossing {
@@ -26,10 +28,19 @@ export interface Crossing {
   readonly make: Make;
 }
 
-/** What has arrived, made what it was. */
+/** What has arrived, made what it was. Never throws. */
 export function restored(value: unknown, make: Make): unknown {
   if (typeof make === "number") return made(value, make);
   const root: Container = { value };
+  try {
+    restoreParts(root, make);
+  } catch {
+    // A getter gave something else when the value was posted than when it was looked through. It stays as it was posted.
+  }
+  return root["value"];
+}
+
+function restoreParts(root: Container, make: readonly unknown[]): void {
   for (let at = 0; at < make.length;) {
     const what = make[at] as number;
     const keys = at + 1;
@@ -41,7 +52,6 @@ export function restored(value: unknown, make: Make): unknown {
       put(holder, key, sameHolder[sameKey]);
     } else put(holder, key, made(holder[key], what));
   }
-  return root["value"];
 }
 
 /** Collects what is to be made of a value's views while somebody walks through it: which, where, and which are the same. */
@@ -93,6 +103,10 @@ function made(value: unknown, what: number): unknown {
     case BUFFER_OF_BYTES:
     case OWN_BYTES:
       return ownView(value as ArrayBufferView, what === BUFFER_OF_BYTES);
+    case BUFFER_ON_MOVED: {
+      const { buffer, byteOffset, byteLength } = value as Uint8Array<ArrayBuffer>;
+      return Buffer.from(buffer, byteOffset, byteLength);
+    }
     default:
       return viewOf(what - VIEW_OF_TEXT, value as string);
   }

@@ -1,7 +1,6 @@
 import { types } from "node:util";
 import * as threads from "node:worker_threads";
 import type { Transferable } from "node:worker_threads";
-import { isPlainArray } from "./plain.js";
 import { isDetached } from "./views.js";
 
 /** Of a transfer list, what may move. */
@@ -60,5 +59,5 @@ function partsOf(node: object): Iterable<unknown> {
   if (types.isMap(node)) return [...node.keys(), ...node.values()];
   if (types.isSet(node)) return node;
   if (types.isNativeError(node)) return [node.cause];
-  return Array.isArray(node) && isPlainArray(node) ? node : Object.values(node);
+  return Object.values(node);
 }

@@ -25,14 +25,14 @@ const REFUSED = Symbol("neither small nor plain");
 /**
  * A copy that nothing else refers to, so that it may share a message: a structured clone keeps identity inside of a
  * message, and two tasks would share what their values have in common. Undefined where the value is not small and plain;
- * what its getters throw comes again when it crosses alone. Never throws.
+ * where a getter throws, it is called again when the value crosses alone. Never throws.
  */
 export function copyIfSmall(value: unknown): Crossing | undefined {
   if (typeof value !== "object" || value === null) return undefined;
   try {
     if (ArrayBuffer.isView(value)) return textOfView(value);
     if (isPlainArray(value)) return isFlatArray(value) ? asItIs(value.slice()) : copyNested(value);
-    if (!isPlainObject(value)) return undefined;
+    if (!isPlainObject(value) || hasManyEntries(value)) return undefined;
     const copy = isFlat(value as Container) ? { ...value } : undefined;
     return copy && isFlat(copy) ? asItIs(copy) : copyNested(value); // a getter may give something else each time
   } catch {
@@ -53,9 +53,15 @@ function asItIs(value: object): Crossing {
 }
 
 function isFlat(object: Container): boolean {
-  let entries = 0;
-  for (const key in object) if (!isPrimitive(object[key]) || ++entries > MAX_ENTRIES) return false;
+  for (const key in object) if (!isPrimitive(object[key])) return false;
   return true;
+}
+
+/** Before it is copied: to copy a large dictionary in vain takes longer than to clone it. */
+function hasManyEntries(object: object): boolean {
+  let entries = 0;
+  for (const _ in object) if (++entries > MAX_ENTRIES) return true;
+  return false;
 }
 
 function isFlatArray(array: readonly unknown[]): boolean {
@@ -105,17 +111,16 @@ class SmallCopier {
   #copy(value: object): unknown {
     for (let i = 0; i < this.#size; i++) if (this.#originals[i] === value) return this.#copies[i];
     if (this.#size >= MAX_NODES) return REFUSED;
-    if (isPlainObject(value)) return this.#fill(value, { ...value });
+    if (isPlainObject(value)) return hasManyEntries(value) ? REFUSED : this.#fill(value, { ...value });
     if (isPlainArray(value)) return this.#array(value);
     return ArrayBuffer.isView(value) ? this.#view(value) : REFUSED;
   }
 
   #fill(value: object, copy: Container): unknown {
     this.#remember(value, copy);
-    let entries = 0;
     for (const key in copy) {
       const part = copy[key];
-      if (++entries > MAX_ENTRIES || !(isPrimitive(part) || this.#replace(copy, key, part))) return REFUSED;
+      if (!(isPrimitive(part) || this.#replace(copy, key, part))) return REFUSED;
     }
     return copy;
   }

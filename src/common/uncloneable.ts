@@ -34,9 +34,9 @@ export function uncloneablePath(value: unknown, root: string): string | undefine
   return undefined;
 }
 
-/** Of what a clone threw: it recurses, and so does not end for want of stack. */
+/** Whether a clone threw this because the value is nested so deeply that its recursion ran out of stack. */
 export function isTooDeep(cause: unknown): boolean {
-  return cause instanceof RangeError;
+  return types.isNativeError(cause) && cause.name === "RangeError" && /call stack/.test(cause.message);
 }
 
 export function isCloneable(value: unknown): boolean {
@@ -73,8 +73,7 @@ function entriesOf(part: object): Iterable<readonly [string | number, unknown]> 
   if (types.isMap(part)) return [...part].flatMap(([key, value], i) => [[i, key] as const, [i, value] as const]);
   if (types.isSet(part)) return [...part].map((value, i) => [i, value] as const);
   if (types.isNativeError(part)) return [["cause", part.cause]];
-  // Names beside the indices count, too; to name each index of a very long array would take too long.
-  return Array.isArray(part) && part.length > MAX_LOOKS ? part.entries() : Object.entries(part);
+  return Object.entries(part); // of an array, too: names beside its indices count, and those that are missing take no time
 }
 
 function pathOf(place: Place): string {

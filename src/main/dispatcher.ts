@@ -1,7 +1,7 @@
 import type { AsyncResource } from "node:async_hooks";
 import { types } from "node:util";
 import { type TaskMessage, taskChannel, Trace } from "../common/channels.js";
-import { fromErrorData } from "../common/envelope.js";
+import { fromErrorData, sameError } from "../common/envelope.js";
 import { deferred, type Deferred } from "../common/waiters.js";
 import { QueueFullError, type Outcome } from "../common/errors.js";
 import { errorCode, type Logger } from "../common/log.js";
@@ -136,7 +136,7 @@ export class Dispatcher {
     const reserved = load.exclusive;
     const unread = load.unread().filter(({ options }) => !options.transferList); // what was moved there is gone
     for (const job of unread) load.remove(job);
-    for (const job of load.jobs) this.#abandon(job, reason);
+    for (const job of load.jobs) this.#abandon(job, sameError(reason));
     if (reserved && !reserved.thread) unread.push(reserved);
     this.#requeue(unread);
     load.onIdle?.();
@@ -202,13 +202,13 @@ export class Dispatcher {
 
   /** Rejects what waits for a thread. */
   failQueued(error: Error): void {
-    for (const job of this.#queue.drain()) this.#abandon(job, error);
+    for (const job of this.#queue.drain()) this.#abandon(job, sameError(error));
     this.#queued = 0;
     for (const load of this.#loads) {
       const reserved = load.exclusive;
       if (!reserved || reserved.thread) continue;
       load.exclusive = undefined;
-      this.#abandon(reserved, error);
+      this.#abandon(reserved, sameError(error));
     }
     this.#checkDrained();
   }

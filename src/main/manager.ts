@@ -1,6 +1,7 @@
 import { AsyncResource } from "node:async_hooks";
 import { ConnectGate } from "../common/connect-gate.js";
 import { loadConfig } from "../common/env.js";
+import { sameError } from "../common/envelope.js";
 import { ShuttingDownError, TaskAbortedError } from "../common/errors.js";
 import type { RedisHandle } from "../common/handle.js";
 import { Ledger, LedgerTotals } from "../common/ledger.js";
@@ -160,7 +161,7 @@ export class ConnectionManager<
       : [input: TaskInput<Tasks[Name]>, options?: RunOptions]
   ): Promise<TaskResult<Tasks[Name]>> {
     const refused = this.#refusal() ?? this.#threads.startFailure() ?? badRunOptions(name, options);
-    if (refused) return Promise.reject(refused);
+    if (refused) return Promise.reject(sameError(refused));
     return this.#dispatcher.run(name, input, options) as Promise<TaskResult<Tasks[Name]>>;
   }
 

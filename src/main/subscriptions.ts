@@ -53,7 +53,7 @@ export class Subscriptions {
       });
     }
     const channels = sharded ? this.#sharded : this.#channels;
-    // In the caller's AsyncLocalStorage stores, not in those of whoever subscribed first.
+    // In the caller's AsyncLocalStorage stores, because the connection's events have those of the first subscriber.
     const subscriber: Subscriber = {
       onMessage: AsyncResource.bind(onMessage),
       onGap: onGap && AsyncResource.bind(onGap),

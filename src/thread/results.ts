@@ -1,10 +1,10 @@
 import type { Transferable } from "node:worker_threads";
 import { toErrorData } from "../common/envelope.js";
 import { NotCloneableError } from "../common/errors.js";
-import { crossAlone, type LoneCrossing } from "../common/lone-crossing.js";
+import { crossAlone } from "../common/lone-crossing.js";
 import { AS_IT_IS, type Make } from "../common/make.js";
 import { isPrimitive } from "../common/plain.js";
-import type { ResultsMessage } from "../common/protocol.js";
+import type { ErrorData, ResultsMessage } from "../common/protocol.js";
 import { copyIfSmall } from "../common/small-copy.js";
 import { isTooDeep, uncloneablePath } from "../common/uncloneable.js";
 
@@ -44,6 +44,8 @@ export class Results {
   #scheduled = false;
   #loop = performance.eventLoopUtilization();
   #meanMs = 0;
+  /** Of the time before the last message, the share of results that are still to be sent. */
+  #carriedMs = 0;
   #areImmediate: boolean | undefined = true;
 
   constructor(post: Post) {
@@ -60,7 +62,7 @@ export class Results {
     const data = toErrorData(error);
     const copied = copyIfSmall(data);
     if (copied) this.#failed.push(id, copied.value, copied.make);
-    else this.#sendFailure(id, crossAlone(data));
+    else this.#sendFailure(id, data);
   }
 
   /** Of one whose result comes next: whether it waited for nothing, where that is known. */
@@ -95,6 +97,7 @@ export class Results {
       // Each of them can be cloned, but not all together: they are too large for one message.
       for (let i = 0; i < done.length; i += 3) this.#sendOne(done.slice(i, i + 3), names[i / 3]!);
       for (let i = 0; i < failed.length; i += 3) this.#send(NOTHING, failed.slice(i, i + 3));
+      this.flush(); // what could not be sent has failed meanwhile
     }
     this.#areImmediate = true;
   }
@@ -124,8 +127,16 @@ export class Results {
     if (this.#isEmpty) this.#areImmediate = true;
   }
 
-  #sendFailure(id: number, { value, make, transferList }: LoneCrossing): void {
-    this.#send(NOTHING, [id, value, make], transferList);
+  #sendFailure(id: number, data: ErrorData): void {
+    try {
+      const { value, make, transferList } = crossAlone(data);
+      this.#send(NOTHING, [id, value, make], transferList);
+    } catch {
+      // Its fields could be cloned a moment ago, and cannot now: a getter of them does not always give the same.
+      const { name, message } =
+        "thrown" in data ? { name: "Error", message: "what was thrown cannot be cloned" } : data;
+      this.#failed.push(id, { name, message, fields: {} } satisfies ErrorData, AS_IT_IS);
+    }
     if (this.#isEmpty) this.#areImmediate = true;
   }
 
@@ -139,8 +150,12 @@ export class Results {
 
   #send(done: readonly unknown[], failed: readonly unknown[], transfer: readonly Transferable[] = NOTHING): void {
     const loop = performance.eventLoopUtilization();
-    const busyMs = loop.active - this.#loop.active;
-    this.#meanMs += WEIGHT * ((3 * busyMs) / (done.length + failed.length) - this.#meanMs);
+    const sent = done.length + failed.length;
+    const all = sent + this.#done.length + this.#failed.length;
+    // What others wait for that have ended in this turn, too, is theirs.
+    const busyMs = (loop.active - this.#loop.active + this.#carriedMs) * (sent / all);
+    this.#carriedMs = busyMs * (all / sent - 1);
+    this.#meanMs += WEIGHT * ((3 * busyMs) / sent - this.#meanMs);
     this.#post({ type: "results", done, failed, busyMs, areImmediate: this.#areImmediate }, transfer);
     this.#loop = loop;
   }

@@ -228,7 +228,7 @@ export class Runtime {
   readonly #postReport: PostReport = (message, transfer) => this.#post(message, transfer);
 
   #postResults(message: FromThread, transfer: readonly Transferable[]): void {
-    // Before them: a line is written in the context of its task's caller, who is gone with the result.
+    // Before them, because a line is written in the context of its task's caller, which is forgotten with the result.
     this.#logs.flush();
     // With a limit the manager judges this thread when it reads them.
     if (this.#config.threads.maxHeapMb !== undefined) this.#sampleHeap();
