@@ -53,7 +53,7 @@ export async function disconnect(redis?: RedisHandle, { closeMs = 2_000 }: { clo
 }
 
 /**
- * A task's result that moves the buffers in `list` to the main thread instead of copying them. An ArrayBuffer moves only if
+ * A task's whole result, which moves the buffers in `list` to the main thread instead of copying them. An ArrayBuffer moves only if
  * the value's views cover all of it, and is copied otherwise: other parts of it may be another task's.
  */
 export function transfer<T>(value: T, list: readonly Transferable[]): T {

@@ -152,6 +152,9 @@ test("nor does a transferList on the main thread", DEADLINE, async (t) => {
     assert.equal(other!.toString(), "1".repeat(3_000));
     assert.equal(reply!.toString(), "1".repeat(3_000)); // not the whole of its buffer, and so copied
   }
+  const image = new Uint8Array(3_000);
+  await manager.run("invert", image.subarray(0, 100), { transferList: [image.buffer] });
+  assert.equal(image.length, 3_000); // the rest of it is somebody else's
   const whole = new Uint8Array(3_000);
   await manager.run("invert", whole, { transferList: [whole.buffer] });
   assert.equal(whole.length, 0); // moved
@@ -242,6 +245,14 @@ test("of many results the one that cannot be cloned is named, by task and path",
   assert.equal(failed.length, 1);
   assert.ok(code("NOT_CLONEABLE")(failed[0]!.reason));
   assert.match((failed[0]!.reason as Error).message, /task uncloneable .*result\.rows\[0\]\.onDone/);
+});
+
+test("transfer() anywhere but around the whole result is refused", DEADLINE, async (t) => {
+  const manager = await managed(t);
+  await assert.rejects(manager.run("transferWithin"), (error: Error & { path?: string }) => {
+    assert.ok(code("NOT_CLONEABLE")(error));
+    return error.path === "result.inner.mustBeTheWholeResult";
+  });
 });
 
 test("a large result that cannot be cloned is refused at once, and its thread lives on", DEADLINE, async (t) => {

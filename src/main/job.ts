@@ -160,7 +160,11 @@ export class Job {
     const { name, input, context, options } = this;
     const found = uncloneablePath(input, "input") ?? uncloneablePath(context, "context");
     const path = found ?? (options.transferList && !isTooDeep(cause) ? "the transferList" : this.#largest);
-    const why = isTooDeep(cause) ? "is nested too deeply to be cloned" : "cannot be cloned or transferred to a thread";
+    const why = isTooDeep(cause)
+      ? "is nested too deeply to be cloned"
+      : found || !options.transferList
+        ? "cannot be cloned or transferred to a thread"
+        : "cannot be transferred: it takes buffers and ports, each of them once, and no views";
     return new NotCloneableError(`task ${name} was not sent: ${path} ${why}`, { outcome: "not-sent", path, cause });
   }
 
@@ -168,7 +172,8 @@ export class Job {
   unreadable(): NotCloneableError {
     const { name } = this;
     const path = this.#largest;
-    return new NotCloneableError(`task ${name} has not begun: its thread could not read its ${path}`, {
+    const why = `its thread could not read its ${path}, as where that is nested too deeply`;
+    return new NotCloneableError(`task ${name} has not begun: ${why}`, {
       outcome: "not-sent",
       path,
     });
@@ -176,7 +181,8 @@ export class Job {
 
   /** It has ended, and the message with its result could not be read. */
   resultUnreadable(): NotCloneableError {
-    return new NotCloneableError(`task ${this.name} has ended, but its result could not be read on the main thread`, {
+    const why = "its result could not be read on the main thread, as where it is nested too deeply";
+    return new NotCloneableError(`task ${this.name} has ended, but ${why}`, {
       outcome: "unknown",
       path: "result",
     });

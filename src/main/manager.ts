@@ -149,8 +149,9 @@ export class ConnectionManager<
 
   /**
    * Runs a task in one of the threads and gives its result, or its own error as thrown. Input and result cross as
-   * `structuredClone` has them, but no two tasks share one, Buffers stay Buffers, and views bring only their own bytes. A small
-   * plain input is taken at this call, any other one when it is sent: leave that alone until the task has settled.
+   * `structuredClone` has them, but no two tasks share one, and in plain objects and arrays Buffers stay Buffers and views bring
+   * only their own bytes. A small plain input (64 objects of 256 entries, 4 kB a view) is taken at this call, any other one
+   * when it is sent: leave that alone until the task has settled.
    * @throws REDTHREAD_TASK_NOT_FOUND, REDTHREAD_TASK_TIMEOUT, REDTHREAD_TASK_ABORTED, REDTHREAD_QUEUE_FULL,
    *   REDTHREAD_NOT_CLONEABLE, REDTHREAD_THREAD_START_FAILED, REDTHREAD_THREAD_DIED, REDTHREAD_SHUTTING_DOWN
    */

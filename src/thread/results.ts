@@ -12,6 +12,8 @@ import { isTooDeep, uncloneablePath } from "../common/uncloneable.js";
 export class Transfer {
   readonly value: unknown;
   readonly list: readonly Transferable[];
+  /** Anywhere else it would be cloned as what it is, without a word; a function cannot be, and its name is in the error's path. */
+  readonly mustBeTheWholeResult = (): void => {};
 
   constructor(value: unknown, list: readonly Transferable[]) {
     this.value = value;
@@ -165,6 +167,7 @@ function notCloneable(name: string, value: unknown, cause: unknown, hasList = fa
   const path = uncloneablePath(value, "result") ?? (hasList && !isTooDeep(cause) ? "its transfer list" : "result");
   const why = isTooDeep(cause) ? "is nested too deeply to be cloned" : "cannot be cloned or transferred";
   return new NotCloneableError(`the result of task ${name} cannot be sent to the main thread: ${path} ${why}`, {
+    outcome: "unknown",
     path,
     cause,
   });
