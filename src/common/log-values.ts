@@ -10,15 +10,18 @@ const SECRET = /password|passphrase|secret|^args$/i;
 
 interface Budget {
   entries: number;
+  /** JSON has no bigint, no NaN and no infinity. */
+  readonly isForJson: boolean;
 }
 
 /**
  * What a log line says of its fields, as plain data: the number of bytes instead of the bytes, no instance of a class, no
- * secret, and of errors name and code. The same in threads, before the fields cross, as on the main thread.
+ * secret, and of errors name and code. The same in threads, before the fields cross, as on the main thread, which makes them fit
+ * for JSON as well.
  */
-export function plainFields(fields?: LogFields | null): LogFields {
+export function plainFields(fields?: LogFields | null, { isForJson = false } = {}): LogFields {
   try {
-    return plainEntries(fields ?? {}, MAX_DEPTH, { entries: MAX_ENTRIES });
+    return plainEntries(fields ?? {}, MAX_DEPTH, { entries: MAX_ENTRIES, isForJson });
   } catch {
     return { fields: "one of them throws when it is read" }; // a log line is no reason for a task to fail
   }
@@ -48,8 +51,8 @@ function plainItems(items: readonly unknown[], depth: number, budget: Budget): u
 }
 
 function plainValue(value: unknown, depth: number, budget: Budget): unknown {
-  if (typeof value === "bigint") return String(value);
-  if (typeof value === "number" && !Number.isFinite(value)) return String(value);
+  if (typeof value === "bigint") return budget.isForJson ? String(value) : value;
+  if (typeof value === "number" && !Number.isFinite(value)) return budget.isForJson ? String(value) : value;
   if (typeof value === "function" || typeof value === "symbol") return undefined;
   if (typeof value !== "object" || value === null) return value;
   if (depth === 0) return "…";

@@ -4,7 +4,7 @@ import { plainFields } from "../common/log-values.js";
 /** One record as one line, without its newline. Errors show name and code; their message only when it is redthread's. */
 export function logLine(format: LogFormat, level: LogLevel, message: string, fields: LogFields = {}): string {
   const ts = new Date().toISOString();
-  const shown = Object.entries(plainFields(fields)).filter(([name]) => !RESERVED.has(name));
+  const shown = Object.entries(plainFields(fields, { isForJson: true })).filter(([name]) => !RESERVED.has(name));
   if (format === "json") return JSON.stringify({ ts, level, message, ...Object.fromEntries(shown) });
   const pairs = shown.map(([name, value]) => ` ${textValue(name)}=${textValue(value)}`);
   return `${ts} ${level.toUpperCase().padEnd(5)} ${escapeControls(message)}${pairs.join("")}`;
