@@ -3,8 +3,8 @@
 #
 # V8 keeps the bytes of small typed arrays on its own heap. The first native method that touches them (write, copy, toString …)
 # moves them out and allocates an ArrayBuffer for each. One would expect write() to be the fast way to fill a Buffer; filling
-# 12 bytes by a loop of JavaScript takes a sixth of the time, and kept Buffers a third of the memory. It matters in parsers and codecs that
-# make many small Buffers: process.memoryUsage() shows what each of them costs beside its bytes.
+# 12 bytes by a loop of JavaScript takes a sixth of the time (0.15 instead of 1 µs). It matters in parsers and codecs that make many
+# small Buffers: process.memoryUsage() shows the ArrayBuffers that they are given.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -189,6 +189,9 @@ test("a Buffer is a Buffer on both sides, and its buffer holds nothing else", DE
     }
     assert.equal(await manager.run("isBuffer", given), true);
   }
+  const window = new Float64Array(new ArrayBuffer(80_000), 8, 1_000).fill(0.5);
+  const part = (await manager.run("echo", { window })) as { window: Float64Array };
+  assert.deepEqual([part.window, part.window.byteOffset, part.window.buffer.byteLength], [window, 0, 8_000]);
   const many = Array.from({ length: 300 }, (_, i) => Buffer.from(`${i}`));
   const back = (await manager.run("echo", { rows: many })) as { rows: Buffer[] };
   assert.deepEqual(back.rows, many);
