@@ -1,6 +1,6 @@
 import type { Transferable } from "node:worker_threads";
 import { disconnect as disconnectOne } from "./common/connect.js";
-import type { RedisHandle } from "./common/handle.js";
+import type { RedisHandle } from "./common/ioredis.js";
 import type { DedicatedLease } from "./thread/clients.js";
 import { closeCurrent, currentClients, madeClients } from "./thread/current.js";
 import { Transfer } from "./thread/results.js";

@@ -13,7 +13,7 @@ const IMPORTERS: Readonly<Record<string, string>> = {
   dotenv: "src/common/env.ts",
   fastify: "src/adapters/fastify.ts",
   "generic-pool": "src/common/slot-pool.ts",
-  ioredis: "src/common/handle.ts",
+  ioredis: "src/common/ioredis.ts",
   piscina: "src/main/threads.ts",
   winston: "src/main/logger.ts",
   "@opentelemetry/api": "src/adapters/otel.ts",

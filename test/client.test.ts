@@ -305,10 +305,11 @@ test("a shared client refuses what would spoil it for the others", async (t) => 
     () => redis.watch("k"),
     () => redis.select(1),
     () => redis.call("MONITOR"),
-    () => redis.client("REPLY", "OFF" as never),
+    () => redis.client("SETNAME", "mine"),
     () => redis.xread("BLOCK", 10, "STREAMS", "s", "$"),
     () => redis.multi({ pipeline: false }),
     () => redis.pipeline().get("a").blpop("list", 1).exec(),
+    () => redis.pipeline([["call", "MULTI"], ["discard"]]).exec(),
     () => {
       const piped = redis.pipeline([["multi"], ["blpop", "list", "1"]]);
       void piped.exec(); // of the transaction

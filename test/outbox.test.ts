@@ -26,8 +26,8 @@ function recording(t: TestContext): {
       done();
     },
   });
-  const flush = sendThroughOutbox(stream, () => flushes++);
-  return { stream, writes, flushed: () => flushes, flush, clock };
+  const outbox = sendThroughOutbox(stream, () => ++flushes > 0);
+  return { stream, writes, flushed: () => flushes, flush: () => outbox.flush(), clock };
 }
 
 const turnEnds = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));

@@ -1,6 +1,6 @@
 import { connect, disconnect } from "../common/connect.js";
 import { loadConfig } from "../common/env.js";
-import type { RedisHandle } from "../common/handle.js";
+import type { RedisHandle } from "../common/ioredis.js";
 import { errorCode } from "../common/log.js";
 import { connectionName } from "../common/names.js";
 import type { Config, ConnectOptions } from "../common/options.js";

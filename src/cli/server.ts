@@ -1,5 +1,5 @@
 import { capacityOf } from "../common/capacity.js";
-import type { RedisHandle } from "../common/handle.js";
+import type { RedisHandle } from "../common/ioredis.js";
 import type { Config } from "../common/options.js";
 import { isReplyError, replyCode } from "../common/replies.js";
 import type { Finding } from "./finding.js";

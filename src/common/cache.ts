@@ -1,7 +1,7 @@
 import { rotationChannel } from "./channels.js";
 import type { ConnectionState } from "./connection-state.js";
 import { ShuttingDownError } from "./errors.js";
-import type { RedisHandle } from "./handle.js";
+import type { RedisHandle } from "./ioredis.js";
 import type { AnyClient } from "./open-client.js";
 import { abortable, monotonic, sleep } from "./time.js";
 

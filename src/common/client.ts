@@ -3,19 +3,21 @@ import { traitOf } from "./commands.js";
 import type { Entry } from "./connect-gate.js";
 import { type ConnectionState, StateMachine } from "./connection-state.js";
 import { Dialer, type DialerOptions } from "./dialer.js";
-import { type CommandStream, type Gate, Handle, type QueuedCommand } from "./handle.js";
+import { type Gate, Handle } from "./handle.js";
+import type { QueuedCommand } from "./ioredis.js";
 import { HandBack } from "./hand-back.js";
 import { Heartbeat } from "./heartbeat.js";
 import { IdleCheck } from "./idle-check.js";
 import { MasterWatch } from "./master-watch.js";
 import type { RetryConfig } from "./options.js";
+import { type Outgoing, PipedCommands, turnAway } from "./outgoing.js";
 import { Replacement } from "./replacement.js";
 import { classifyReply, isReplyError, replyCode } from "./replies.js";
 import { connRetry } from "./retry.js";
 import { abortable, monotonic, within } from "./time.js";
 import { Traffic } from "./traffic.js";
 
-export interface ClientOptions extends Omit<DialerOptions, "onConnected"> {
+export interface ClientOptions extends Omit<DialerOptions, "onConnected" | "db"> {
   readonly retry: RetryConfig;
   readonly onState?: (state: ConnectionState, previous: ConnectionState) => void;
   readonly onReconnected?: () => void;
@@ -56,10 +58,20 @@ export class Client implements Gate {
     const { redis, name, role } = options;
     this.#options = options;
     this.redis = new Handle(redis, this);
-    const dialing = { ...options, onConnected: (entry: Entry) => this.#connected(entry) };
+    const dialing = {
+      ...options,
+      db: () => this.#traffic.session.db,
+      onConnected: (entry: Entry) => this.#connected(entry),
+    };
     this.#dialer = new Dialer(this.redis, dialing, this.#life.signal);
     this.#machine = new StateMachine({ ...options, lastError: () => this.#dialer.lastError });
-    this.#traffic = new Traffic(this.redis, { redis, name, role, onTimeout: () => this.#suspect() });
+    this.#traffic = new Traffic(this.redis, {
+      redis,
+      name,
+      role,
+      onTimeout: () => this.#suspect(),
+      onOutOfStep: (why) => this.#outOfStep(why),
+    });
     this.#heartbeat = new Heartbeat({
       everyMs: redis.heartbeatMs,
       receivedAt: () => this.#receivedAt,
@@ -92,12 +104,12 @@ export class Client implements Gate {
       });
     this.redis.on("error", (error: Error) => {
       this.#dialer.lastError = error;
+      if (error.message.startsWith(STRAY_REPLY)) this.#traffic.fallOutOfStep("a reply came that nobody waits for");
     });
     this.redis.on("connect", () => (this.#isRestored = false));
     this.redis.on("ready", () => (this.#isRestored = true));
     this.#handBack = new HandBack(this.redis, {
       session: this.#traffic.session,
-      db: redis.db,
       repairMs: redis.commandTimeoutMs,
       onTimeout: () => this.#dialer.connectFailed(),
       flush: () => this.#traffic.flush(),
@@ -147,7 +159,8 @@ export class Client implements Gate {
 
   /** Nothing is under way that a PING could be behind, or become a part of. */
   get #isQuiet(): boolean {
-    return this.redis.commandQueue.length === 0 && !this.#traffic.session.inTransaction;
+    const { inTransaction, isMonitoring } = this.#traffic.session;
+    return this.redis.commandQueue.length === 0 && !inTransaction && !isMonitoring;
   }
 
   /** Alive, and heard from within `idleMs`: no need to ask for a PING. */
@@ -199,28 +212,25 @@ export class Client implements Gate {
 
   // The gate of the handle
 
-  send(command: QueuedCommand, stream?: CommandStream): unknown {
-    if (this.#closing) {
-      // Also while QUIT is under way: what is written behind it never runs.
-      command.reject(this.#traffic.errors.closed());
-      return command.promise;
-    }
+  send(outgoing: Outgoing): unknown {
+    // Also while QUIT is under way: what is written behind it never runs.
+    if (this.#closing) return turnAway(outgoing, () => this.#traffic.errors.closed());
     if (this.isAlive() && !this.#replacement.isPending) {
-      if (this.#idleCheck.isNeeded()) return this.#traffic.hold(command, stream);
-      const sent = this.#traffic.send(command, stream);
+      if (this.#idleCheck.isNeeded()) return this.#traffic.hold(outgoing);
+      const sent = this.#traffic.send(outgoing);
       if (this.#isRenewalDue) this.renewLogin();
       return sent;
     }
-    if (this.#belongsToHandshake(command)) return this.#transmit(command);
+    if (!(outgoing instanceof PipedCommands) && this.#belongsToHandshake(outgoing)) return this.#transmit(outgoing);
     if (this.state === "disconnected") void this.#startConnecting(FOR_EVER);
     const why = this.#options.gate.explain() ?? this.#dialer.lastFailure ?? this.#dialer.lastError;
     // One that has never been open is not away: it is only now wanted.
     const isOpening = !this.#isReconnect && why === undefined;
-    return this.#traffic.hold(command, stream, isOpening ? undefined : { why });
+    return this.#traffic.hold(outgoing, isOpening ? undefined : { why });
   }
 
-  refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
-    return this.#traffic.refuse(pipeline);
+  refuse(pipeline: readonly QueuedCommand[], ends: number): Error | undefined {
+    return this.#traffic.refuse(pipeline, ends);
   }
 
   refused(error: Error): void {
@@ -232,8 +242,13 @@ export class Client implements Gate {
     this.#traffic.lost(error, false);
   }
 
+  refuseEnd(): Error | undefined {
+    return this.#options.role === "owned" ? undefined : this.#traffic.errors.needsDedicated("quit");
+  }
+
   async end(ms: number = this.#options.redis.commandTimeoutMs): Promise<void> {
-    if (this.#options.role !== "owned") throw this.#traffic.errors.needsDedicated("quit");
+    const refused = this.refuseEnd();
+    if (refused) throw refused;
     await this.close(ms);
   }
 
@@ -283,9 +298,22 @@ export class Client implements Gate {
     this.renewLogin(); // if one came during the handshake
     this.#heartbeat.start();
     this.#masterWatch?.start(this.redis.aimedAt);
+    if (this.#traffic.session.isMonitoring) void this.#monitorAgain();
     this.#traffic.release();
     if (this.#isReconnect) this.#options.onReconnected?.();
     this.#isReconnect = true;
+  }
+
+  async #monitorAgain(): Promise<void> {
+    try {
+      await this.redis.monitorAgain();
+    } catch (error) {
+      if (!isReplyError(error)) return; // lost once more, and then it is asked for again
+      this.#traffic.session.monitoringEnded();
+      const { logger, name } = this.#options;
+      logger.warn("MONITOR was refused after a reconnect: no more lines will come", { name, code: replyCode(error) });
+      this.redis.emit("error", error);
+    }
   }
 
   /**
@@ -324,6 +352,12 @@ export class Client implements Gate {
     this.#replacement.look(); // nothing may be under way, and then no last answer ends it
   }
 
+  #outOfStep(why: string): void {
+    const { logger, name } = this.#options;
+    this.#dialer.lastError = new Error(`replies could have gone to the wrong commands: ${why}`);
+    logger.warn("connection is replaced: replies could have gone to the wrong commands", { name, why });
+  }
+
   #lost(): void {
     this.#heartbeat.stop();
     this.#masterWatch?.stop();
@@ -332,21 +366,18 @@ export class Client implements Gate {
     if (!this.#life.signal.aborted) void this.#startConnecting(FOR_EVER);
   }
 
-  /**
-   * What ioredis itself sends while it connects; a user's command of that name before the end of the handshake does no
-   * harm. The event "ready" comes after what it sends in that status.
-   */
+  /** What ioredis itself sends while it connects. The event "ready" comes after what it sends in that status. */
   #belongsToHandshake(command: QueuedCommand): boolean {
     if (this.state !== "connecting") return false;
-    const trait = traitOf(command.name);
-    if (this.redis.status === "connect") return trait === "session" || trait === "select" || trait === "client";
-    return this.redis.status === "ready" && !this.#isRestored && (trait === "session" || trait === "select");
+    if (this.redis.status === "connect") return this.redis.isOfHandshake(command);
+    return this.redis.status === "ready" && !this.#isRestored && traitOf(command.name) === "subscription";
   }
 
   #transmit(command: QueuedCommand): unknown {
     // A channel that ioredis subscribes again has its prefix, and was given it once more.
     if (command.name === "ssubscribe")
       command.args[0] = String(command.args[0]).slice(this.#options.redis.keyPrefix.length);
+    if (traitOf(command.name) === "subscription") this.#traffic.channels.sent(command);
     const written = this.redis.transmit(command);
     (written as Promise<unknown>).catch(() => {}); // ioredis leaves its own re-SUBSCRIBE and SELECT unheard
     return written;
@@ -375,6 +406,9 @@ export class Client implements Gate {
     this.#machine.become(state);
   }
 }
+
+/** What ioredis says then, with the reply behind it. */
+const STRAY_REPLY = "Command queue state error";
 
 type Limits = Pick<RetryConfig, "deadlineMs" | "attempts">;
 /** A connection that was lost is sought until it is back or nobody wants it: no budget counted from its birth. */

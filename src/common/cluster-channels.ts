@@ -1,5 +1,6 @@
 import type { ClusterNodes, Node } from "./cluster-nodes.js";
-import type { Handle, QueuedCommand } from "./handle.js";
+import type { Handle } from "./handle.js";
+import type { QueuedCommand } from "./ioredis.js";
 import { sleep } from "./time.js";
 
 export interface ChannelsOptions {

@@ -7,8 +7,10 @@ import type { Client } from "./client.js";
 import { CommandErrors } from "./command-errors.js";
 import { traitOf } from "./commands.js";
 import type { ConnectionState } from "./connection-state.js";
-import { type CommandStream, type Gate, Handle, type QueuedCommand } from "./handle.js";
+import { type Gate, Handle } from "./handle.js";
+import type { QueuedCommand } from "./ioredis.js";
 import type { ClientRole } from "./names.js";
+import { type Outgoing, PipedCommands, turnAway } from "./outgoing.js";
 import { OwnListeners } from "./own-listeners.js";
 import { connRetry } from "./retry.js";
 import { SlotMap } from "./slot-map.js";
@@ -143,27 +145,29 @@ export class ClusterClient implements Gate {
 
   // The gate of the handle
 
-  send(command: QueuedCommand, stream?: CommandStream): unknown {
-    if (this.#closing) {
-      command.reject(this.#errors.closed());
-      return command.promise;
-    }
-    if (stream) return this.#router.sendPiped(command, stream);
-    const sent = this.#router.send(command);
-    if (traitOf(command.name) === "session") this.#noteAnswer(command);
+  send(outgoing: Outgoing): unknown {
+    if (this.#closing) return turnAway(outgoing, () => this.#errors.closed());
+    if (outgoing instanceof PipedCommands) return this.#router.sendPiped(outgoing);
+    const sent = this.#router.send(outgoing);
+    if (traitOf(outgoing.name) === "subscription") this.#noteAnswer(outgoing);
     return sent;
   }
 
-  refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
-    return this.#router.refuse(pipeline);
+  refuse(pipeline: readonly QueuedCommand[], ends: number): Error | undefined {
+    return this.#router.refuse(pipeline, ends);
   }
 
   /** The handle has no connection, so nobody answers it and nothing of it fails. */
   refused(): void {}
   failed(): void {}
 
+  refuseEnd(): Error | undefined {
+    return this.#options.role === "owned" ? undefined : this.#errors.needsDedicated("quit");
+  }
+
   async end(ms: number = this.#options.redis.commandTimeoutMs): Promise<void> {
-    if (this.#options.role !== "owned") throw this.#errors.needsDedicated("quit");
+    const refused = this.refuseEnd();
+    if (refused) throw refused;
     await this.close(ms);
   }
 

@@ -1,6 +1,6 @@
 import { traitOf } from "./commands.js";
 import { NotInClusterError } from "./errors.js";
-import type { QueuedCommand } from "./handle.js";
+import type { QueuedCommand } from "./ioredis.js";
 
 /** Their answer, or their effect, would be that of one node only, and which one nobody could say. */
 const OF_ALL_NODES = new Set(
@@ -11,12 +11,12 @@ const OF_CHANNELS = new Set("subscribe psubscribe unsubscribe punsubscribe".spli
 
 /** SUBSCRIBE and its like: on one node, and the whole Cluster's messages come there. */
 export function isOfChannels(command: QueuedCommand): boolean {
-  return traitOf(command.name) === "session" && OF_CHANNELS.has(command.name.toLowerCase());
+  return traitOf(command.name) === "subscription" && OF_CHANNELS.has(command.name.toLowerCase());
 }
 
 /** SSUBSCRIBE and SUNSUBSCRIBE: at the node that has the channel's slot. */
 export function isOfShards(command: QueuedCommand): boolean {
-  return traitOf(command.name) === "session" && OF_SHARDS.has(command.name.toLowerCase());
+  return traitOf(command.name) === "subscription" && OF_SHARDS.has(command.name.toLowerCase());
 }
 
 /** Why this command cannot run in a Cluster, if so. `isPinned`: a WATCH has chosen the node. */
@@ -29,7 +29,7 @@ export function refusedInCluster(command: QueuedCommand, isPinned: boolean): Not
   if (trait === "multi" && !isPinned)
     return notInCluster(name, "its node is not known yet: WATCH a key first, or use multi() with its commands");
   if (trait === "select" && String(command.args[0]) !== "0") return notInCluster(name, "there is database 0 only");
-  if (trait === "session" && !OF_CHANNELS.has(name) && !OF_SHARDS.has(name))
+  if (trait === "session" || trait === "monitor" || trait === "hello")
     return notInCluster(name, "it would change the connection to one node only");
   return undefined;
 }

@@ -2,8 +2,10 @@ import { isOfChannels, isOfShards, notInCluster, redirectionOf, refusedInCluster
 import type { ClusterNodes, Node } from "./cluster-nodes.js";
 import { traitOf } from "./commands.js";
 import { msLeft, restartTime } from "./due.js";
-import { type CommandStream, isReadOnly, type QueuedCommand } from "./handle.js";
+import { isReadOnly } from "./handle.js";
+import type { QueuedCommand } from "./ioredis.js";
 import type { RedisConfig } from "./options.js";
+import type { PipedCommands } from "./outgoing.js";
 import { isReplyError, replyCode } from "./replies.js";
 import type { Place, SlotMap } from "./slot-map.js";
 import { within } from "./time.js";
@@ -39,10 +41,6 @@ interface PipelineStream {
 export class ClusterRouter {
   readonly #options: RouterOptions;
   readonly #later = new Set<() => void>();
-  /** Where a pipeline goes, by its stream. */
-  readonly #pipelines = new WeakMap<object, Way>();
-  /** Where the one goes that is being checked: its commands come in this very turn. */
-  #checked: { readonly first: QueuedCommand; readonly slot: number | null } | undefined;
   /** From WATCH to EXEC, DISCARD or UNWATCH everything goes there. */
   #pin: Node | undefined;
   /** What WAIT waits for. */
@@ -63,9 +61,7 @@ export class ClusterRouter {
   }
 
   /** Why this pipeline may not run, if so. */
-  refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
-    const [first] = pipeline;
-    if (!first) return undefined;
+  refuse(pipeline: readonly QueuedCommand[], ends: number): Error | undefined {
     const hasMulti = pipeline.some(({ name }) => traitOf(name) === "multi");
     for (const command of pipeline) {
       const refused =
@@ -78,23 +74,31 @@ export class ClusterRouter {
     const owners = new Set(slots.map((slot) => this.#options.slots.owner(slot)));
     if (owners.size > 1 && !this.#pin)
       return notInCluster("a pipeline", "its keys are on different nodes: use one for each, or a {hash tag}");
-    this.#checked = { first, slot: slots[0] ?? null };
-    return (this.#pin ?? this.#nodeOf(slots[0] ?? null)).client.refuse(pipeline);
+    return (this.#pin ?? this.#nodeFor(pipeline)).client.refuse(pipeline, ends);
   }
 
   /** As a whole to one node, whatever becomes of its parts. */
-  sendPiped(command: QueuedCommand, stream: NonNullable<CommandStream>): unknown {
-    let way = this.#pipelines.get(stream);
-    if (!way) {
-      const slot = this.#checked?.first === command ? this.#checked.slot : command.getSlot();
-      this.#checked = undefined;
-      way = this.#pipe(stream, { node: this.#pin ?? this.#nodeOf(slot), slot, isPinned: this.#pin !== undefined });
+  sendPiped(piped: PipedCommands): unknown {
+    const pin = this.#pin;
+    const node = pin ?? this.#nodeFor(piped.commands);
+    (piped.stream as unknown as PipelineStream).destination.redis = node.client.redis;
+    let turnedAway = 0;
+    for (const command of piped.commands) {
+      if (this.#options.isPrivate) {
+        this.#keepPin(command, node);
+        this.#last = { command, node };
+      }
+      const settle = command.reject;
+      command.reject = (error) => {
+        command.reject = settle;
+        if (!node.isHandingOver || pin) {
+          this.learn(error, node);
+          settle.call(command, error);
+          // None of it has been written, and with its last command it goes another way.
+        } else if (++turnedAway === piped.commands.length) this.sendPiped(piped);
+      };
     }
-    if (this.#options.isPrivate) {
-      this.#keepPin(command, way.node);
-      this.#last = { command, node: way.node };
-    }
-    return this.#handPiped(command, stream, way);
+    return node.client.send(piped);
   }
 
   /** A new holder: what the last one watched is no longer of interest. */
@@ -147,6 +151,11 @@ export class ClusterRouter {
     return this.#options.slots.isReplica(address);
   }
 
+  /** That of the first key. */
+  #nodeFor(pipeline: readonly QueuedCommand[]): Node {
+    return this.#nodeOf(pipeline.find((command) => command.getSlot() !== null)?.getSlot() ?? null);
+  }
+
   /** Of a slot without an owner any node can say so. */
   #nodeOf(slot: number | null): Node {
     const owner = slot === null ? undefined : this.#options.slots.owner(slot);
@@ -173,18 +182,6 @@ export class ClusterRouter {
       settle.call(command, error);
     };
     return node.client.send(command);
-  }
-
-  #handPiped(command: QueuedCommand, stream: NonNullable<CommandStream>, way: Way): unknown {
-    const { node, isPinned } = way;
-    const settle = command.reject;
-    command.reject = (error) => {
-      command.reject = settle;
-      if (node.isHandingOver && !isPinned) return this.#rePipe(command, stream, way);
-      this.learn(error, node);
-      settle.call(command, error);
-    };
-    return node.client.send(command, stream);
   }
 
   /** Whether the command is on its way again, or will be. */
@@ -242,19 +239,6 @@ export class ClusterRouter {
     return true;
   }
 
-  #pipe(stream: NonNullable<CommandStream>, way: Way): Way {
-    this.#pipelines.set(stream, way);
-    (stream as unknown as PipelineStream).destination.redis = way.node.client.redis;
-    return way;
-  }
-
-  /** None of it has been written: with its first command the new way is chosen for all. */
-  #rePipe(command: QueuedCommand, stream: NonNullable<CommandStream>, old: Way): void {
-    let way = this.#pipelines.get(stream)!;
-    if (way === old) way = this.#pipe(stream, { ...old, node: this.#nodeOf(old.slot) });
-    heard(this.#handPiped(command, stream, way));
-  }
-
   /** Whether this command belongs to what its node watches, or has queued. */
   #keepPin(command: QueuedCommand, node: Node): boolean {
     const trait = traitOf(command.name);
@@ -270,14 +254,6 @@ export class ClusterRouter {
     await last?.command.promise.catch(() => {}); // heard by who sent it
     return (last?.node ?? otherwise).client.send(command);
   }
-}
-
-interface Way {
-  readonly node: Node;
-  /** Of its first key. */
-  readonly slot: number | null;
-  /** A WATCH had chosen the node. */
-  readonly isPinned: boolean;
 }
 
 /** Its caller holds the command's own promise; a traced twin has no other ear. */

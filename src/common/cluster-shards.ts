@@ -1,6 +1,7 @@
 import type { ClusterNodes, Node } from "./cluster-nodes.js";
 import { isOfShards } from "./cluster-commands.js";
-import type { Handle, QueuedCommand } from "./handle.js";
+import type { Handle } from "./handle.js";
+import type { QueuedCommand } from "./ioredis.js";
 import type { SlotMap } from "./slot-map.js";
 import { sleep } from "./time.js";
 

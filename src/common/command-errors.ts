@@ -1,6 +1,12 @@
 import { hasOwnTimeout } from "./due.js";
-import { CommandTimeoutError, NeedsDedicatedError, NotSentError, ReplyLostError } from "./errors.js";
-import type { QueuedCommand } from "./handle.js";
+import {
+  CommandRefusedError,
+  CommandTimeoutError,
+  NeedsDedicatedError,
+  NotSentError,
+  ReplyLostError,
+} from "./errors.js";
+import type { QueuedCommand } from "./ioredis.js";
 import { wasSent } from "./resend.js";
 
 /** What the commands of one connection reject with: each says whether it left this process. */
@@ -23,6 +29,14 @@ export class CommandErrors {
       `${command.toUpperCase()} would spoil ${this.#connection}, which others use too: ${advice}`,
       { outcome: "not-sent", command },
     );
+  }
+
+  refused(command: QueuedCommand, reason: string): CommandRefusedError {
+    return new CommandRefusedError(`${nameOf(command)} is not sent on ${this.#connection}: ${reason}`, {
+      outcome: "refused",
+      command: command.name.toLowerCase(),
+      reason,
+    });
   }
 
   notSent(command: QueuedCommand, cause: unknown): NotSentError {

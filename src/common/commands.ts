@@ -9,8 +9,13 @@ export type CommandTrait =
   | "exec"
   | "discard"
   | "select"
+  | "subscription"
+  | "monitor"
   | "session" // changes what the connection is: no cheap way back
   | "client" // depends on the subcommand
+  | "script" // likewise
+  | "hello" // without arguments it only tells
+  | "never" // no client runs it
   | "quit";
 
 const BY_TRAIT: Record<Exclude<CommandTrait, "plain">, string> = {
@@ -22,10 +27,13 @@ const BY_TRAIT: Record<Exclude<CommandTrait, "plain">, string> = {
   exec: "exec",
   discard: "discard",
   select: "select",
-  session:
-    "subscribe psubscribe ssubscribe unsubscribe punsubscribe sunsubscribe monitor " +
-    "auth hello reset readonly readwrite asking sync psync",
+  subscription: "subscribe psubscribe ssubscribe unsubscribe punsubscribe sunsubscribe",
+  monitor: "monitor",
+  session: "readonly readwrite asking",
   client: "client",
+  script: "script",
+  hello: "hello",
+  never: "auth reset sync psync replconf",
   quit: "quit",
 };
 
@@ -45,6 +53,11 @@ export function traitOf(name: string): CommandTrait {
   const trait = traits.get(name.toLowerCase()) ?? "plain";
   if (traits.size < MAX_SPELLINGS) traits.set(name, trait);
   return trait;
+}
+
+/** Whatever its spelling. */
+export function isNamed({ name }: { readonly name: string }, lower: string): boolean {
+  return name.length === lower.length && name.toLowerCase() === lower;
 }
 
 const HARMLESS_CLIENT = new Set(["id", "info", "list", "getname", "trackinginfo", "getredir", "help"]);

@@ -1,7 +1,7 @@
 import { ownGate } from "./connect-gate.js";
 import { CredentialKeeper } from "./credentials.js";
 import { ConfigInvalidError } from "./errors.js";
-import type { RedisHandle } from "./handle.js";
+import type { RedisHandle } from "./ioredis.js";
 import { noopLogger } from "./log.js";
 import { connectionName } from "./names.js";
 import type { ConnectOptions } from "./options.js";

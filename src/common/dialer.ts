@@ -20,6 +20,8 @@ export interface DialerOptions {
   readonly gate: ServerGate;
   /** Takes the place of the configured username and password. */
   readonly logins?: Logins | undefined;
+  /** The database that the next connection is for. */
+  readonly db: () => number;
   /** In the very turn in which the connection was found good: its close is not missed. */
   readonly onConnected: (entry: Entry) => void;
 }
@@ -143,7 +145,7 @@ export class Dialer {
 
   async #open(ms: number): Promise<void> {
     const timeout = (): Error => new Error(`no connection and no answer within ${Math.round(ms)} ms`);
-    const opening = this.#handle.dial().then(() => this.#introduce());
+    const opening = this.#handle.dial(this.#options.db()).then(() => this.#introduce());
     await abortable(within(opening, ms, timeout), this.#life);
     // Lost since it answered: its close event has passed, and nobody would hear of it again.
     if (!this.#handle.stream.writable) throw new Error("the connection was lost as soon as it was made");
@@ -151,7 +153,7 @@ export class Dialer {
 
   /** One round trip that proves the handshake, learns whether the server serves, and names the connection. */
   async #introduce(): Promise<void> {
-    // Its SELECT failed, and ioredis goes on with database 0.
+    // Its SELECT failed, and ioredis would go on with database 0.
     if (isReplyError(this.lastError)) throw this.lastError;
     const { name, logger } = this.#options;
     const named = this.#handle.own("client", "SETNAME", name).catch((error: unknown) => {

@@ -1,5 +1,5 @@
 import { traitOf } from "./commands.js";
-import type { QueuedCommand } from "./handle.js";
+import type { QueuedCommand } from "./ioredis.js";
 import { monotonic } from "./time.js";
 
 const DUE_AT = Symbol("dueAt");

@@ -55,6 +55,10 @@ export class CommandTimeoutError extends RedthreadError {
 export class NeedsDedicatedError extends RedthreadError {
   override readonly code = "REDTHREAD_NEEDS_DEDICATED";
 }
+/** The command cannot be run by any client of redthread: `reason` says why, or what to do instead. Nothing was written. */
+export class CommandRefusedError extends RedthreadError {
+  override readonly code = "REDTHREAD_COMMAND_REFUSED";
+}
 /** The command has no one node of the Cluster to go to, or would go to several. */
 export class NotInClusterError extends RedthreadError {
   override readonly code = "REDTHREAD_NOT_IN_CLUSTER";
@@ -117,6 +121,7 @@ export const ERROR_CLASSES = [
   ReplyLostError,
   CommandTimeoutError,
   NeedsDedicatedError,
+  CommandRefusedError,
   NotInClusterError,
   AcquireTimeoutError,
   CircuitOpenError,

@@ -5,8 +5,6 @@ import { within } from "./time.js";
 
 export interface HandBackOptions {
   readonly session: Session;
-  /** The database that the next holder expects. */
-  readonly db: number;
   readonly repairMs: number;
   /** A repair took longer. */
   readonly onTimeout: () => Error;
@@ -46,8 +44,8 @@ export class HandBack {
   }
 
   async #repair(): Promise<true> {
-    const { session, db, repairMs, onTimeout } = this.#options;
-    const repairs = session.repairs(db).map(([name, ...args]) => this.#handle.own(name!, ...args));
+    const { session, repairMs, onTimeout } = this.#options;
+    const repairs = session.repairs.map(([name, ...args]) => this.#handle.own(name!, ...args));
     await within(Promise.all(repairs), repairMs, onTimeout);
     session.repaired();
     return true;

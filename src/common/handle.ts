@@ -1,17 +1,28 @@
 import type { ConnectionOptions } from "node:tls";
-import type { Command as IoredisCommand, Redis as Ioredis, RedisOptions } from "ioredis";
 import { type Callback, settle } from "./callbacks.js";
+import { isNamed } from "./commands.js";
+import type { Outcome } from "./errors.js";
+import {
+  Command,
+  type CommandStream,
+  type QueuedCommand,
+  Redis,
+  type RedisHandle,
+  type RedisOptions,
+} from "./ioredis.js";
 import type { Endpoint, RedisConfig } from "./options.js";
+import { type Outgoing, PipedCommands } from "./outgoing.js";
 import { requirePackage } from "./packages.js";
 import { guardPipeline } from "./pipelines.js";
+import { type ScriptDefinition, scriptFunction } from "./scripts.js";
 
-const { Command, Redis } = requirePackage<typeof import("ioredis")>("ioredis");
-
-/** An ioredis client, whoever made it: what users hold. */
-export type RedisHandle = Ioredis;
-export type QueuedCommand = IoredisCommand;
-export type CommandStream = Parameters<RedisHandle["sendCommand"]>[1];
 type CommandItem = Parameters<RedisHandle["handleReconnection"]>[1];
+
+interface Condition {
+  readonly protocol: number;
+  readonly auth?: string | readonly [username: string, password: string];
+  readonly select: number;
+}
 
 interface CommandTable {
   exists(name: string, options: { caseInsensitive: boolean }): boolean;
@@ -30,15 +41,16 @@ export function isReadOnly(name: string): boolean {
 
 /** Who decides what becomes of a command, and of the wish to end the connection: the `Client` around the handle. */
 export interface Gate {
-  send(command: QueuedCommand, stream?: CommandStream): unknown;
-  /** Why this pipeline may not run here, if so. */
-  refuse(pipeline: readonly QueuedCommand[]): Error | undefined;
+  send(outgoing: Outgoing): unknown;
+  /** Why this pipeline may not run here, if so. `ends`: MULTIs whose EXEC is added as it runs. */
+  refuse(pipeline: readonly QueuedCommand[], ends: number): Error | undefined;
   /** The server answered a command with an error. */
   refused(error: Error): void;
   /** ioredis gives up what it has in flight: the parser failed, or the handshake was refused. */
   failed(error: Error): void;
   connect(): Promise<void>;
-  /** The holder asks to end the connection: done for its owner, an error for everybody else. */
+  /** Why the holder may not end the connection, if so: it is not his. */
+  refuseEnd(): Error | undefined;
   end(): Promise<void>;
 }
 
@@ -57,17 +69,50 @@ const RULED_BY_US = {
 
 /** An ioredis connection that does nothing by itself: it opens, sends and ends when it is told to. */
 export class Wire extends Redis {
+  /** Writes to the socket that belong to what is in ioredis' queue. Where there were others, replies would go to the wrong commands. */
+  writes = 0;
+
   constructor(options: Omit<RedisOptions, "replyMapping">) {
     super({ ...options, ...RULED_BY_US });
   }
 
   /** Straight onto the socket; rejections are the caller's to handle. */
   async own(name: string, ...args: string[]): Promise<unknown> {
-    return await super.sendCommand(new Command(name, args, { replyEncoding: "utf8" }));
+    return await this.transmit(new Command(name, args, { replyEncoding: "utf8" }));
   }
 
-  /** TCP, TLS and handshake, once. */
-  dial(): Promise<void> {
+  /** Onto the socket. The promise returned may be a traced one: hand it on, or handle it. */
+  transmit(command: QueuedCommand): unknown {
+    const { length } = this.commandQueue;
+    this.writes++; // before: it may leave at once
+    try {
+      return super.sendCommand(command);
+    } finally {
+      if (this.commandQueue.length === length) this.writes--;
+    }
+  }
+
+  /** The same for a pipeline, which ioredis writes with its last command. */
+  transmitAll({ commands, stream }: PipedCommands): void {
+    const { length } = this.commandQueue;
+    this.writes++;
+    try {
+      for (const command of commands) {
+        const sent = super.sendCommand(command, stream);
+        if (sent !== command.promise) (sent as Promise<unknown>).catch(() => {}); // a traced twin has no other ear
+      }
+    } finally {
+      if (this.commandQueue.length === length) this.writes--;
+    }
+  }
+
+  /** TCP, TLS and handshake, once; with `db` also for whoever selected another one before. */
+  dial(db?: number): Promise<void> {
+    if (db !== undefined) {
+      const { prevCondition } = this as unknown as { prevCondition: { select: number } | null };
+      if (prevCondition) prevCondition.select = db;
+      Object.assign(this.options, { db });
+    }
     return super.connect();
   }
 
@@ -94,6 +139,8 @@ export class Wire extends Redis {
  */
 export class Handle extends Wire {
   readonly #gate: Gate;
+  /** Of the pipeline that runs in this very moment. */
+  #piped: PipedCommands | undefined;
 
   constructor(redis: RedisConfig, gate: Gate) {
     super(ioredisOptions(redis));
@@ -101,12 +148,13 @@ export class Handle extends Wire {
   }
 
   override sendCommand(command: QueuedCommand, stream?: CommandStream): unknown {
-    return this.#gate.send(command, stream);
-  }
-
-  /** Past the gate, onto the socket. The promise returned may be a traced one: hand it on, or handle it. */
-  transmit(command: QueuedCommand, stream?: CommandStream): unknown {
-    return super.sendCommand(command, stream);
+    if (stream) {
+      this.#piped!.add(command, stream);
+      return command.promise;
+    }
+    if (!isNamed(command, "quit")) return this.#gate.send(command);
+    this.quit().then(command.resolve, command.reject);
+    return command.promise;
   }
 
   /** The next handshake, and every one after it, logs in with these. */
@@ -123,6 +171,40 @@ export class Handle extends Wire {
     return this.options as Endpoint; // its constructor has given it both
   }
 
+  /** Whether ioredis says this while it connects. Somebody else who says the same does no harm. */
+  isOfHandshake({ name, args }: QueuedCommand): boolean {
+    const { protocol, auth, select } = (this as unknown as { condition: Condition }).condition;
+    const login = Array.isArray(auth) ? (auth as string[]) : ["default", auth];
+    switch (name) {
+      case "hello":
+        return String(args) === String(auth ? [protocol, "AUTH", ...login] : [protocol]);
+      case "auth":
+        return String(args) === String(auth);
+      case "select":
+        return Number(args[0]) === select;
+      case "client":
+        return args[0] === "SETINFO";
+      default:
+        return false;
+    }
+  }
+
+  /** The first line can come in the same chunk as the OK: the parser must know before it reads on. */
+  expectMonitor(command: QueuedCommand): void {
+    const { resolve } = command;
+    command.resolve = (reply: unknown) => {
+      setStatus(this, "monitoring");
+      return Reflect.apply(resolve, command, [reply]);
+    };
+  }
+
+  /** On a new connection. */
+  async monitorAgain(): Promise<void> {
+    const command = new Command("monitor");
+    this.expectMonitor(command);
+    await this.transmit(command);
+  }
+
   /** Of one that never connects by itself: what its holders go by. */
   showStatus(status: "ready" | "end"): void {
     setStatus(this, status);
@@ -135,7 +217,10 @@ export class Handle extends Wire {
 
   override handleReconnection(error: Error, item: CommandItem): void {
     // ioredis hangs the arguments on the error: users' values, and passwords, which would end in their logs.
-    (error as { command?: unknown }).command = { name: item.command.name };
+    const told = error as { command?: unknown; outcome?: Outcome };
+    told.command = { name: item.command.name };
+    // Its MULTI was refused, and what came between was carried out as it came.
+    if (isNamed(item.command, "exec") && error.message.startsWith("ERR EXEC without MULTI")) told.outcome = "unknown";
     this.#gate.refused(error);
     super.handleReconnection(error, item);
   }
@@ -159,7 +244,8 @@ export class Handle extends Wire {
 
   override disconnect(reconnect = false): void {
     if (reconnect) return super.disconnect(true); // ioredis' own way out of a failed handshake
-    // The interface is synchronous: what the gate answers can only be an unhandled rejection, and loud it should be.
+    const refused = this.#gate.refuseEnd();
+    if (refused) throw refused;
     void this.#gate.end();
   }
 
@@ -178,21 +264,35 @@ export class Handle extends Wire {
     throw new TypeError("a client of redthread cannot be duplicated: its copy would belong to nobody; use connect()");
   }
 
+  /** Also called by ioredis' constructor, for `redis.scripts`. */
+  override defineCommand(name: string, definition: ScriptDefinition): void {
+    super.defineCommand(name, definition); // for pipelines, which take the function from here
+    const functions = {
+      [name]: scriptFunction(definition, "utf8"),
+      [`${name}Buffer`]: scriptFunction(definition, null),
+    };
+    Object.assign(this, functions);
+  }
+
   /** MONITOR on this very connection, where ioredis would open one more that nobody closes. */
   override monitor(callback?: (error: Error | null | undefined, result?: RedisHandle) => void): Promise<RedisHandle> {
-    const command = new Command("monitor");
-    const resolve = command.resolve.bind(command);
-    command.resolve = (reply: unknown) => {
-      // The first line can come in the same chunk as the OK: the parser must know before it reads on.
-      setStatus(this, "monitoring");
-      resolve(reply);
-    };
-    const monitoring = (this.sendCommand(command) as Promise<unknown>).then(() => this as unknown as RedisHandle);
+    const monitoring = this.call("monitor").then(() => this as unknown as RedisHandle);
     return settle(monitoring, callback as Callback | undefined) as Promise<RedisHandle>;
   }
 
   #guarded<Pipeline>(pipeline: Pipeline): Pipeline {
-    return guardPipeline(pipeline, (commands) => this.#gate.refuse(commands as readonly QueuedCommand[]));
+    return guardPipeline(pipeline, {
+      refuse: (commands, ends) => this.#gate.refuse(commands as readonly QueuedCommand[], ends),
+      gather: (run) => {
+        const piped = (this.#piped = new PipedCommands());
+        try {
+          return run();
+        } finally {
+          this.#piped = undefined;
+          if (piped.commands.length > 0) this.#gate.send(piped);
+        }
+      },
+    });
   }
 }
 

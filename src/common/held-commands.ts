@@ -1,51 +1,48 @@
 import { AsyncResource } from "node:async_hooks";
 import { dueAt } from "./due.js";
-import type { CommandStream, QueuedCommand } from "./handle.js";
+import type { QueuedCommand } from "./ioredis.js";
+import { commandsOf, type Outgoing } from "./outgoing.js";
 
 interface Held {
-  readonly command: QueuedCommand;
-  readonly stream: CommandStream;
+  readonly outgoing: Outgoing;
   /** For a tracer it is sent by who asked for it, not by who connected. */
   readonly caller: AsyncResource;
 }
 
-/** Commands that wait for their connection, in their order. */
+/** Commands and pipelines that wait for their connection, in their order. */
 export class HeldCommands {
   #held: Held[] = [];
 
-  add(command: QueuedCommand, stream: CommandStream): void {
-    this.#held.push(asHeld(command, stream));
+  add(outgoing: Outgoing): void {
+    this.#held.push(asHeld(outgoing));
   }
 
   /** Before those that are here. */
   addFirst(commands: readonly QueuedCommand[]): void {
-    this.#held.unshift(...commands.map((command) => asHeld(command, undefined)));
+    this.#held.unshift(...commands.map(asHeld));
   }
 
   /** All of them leave; `visit` is called on behalf of who asked for each. */
-  release(visit: (command: QueuedCommand, stream: CommandStream) => void): void {
+  release(visit: (outgoing: Outgoing) => void): void {
     const all = this.#held;
     this.#held = [];
-    for (const { caller, command, stream } of all) caller.runInAsyncScope(visit, undefined, command, stream);
+    for (const { caller, outgoing } of all) caller.runInAsyncScope(visit, undefined, outgoing);
   }
 
-  /** Those that are due leave; gives when the next one is. */
+  /** Those that are due leave, a pipeline as a whole; gives when the next one is. */
   expire(now: number, visit: (command: QueuedCommand) => void): number {
     let next = Infinity;
-    // A pipeline goes as a whole: half of it could never be written.
-    const due = new Set(
-      this.#held.filter((held) => held.stream && dueAt(held.command)! <= now).map(({ stream }) => stream),
-    );
-    this.#held = this.#held.filter(({ command, stream }) => {
-      const isDue = dueAt(command)! <= now || due.has(stream);
-      if (isDue) visit(command);
-      else next = Math.min(next, dueAt(command)!);
-      return !isDue;
+    this.#held = this.#held.filter(({ outgoing }) => {
+      const commands = commandsOf(outgoing);
+      const due = Math.min(...commands.map((command) => dueAt(command)!));
+      if (due <= now) commands.forEach(visit);
+      else next = Math.min(next, due);
+      return due > now;
     });
     return next;
   }
 }
 
-function asHeld(command: QueuedCommand, stream: CommandStream): Held {
-  return { command, stream, caller: new AsyncResource("redthread.held") };
+function asHeld(outgoing: Outgoing): Held {
+  return { outgoing, caller: new AsyncResource("redthread.held") };
 }

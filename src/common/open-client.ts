@@ -1,7 +1,7 @@
 import { Client } from "./client.js";
 import type { ClusterClient } from "./cluster-client.js";
 import type { ClusterOptions } from "./cluster-nodes.js";
-import type { RedisHandle } from "./handle.js";
+import type { RedisHandle } from "./ioredis.js";
 
 /** A client of one server, or of a Cluster. */
 export type AnyClient = Client | ClusterClient;

@@ -11,15 +11,22 @@ const LONG_MS = 0.2;
 /** After such a turn so many commands leave at once, if no other turn has been measured meanwhile. */
 const EARLY = 32;
 
+export interface Outbox {
+  /** So far. */
+  readonly writes: number;
+  /** What was written leaves at once. */
+  flush(): void;
+}
+
 /**
  * From now on what a loop turn writes to this stream leaves at the turn's end, in one system call and as one chunk: a
  * stream's own cork saves the call, but keeps a chunk, a callback and an encoding for each command. While turns compute,
  * each command leaves at once, for it would wait until the others have computed too; so does the first one after bytes
  * came in where they answered one command at a time. Nothing is delayed beyond the turn, and the order stays, because
- * every write of the stream passes here. `onFlush` is told before it leaves; of a stream that has ended nothing leaves
- * any more. The function it gives lets what was written leave at once.
+ * every write of the stream passes here. `onFlush` is asked before it leaves; of a stream that has ended nothing leaves
+ * any more.
  */
-export function sendThroughOutbox(stream: Writable, onFlush: () => void): () => void {
+export function sendThroughOutbox(stream: Writable, onFlush: (writes: number) => boolean): Outbox {
   const write: (chunk: string | Uint8Array) => boolean = stream.write.bind(stream);
   let chunks: (string | Uint8Array)[] = [];
   /** Of this turn. */
@@ -32,12 +39,12 @@ export function sendThroughOutbox(stream: Writable, onFlush: () => void): () => 
   let since = 0;
   /** There was one at a time of late: the next leaves at once, for no other is going to join it. */
   let isLone = false;
+  let writes = 0;
 
   const flush = (): void => {
-    if (!stream.writable || chunks.length === 0) return;
+    if (!stream.writable || chunks.length === 0 || !onFlush(writes)) return;
     const leaving = chunks;
     chunks = [];
-    onFlush();
     if (leaving.length === 1) write(leaving[0]!);
     else if (leaving.every(({ length }) => length <= COPY_BYTES)) write(Buffer.concat(leaving.map(toBuffer)));
     else {
@@ -59,6 +66,7 @@ export function sendThroughOutbox(stream: Writable, onFlush: () => void): () => 
     // Strings are encoded together. Commands never split a character.
     if (typeof chunk === "string" && typeof chunks[last] === "string") chunks[last] += chunk;
     else chunks.push(chunk);
+    writes++;
     since++;
     if (isLone) {
       isLone = false;
@@ -80,7 +88,12 @@ export function sendThroughOutbox(stream: Writable, onFlush: () => void): () => 
     if (turnAt === undefined) setImmediate(endTurn);
     turnAt = monotonic();
   });
-  return flush;
+  return {
+    get writes() {
+      return writes;
+    },
+    flush,
+  };
 }
 
 function toBuffer(chunk: string | Uint8Array): Uint8Array {

@@ -1,5 +1,6 @@
 import { traitOf } from "./commands.js";
-import { type CommandStream, isReadOnly, type QueuedCommand } from "./handle.js";
+import { isReadOnly } from "./handle.js";
+import type { CommandStream, QueuedCommand } from "./ioredis.js";
 
 const RESENT = Symbol("resent");
 type Resent = QueuedCommand & { [RESENT]?: true };

@@ -1,14 +1,45 @@
-import { isHarmlessClient, traitOf } from "./commands.js";
-import type { QueuedCommand } from "./handle.js";
+import { type CommandTrait, isHarmlessClient, traitOf } from "./commands.js";
+import type { QueuedCommand } from "./ioredis.js";
+import { isReplyError } from "./replies.js";
+
+interface Transaction {
+  /** How many commands were queued. */
+  size: number;
+  /** Which of them choose a database. */
+  readonly selects: [index: number, db: number][];
+}
+
+/** What the server remembers of a connection. */
+interface State {
+  readonly db: number;
+  readonly isWatching: boolean;
+  readonly isMonitoring: boolean;
+  readonly transaction: Transaction | undefined;
+}
+
+/** A command that changes the state, and is not answered yet. */
+interface Step {
+  readonly trait: CommandTrait;
+  readonly db: number;
+  readonly transaction: Transaction | undefined;
+}
+
+/** Stands for the answer that is hoped for. */
+const EXPECTED = Symbol("as expected");
 
 /**
- * What a dedicated connection remembers on the server's side. Told of every command as it is sent, it knows what a
- * returned connection needs before the next holder gets it, and what a lost one has lost.
+ * What a connection remembers on the server's side. Told of every command as it is sent and of the answers to those that
+ * change something, it knows what is so, what will be once all has been carried out, what a returned connection needs before
+ * the next holder gets it, and what a lost one has lost.
  */
 export class Session {
-  #watching = false;
-  #inTransaction = false;
-  #selected = false;
+  readonly #homeDb: number;
+  /** By the answers so far. */
+  #known: State;
+  /** Once what was sent has been carried out. */
+  #expected: State;
+  /** In the order in which they will be answered. */
+  #steps: Step[] = [];
   #tainted = false;
   /** The connection went under a WATCH or MULTI: an EXEC on the next one would not mean what its caller wrote. */
   #broken = false;
@@ -17,20 +48,50 @@ export class Session {
   /** The connection went with what was done on it, and nothing was done on the next one: a WAIT would speak of nothing. */
   #forgotten = false;
 
+  /** `db`: that which a connection is opened with. */
+  constructor(db: number) {
+    this.#homeDb = db;
+    this.#known = this.#expected = fresh(db);
+  }
+
   get clean(): boolean {
-    return !(this.#watching || this.#inTransaction || this.#selected || this.#tainted || this.#broken);
+    return !this.isWatching && this.#isCleanBesideWatch;
   }
 
   /** What it remembers cannot be seen by the next holder's commands, save by an EXEC. */
   get onlyWatches(): boolean {
-    return this.#watching && !(this.#inTransaction || this.#selected || this.#tainted || this.#broken);
+    return this.isWatching && this.#isCleanBesideWatch;
+  }
+
+  get #isCleanBesideWatch(): boolean {
+    const { db, transaction } = this.#expected;
+    return !(transaction || db !== this.#homeDb || this.#known.db !== this.#homeDb || this.#tainted || this.#broken);
+  }
+
+  get isWatching(): boolean {
+    return this.#expected.isWatching;
   }
 
   get inTransaction(): boolean {
-    return this.#inTransaction;
+    return this.#expected.transaction !== undefined;
   }
 
-  /** Beyond repair: subscribed, monitoring, re-authenticated or otherwise changed for good. */
+  /** Or about to. */
+  get isMonitoring(): boolean {
+    return this.#expected.isMonitoring;
+  }
+
+  /** Which the server has confirmed: that of the next connection. */
+  get db(): number {
+    return this.#known.db;
+  }
+
+  /** Nothing stands against a command that changes nothing: no loss, no subscription, no MONITOR. */
+  get isOrdinary(): boolean {
+    return !(this.#tainted || this.#broken);
+  }
+
+  /** Beyond repair: subscribed, monitoring or otherwise changed for good. */
   get tainted(): boolean {
     return this.#tainted;
   }
@@ -40,46 +101,31 @@ export class Session {
     return this.#forgotten && traitOf(command.name) === "wait";
   }
 
-  /** True when this command belongs to a transaction that was lost with its connection, and must not run. */
-  isLost(command: QueuedCommand): boolean {
+  /** True when what is to be sent belongs to a transaction that was lost with its connection, and must not run. */
+  isLost(commands: readonly QueuedCommand[]): boolean {
     if (!this.#broken) return false;
-    const trait = traitOf(command.name);
-    if (trait === "exec" || trait === "discard" || trait === "unwatch") this.#broken = false;
+    this.#broken = !commands.some(({ name }) => endsWatch(traitOf(name)));
     return true;
   }
 
-  sent(command: QueuedCommand): void {
+  sent(command: QueuedCommand, trait: CommandTrait): void {
     this.#used = true;
     this.#forgotten = false;
-    switch (traitOf(command.name)) {
-      case "watch":
-        this.#watching = true;
-        break;
-      case "multi":
-        this.#inTransaction = true;
-        break;
-      case "exec":
-      case "discard":
-        this.#watching = this.#inTransaction = false;
-        break;
-      case "unwatch":
-        this.#watching = false;
-        break;
-      case "select":
-        this.#selected = true;
-        break;
-      case "session":
-      case "quit":
-        this.#tainted = true;
-        break;
-      case "client":
-        this.#tainted ||= !isHarmlessClient(command.args);
-        break;
-      case "plain":
-      case "blocking":
-      case "wait":
-        break;
+    const { transaction } = this.#expected;
+    if (transaction && isQueued(trait)) {
+      if (trait === "select") transaction.selects.push([transaction.size, dbOf(command)]);
+      transaction.size++;
     }
+    this.#tainted ||= isTainting(trait, command);
+    if (!changesState(trait)) return;
+    const step = {
+      trait,
+      db: trait === "select" ? dbOf(command) : 0,
+      transaction: trait === "multi" ? (transaction ?? { size: 0, selects: [] }) : undefined,
+    };
+    this.#steps.push(step);
+    this.#expected = after(this.#expected, step, EXPECTED);
+    this.#hear(command, step);
   }
 
   /** The server did not forget what it was told to forget. */
@@ -87,9 +133,15 @@ export class Session {
     this.#tainted = true;
   }
 
+  /** It was not resumed on the next connection. */
+  monitoringEnded(): void {
+    this.#settle({ ...this.#known, isMonitoring: false });
+  }
+
   connectionLost(): void {
-    this.#broken ||= this.#watching || this.#inTransaction;
-    this.#watching = this.#inTransaction = false;
+    this.#broken ||= this.isWatching || this.inTransaction;
+    const { db, isMonitoring } = this.#known;
+    this.#settle({ ...fresh(db), isMonitoring });
     this.#forgotten ||= this.#used;
     this.#used = false;
   }
@@ -100,15 +152,102 @@ export class Session {
   }
 
   /** The commands that make the connection as good as new; all must be answered without an error. */
-  repairs(db: number): string[][] {
+  get repairs(): string[][] {
     const commands: string[][] = [];
-    if (this.#inTransaction) commands.push(["discard"]);
-    else if (this.#watching) commands.push(["unwatch"]);
-    if (this.#selected) commands.push(["select", String(db)]);
+    if (this.inTransaction) commands.push(["discard"]);
+    else if (this.isWatching) commands.push(["unwatch"]);
+    if (this.#expected.db !== this.#homeDb || this.#known.db !== this.#homeDb)
+      commands.push(["select", String(this.#homeDb)]);
     return commands;
   }
 
   repaired(): void {
-    this.#watching = this.#inTransaction = this.#selected = this.#broken = false;
+    this.#settle(fresh(this.#homeDb));
+    this.#broken = false;
   }
+
+  #settle(state: State): void {
+    this.#steps = [];
+    this.#known = this.#expected = state;
+  }
+
+  /** Also of a command whose caller has given it up: its answer is still to come. */
+  #hear(command: QueuedCommand, step: Step): void {
+    const { resolve, reject } = command;
+    const answered = (answer: unknown): void => {
+      if (this.#steps[0] !== step) return; // of a connection that is gone
+      this.#steps.shift();
+      this.#known = after(this.#known, step, answer);
+      this.#expected = this.#steps.reduce((state, next) => after(state, next, EXPECTED), this.#known);
+    };
+    command.resolve = (reply: unknown) => {
+      answered(reply);
+      return Reflect.apply(resolve, command, [reply]);
+    };
+    command.reject = (error: Error) => {
+      if (isReplyError(error)) answered(error);
+      Reflect.apply(reject, command, [error]);
+    };
+  }
+}
+
+function fresh(db: number): State {
+  return { db, isWatching: false, isMonitoring: false, transaction: undefined };
+}
+
+function after(state: State, { trait, db, transaction }: Step, answer: unknown): State {
+  const isRefused = isReplyError(answer);
+  if (trait === "exec" || trait === "discard") {
+    // Without a MULTI they change nothing, and whoever may not DISCARD goes on with his transaction. A refused EXEC drops it.
+    const isWithout = isRefused ? answer.message.includes("without MULTI") : answer === EXPECTED && !state.transaction;
+    if (isWithout) return { ...state, transaction: undefined };
+    if (isRefused && trait === "discard") return state;
+    const db = trait === "exec" ? dbAfter(state, answer) : state.db;
+    return { ...state, db, isWatching: false, transaction: undefined };
+  }
+  if (isRefused || state.transaction) return state; // or queued
+  switch (trait) {
+    case "multi":
+      return { ...state, transaction };
+    case "watch":
+      return { ...state, isWatching: true };
+    case "unwatch":
+      return { ...state, isWatching: false };
+    case "select":
+      return { ...state, db };
+    case "monitor":
+      return { ...state, isMonitoring: true };
+    default:
+      return state;
+  }
+}
+
+/** A transaction that ran has an answer for each of its commands. */
+function dbAfter({ db, transaction }: State, answer: unknown): number {
+  const selects = transaction?.selects ?? [];
+  if (answer === EXPECTED) return selects.at(-1)?.[1] ?? db;
+  if (!Array.isArray(answer)) return db;
+  return selects.findLast(([index]) => String(answer[index]) === "OK")?.[1] ?? db;
+}
+
+function changesState(trait: CommandTrait): boolean {
+  return trait === "multi" || trait === "watch" || trait === "select" || trait === "monitor" || endsWatch(trait);
+}
+
+function endsWatch(trait: CommandTrait): boolean {
+  return trait === "exec" || trait === "discard" || trait === "unwatch";
+}
+
+/** In a transaction, where these are carried out at once. */
+function isQueued(trait: CommandTrait): boolean {
+  return trait !== "exec" && trait !== "discard" && trait !== "multi" && trait !== "watch";
+}
+
+function isTainting(trait: CommandTrait, command: QueuedCommand): boolean {
+  if (trait === "client") return !isHarmlessClient(command.args);
+  return trait === "subscription" || trait === "monitor" || trait === "session";
+}
+
+function dbOf(command: QueuedCommand): number {
+  return Number(command.args[0]);
 }

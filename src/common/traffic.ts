@@ -1,14 +1,19 @@
+import { Admission, type ErrorFor } from "./admission.js";
 import { Arrival } from "./arrival.js";
 import { CommandErrors } from "./command-errors.js";
-import { isSharedClient, traitOf } from "./commands.js";
+import { type CommandTrait, traitOf } from "./commands.js";
 import { Deadlines } from "./deadlines.js";
 import { dueAt, DueTimes } from "./due.js";
 import { CircuitOpenError } from "./errors.js";
-import type { CommandStream, Handle, QueuedCommand } from "./handle.js";
+import { AskedChannels } from "./asked-channels.js";
+import type { Handle } from "./handle.js";
+import type { QueuedCommand } from "./ioredis.js";
 import { HeldCommands } from "./held-commands.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig } from "./options.js";
-import { sendThroughOutbox } from "./outbox.js";
+import { type Outbox, sendThroughOutbox } from "./outbox.js";
+import { commandsOf, type Outgoing, PipedCommands, turnAway } from "./outgoing.js";
+import { rememberScripts } from "./scripts.js";
 import { isResendable, markResent, wasSent } from "./resend.js";
 import { Session } from "./session.js";
 import { type Expiry, monotonic } from "./time.js";
@@ -20,6 +25,8 @@ export interface TrafficOptions {
   readonly role: ClientRole;
   /** A command that was written had no reply by its deadline: is anybody there? */
   readonly onTimeout: () => void;
+  /** Replies could go to the wrong commands: the connection is being destroyed. */
+  readonly onOutOfStep: (why: string) => void;
 }
 
 /** Why there is no connection. */
@@ -27,36 +34,38 @@ interface Absence {
   readonly why: unknown;
 }
 
-const SHARED_ROLES: ReadonlySet<ClientRole> = new Set(["primary", "thread", "subscriber", "sync"]);
-
 /**
  * The commands of one connection: refused, held while it is down, written through an outbox, timed, and judged when
  * it is lost. Each one settles, and says whether it left this process.
  */
 export class Traffic {
-  /** What the server remembers of a dedicated connection. */
-  readonly session = new Session();
+  /** What the server remembers of the connection. */
+  readonly session: Session;
   readonly errors: CommandErrors;
   readonly #handle: Handle;
   readonly #redis: RedisConfig;
   readonly #role: ClientRole;
-  readonly #isShared: boolean;
+  readonly #admission: Admission;
   readonly #onTimeout: () => void;
+  readonly #onOutOfStep: (why: string) => void;
+  readonly channels = new AskedChannels();
   readonly #deadlines: Deadlines;
   readonly #arrival: Arrival;
   readonly #due: DueTimes;
   readonly #held = new HeldCommands();
   /** The newest commands of the queue, which wait in the outbox for the end of this turn. */
   #unsent = 0;
-  #flush = (): void => {};
+  #outbox: Outbox | undefined;
 
-  constructor(handle: Handle, { redis, name, role, onTimeout }: TrafficOptions) {
+  constructor(handle: Handle, { redis, name, role, onTimeout, onOutOfStep }: TrafficOptions) {
     this.#handle = handle;
     this.#redis = redis;
+    this.session = new Session(redis.db);
     this.errors = new CommandErrors(name, redis.commandTimeoutMs);
     this.#role = role;
-    this.#isShared = SHARED_ROLES.has(role);
+    this.#admission = new Admission({ handle, session: this.session, errors: this.errors, role });
     this.#onTimeout = onTimeout;
+    this.#onOutOfStep = onOutOfStep;
     this.#deadlines = new Deadlines({
       expire: (expiry) =>
         Math.min(
@@ -72,45 +81,103 @@ export class Traffic {
 
   /** The connection is up: whatever is written to it from now on goes through an outbox. */
   connected(): void {
-    this.#flush = sendThroughOutbox(this.#handle.stream, () => (this.#unsent = 0));
+    const handle = this.#handle;
+    handle.writes = 0;
+    this.#outbox = sendThroughOutbox(handle.stream, (writes) => {
+      if (writes !== handle.writes) return this.fallOutOfStep("somebody else wrote to its socket");
+      this.#unsent = 0;
+      return true;
+    });
+    if (this.#admission.isShared) rememberScripts(handle.stream);
   }
 
   /** What was written leaves at once. */
   flush(): void {
-    this.#flush();
+    this.#outbox?.flush();
   }
 
   /** Onto the connection, which is up. */
-  send(command: QueuedCommand, stream?: CommandStream): unknown {
-    const refused = this.#judge(command, stream) ?? this.#waitsInVain(command);
-    if (refused) return reject(command, refused);
-    if (!this.#isShared) this.session.sent(command);
+  send(outgoing: Outgoing): unknown {
+    return outgoing instanceof PipedCommands ? this.#sendAll(outgoing) : this.#sendOne(outgoing);
+  }
+
+  #sendOne(command: QueuedCommand): unknown {
+    const trait = traitOf(command.name);
+    const refused = this.#admission.refuse(command, trait, true);
+    if (refused) return turnAway(command, () => refused);
+    this.#note(command, trait);
+    const { length } = this.#handle.commandQueue;
+    this.#unsent++; // before: it may leave at once
+    try {
+      return this.#handle.transmit(command);
+    } catch (error) {
+      return turnAway(command, () => this.errors.notSent(command, error));
+    } finally {
+      this.#wrote(1, length);
+    }
+  }
+
+  /** As a whole or not at all: ioredis writes a pipeline only once it was given all of it. */
+  #sendAll(piped: PipedCommands): unknown {
+    const { commands } = piped;
+    const errorFor = this.#admission.refuseAll(commands, true);
+    if (errorFor) return turnAway(piped, errorFor);
+    for (const command of commands) this.#note(command, traitOf(command.name));
+    const { length } = this.#handle.commandQueue;
+    this.#unsent += commands.length;
+    try {
+      return this.#handle.transmitAll(piped);
+    } catch (error) {
+      return turnAway(piped, (command) => this.errors.notSent(command, error));
+    } finally {
+      this.#wrote(commands.length, length);
+    }
+  }
+
+  #note(command: QueuedCommand, trait: CommandTrait): void {
+    if (trait === "subscription") this.channels.sent(command);
+    else if (trait === "monitor") this.#handle.expectMonitor(command);
+    if (!this.#admission.isShared || trait !== "plain") this.session.sent(command, trait);
     this.#deadlines.arm(this.#due.startWritten(command));
-    this.#unsent++;
-    return this.#handle.transmit(command, stream);
+  }
+
+  /** Of so many commands ioredis may have turned some away: those wait for nothing. */
+  #wrote(commands: number, queuedBefore: number): void {
+    const handle = this.#handle;
+    const queued = handle.commandQueue.length - queuedBefore;
+    if (queued < commands) this.#unsent -= commands - queued;
+    if (this.#outbox!.writes !== handle.writes) this.fallOutOfStep("commands were queued and not written");
+  }
+
+  /** Nobody can tell which reply is whose any more. What has not left does not leave: each command says so. */
+  fallOutOfStep(why: string): false {
+    const { stream } = this.#handle;
+    if (stream.destroyed) return false;
+    stream.destroy();
+    this.#onOutOfStep(why);
+    return false;
   }
 
   /** Until it may leave or its deadline has come; while the connection is away, refused at once with `whenDown: "fail"`. */
-  hold(command: QueuedCommand, stream: CommandStream, absence?: Absence): unknown {
-    const refused = this.#judge(command, stream) ?? (absence && this.#refusedWhileDown(command, absence.why));
-    if (refused) return reject(command, refused);
-    this.#deadlines.arm(this.#due.start(command));
-    this.#held.add(command, stream);
-    return command.promise;
+  hold(outgoing: Outgoing, absence?: Absence): unknown {
+    const errorFor = this.#refuseHeld(outgoing) ?? (absence && this.#refusalWhileDown(absence.why));
+    if (errorFor) return turnAway(outgoing, errorFor);
+    for (const command of commandsOf(outgoing)) this.#deadlines.arm(this.#due.start(command));
+    this.#held.add(outgoing);
+    return outgoing instanceof PipedCommands ? undefined : outgoing.promise;
   }
 
   /** The connection is back: what was held leaves in its order. */
   release(): void {
-    this.#held.release((command, stream) => {
-      if (wasSent(command) && dueAt(command)! <= monotonic())
-        return command.reject(this.errors.unfulfilled(command, undefined));
-      // Its caller holds the command's own promise; a traced twin has no other ear.
-      (this.send(command, stream) as Promise<unknown>).catch(() => {});
+    this.#held.release((outgoing) => {
+      if (!(outgoing instanceof PipedCommands) && wasSent(outgoing) && dueAt(outgoing)! <= monotonic())
+        return outgoing.reject(this.errors.unfulfilled(outgoing, undefined));
+      this.send(outgoing);
     });
   }
 
   rejectHeld(why: unknown): void {
-    this.#held.release((command) => command.reject(this.errors.unfulfilled(command, why)));
+    this.#held.release((outgoing) => turnAway(outgoing, (command) => this.errors.unfulfilled(command, why)));
   }
 
   /**
@@ -178,18 +245,9 @@ export class Traffic {
     this.#deadlines.stop();
   }
 
-  /** Why this pipeline may not run here, if so. */
-  refuse(pipeline: readonly QueuedCommand[]): Error | undefined {
-    if (!this.#isShared) return undefined;
-    let open = 0;
-    for (const command of pipeline) {
-      const trait = traitOf(command.name);
-      if (trait === "multi") open++;
-      else if (trait === "exec" || trait === "discard") open--;
-      else if (this.#isRefused(command)) return this.errors.needsDedicated(command.name);
-    }
-    // redis.multi() adds its EXEC only now, so one may be missing; a second one never comes.
-    return open > 1 ? this.errors.needsDedicated("multi") : undefined;
+  /** Why this pipeline may not run here, if so. `ends`: MULTIs whose EXEC is added as it runs. */
+  refuse(pipeline: readonly QueuedCommand[], ends: number): Error | undefined {
+    return this.#admission.refusePipeline(pipeline, ends);
   }
 
   /** Of the commands that wait for a reply, the oldest first. */
@@ -197,31 +255,15 @@ export class Traffic {
     return this.#handle.commandQueue.peekAt(index)!.command as QueuedCommand;
   }
 
-  #refusedWhileDown(command: QueuedCommand, why: unknown): Error | undefined {
+  #refuseHeld(outgoing: Outgoing): ErrorFor | undefined {
+    if (outgoing instanceof PipedCommands) return this.#admission.refuseAll(outgoing.commands, false);
+    const refused = this.#admission.refuse(outgoing, traitOf(outgoing.name), false);
+    return refused && ((): Error => refused);
+  }
+
+  #refusalWhileDown(why: unknown): ErrorFor | undefined {
     if (this.#redis.whenDown === "wait") return undefined;
-    return why instanceof CircuitOpenError ? why : this.errors.notSent(command, why);
-  }
-
-  #judge(command: QueuedCommand, stream: CommandStream): Error | undefined {
-    // Pipelines were judged as a whole, before their first command came here.
-    if (stream === undefined && this.#isRefused(command)) return this.errors.needsDedicated(command.name);
-    return this.session.isLost(command) ? this.errors.transactionLost(command) : undefined;
-  }
-
-  /** Only where it leaves: what it waits for may be held before it. */
-  #waitsInVain(command: QueuedCommand): Error | undefined {
-    return this.session.waitsInVain(command) ? this.errors.waitsInVain(command) : undefined;
-  }
-
-  #isRefused(command: QueuedCommand): boolean {
-    const trait = traitOf(command.name);
-    if (trait === "plain") return false;
-    if (trait === "quit") return this.#role !== "owned";
-    if (!this.#isShared) return false;
-    if (trait === "client") return !isSharedClient(command.args);
-    if (trait === "wait") return true;
-    if (trait === "blocking") return command.extractBlockingTimeout() !== null; // XREAD without BLOCK
-    return !(trait === "session" && this.#role === "subscriber");
+    return (command) => (why instanceof CircuitOpenError ? why : this.errors.notSent(command, why));
   }
 
   #expireWritten(expiry: Expiry): number {
@@ -243,9 +285,4 @@ export class Traffic {
     if (timedOut) this.#onTimeout();
     return next;
   }
-}
-
-function reject(command: QueuedCommand, error: Error): unknown {
-  command.reject(error);
-  return command.promise;
 }

@@ -1,4 +1,4 @@
-import type { RedisHandle } from "../common/handle.js";
+import type { RedisHandle } from "../common/ioredis.js";
 import { type AnyClient, clientMaker, connectOrClose, type OpenOptions } from "../common/open-client.js";
 import type { SyncKind } from "../common/sync-area.js";
 

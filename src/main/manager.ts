@@ -3,7 +3,7 @@ import { ConnectGate } from "../common/connect-gate.js";
 import { loadConfig } from "../common/env.js";
 import { sameError } from "../common/envelope.js";
 import { ShuttingDownError, TaskAbortedError } from "../common/errors.js";
-import type { RedisHandle } from "../common/handle.js";
+import type { RedisHandle } from "../common/ioredis.js";
 import { Ledger, LedgerTotals } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
 import type { CredentialsProvider, ManagerOptions } from "../common/options.js";

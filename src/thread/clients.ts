@@ -2,7 +2,7 @@ import { threadId } from "node:worker_threads";
 import { SharedClient } from "../common/cache.js";
 import type { ConnectionState } from "../common/connection-state.js";
 import { ConnectGate, ownGate } from "../common/connect-gate.js";
-import type { RedisHandle } from "../common/handle.js";
+import type { RedisHandle } from "../common/ioredis.js";
 import type { LedgerField, LedgerRow } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
 import type { Logins } from "../common/logins.js";
