@@ -202,8 +202,8 @@ function after(state: State, { trait, db, transaction }: Step, answer: unknown):
     const isWithout = isRefused ? answer.message.includes("without MULTI") : answer === EXPECTED && !state.transaction;
     if (isWithout) return { ...state, transaction: undefined };
     if (isRefused && trait === "discard") return state;
-    const db = trait === "exec" ? dbAfter(state, answer) : state.db;
-    return { ...state, db, isWatching: false, transaction: undefined };
+    const left = { ...state, isWatching: false, transaction: undefined };
+    return trait === "exec" ? { ...left, db: dbAfter(state, answer) } : left;
   }
   if (isRefused || state.transaction) return state; // or queued
   switch (trait) {
