@@ -50,7 +50,7 @@ interface Plan {
 }
 
 /** Whatever the job is repeated for, these come again. */
-const POINTLESS = ["TASK_NOT_FOUND", "NOT_CLONEABLE", "CONFIG_INVALID", "NEEDS_DEDICATED"];
+const POINTLESS = ["TASK_NOT_FOUND", "NOT_CLONEABLE", "CONFIG_INVALID", "NEEDS_DEDICATED", "COMMAND_REFUSED"];
 /** No thread had a place for the job; it is not to blame, and another process may have one. */
 const NO_PLACE = ["QUEUE_FULL", "THREAD_START_FAILED"];
 const NO_PLACE_MS = 1_000;
