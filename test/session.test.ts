@@ -153,6 +153,7 @@ test("a script that was queued in a transaction which did not run is no script t
       [null, 7 + i],
     ]);
   }
+  await redis.addone("n", 0);
   await server.admin.script("FLUSH");
   const script = redis.addone("n", 1);
   void redis.multi({ pipeline: false });
