@@ -190,10 +190,18 @@ test("disconnect() of a client that others use is an error for who calls it, and
   const { redis } = await openClient(t, server);
   const pending = redis.echo("still here");
   assert.throws(() => redis.disconnect(), code("NEEDS_DEDICATED"));
+  assert.throws(() => redis.disconnect(true), code("NEEDS_DEDICATED"));
   assert.throws(() => redis.end(), code("NEEDS_DEDICATED"));
   await assert.rejects(redis.call("QUIT"), code("NEEDS_DEDICATED"));
   assert.equal(await pending, "still here");
   await echoes(redis);
+});
+
+test("disconnect(true) of a client of one's own connects it anew", async (t) => {
+  const redis = await own(t);
+  const id = await redis.client("ID");
+  redis.disconnect(true);
+  assert.notEqual(await redis.client("ID"), id);
 });
 
 test("QUIT by whatever spelling ends a client of one's own for good", async (t) => {

@@ -141,6 +141,8 @@ export class Handle extends Wire {
   readonly #gate: Gate;
   /** Of the pipeline that runs in this very moment. */
   #piped: PipedCommands | undefined;
+  /** ioredis is on its way out of a failed handshake, or of a reply that is none. */
+  #isFailing = false;
 
   constructor(redis: RedisConfig, gate: Gate) {
     super(ioredisOptions(redis));
@@ -212,7 +214,9 @@ export class Handle extends Wire {
 
   override recoverFromFatalError(commandError: Error, error: Error, options: never): void {
     this.#gate.failed(error);
+    this.#isFailing = true;
     super.recoverFromFatalError(commandError, error, options);
+    this.#isFailing = false;
   }
 
   override handleReconnection(error: Error, item: CommandItem): void {
@@ -243,10 +247,11 @@ export class Handle extends Wire {
   }
 
   override disconnect(reconnect = false): void {
-    if (reconnect) return super.disconnect(true); // ioredis' own way out of a failed handshake
+    if (this.#isFailing) return super.disconnect(true);
     const refused = this.#gate.refuseEnd();
     if (refused) throw refused;
-    void this.#gate.end();
+    if (reconnect) this.stream?.destroy();
+    else void this.#gate.end();
   }
 
   override quit(callback?: (error?: Error | null, result?: "OK") => void): Promise<"OK"> {
