@@ -269,6 +269,14 @@ test("a client that monitors goes on after a reconnect, and tells whoever sends 
   await assert.rejects(redis.get("k"), isRefused("get"));
 });
 
+test("a client that monitors has its subscriptions back as well", async (t) => {
+  const redis = await own(t);
+  await redis.subscribe("a");
+  await redis.monitor();
+  await loseAndReturn(redis);
+  await eventually(async () => / flags=\w*O\w* .* sub=1 /.test(String(await server.admin.client("LIST"))));
+});
+
 test("a client whose MONITOR is refused after a reconnect says so, and serves again", async (t) => {
   await server.admin.call("ACL", "SETUSER", "watcher", "on", ">pw", "~*", "&*", "+@all");
   const redis = await own(t, { redis: { username: "watcher", password: "pw" } });
@@ -417,6 +425,17 @@ for (const [what, partFrom] of Object.entries(APART)) {
     const late = await rejection(behind);
     if (late) assert.ok(code("NOT_SENT")(late));
     else assert.equal(await behind, "behind");
+    await echoes(redis);
+  });
+}
+
+for (const [what, partFrom] of Object.entries(APART)) {
+  test(`${what}, and nothing behind it: the connection goes at once`, async (t) => {
+    const redis = await own(t);
+    const popping = rejection(redis.blpop("q", 0));
+    await eventually(async () => String(await server.admin.client("LIST")).includes("cmd=blpop"));
+    partFrom(redis);
+    assert.ok(code("REPLY_LOST")(await popping));
     await echoes(redis);
   });
 }
