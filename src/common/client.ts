@@ -360,7 +360,7 @@ export class Client implements Gate {
 
   #lost(): void {
     // ioredis remembers what to subscribe to again only of a connection that was ready.
-    if (this.redis.status === "monitoring") this.redis.status = "ready";
+    if (this.#traffic.session.isMonitoring) this.redis.status = "ready";
     this.#heartbeat.stop();
     this.#masterWatch?.stop();
     this.#replacement.stop();
