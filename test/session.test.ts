@@ -117,20 +117,25 @@ test("an EXEC that was refused ends its transaction, for all who share the clien
   assert.equal(await redis.get("k"), null);
 });
 
-test("a new login comes before or after a pipeline, never into it", async (t) => {
-  const { admin } = server;
+/** Logins of which the first is soon followed by a second one, of another user. */
+function changing() {
   let made = 0;
   const credentials = async (): Promise<{ username: string; password: string; expiresAt: number }> => {
-    const password = `secret ${++made}`;
-    await admin.call("ACL", "SETUSER", "rotating", "on", `>${password}`, "~*", "&*", "+@all");
-    return { username: "rotating", password, expiresAt: Date.now() + (made === 1 ? 1_000 : 3_600_000) };
+    const username = `rotating-${++made}`;
+    await server.admin.call("ACL", "SETUSER", username, "on", ">secret", "~*", "&*", "+@all");
+    return { username, password: "secret", expiresAt: Date.now() + (made === 1 ? 1_000 : 3_600_000) };
   };
+  return { credentials, made: () => made };
+}
+
+test("a new login comes before or after a pipeline, never into it", async (t) => {
+  const { credentials, made } = changing();
   const redis = await own(t, { redis: { credentials } });
   const popping = redis.blpop("q", 0);
-  await eventually(() => made > 1, 10_000, "a new login");
+  await eventually(() => made() > 1, 10_000, "a new login");
   await new Promise((resolve) => setTimeout(resolve, 50)); // and it has come to the client
   const piped = popping.then(async () => redis.pipeline().echo("a").echo("b").echo("c").exec());
-  await admin.rpush("q", "item");
+  await server.admin.rpush("q", "item");
   assert.deepEqual(
     (await piped)!.map(([, reply]) => reply),
     ["a", "b", "c"],
@@ -308,6 +313,38 @@ for (const protocol of [2, 3] as const) {
     await echoes(redis);
   });
 }
+
+for (const protocol of [2, 3] as const) {
+  test(`shard channels that end are not the end of other subscriptions, with RESP${protocol}`, async (t) => {
+    const redis = await own(t, { redis: { ioredis: { protocol } } });
+    const heard: string[] = [];
+    redis.on("message", (_channel: string, message: string) => void heard.push(message));
+    redis.on("smessage", (_channel: string, message: string) => void heard.push(message));
+    await redis.subscribe("a");
+    assert.equal(await redis.sunsubscribe("x"), 0);
+    await server.admin.publish("a", "one");
+    await redis.ssubscribe("s");
+    await redis.unsubscribe();
+    await server.admin.spublish("s", "two");
+    await eventually(() => heard.length === 2);
+    assert.deepEqual(heard, ["one", "two"]);
+    await loseAndReturn(redis);
+    await eventually(async () => String(await server.admin.client("LIST")).includes("sub=0 psub=0 ssub=1"));
+    await redis.sunsubscribe();
+    await echoes(redis);
+  });
+}
+
+test("a new login waits until a RESP2 connection is no longer subscribed", async (t) => {
+  const { credentials, made } = changing();
+  const redis = await own(t, { redis: { credentials, ioredis: { protocol: 2 } } });
+  await redis.subscribe("a");
+  await eventually(() => made() > 1, 10_000, "a new login");
+  await new Promise((resolve) => setTimeout(resolve, 50)); // and it has come to the client
+  await redis.unsubscribe();
+  await echoes(redis);
+  await eventually(async () => String(await redis.acl("WHOAMI")) === "rotating-2");
+});
 
 test("with RESP2 a subscribed client says by name what it does not run", async (t) => {
   const redis = await own(t, { redis: { ioredis: { protocol: 2 } } });

@@ -24,11 +24,13 @@ const BEGUN_BEFORE =
 /** Which commands may run on a connection: some on none, some not where others would be disturbed, some not any more. */
 export class Admission {
   readonly isShared: boolean;
+  readonly maySubscribe: boolean;
   readonly #options: AdmissionOptions;
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
     this.isShared = SHARED_ROLES.has(options.role);
+    this.maySubscribe = !this.isShared || options.role === "subscriber";
   }
 
   /** Why this command may not run, if so. `isLeaving`: what it waits for is not held before it. */
@@ -101,7 +103,7 @@ export class Admission {
       case "blocking":
         return command.extractBlockingTimeout() !== null; // XREAD without BLOCK
       case "subscription":
-        return this.#options.role !== "subscriber";
+        return !this.maySubscribe;
       default:
         return true;
     }

@@ -50,7 +50,7 @@ export class Client implements Gate {
   /** ioredis has sent again what its former connection was subscribed to. */
   #isRestored = false;
   #checking: Promise<boolean> | undefined;
-  /** A newer one waits for the end of a transaction or of an endless BLPOP. */
+  /** A newer one waits for the end of a transaction, of an endless BLPOP, or of what lets no AUTH through. */
   #isRenewalDue = false;
   readonly #unlisten: (() => void) | undefined;
 
@@ -199,7 +199,9 @@ export class Client implements Gate {
   /** AUTH with the latest login, before the server ends what the former one opened; not inside a MULTI. */
   renewLogin(): void {
     if (!this.isAlive() || !this.#dialer.hasOldLogin) return; // an attempt to connect takes the latest by itself
-    this.#isRenewalDue = this.#traffic.session.inTransaction || this.#traffic.isBlocked;
+    const { inTransaction, isMonitoring } = this.#traffic.session;
+    const runsNothing = isMonitoring || this.redis.mode === "subscriber"; // the latter with RESP2 only
+    this.#isRenewalDue = inTransaction || runsNothing || this.#traffic.isBlocked;
     if (this.#isRenewalDue) return;
     const { username = "default", password, version } = this.#dialer.takeLogin()!;
     this.redis.own("auth", username, password).catch((error: unknown) => {

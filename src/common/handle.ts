@@ -22,6 +22,7 @@ interface Condition {
   readonly protocol: number;
   readonly auth?: string | readonly [username: string, password: string];
   readonly select: number;
+  subscriber: false | { isEmpty(): boolean };
 }
 
 interface CommandTable {
@@ -189,6 +190,18 @@ export class Handle extends Wire {
       default:
         return false;
     }
+  }
+
+  /** ioredis takes a count of 0 for the end of all subscriptions, and those of shards are counted apart from the others. */
+  keepSubscriptions(): void {
+    const { condition } = this as unknown as { condition: Condition };
+    let { subscriber } = condition;
+    Object.defineProperty(condition, "subscriber", {
+      get: () => subscriber,
+      set: (next: Condition["subscriber"]) => {
+        if (next || !subscriber || subscriber.isEmpty()) subscriber = next;
+      },
+    });
   }
 
   /** The first line can come in the same chunk as the OK: the parser must know before it reads on. */

@@ -89,6 +89,7 @@ export class Traffic {
       return true;
     });
     if (this.#admission.isShared) rememberScripts(handle.stream);
+    if (this.#admission.maySubscribe) handle.keepSubscriptions();
   }
 
   /** What was written leaves at once. */
