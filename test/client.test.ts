@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer, type AddressInfo } from "node:net";
+import { networkInterfaces } from "node:os";
 import { after, before, test, type TestContext } from "node:test";
 import { Client, type ClientOptions } from "../src/common/client.js";
 import { ownGate } from "../src/common/connect-gate.js";
@@ -72,6 +73,24 @@ test("a connection carries its name on the server and is gone once it is closed"
   await assert.rejects(client.redis.get("k"), code("NOT_SENT"));
   await assert.rejects(client.connect(), code("NOT_SENT"));
 });
+
+const hasIPv6 = Object.values(networkInterfaces()).some((all) => all?.some(({ address }) => address === "::1"));
+
+test(
+  "a server at an IPv6 address is connected to, in brackets as in a url or without",
+  { skip: !hasIPv6 },
+  async (t) => {
+    const own = await startRedis({ args: ["--bind", "127.0.0.1", "::1"] });
+    t.after(() => own.stop());
+    for (const redis of [{ host: "[::1]" }, { host: "::1" }, { url: `redis://[::1]:${own.port}` }]) {
+      const client = make(t, { port: own.port, redis });
+      await client.connect();
+      const listed = (await own.clients()).find(({ name }) => name === client.name);
+      assert.match(listed!.addr, /^\[::1\]:/);
+      await client.close(1_000);
+    }
+  },
+);
 
 test("concurrent first calls share one connection", async (t) => {
   const client = make(t, {});

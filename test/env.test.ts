@@ -147,6 +147,33 @@ test("sentinels come as a list of addresses, in the environment as text", () => 
   );
 });
 
+test("an IPv6 address may stand in brackets wherever a host does, and nothing else may", (t) => {
+  const dotenv = folder(t, { ".env": "REDIS_HOST=[::1]\n" });
+  const file = folder(t, { "conf.json": '{ "redis": { "host": "[fe80::1%eth0]" } }' });
+  const hosts = [
+    loadConfig({ env: {}, redis: { host: "[::1]" } }, NOWHERE),
+    load({ REDIS_HOST: "[::1]" }),
+    load({ REDIS_URL: "redis://[::1]:6379" }),
+    loadConfig({ env: {} }, { cwd: dotenv }),
+    loadConfig({ env: {}, configFile: "conf.json" }, { cwd: file }),
+  ].map(({ redis }) => redis.host);
+  assert.deepEqual(hosts, ["::1", "::1", "::1", "::1", "fe80::1%eth0"]);
+  const node = { host: "::1", port: 7000 };
+  const listed = [{ host: "[::1]" }, { host: "[::1]", port: 7000 }];
+  const { sentinels } = loadConfig({ env: {}, redis: { sentinels: listed, sentinelName: "m" } }, NOWHERE).redis;
+  assert.deepEqual(sentinels, [{ host: "::1", port: 26_379 }, node]);
+  const { clusterNodes } = loadConfig({ env: {}, redis: { clusterNodes: listed } }, NOWHERE).redis;
+  assert.deepEqual(clusterNodes, [{ host: "::1", port: 6379 }, node]);
+  const natMap = { "[::1]:6379": { host: "[::1]", port: 7000 } };
+  assert.deepEqual(loadConfig({ env: {}, redis: { natMap } }, NOWHERE).redis.natMap, { "::1:6379": node });
+  const { redis } = load({ REDTHREAD_REDIS_NAT_MAP: "[::1]:6379=[::1]:7000" });
+  assert.deepEqual(redis.natMap, { "::1:6379": node });
+  for (const wrong of ["[::1", "::1]", "[::1]:6379", "[localhost]", "[[::1]]", "[]"]) {
+    const problems = problemsOf({ env: {}, redis: { host: wrong } }).join();
+    assert.match(problems, /^redis\.host .* without scheme or port/, wrong);
+  }
+});
+
 test("natMap is an object, in the environment text of pairs; what is no address is named", () => {
   const natMap = { "10.0.0.1:6379": { host: "a", port: 7001 }, "::1:6379": { host: "b", port: 6379 } };
   const env = { REDTHREAD_REDIS_NAT_MAP: "10.0.0.1:6379=a:7001, ::1:6379=b" };

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { runInNewContext } from "node:vm";
 import * as fc from "fast-check";
+import { ReplyError } from "ioredis";
 import { fromErrorData, toErrorData } from "../src/common/envelope.js";
 import { ERROR_CLASSES, ReplyLostError, TaskAbortedError } from "../src/common/errors.js";
 import { uncloneablePath } from "../src/common/uncloneable.js";
@@ -35,6 +36,17 @@ test("the language's errors keep their class, others their name, all their own f
   assert.deepEqual([rebuilt.name, rebuilt.code, rebuilt.item], ["OutOfStockError", "E_STOCK", { id: 7 }]);
   assert.equal("report" in rebuilt, false);
   assert.match(String(rebuilt), /^OutOfStockError: none left$/);
+});
+
+test("the server's error is of ioredis' class again, and so is one that is a cause", () => {
+  const made = new ReplyError("WRONGTYPE of key") as Error;
+  const rebuilt = across(
+    new TaskAbortedError("given up", { cause: Object.assign(made, { command: { name: "get" } }) }),
+  );
+  const cause = rebuilt.cause as Error;
+  assert.ok(cause instanceof ReplyError);
+  assert.deepEqual([cause.name, cause.message, Object.entries(cause)], [made.name, made.message, Object.entries(made)]);
+  assert.deepEqual(Object.getOwnPropertyNames(cause).toSorted(), Object.getOwnPropertyNames(made).toSorted());
 });
 
 test("an aggregate keeps its errors, each with its causes", () => {

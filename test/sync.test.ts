@@ -6,6 +6,7 @@ import { Worker } from "node:worker_threads";
 import type { ManagerOptions } from "../src/index.js";
 import { getRedisSync, openSync, type SyncCommand } from "../src/sync.js";
 import type { Question } from "./fixtures/bare-sync.js";
+import type * as ArgumentTasks from "./fixtures/sync-argument-tasks.js";
 import type * as SyncTasks from "./fixtures/sync-tasks.js";
 import { leakCheck } from "./support/leak-check.js";
 import { code, fixture, manage } from "./support/manage.js";
@@ -26,7 +27,7 @@ function managing(t: TestContext, options: Partial<ManagerOptions> = {}) {
   });
 }
 
-const ALL_BYTES = Uint8Array.from({ length: 256 }, (_, i) => i);
+const ALL_BYTES = Buffer.from(Array.from({ length: 256 }, (_, i) => i));
 const LARGE = "large ✓ ".repeat(20_000);
 const HUGE = Buffer.alloc(5_000_000, ALL_BYTES);
 
@@ -134,6 +135,119 @@ test("a synchronous pipeline gives what the asynchronous one does: errors in pla
   );
 });
 
+const UNPAIRED: SyncCommand[][] = [
+  [["multi"], ["set", "a", "1"]],
+  [["set", "a", "1"], ["MULTI"]],
+  [["set", "a", "1"], ["exec"]],
+  [["exec"]],
+  [["discard"], ["set", "a", "1"]],
+  [["multi"], ["set", "a", "1"], ["discard"]], // who may not DISCARD would leave it open
+  [["exec"], ["set", "a", "1"], ["multi"]],
+  [["multi"], ["multi"], ["set", "a", "1"], ["exec"], ["exec"]],
+  [["multi"], ["set", "a", "1"], ["exec"], ["exec"]],
+  // With an argument the server refuses them: the rest would run one by one, or not at all.
+  [["multi", "now"], ["set", "a", "1"], ["exec"]],
+  [["multi"], ["set", "a", "1"], ["exec", "now"]],
+];
+
+test("a synchronous pipeline whose MULTI and EXEC are no pairs is refused at once, before a byte of it is written", async (t) => {
+  const manager = managing(t);
+  const { given, isSame } = await manager.run("pipelinesOfOne", UNPAIRED);
+  for (const [i, refused] of given.entries()) {
+    const { code: actual, outcome } = refused as { code?: string; outcome?: string };
+    assert.deepEqual([actual, outcome], ["REDTHREAD_NEEDS_DEDICATED", "not-sent"], inspect(UNPAIRED[i]));
+  }
+  assert.ok(isSame, "on the one connection, which its helper has kept");
+  assert.equal(await server.admin.dbsize(), 0);
+});
+
+test("a transaction in a synchronous pipeline runs, in any spelling and beside other commands", async (t) => {
+  const queued = [null, "QUEUED"];
+  const ok = [null, "OK"];
+  const { given } = await managing(t).run("pipelinesOfOne", [
+    [["multi"], ["hset", "h", "f", "1"], ["hgetall", "h"], ["exec"]],
+    [["Multi"], ["hgetall", "h"], ["EXEC"], ["get", "a"]],
+    [["get", "a"], ["multi"], ["set", "a", "1"], ["exec"], ["multi"], ["get", "a"], ["exec"]],
+  ]);
+  assert.deepEqual(given, [
+    [ok, queued, queued, [null, [1, { f: "1" }]]],
+    [ok, queued, [null, [{ f: "1" }]], [null, null]],
+    [[null, null], ok, queued, [null, ["OK"]], ok, queued, [null, ["1"]]],
+  ]);
+});
+
+const NAMES = (
+  "nosuch call callBuffer constructor then catch length promise pipeline options quit disconnect end resolve reject redis " +
+  "addBatch fillResult send_command sendCommand execBuffer toString __proto__ hasOwnProperty valueOf _queue isPipeline monitor subscribe reset"
+).split(" ");
+
+test("whatever a command of a synchronous pipeline is named, it is the command of that name, or an error as in a call", async (t) => {
+  const manager = managing(t);
+  const refusals = new Set(["REDTHREAD_NEEDS_DEDICATED", "REDTHREAD_COMMAND_REFUSED"]);
+  for (const name of [...NAMES, "", "\r\n", "exec", "multi", "discard"]) {
+    const { alone, second, called } = await manager.run("named", name);
+    if (refusals.has((called as { code: string }).code)) {
+      assert.ok(refusals.has((alone as { code: string }).code), name);
+      assert.deepEqual(second, alone, name);
+      continue;
+    }
+    assert.deepEqual(alone, [[called]], name);
+    assert.match((second as [unknown, [Error]])[1][0].message, /^ERR unknown command /, name);
+  }
+  const [[unknown], set] = (
+    await manager.run("pipelinesOfOne", [
+      [
+        ["call", "MULTI"],
+        ["set", "a", "1"],
+      ],
+    ])
+  ).given[0] as [[Error], unknown];
+  assert.match(unknown.message, /^ERR unknown command 'call'/);
+  assert.deepEqual(set, [null, "OK"]);
+});
+
+const ECHOED = { echoed: { lua: "return ARGV", numberOfKeys: 0 } };
+
+function comparing(t: TestContext) {
+  const tasks = fixture("sync-argument-tasks");
+  return manage<typeof ArgumentTasks>(t, server, { tasks, threads: { count: 1 }, redis: { scripts: ECHOED } });
+}
+
+test("an argument of whatever type is stored as the asynchronous client stores it: in calls, pipelines and scripts", async (t) => {
+  assert.deepEqual(await comparing(t).run("unlikeOfTable"), []);
+});
+
+test("so are arguments of any types together", async (t) => {
+  assert.deepEqual(await comparing(t).run("unlikeOfRandom", { seed: 1, runs: 300 }), []);
+});
+
+test("an argument that has no text, a callback, and what is no command are NOT_CLONEABLE, before anything is sent", async (t) => {
+  const [given, stored, pong] = (await comparing(t).run("refusals")) as [
+    { code?: string; path?: string }[],
+    number,
+    string,
+  ];
+  assert.deepEqual(
+    given.map(({ code: actual, path }) => [actual, path]),
+    [
+      ["command[2]", "command[3]", "command[0]", "command[0]", "commands[1][2]", "commands[0][3]", "commands[0]"],
+      ["commands[1][0]", "commands[1]", "commands", "commands"],
+    ]
+      .flat()
+      .map((path) => ["REDTHREAD_NOT_CLONEABLE", path]),
+  );
+  assert.deepEqual([stored, pong], [0, "PONG"]);
+});
+
+test("the server's errors are of ioredis' class, also inside of replies, with the fields that they have there", async (t) => {
+  const manager = managing(t);
+  const expected = await manager.run("replyErrors", "async");
+  await server.admin.flushall();
+  const given = await manager.run("replyErrors", "sync");
+  assert.deepEqual(given, expected);
+  assert.match(JSON.stringify(given), /\[true,"ReplyError","WRONGTYPE /);
+});
+
 test("calls at any distance from each other are each answered, once", async (t) => {
   const calls = 3_000;
   const counted = await managing(t).run("countApart", { key: "apart", calls });
@@ -226,6 +340,11 @@ test("a thread that no manager started takes its configuration from the environm
 
 test("in such a thread a wrong environment is CONFIG_INVALID", async (t) => {
   assert.deepEqual(await bare(t, { REDIS_PORT: "none" }), ["REDTHREAD_CONFIG_INVALID"]);
+});
+
+test("in such a thread, which has not loaded ioredis, the server's errors are of its class all the same", async (t) => {
+  const [answer] = await bare(t, { REDIS_URL: server.url }, "replyError");
+  assert.deepEqual(answer, { loaded: [], isReplyError: true, name: "ReplyError" });
 });
 
 test("in such a thread a helper that died is noticed at the latest by the wait's own limit, and replaced", async (t) => {

@@ -1,5 +1,6 @@
 import { types } from "node:util";
 import { ERROR_CLASSES, type ErrorDetails, RedthreadError } from "./errors.js";
+import { requirePackage } from "./packages.js";
 import type { ErrorData } from "./protocol.js";
 import { isCloneable } from "./uncloneable.js";
 
@@ -59,7 +60,7 @@ function isDomException(error: unknown): error is DOMException {
   return Object.prototype.toString.call(error) === "[object DOMException]";
 }
 
-/** The error again, of its own class where that is one of redthread's or of the language's. */
+/** The error again, of its own class where that is one of redthread's or of the language's, or the server's reply. */
 export function fromErrorData(data: ErrorData): unknown {
   if ("thrown" in data) return data.thrown;
   const { name, message, stack, fields, cause, errors, isDom = false } = data;
@@ -76,14 +77,28 @@ export function fromErrorData(data: ErrorData): unknown {
   return error;
 }
 
-const LANGUAGE_ERRORS = new Map<string, new (message: string) => Error>(
+type ErrorClass = new (message: string) => Error;
+
+const LANGUAGE_ERRORS = new Map<string, ErrorClass>(
   [TypeError, RangeError, SyntaxError, ReferenceError, EvalError, URIError].map((made) => [made.name, made]),
 );
 
 function emptyError(name: string, code: unknown, message: string): Error {
   const ours = ERROR_CLASSES.find((made) => code === codeOf(made));
   if (ours) return new ours(message);
-  return new (LANGUAGE_ERRORS.get(name) ?? Error)(message);
+  return new (name === "ReplyError" ? replyErrorClass() : (LANGUAGE_ERRORS.get(name) ?? Error))(message);
+}
+
+let ReplyError: ErrorClass | undefined;
+
+/** The class that ioredis shows its users, from the package where it has it: this thread may not have loaded ioredis. */
+function replyErrorClass(): ErrorClass {
+  try {
+    ReplyError ??= requirePackage<{ readonly ReplyError: ErrorClass }>("redis-errors", "ioredis").ReplyError;
+  } catch {
+    ReplyError = Error; // it is known by its name
+  }
+  return ReplyError;
 }
 
 const codes = new Map<unknown, string>();

@@ -95,7 +95,7 @@ export class TaskAbortedError extends RedthreadError {
 export class QueueFullError extends RedthreadError {
   override readonly code = "REDTHREAD_QUEUE_FULL";
 }
-/** A task's input, result or context cannot cross threads; `path` names the value. */
+/** A task's input, result or context, or a synchronous call's argument or reply, cannot cross threads; `path` names it. */
 export class NotCloneableError extends RedthreadError {
   override readonly code = "REDTHREAD_NOT_CLONEABLE";
 }

@@ -93,7 +93,7 @@ export function fields(kinds: Readonly<Record<string, Kind>>, refused: ReadonlyM
 }
 
 /** An object whose names are the user's. */
-export function mapOf(kind: Kind, names: RegExp, must: string): Kind {
+export function mapOf(kind: Kind, names: RegExp, must: string, clean = (name: string): string => name): Kind {
   return {
     parse(raw, complain) {
       if (!isPlainObject(raw)) return complain(`must be an object, got ${typeOf(raw)}`);
@@ -101,7 +101,7 @@ export function mapOf(kind: Kind, names: RegExp, must: string): Kind {
       for (const [name, value] of Object.entries(raw)) {
         if (value === undefined) continue;
         if (!names.test(name) || name in Object.prototype) complain(must, `.${name}`);
-        parsed.push([name, kind.parse(value, (what, at = "") => complain(what, `.${name}${at}`))]);
+        parsed.push([clean(name), kind.parse(value, (what, at = "") => complain(what, `.${name}${at}`))]);
       }
       return Object.fromEntries(parsed);
     },

@@ -60,10 +60,16 @@ const RESOURCE_LIMITS = fields({
   codeRangeSizeMb: number(1, 1e6),
   stackSizeMb: number(1, 1e6),
 });
-const HOST = text(/^[^\s/@?#]+$/, "must be a host name or an address, without scheme or port");
+/** An IPv6 address has brackets in a url; the network knows it without. */
+const unbracketed = (address: string): string => address.replace(/^\[(.*)\](?=$|:)/, "$1");
+const HOST = text(
+  /^(?:\[[^\s/@?#[\]]*:[^\s/@?#[\]]*\]|[^\s/@?#[\]]+)$/,
+  "must be a host name or an address, without scheme or port",
+  unbracketed,
+);
 const TOLD = /^[^\s/@?#=,]+:\d{1,5}$/;
 const NAT_MAP = mapOfText(
-  mapOf(endpoint(HOST, 6379), TOLD, "must be host:port, as the servers say it"),
+  mapOf(endpoint(HOST, 6379), TOLD, "must be host:port, as the servers say it", unbracketed),
   TOLD,
   "must be pairs of addresses, host:port=host:port, separated by commas",
 );

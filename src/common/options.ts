@@ -18,7 +18,7 @@ export interface Config {
 }
 
 export interface RedisConfig {
-  /** Default "127.0.0.1". */
+  /** A name or an address, that of IPv6 with brackets or without. Default "127.0.0.1". */
   readonly host: string;
   /** Default 6379. */
   readonly port: number;

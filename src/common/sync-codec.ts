@@ -2,6 +2,7 @@ import { isAscii } from "node:buffer";
 import { deserialize, serialize } from "node:v8";
 import { types } from "node:util";
 import { fromErrorData, toErrorData } from "./envelope.js";
+import { NotCloneableError } from "./errors.js";
 import type { ErrorData } from "./protocol.js";
 
 // One byte says what follows; counts and lengths are 32 bits.
@@ -150,6 +151,20 @@ function writeShort(text: string, target: Buffer, at: number): number | undefine
     target[at + i] = unit;
   }
   return length;
+}
+
+/** Writes or reads one side of a call: without the request nothing has been sent, without the reply it may have run. */
+export function crossing<T>(path: "request" | "reply", work: () => T): T {
+  try {
+    return work();
+  } catch (cause) {
+    const outcome = path === "request" ? "not-sent" : "unknown";
+    throw new NotCloneableError(`the ${path} of a synchronous call cannot cross between its threads`, {
+      outcome,
+      path,
+      cause,
+    });
+  }
 }
 
 /**

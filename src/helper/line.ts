@@ -1,15 +1,19 @@
+import { CommandErrors } from "../common/command-errors.js";
+import { traitOf } from "../common/commands.js";
 import type { RedisHandle } from "../common/ioredis.js";
 import { type AnyClient, clientMaker, connectOrClose, type OpenOptions } from "../common/open-client.js";
 import type { SyncKind } from "../common/sync-area.js";
 
 type Argument = string | Buffer | number;
-type Script = (...args: Argument[]) => unknown;
+type Command = readonly [name: string, ...args: Argument[]];
+type Script = (args: Argument[]) => unknown;
 
 /** The connection behind one synchronous client, and what its calls do on it. */
 export class Line {
   readonly #options: OpenOptions;
   readonly #closeMs: number;
   readonly #makeClient: () => AnyClient;
+  readonly #errors: CommandErrors;
   readonly #closing = new Set<Promise<void>>();
   #client: AnyClient;
   #calls = 0;
@@ -23,6 +27,7 @@ export class Line {
   private constructor(options: OpenOptions, closeMs: number, makeClient: () => AnyClient, client: AnyClient) {
     this.#options = options;
     this.#closeMs = closeMs;
+    this.#errors = new CommandErrors(options.name, options.redis.commandTimeoutMs);
     this.#makeClient = makeClient;
     this.#client = client;
   }
@@ -33,8 +38,8 @@ export class Line {
     try {
       if (this.#client.state === "disconnected") await this.#client.connect(); // it had been given up
       const { redis } = this.#client;
-      if (kind === "pipeline") return await this.#pipeline(redis, request as [string, ...Argument[]][]);
-      return await this.#call(redis, request as Argument[]);
+      if (kind === "pipeline") return await this.#pipeline(redis, request as Command[]);
+      return await this.#call(redis, request as Command);
     } finally {
       this.#calls--;
       if (this.#options.gate.isWanted) this.giveUpIdle(); // who asked during the call asks no second time
@@ -55,28 +60,38 @@ export class Line {
     await Promise.all([this.#client.close(ms), ...this.#closing]);
   }
 
-  // Bulk replies stay bytes here: the calling thread decodes those that it wants as text.
+  // Bulk replies stay bytes here: the calling thread decodes those that it wants as text. Arguments go in one array, which
+  // ioredis flattens: there may be more of them than a call takes.
 
-  #call(redis: RedisHandle, [name, ...args]: Argument[]): unknown {
-    const command = String(name);
-    if (!this.#isScript(command)) return redis.callBuffer(command, ...args);
-    return (redis as unknown as Record<string, Script>)[`${command}Buffer`]!(...args);
+  #call(redis: RedisHandle, [name, ...args]: Command): unknown {
+    if (!this.#isScript(name)) return redis.callBuffer(spelled(name), args);
+    return (redis as unknown as Record<string, Script>)[`${name}Buffer`]!(args);
   }
 
-  #pipeline(redis: RedisHandle, commands: readonly [name: string, ...Argument[]][]): Promise<unknown> {
+  async #pipeline(redis: RedisHandle, commands: readonly Command[]): Promise<unknown> {
+    return redis.pipeline(this.#queued(commands)).exec();
+  }
+
+  /**
+   * Each command as a pipeline's method with its arguments. MULTI and EXEC are plain commands here: behind the method
+   * `multi`, the next `exec()` would only queue EXEC.
+   * @throws REDTHREAD_NEEDS_DEDICATED where one of them has no other: the connection would stay in a transaction
+   */
+  #queued(commands: readonly Command[]): unknown[][] {
+    let isOpen = false;
     const queued = commands.map((command) => {
-      const method = this.#pipelineMethod(command[0]);
-      return method === undefined ? ["callBuffer", ...command] : [method, ...command.slice(1)];
+      const [name] = command;
+      const args = command.slice(1);
+      if (this.#isScript(name)) return [`${name}Buffer`, args];
+      const trait = traitOf(name);
+      if (trait !== "multi" && trait !== "exec") return ["callBuffer", spelled(name), args];
+      // With an argument the server refuses it: what was to be a transaction runs one by one, or not at all.
+      if ((trait === "multi") === isOpen || args.length > 0) throw this.#errors.needsDedicated(trait);
+      isOpen = !isOpen;
+      return ["callBuffer", trait, args]; // in lower case: by that name ioredis transforms what EXEC is answered with
     });
-    return redis.pipeline(queued).exec();
-  }
-
-  #pipelineMethod(name: string): string | undefined {
-    if (this.#isScript(name)) return `${name}Buffer`;
-    if (name.length > LONGEST_TRANSACTION) return undefined;
-    const method = name.toLowerCase();
-    // ioredis counts a pipeline's transactions in these.
-    return method === "multi" || method === "exec" ? method : undefined;
+    if (isOpen) throw this.#errors.needsDedicated("multi");
+    return queued;
   }
 
   /** `redis.scripts` are methods, not commands. */
@@ -85,4 +100,7 @@ export class Line {
   }
 }
 
-const LONGEST_TRANSACTION = "multi".length;
+/** By the name ioredis looks up how to transform arguments and replies, and finds what every object has: "toString". */
+function spelled(name: string): string {
+  return name in Object.prototype ? name.toUpperCase() : name;
+}

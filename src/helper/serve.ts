@@ -11,13 +11,14 @@ import type { OpenOptions } from "../common/open-client.js";
 import { type Config, freezeConfig } from "../common/options.js";
 import type { FromHelper, HelperData, SyncOpen, ToHelper, ToHelperFromCaller } from "../common/protocol.js";
 import { type Asked, BY_PORT, SyncArea } from "../common/sync-area.js";
-import { readSync, SyncWriter } from "../common/sync-codec.js";
+import { crossing, readSync, SyncWriter } from "../common/sync-codec.js";
 import { Line } from "./line.js";
 
 /** A helper's life: serves the requests of the thread that started it, until that one tells it to close, or ends. */
 export function serveCalls(): void {
   const helper = new Helper(workerData as HelperData);
   parentPort!.on("message", (message: ToHelperFromCaller) => helper.receive(message));
+  parentPort!.on("messageerror", (error) => helper.receive(error));
 }
 
 class Helper {
@@ -42,23 +43,32 @@ class Helper {
     });
   }
 
-  receive(message: ToHelperFromCaller): void {
+  /** An error is a request that came and could not be read. */
+  receive(message: ToHelperFromCaller | Error): void {
     if (message !== null && "closeMs" in message) return void this.#close(message.closeMs);
     const asked = this.#area.take();
     this.#open = asked.number;
     if (this.#isEnding) return this.#answer(asked.number, shuttingDown("not-sent"), { isError: true });
-    const request = message === null ? readSync(this.#area.data, asked.bytes) : readSync(Buffer.from(message.buffer));
-    void this.#serve(asked, request);
+    void this.#serve(asked, message);
   }
 
-  async #serve(asked: Asked, request: unknown): Promise<void> {
+  /** Whatever goes wrong here is an answer: who asked is blocked until there is one. */
+  async #serve(asked: Asked, message: null | Uint8Array<ArrayBuffer> | Error): Promise<void> {
+    const { number, kind } = asked;
     try {
-      const value = await this.#carryOut(asked, request);
-      this.#answer(asked.number, value, { bytesAre: asked.kind === "callBuffer" ? "bytes" : "text" });
+      const value = await this.#carryOut(asked, this.#read(asked, message));
+      this.#answer(number, value, { bytesAre: kind === "callBuffer" ? "bytes" : "text" });
     } catch (error) {
-      this.#answer(asked.number, error, { isError: true });
+      this.#answer(number, error, { isError: true });
     }
     if (this.#area.listen()) this.receive(null);
+  }
+
+  #read({ bytes }: Asked, message: null | Uint8Array<ArrayBuffer> | Error): unknown {
+    return crossing("request", () => {
+      if (message instanceof Error) throw message;
+      return message === null ? readSync(this.#area.data, bytes) : readSync(Buffer.from(message.buffer));
+    });
   }
 
   #carryOut({ kind, client }: Asked, request: unknown): Promise<unknown> {
@@ -84,10 +94,21 @@ class Helper {
   /** One answer to each request: what comes later, after the helper was told to end it, is of use to nobody. */
   #answer(number: number, value: unknown, { isError = false, bytesAre }: How): void {
     if (this.#open !== number) return;
+    let answer: Answer;
+    try {
+      answer = { isError, bytes: crossing("reply", () => this.#write(value, bytesAre)) };
+    } catch (error) {
+      answer = { isError: true, bytes: this.#write(error) };
+    }
     this.#open = 0;
+    this.#area.answer(number, answer);
+  }
+
+  #write(value: unknown, bytesAre?: How["bytesAre"]): number {
     const written = this.#writer.write(value, bytesAre);
-    if (typeof written !== "number") this.#data.replies.postMessage(written, [written.buffer]);
-    this.#area.answer(number, { isError, bytes: typeof written === "number" ? written : BY_PORT });
+    if (typeof written === "number") return written;
+    this.#data.replies.postMessage(written, [written.buffer]);
+    return BY_PORT;
   }
 
   #giveUpIdle(): void {
@@ -97,7 +118,8 @@ class Helper {
   /** The manager closes and the calling thread, blocked in a call, cannot hear of it. */
   #end(): void {
     this.#isEnding = true;
-    this.#answer(this.#open, shuttingDown("unknown"), { isError: true });
+    // Not without a request: the thread may be reading the last answer.
+    if (this.#open !== 0) this.#answer(this.#open, shuttingDown("unknown"), { isError: true });
     void this.#closeLines(0); // nobody waits for what is under way: QUIT would be answered behind it
   }
 
@@ -110,6 +132,8 @@ class Helper {
     await Promise.all([...this.#lines.values()].map((line) => line.close(ms)));
   }
 }
+
+type Answer = Parameters<SyncArea["answer"]>[1];
 
 interface How {
   readonly isError?: boolean;

@@ -1,10 +1,14 @@
 import { ConfigInvalidError, NotSentError } from "../common/errors.js";
 import type { SyncOpened } from "../common/protocol.js";
 import { managed } from "./managed.js";
+import { requestOf, requestsOf } from "./sync-arguments.js";
 import { SyncHelper } from "./sync-helper.js";
 
-/** Numbers are sent as text, bytes as they are. */
-export type SyncArgument = string | number | Uint8Array;
+/**
+ * As with the asynchronous client: a Buffer is sent as its bytes, everything else as text. Values of other types are
+ * stored as `redis.call()` of ioredis stores them, a view that is no Buffer as "65,66".
+ */
+export type SyncArgument = string | number | Buffer;
 /** The command's name and its arguments. */
 export type SyncCommand = readonly [name: string, ...args: SyncArgument[]];
 
@@ -31,6 +35,7 @@ const MAX_MS = 2 ** 31 - 1;
  * Every call throws what the same call of a client of `getRedis()` rejects with: the server's `ReplyError`,
  * REDTHREAD_COMMAND_TIMEOUT, REDTHREAD_NOT_SENT, REDTHREAD_REPLY_LOST (also when the helper thread ended),
  * REDTHREAD_NEEDS_DEDICATED for what blocks or changes the connection, REDTHREAD_CIRCUIT_OPEN with `whenDown: "fail"`,
+ * REDTHREAD_NOT_CLONEABLE for an argument that has no text, a callback, or a reply that cannot cross between the threads,
  * REDTHREAD_SHUTTING_DOWN, and REDTHREAD_CONNECT_FAILED or REDTHREAD_AUTH_FAILED when it has to connect anew.
  */
 export class SyncClient implements Disposable {
@@ -50,20 +55,21 @@ export class SyncClient implements Disposable {
 
   /** Any command. Replies are what `redis.call()` of ioredis resolves to: bulk replies as strings. */
   call(name: string, ...args: SyncArgument[]): unknown {
-    return this.#ask("call", [name, ...args]);
+    return this.#ask("call", requestOf([name, ...args]));
   }
 
   /** Any command, with bulk replies as Buffers. */
   callBuffer(name: string, ...args: SyncArgument[]): unknown {
-    return this.#ask("callBuffer", [name, ...args]);
+    return this.#ask("callBuffer", requestOf([name, ...args]));
   }
 
   /**
    * Many commands in one round trip, to the helper and to Redis; with "multi" first and "exec" last a transaction. As
-   * ioredis' `exec()`: `[error, result]` for each, and an exception only when the pipeline as a whole failed.
+   * ioredis' `exec()`: `[error, result]` for each, and an exception only when the pipeline as a whole failed, as where a
+   * "multi" has no "exec" behind it.
    */
   pipeline(commands: readonly SyncCommand[]): [error: Error | null, result: unknown][] {
-    return this.#ask("pipeline", commands) as [Error | null, unknown][];
+    return this.#ask("pipeline", requestsOf(commands)) as [Error | null, unknown][];
   }
 
   get(key: string): string | null {
@@ -113,7 +119,7 @@ export class SyncClient implements Disposable {
   }
 
   hset(key: string, fields: Readonly<Record<string, SyncArgument>>): number {
-    return this.call("hset", key, ...Object.entries(fields).flat()) as number;
+    return this.#ask("call", requestOf(["hset", key, fields])) as number;
   }
 
   /** Says QUIT and gives the connection back, within `shutdown.closeMs`; idempotent, never throws. */

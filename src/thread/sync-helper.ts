@@ -16,7 +16,7 @@ import {
 } from "../common/errors.js";
 import type { HelperData, ToHelperFromCaller } from "../common/protocol.js";
 import { BY_PORT, SyncArea, type SyncKind } from "../common/sync-area.js";
-import { readSync, SyncWriter } from "../common/sync-codec.js";
+import { crossing, readSync, SyncWriter } from "../common/sync-codec.js";
 import { threadFile } from "../common/thread-file.js";
 import { within } from "../common/time.js";
 import { managed } from "./managed.js";
@@ -96,14 +96,14 @@ export class SyncHelper implements OpenHelper {
    * dead, or hopelessly blocked, and ended.
    */
   ask(kind: SyncKind, client: number, request: unknown, guardMs: number): unknown {
-    const written = this.#writer.write(request); // throws before anything is sent
+    const written = crossing("request", () => this.#writer.write(request)); // throws before anything is sent
     const isLarge = typeof written !== "number";
     const number = this.#area.ask(kind, client, isLarge ? BY_PORT : written);
     if (isLarge) this.#post(written, [written.buffer]);
     else if (!this.#area.isListening()) this.#post(null);
     const answer = this.#waitForAnswer(number, guardMs);
     if (!answer) throw this.#lost(kind, guardMs);
-    const value = readSync(answer.bytes === BY_PORT ? this.#largeReply() : this.#area.data);
+    const value = crossing("reply", () => readSync(answer.bytes === BY_PORT ? this.#largeReply() : this.#area.data));
     if (answer.isError) throw value;
     return value;
   }

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
 import type { ManagerOptions } from "../../src/index.js";
+import type * as FaultTasks from "../fixtures/sync-fault-tasks.js";
 import type * as SyncTasks from "../fixtures/sync-tasks.js";
 import { aheadOfTime } from "../support/clock.js";
 import { eventually } from "../support/gate.js";
@@ -150,6 +151,40 @@ test("with whenDown fail it is refused at once instead", async (t) => {
     ),
   );
   await own.start();
+});
+
+test("whatever goes wrong between a request and its answer is an error at once, and the helper goes on", async (t) => {
+  const tasks = fixture("sync-fault-tasks");
+  const manager = manage<typeof FaultTasks>(t, server, { tasks, threads: { count: 1 } });
+  const given = (await manager.run("faults")).map(([name, error, goesOn]) => {
+    const { code: actual, outcome } = error as { code?: string; outcome?: string };
+    return [name, actual, outcome, goesOn];
+  });
+  const ran = ["function", "symbol", "deep", "getter", "large", "error", "thrownError"];
+  const notSent = ["unreadable", "unreadable message", "unwritable"];
+  assert.deepEqual(given, [
+    ...ran.map((name) => [name, "REDTHREAD_NOT_CLONEABLE", "unknown", true]),
+    ...notSent.map((name) => [name, "REDTHREAD_NOT_CLONEABLE", "not-sent", true]),
+    ["unread reply", "REDTHREAD_NOT_CLONEABLE", "unknown", true],
+  ]);
+  assert.deepEqual([await server.admin.get("read"), await server.admin.exists("unreadable", "unwritable")], ["1", 0]);
+});
+
+test("a reply that its thread reads when its helper is told of the shutdown is the server's", async (t) => {
+  const lines: [string, unknown][] = [];
+  const info = (message: string, fields?: object): void => void lines.push([message, fields]);
+  const manager = manage<typeof FaultTasks>(t, server, {
+    tasks: fixture("sync-fault-tasks"),
+    threads: { count: 1 },
+    logger: { ...silent, info },
+    shutdown: { cancelGraceMs: 4_000 }, // the helper is told after half of it, and the thread is not ended before
+  });
+  const reading = manager.run("readLate", 50_000).catch(() => {});
+  await eventually(async () => (await server.admin.exists("late")) === 1, 15_000);
+  await manager.shutdown({ drainMs: 0, closeMs: 10_000 });
+  await reading;
+  const [, said] = lines.find(([message]) => message === "the reply")!;
+  assert.equal((said as { isWhole: boolean }).isWhole, true);
 });
 
 test("a helper that is killed under a call is REPLY_LOST, and the next call starts another, within the budget", async (t) => {
