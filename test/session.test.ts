@@ -262,6 +262,31 @@ test("in a transaction nothing is run whose answers come between those of others
   await echoes(redis);
 });
 
+test("what ioredis cannot make a command of is refused, alone and in a pipeline, and harms nobody", async (t) => {
+  const { redis } = await openClient(t, server);
+  const textless = {
+    toString() {
+      throw new RangeError("no text");
+    },
+  };
+  await assert.rejects(redis.call("toString", "x"), isRefused("tostring"));
+  await assert.rejects(redis.call("__proto__", "x"), TypeError);
+  await assert.rejects(redis.set("k", textless as never), RangeError);
+  await assert.rejects(
+    redis
+      .pipeline()
+      .set("a", 1)
+      .set("k", textless as never)
+      .exec(),
+    isRefused("set"),
+  );
+  assert.equal(await redis.exists("a", "k"), 0);
+  const batch = redis.pipeline([["incr", "n"], ["exec"]]);
+  await assert.rejects(batch.exec(), /has run/);
+  await eventually(async () => (await redis.get("n")) === "1");
+  await echoes(redis);
+});
+
 test("a client that monitors goes on after a reconnect, and tells whoever sends something there", async (t) => {
   const redis = await own(t);
   const monitor = await redis.monitor();

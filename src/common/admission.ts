@@ -50,7 +50,8 @@ export class Admission {
     let isBegunBefore = inTransaction;
     for (const command of pipeline) {
       const trait = traitOf(command.name);
-      if (trait === "plain" && (this.isShared || session.isOrdinary)) continue;
+      const isPlain = trait === "plain" && (this.isShared || session.isOrdinary);
+      if (isPlain && (command.reject as unknown)) continue;
       const reason = this.#reason(command, inTransaction, true);
       if (reason !== undefined) return errors.refused(command, reason);
       // On a client of many EXEC alone ends it for sure: a user who may not DISCARD would leave it open for all.

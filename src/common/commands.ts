@@ -42,6 +42,8 @@ const traits = new Map<string, CommandTrait>(
     names.split(" ").map((name) => [name, trait as CommandTrait] as const),
   ),
 );
+// No commands, and what ioredis has for a command of that name would not be its own.
+for (const name of Object.getOwnPropertyNames(Object.prototype)) traits.set(name, "never");
 
 /** A service that passes outside input to `call()` must not be able to grow the table of spellings without end. */
 const MAX_SPELLINGS = 1_000;

@@ -151,8 +151,11 @@ export class Handle extends Wire {
   }
 
   override sendCommand(command: QueuedCommand, stream?: CommandStream): unknown {
+    // An argument could not be made a text: ioredis has no way to answer it, and has rejected its promise.
+    if (!(command.reject as unknown)) return command.promise;
     if (stream) {
-      this.#piped!.add(command, stream);
+      if (!this.#piped) throw new TypeError("a pipeline runs by its own exec()");
+      this.#piped.add(command, stream);
       return command.promise;
     }
     if (!isNamed(command, "quit")) return this.#gate.send(command);
@@ -243,7 +246,10 @@ export class Handle extends Wire {
   }
 
   override pipeline(commands?: unknown[][]): ReturnType<RedisHandle["pipeline"]> {
-    return this.#guarded(super.pipeline(commands));
+    const pipeline = this.#guarded(super.pipeline());
+    // Behind the guard: a batch may hold an exec().
+    if (commands) (pipeline as unknown as { addBatch(commands: unknown[][]): void }).addBatch(commands);
+    return pipeline;
   }
 
   override multi(options: { pipeline: false }): Promise<"OK">;

@@ -22,11 +22,13 @@ const REPLICATION = "it makes the connection a replica's, which answers no comma
 export function reasonToRefuse(command: QueuedCommand, where: Circumstances): string | undefined {
   if (where.isMonitoring) return "the connection is monitoring, where everything that comes is a line of MONITOR";
   const { name, args } = command;
+  if (!(command.reject as unknown)) return "an argument of it has no text";
   const trait = traitOf(name);
   if (where.isSubscriber && trait !== "subscription" && !IN_SUBSCRIBER_MODE.has(name.toLowerCase()))
     return "the connection is subscribed, and with RESP2 runs nothing else then";
   switch (trait) {
     case "never":
+      if (name in Object.prototype) return "there is no such command, and ioredis takes it for something of its own";
       return NEVER[name.toLowerCase()] ?? REPLICATION;
     case "hello":
       return args.length > 0 ? "redthread says it, when it connects" : undefined;
