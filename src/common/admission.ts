@@ -54,11 +54,12 @@ export class Admission {
       if (isPlain && (command.reject as unknown)) continue;
       const reason = this.#reason(command, inTransaction, true);
       if (reason !== undefined) return errors.refused(command, reason);
-      // On a client of many EXEC alone ends it for sure: a user who may not DISCARD would leave it open for all.
-      const isEnd = trait === "exec" || (trait === "discard" && !this.isShared);
       if (trait === "exec" && isBegunBefore) return errors.refused(command, BEGUN_BEFORE);
       const isBegin = trait === "multi" && !inTransaction;
-      if (!(isEnd || isBegin) && this.#disturbs(command, trait)) return errors.needsDedicated(command.name);
+      const isEnd = this.#endsTransaction(trait, inTransaction);
+      // With an argument the server refuses it: what was to be a transaction would run one by one, or not at all.
+      const isPair = (isBegin || isEnd) && command.args.length === 0;
+      if (!isPair && this.#disturbs(command, trait)) return errors.needsDedicated(command.name);
       inTransaction = (inTransaction && !isEnd) || isBegin;
       isBegunBefore &&= inTransaction;
     }
@@ -72,6 +73,11 @@ export class Admission {
     const reason = session.isOrdinary ? undefined : this.#reason(commands[0]!, session.inTransaction, true);
     if (reason !== undefined) return (command) => errors.refused(command, reason);
     return this.#refuseForLoss(commands, isLeaving);
+  }
+
+  /** On a client of many EXEC alone does so for sure: a user who may not DISCARD would leave it open for all. */
+  #endsTransaction(trait: CommandTrait, isOpen: boolean): boolean {
+    return isOpen && (trait === "exec" || (trait === "discard" && !this.isShared));
   }
 
   #refuseForLoss(commands: readonly QueuedCommand[], isLeaving: boolean): ErrorFor | undefined {

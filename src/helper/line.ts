@@ -1,5 +1,4 @@
-import { CommandErrors } from "../common/command-errors.js";
-import { traitOf } from "../common/commands.js";
+import { isNamed } from "../common/commands.js";
 import type { RedisHandle } from "../common/ioredis.js";
 import { type AnyClient, clientMaker, connectOrClose, type OpenOptions } from "../common/open-client.js";
 import type { SyncKind } from "../common/sync-area.js";
@@ -13,7 +12,6 @@ export class Line {
   readonly #options: OpenOptions;
   readonly #closeMs: number;
   readonly #makeClient: () => AnyClient;
-  readonly #errors: CommandErrors;
   readonly #closing = new Set<Promise<void>>();
   #client: AnyClient;
   #calls = 0;
@@ -27,7 +25,6 @@ export class Line {
   private constructor(options: OpenOptions, closeMs: number, makeClient: () => AnyClient, client: AnyClient) {
     this.#options = options;
     this.#closeMs = closeMs;
-    this.#errors = new CommandErrors(options.name, options.redis.commandTimeoutMs);
     this.#makeClient = makeClient;
     this.#client = client;
   }
@@ -74,24 +71,16 @@ export class Line {
 
   /**
    * Each command as a pipeline's method with its arguments. MULTI and EXEC are plain commands here: behind the method
-   * `multi`, the next `exec()` would only queue EXEC.
-   * @throws REDTHREAD_NEEDS_DEDICATED where one of them has no other: the connection would stay in a transaction
+   * `multi`, the next `exec()` would only queue EXEC. In lower case, for by that name ioredis transforms what EXEC is answered with.
    */
   #queued(commands: readonly Command[]): unknown[][] {
-    let isOpen = false;
-    const queued = commands.map((command) => {
+    return commands.map((command) => {
       const [name] = command;
       const args = command.slice(1);
       if (this.#isScript(name)) return [`${name}Buffer`, args];
-      const trait = traitOf(name);
-      if (trait !== "multi" && trait !== "exec") return ["callBuffer", spelled(name), args];
-      // With an argument the server refuses it: what was to be a transaction runs one by one, or not at all.
-      if ((trait === "multi") === isOpen || args.length > 0) throw this.#errors.needsDedicated(trait);
-      isOpen = !isOpen;
-      return ["callBuffer", trait, args]; // in lower case: by that name ioredis transforms what EXEC is answered with
+      const isPair = isNamed({ name }, "multi") || isNamed({ name }, "exec");
+      return ["callBuffer", isPair ? name.toLowerCase() : spelled(name), args];
     });
-    if (isOpen) throw this.#errors.needsDedicated("multi");
-    return queued;
   }
 
   /** `redis.scripts` are methods, not commands. */
