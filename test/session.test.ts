@@ -360,6 +360,17 @@ for (const protocol of [2, 3] as const) {
   });
 }
 
+test("a new login that waited for a BLPOP is used as soon as that is answered", async (t) => {
+  const { credentials, made } = changing();
+  const redis = await own(t, { redis: { credentials } });
+  const popping = redis.blpop("q", 0);
+  await eventually(() => made() > 1, 10_000, "a new login");
+  await new Promise((resolve) => setTimeout(resolve, 50)); // and it has come to the client
+  await server.admin.rpush("q", "item");
+  await popping;
+  await eventually(async () => String(await server.admin.client("LIST")).includes("user=rotating-2"));
+});
+
 test("a new login waits until a RESP2 connection is no longer subscribed", async (t) => {
   const { credentials, made } = changing();
   const redis = await own(t, { redis: { credentials, ioredis: { protocol: 2 } } });

@@ -219,9 +219,7 @@ export class Client implements Gate {
     if (this.#closing) return turnAway(outgoing, () => this.#traffic.errors.closed());
     if (this.isAlive() && !this.#replacement.isPending) {
       if (this.#idleCheck.isNeeded()) return this.#traffic.hold(outgoing);
-      const sent = this.#traffic.send(outgoing);
-      if (this.#isRenewalDue) this.renewLogin();
-      return sent;
+      return this.#traffic.send(outgoing);
     }
     if (!(outgoing instanceof PipedCommands) && this.#belongsToHandshake(outgoing)) return this.#transmit(outgoing);
     if (this.state === "disconnected") void this.#startConnecting(FOR_EVER);
@@ -292,6 +290,7 @@ export class Client implements Gate {
       markAsUntransferable(buffer);
       this.#receivedAt = monotonic();
       this.#traffic.received();
+      if (this.#isRenewalDue) this.renewLogin();
       this.#replacement.look();
     });
     this.#receivedAt = monotonic();
