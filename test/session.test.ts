@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
 import { connect, type ConnectOptions, disconnect, type RedthreadError } from "../src/index.js";
@@ -281,9 +282,8 @@ test("what ioredis cannot make a command of is refused, alone and in a pipeline,
     isRefused("set"),
   );
   assert.equal(await redis.exists("a", "k"), 0);
-  const batch = redis.pipeline([["incr", "n"], ["exec"]]);
-  await assert.rejects(batch.exec(), /has run/);
-  await eventually(async () => (await redis.get("n")) === "1");
+  await assert.rejects(redis.pipeline([["incr", "n"], ["exec"]]).exec(), code("NEEDS_DEDICATED"));
+  assert.equal(await redis.exists("n"), 0);
   await echoes(redis);
 });
 
@@ -444,6 +444,67 @@ test("whoever may not DISCARD is still in his transaction", async (t) => {
   await assert.rejects(redis.discard(), /NOPERM/);
   await loseAndReturn(redis);
   await assert.rejects(redis.get("k"), code("NOT_SENT"));
+});
+
+test("a command that could not be written changes nothing, and says so", async (t) => {
+  const redis = await own(t);
+  const tooLong = "x".repeat(2 ** 28 - 1);
+  await redis.multi({ pipeline: false });
+  await assert.rejects(redis.mset("a", tooLong, "b", tooLong), code("NOT_SENT"));
+  await redis.select(3);
+  assert.deepEqual(await redis.exec(), [[null, "OK"]]);
+  const watching = assert.rejects(redis.watch("w", tooLong, tooLong), code("NOT_SENT"));
+  await redis.select(4);
+  await watching;
+  await loseAndReturn(redis);
+  assert.match(await listed(redis), / db=4 /);
+});
+
+test("a listener that throws does not make a lie of what was sent", async (t) => {
+  const redis = await own(t);
+  const thrown = new Promise((resolve) => process.setUncaughtExceptionCaptureCallback(resolve));
+  t.after(() => process.setUncaughtExceptionCaptureCallback(null));
+  redis.once("select", () => {
+    throw new Error("of the listener");
+  });
+  assert.equal(await redis.select(3), "OK");
+  assert.match(String(await thrown), /of the listener/);
+  await loseAndReturn(redis);
+  assert.match(await listed(redis), / db=3 /);
+});
+
+test("what is aimed at other connections does not count against a shared client", async (t) => {
+  const { redis } = await openClient(t, server, { redis: { resend: "readonly" } });
+  await redis.client("UNBLOCK", 1);
+  await redis.set("k", "kept");
+  const reading = redis.get("k");
+  await new Promise((resolve) => setImmediate(resolve));
+  redis.stream.destroy();
+  assert.equal(await reading, "kept");
+});
+
+test("very many commands that wait for a connection get their verdict as few do", async (t) => {
+  const { redis } = await openClient(t, server, { redis: { commandTimeoutMs: 300 } });
+  const upAgain = server.admin.client("PAUSE", 1, "ALL");
+  await upAgain;
+  redis.stream.destroy();
+  const pipeline = redis.pipeline();
+  for (let i = 0; i < 150_000; i++) pipeline.set("k", i);
+  const replies = await pipeline.exec();
+  assert.equal(replies!.length, 150_000);
+  await echoes(redis);
+});
+
+test("a pipeline that a tracer runs inside of another's start is another", async (t) => {
+  const redis = await own(t);
+  let inner: Promise<unknown> | undefined;
+  const listener = (): void => {
+    inner ??= redis.pipeline().echo("inner").exec();
+  };
+  subscribe("tracing:ioredis:batch:start", listener);
+  t.after(() => unsubscribe("tracing:ioredis:batch:start", listener));
+  assert.deepEqual(await redis.multi().echo("outer").exec(), [[null, "outer"]]);
+  assert.deepEqual(await inner, [[null, "inner"]]);
 });
 
 test("an EXEC or DISCARD without a MULTI leaves the WATCH where it is, and the next holder does not get it", async (t) => {

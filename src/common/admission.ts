@@ -70,8 +70,10 @@ export class Admission {
   refuseAll(commands: readonly QueuedCommand[], isLeaving: boolean): ErrorFor | undefined {
     const { session, errors } = this.#options;
     if (this.isShared) return undefined;
-    const reason = session.isOrdinary ? undefined : this.#reason(commands[0]!, session.inTransaction, true);
-    if (reason !== undefined) return (command) => errors.refused(command, reason);
+    for (const one of session.isOrdinary ? [] : commands) {
+      const reason = this.#reason(one, session.inTransaction, true);
+      if (reason !== undefined) return (command) => errors.refused(command, reason);
+    }
     return this.#refuseForLoss(commands, isLeaving);
   }
 
@@ -82,7 +84,7 @@ export class Admission {
 
   #refuseForLoss(commands: readonly QueuedCommand[], isLeaving: boolean): ErrorFor | undefined {
     const { session, errors } = this.#options;
-    if (session.isLost(commands)) return (command) => errors.transactionLost(command);
+    if (session.takesLoss(commands)) return (command) => errors.transactionLost(command);
     if (isLeaving && session.waitsInVain(commands[0]!)) return (command) => errors.waitsInVain(command);
     return undefined;
   }

@@ -43,8 +43,16 @@ export class CommandErrors {
     return this.#notSent(command, `${this.#connection} has no connection`, cause);
   }
 
+  /** ioredis, or what listens to it, threw. */
+  notWritten(command: QueuedCommand, cause: unknown): NotSentError {
+    return this.#notSent(command, `it could not be written to ${this.#connection}`, cause);
+  }
+
   transactionLost(command: QueuedCommand): NotSentError {
-    return this.#notSent(command, `${this.#connection} lost its connection, and the WATCH or MULTI on it; start over`);
+    return this.#notSent(
+      command,
+      `${this.#connection} lost its connection, and the WATCH or MULTI on it; UNWATCH, EXEC or DISCARD ends that, then start over`,
+    );
   }
 
   waitsInVain(command: QueuedCommand): NotSentError {

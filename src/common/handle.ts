@@ -72,6 +72,8 @@ const RULED_BY_US = {
 export class Wire extends Redis {
   /** Writes to the socket that belong to what is in ioredis' queue. Where there were others, replies would go to the wrong commands. */
   writes = 0;
+  /** The newest commands of the queue, which have not left yet. */
+  unsent = 0;
 
   constructor(options: Omit<RedisOptions, "replyMapping">) {
     super({ ...options, ...RULED_BY_US });
@@ -85,26 +87,38 @@ export class Wire extends Redis {
   /** Onto the socket. The promise returned may be a traced one: hand it on, or handle it. */
   transmit(command: QueuedCommand): unknown {
     const { length } = this.commandQueue;
-    this.writes++; // before: it may leave at once
+    this.#expect(1);
     try {
       return super.sendCommand(command);
     } finally {
-      if (this.commandQueue.length === length) this.writes--;
+      this.#correct(this.commandQueue.length - length, 1);
     }
   }
 
   /** The same for a pipeline, which ioredis writes with its last command. */
   transmitAll({ commands, stream }: PipedCommands): void {
     const { length } = this.commandQueue;
-    this.writes++;
+    this.#expect(commands.length);
     try {
       for (const command of commands) {
-        const sent = super.sendCommand(command, stream);
-        if (sent !== command.promise) (sent as Promise<unknown>).catch(() => {}); // a traced twin has no other ear
+        if (!this.stream.writable) return; // ended meanwhile, by who listens
+        super.sendCommand(command, stream);
       }
     } finally {
-      if (this.commandQueue.length === length) this.writes--;
+      this.#correct(this.commandQueue.length - length, commands.length);
     }
+  }
+
+  /** Before they are given to ioredis: they may leave at once. */
+  #expect(commands: number): void {
+    this.writes++;
+    this.unsent += commands;
+  }
+
+  /** ioredis may have turned some away. */
+  #correct(queued: number, commands: number): void {
+    if (queued === 0) this.writes--;
+    if (queued < commands) this.unsent -= commands - queued;
   }
 
   /** TCP, TLS and handshake, once; with `db` also for whoever selected another one before. */
@@ -231,8 +245,12 @@ export class Handle extends Wire {
   override recoverFromFatalError(commandError: Error, error: Error, options: never): void {
     this.#gate.failed(error);
     this.#isFailing = true;
-    super.recoverFromFatalError(commandError, error, options);
-    this.#isFailing = false;
+    try {
+      super.recoverFromFatalError(commandError, error, options);
+    } finally {
+      this.#isFailing = false;
+      this.stream?.destroy(); // also where a listener threw: the rest of what comes is nobody's
+    }
   }
 
   override handleReconnection(error: Error, item: CommandItem): void {
@@ -246,10 +264,7 @@ export class Handle extends Wire {
   }
 
   override pipeline(commands?: unknown[][]): ReturnType<RedisHandle["pipeline"]> {
-    const pipeline = this.#guarded(super.pipeline());
-    // Behind the guard: a batch may hold an exec().
-    if (commands) (pipeline as unknown as { addBatch(commands: unknown[][]): void }).addBatch(commands);
-    return pipeline;
+    return this.#guarded(super.pipeline(commands && withEndings(commands, 0)));
   }
 
   override multi(options: { pipeline: false }): Promise<"OK">;
@@ -257,7 +272,9 @@ export class Handle extends Wire {
   override multi(options: { pipeline: true }): ReturnType<RedisHandle["pipeline"]>;
   override multi(commands?: unknown[][]): ReturnType<RedisHandle["pipeline"]>;
   override multi(...args: unknown[]): never {
-    const made = (super.multi as (...args: unknown[]) => unknown).apply(this, args);
+    const [commands, ...rest] = args;
+    const batch = Array.isArray(commands) ? [withEndings(commands as unknown[][], 1), ...rest] : args;
+    const made = (super.multi as (...args: unknown[]) => unknown).apply(this, batch);
     return (isPipeline(made) ? this.#guarded(made) : made) as never;
   }
 
@@ -308,16 +325,28 @@ export class Handle extends Wire {
     return guardPipeline(pipeline, {
       refuse: (commands, ends) => this.#gate.refuse(commands as readonly QueuedCommand[], ends),
       gather: (run) => {
+        const outer = this.#piped; // a listener of ioredis' channels may run another
         const piped = (this.#piped = new PipedCommands());
         try {
-          return run();
-        } finally {
-          this.#piped = undefined;
+          const running = run();
           if (piped.commands.length > 0) this.#gate.send(piped);
+          return running;
+        } finally {
+          this.#piped = outer;
         }
       },
     });
   }
+}
+
+/** In a batch an EXEC that ends nothing would run the pipeline before its maker can: here it is a command like others. */
+function withEndings(commands: readonly unknown[][], open: number): unknown[][] {
+  let left = open;
+  return commands.map(([name, ...args]) => {
+    if (name === "multi") left++;
+    if (name !== "exec" && name !== "execBuffer") return [name, ...args];
+    return left-- > 0 ? [name, ...args] : ["call", "exec", ...args];
+  });
 }
 
 function setStatus(handle: Handle, status: string): void {

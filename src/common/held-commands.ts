@@ -19,7 +19,7 @@ export class HeldCommands {
 
   /** Before those that are here. */
   addFirst(commands: readonly QueuedCommand[]): void {
-    this.#held.unshift(...commands.map(asHeld));
+    this.#held = [...commands.map(asHeld), ...this.#held];
   }
 
   /** All of them leave; `visit` is called on behalf of who asked for each. */
@@ -34,7 +34,7 @@ export class HeldCommands {
     let next = Infinity;
     this.#held = this.#held.filter(({ outgoing }) => {
       const commands = commandsOf(outgoing);
-      const due = Math.min(...commands.map((command) => dueAt(command)!));
+      const due = dueAt(commands[0]!)!; // those of a pipeline were all given at once
       if (due <= now) commands.forEach(visit);
       else next = Math.min(next, due);
       return due > now;

@@ -43,7 +43,7 @@ export function scriptFunction(
   return function (this: Caller, ...args: unknown[]): unknown {
     const callback = typeof args.at(-1) === "function" ? (args.pop() as Callback) : undefined;
     const { keyPrefix = "", showFriendlyErrorStack } = this.options;
-    if (numberOfKeys !== undefined) args.unshift(numberOfKeys);
+    if (typeof numberOfKeys === "number") args.unshift(numberOfKeys);
     const all = [lua, ...args] as string[];
     const errorStack = showFriendlyErrorStack ? new Error() : undefined;
     const options = { replyEncoding, readOnly, keyPrefix, ...(errorStack && { errorStack }) } as CommandOptions;
@@ -69,7 +69,7 @@ class ScriptCommand extends Command {
     };
     this.reject = (error: Error) => {
       const isForgotten = this.name === "evalsha" && isReplyError(error) && replyCode(error) === "NOSCRIPT";
-      if (!isForgotten) return reject(error);
+      if (!isForgotten || this.isSettled) return reject(error);
       this.#loaded?.delete(digest);
       caller.sendCommand(this);
     };

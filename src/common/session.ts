@@ -1,4 +1,4 @@
-import { type CommandTrait, isHarmlessClient, traitOf } from "./commands.js";
+import { type CommandTrait, isSharedClient, traitOf } from "./commands.js";
 import type { QueuedCommand } from "./ioredis.js";
 import { isReplyError } from "./replies.js";
 
@@ -101,8 +101,8 @@ export class Session {
     return this.#forgotten && traitOf(command.name) === "wait";
   }
 
-  /** True when what is to be sent belongs to a transaction that was lost with its connection, and must not run. */
-  isLost(commands: readonly QueuedCommand[]): boolean {
+  /** True when what is to be sent belongs to a transaction that was lost with its connection, and must not run; its end is the end of that. */
+  takesLoss(commands: readonly QueuedCommand[]): boolean {
     if (!this.#broken) return false;
     this.#broken = !commands.some(({ name }) => endsWatch(traitOf(name)));
     return true;
@@ -244,7 +244,7 @@ function isQueued(trait: CommandTrait): boolean {
 }
 
 function isTainting(trait: CommandTrait, command: QueuedCommand): boolean {
-  if (trait === "client") return !isHarmlessClient(command.args);
+  if (trait === "client") return !isSharedClient(command.args);
   return trait === "subscription" || trait === "monitor" || trait === "session";
 }
 

@@ -53,8 +53,6 @@ export class Traffic {
   readonly #arrival: Arrival;
   readonly #due: DueTimes;
   readonly #held = new HeldCommands();
-  /** The newest commands of the queue, which wait in the outbox for the end of this turn. */
-  #unsent = 0;
   #outbox: Outbox | undefined;
 
   constructor(handle: Handle, { redis, name, role, onTimeout, onOutOfStep }: TrafficOptions) {
@@ -82,10 +80,10 @@ export class Traffic {
   /** The connection is up: whatever is written to it from now on goes through an outbox. */
   connected(): void {
     const handle = this.#handle;
-    handle.writes = 0;
+    handle.writes = handle.unsent = 0;
     this.#outbox = sendThroughOutbox(handle.stream, (writes) => {
       if (writes !== handle.writes) return this.fallOutOfStep("somebody else wrote to its socket");
-      this.#unsent = 0;
+      handle.unsent = 0;
       return true;
     });
     if (this.#admission.isShared) rememberScripts(handle.stream);
@@ -106,15 +104,15 @@ export class Traffic {
     const trait = traitOf(command.name);
     const refused = this.#admission.refuse(command, trait, true);
     if (refused) return turnAway(command, () => refused);
-    this.#note(command, trait);
+    this.#prepare(command, trait);
     const { length } = this.#handle.commandQueue;
-    this.#unsent++; // before: it may leave at once
     try {
       return this.#handle.transmit(command);
     } catch (error) {
-      return turnAway(command, () => this.errors.notSent(command, error));
+      this.#threw([command], length, error);
+      return command.promise;
     } finally {
-      this.#wrote(1, length);
+      this.#wrote([command], length);
     }
   }
 
@@ -123,30 +121,45 @@ export class Traffic {
     const { commands } = piped;
     const errorFor = this.#admission.refuseAll(commands, true);
     if (errorFor) return turnAway(piped, errorFor);
-    for (const command of commands) this.#note(command, traitOf(command.name));
+    for (const command of commands) this.#prepare(command, traitOf(command.name));
     const { length } = this.#handle.commandQueue;
-    this.#unsent += commands.length;
     try {
-      return this.#handle.transmitAll(piped);
+      this.#handle.transmitAll(piped);
     } catch (error) {
-      return turnAway(piped, (command) => this.errors.notSent(command, error));
+      this.#threw(commands, length, error);
     } finally {
-      this.#wrote(commands.length, length);
+      this.#wrote(commands, length);
     }
+    return undefined;
   }
 
-  #note(command: QueuedCommand, trait: CommandTrait): void {
+  #prepare(command: QueuedCommand, trait: CommandTrait): void {
     if (trait === "subscription") this.channels.sent(command);
     else if (trait === "monitor") this.#handle.expectMonitor(command);
-    if (!this.#admission.isShared || trait !== "plain") this.session.sent(command, trait);
     this.#deadlines.arm(this.#due.startWritten(command));
   }
 
-  /** Of so many commands ioredis may have turned some away: those wait for nothing. */
-  #wrote(commands: number, queuedBefore: number): void {
+  /** A command that is too long for a string, or a listener: what was queued by then has been sent all the same. */
+  #threw(commands: readonly QueuedCommand[], queuedBefore: number, error: unknown): void {
+    const queued = this.#handle.commandQueue.length - queuedBefore;
+    if (queued === commands.length)
+      process.nextTick(() => {
+        throw error;
+      });
+    for (const command of commands.slice(queued)) command.reject(this.errors.notWritten(command, error));
+  }
+
+  /** The session is told of what waits for an answer, and of nothing else. */
+  #wrote(commands: readonly QueuedCommand[], queuedBefore: number): void {
     const handle = this.#handle;
     const queued = handle.commandQueue.length - queuedBefore;
-    if (queued < commands) this.#unsent -= commands - queued;
+    for (let i = 0; i < queued; i++) {
+      const command = commands[i]!;
+      const trait = traitOf(command.name);
+      if (!this.#admission.isShared || trait !== "plain") this.session.sent(command, trait);
+    }
+    // Those that ioredis was not given any more, or has turned away itself.
+    for (let i = queued; i < commands.length; i++) commands[i]!.reject(this.errors.notSent(commands[i]!, undefined));
     if (this.#outbox!.writes !== handle.writes) this.fallOutOfStep("commands were queued and not written");
   }
 
@@ -188,13 +201,13 @@ export class Traffic {
   lost(why: unknown, isComingBack: boolean): void {
     const { commandQueue } = this.#handle;
     if (isComingBack && this.#redis.resend === "readonly") this.#keepReads();
-    const firstUnsent = commandQueue.length - this.#unsent;
+    const firstUnsent = commandQueue.length - this.#handle.unsent;
     for (let i = 0; i < commandQueue.length; i++) {
       const command = this.#queued(i);
       if (dueAt(command) === undefined) continue; // the library's own PING or QUIT
       command.reject(i < firstUnsent ? this.errors.replyLost(command, why) : this.errors.notSent(command, why));
     }
-    this.#unsent = 0;
+    this.#handle.unsent = 0;
     this.session.connectionLost();
   }
 
@@ -203,7 +216,7 @@ export class Traffic {
     if (!this.session.clean) return; // a read under WATCH or MULTI belongs to what is lost
     const { commandQueue } = this.#handle;
     const queued = commandQueue.toArray();
-    const written = queued.length - this.#unsent;
+    const written = queued.length - this.#handle.unsent;
     const now = monotonic();
     const kept: QueuedCommand[] = [];
     commandQueue.clear();
