@@ -8,6 +8,7 @@ import type { QueuedCommand } from "./ioredis.js";
 import { HandBack } from "./hand-back.js";
 import { Heartbeat } from "./heartbeat.js";
 import { IdleCheck } from "./idle-check.js";
+import type { KeyPositions } from "./key-positions.js";
 import { MasterWatch } from "./master-watch.js";
 import type { RetryConfig } from "./options.js";
 import { type Outgoing, PipedCommands, turnAway } from "./outgoing.js";
@@ -21,6 +22,8 @@ export interface ClientOptions extends Omit<DialerOptions, "onConnected" | "db">
   readonly retry: RetryConfig;
   readonly onState?: (state: ConnectionState, previous: ConnectionState) => void;
   readonly onReconnected?: () => void;
+  /** Finds the keys that ioredis does not: who has a `keyPrefix` needs it. */
+  readonly KeyPositions?: typeof KeyPositions | undefined;
   /** A connection silent for longer is asked for a PING before it is written to. Default: never. */
   readonly idleCheckMs?: number;
 }
@@ -43,6 +46,7 @@ export class Client implements Gate {
   /** What the machine says, at hand for each command. */
   #isConnected = false;
   readonly #handBack: HandBack;
+  readonly #keys: KeyPositions | undefined;
   #connecting: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
   #receivedAt = 0;
@@ -114,6 +118,14 @@ export class Client implements Gate {
       onTimeout: () => this.#dialer.connectFailed(),
       flush: () => this.#traffic.flush(),
     });
+    this.#keys =
+      options.KeyPositions &&
+      new options.KeyPositions({
+        redis,
+        errors: this.#traffic.errors,
+        ask: (command, ...args) => this.askAbout(command, ...args),
+        send: (command) => this.#send(command),
+      });
     // Who holds a dedicated one is not to find an AUTH between two commands: see renewLogin.
     if (role !== "dedicated") this.#unlisten = options.logins?.listen(() => this.renewLogin());
   }
@@ -181,7 +193,7 @@ export class Client implements Gate {
    * `isAwaited` there is a next holder already.
    */
   reset(isAwaited = false): boolean | Promise<boolean> {
-    if (!this.isAlive() || this.#dialer.hasOldLogin || !this.#handBack.isPossible) return false;
+    if (!this.isAlive() || this.#dialer.hasOldLogin || !this.#handBack.isPossible || this.#keys?.isBusy) return false;
     return this.#handBack.begin(isAwaited);
   }
 
@@ -194,6 +206,33 @@ export class Client implements Gate {
     // Who has less time left than the first caller had does not wait for that one's QUIT.
     await within(this.#closing, ms, () => this.#traffic.errors.closed()).catch(() => this.redis.stream?.destroy());
     return this.#closing;
+  }
+
+  /**
+   * COMMAND with these arguments, on its own connection. Inside a MULTI it would become a part of it: refused then, in the
+   * name of the command that it is about.
+   */
+  async askAbout(command: QueuedCommand, ...args: (string | Buffer)[]): Promise<unknown> {
+    const { whenDown, commandTimeoutMs } = this.#options.redis;
+    const absence = this.isAlive() ? undefined : this.#absence;
+    if (absence && whenDown === "fail") throw absence.why;
+    await this.connect(this.#life.signal);
+    const refused = this.inTransaction ? this.#traffic.errors.refused(command, IN_MULTI) : this.refuse([command], 0);
+    if (refused) throw refused;
+    return await within(this.redis.ownBytes("command", ...args), commandTimeoutMs, () => {
+      this.#suspect();
+      return this.#dialer.connectFailed();
+    });
+  }
+
+  get inTransaction(): boolean {
+    return this.#traffic.session.inTransaction;
+  }
+
+  /** Undefined if it has never been open: then it is not away, it is only now wanted. */
+  get #absence(): { readonly why: unknown } | undefined {
+    const why = this.#options.gate.explain() ?? this.#dialer.lastFailure ?? this.#dialer.lastError;
+    return !this.#isReconnect && why === undefined ? undefined : { why };
   }
 
   /** AUTH with the latest login, before the server ends what the former one opened; not inside a MULTI. */
@@ -217,16 +256,26 @@ export class Client implements Gate {
   send(outgoing: Outgoing): unknown {
     // Also while QUIT is under way: what is written behind it never runs.
     if (this.#closing) return turnAway(outgoing, () => this.#traffic.errors.closed());
+    return this.#keys && this.#isDelayed(outgoing, this.#keys) ? outgoing.promise : this.#send(outgoing);
+  }
+
+  delay<T>(pipeline: readonly QueuedCommand[], run: () => Promise<T>): Promise<T> | undefined {
+    return this.#closing ? undefined : this.#keys?.delay(pipeline, run);
+  }
+
+  /** What ioredis says while it connects does not wait: what waits needs the connection. Pipelines have waited. */
+  #isDelayed(outgoing: Outgoing, keys: KeyPositions): outgoing is QueuedCommand {
+    return !(outgoing instanceof PipedCommands || this.#belongsToHandshake(outgoing)) && keys.delays(outgoing);
+  }
+
+  #send(outgoing: Outgoing): unknown {
     if (this.isAlive() && !this.#replacement.isPending) {
       if (this.#idleCheck.isNeeded()) return this.#traffic.hold(outgoing);
       return this.#traffic.send(outgoing);
     }
     if (!(outgoing instanceof PipedCommands) && this.#belongsToHandshake(outgoing)) return this.#transmit(outgoing);
     if (this.state === "disconnected") void this.#startConnecting(FOR_EVER);
-    const why = this.#options.gate.explain() ?? this.#dialer.lastFailure ?? this.#dialer.lastError;
-    // One that has never been open is not away: it is only now wanted.
-    const isOpening = !this.#isReconnect && why === undefined;
-    return this.#traffic.hold(outgoing, isOpening ? undefined : { why });
+    return this.#traffic.hold(outgoing, this.#absence);
   }
 
   refuse(pipeline: readonly QueuedCommand[], ends: number): Error | undefined {
@@ -395,6 +444,7 @@ export class Client implements Gate {
     const quit = isHeard ? this.redis.own("quit") : Promise.resolve();
     this.#life.abort(this.#traffic.errors.closed());
     this.#traffic.rejectHeld(this.#traffic.errors.closed());
+    this.#keys?.close(this.#traffic.errors.closed());
     await within(quit, ms, () => this.#traffic.errors.closed()).catch(() => {}); // gone or frozen: destroyed below
     await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
     await Promise.all([this.#dialer.destroy(), this.#masterWatch?.close()]);
@@ -412,6 +462,8 @@ export class Client implements Gate {
 
 /** What ioredis says then, with the reply behind it. */
 const STRAY_REPLY = "Command queue state error";
+
+const IN_MULTI = "the server cannot be asked where its keys are, inside a MULTI: use multi() with its commands";
 
 type Limits = Pick<RetryConfig, "deadlineMs" | "attempts">;
 /** A connection that was lost is sought until it is back or nobody wants it: no budget counted from its birth. */

@@ -9,6 +9,7 @@ import { traitOf } from "./commands.js";
 import type { ConnectionState } from "./connection-state.js";
 import { type Gate, Handle } from "./handle.js";
 import type { QueuedCommand } from "./ioredis.js";
+import { KeyPositions } from "./key-positions.js";
 import type { ClientRole } from "./names.js";
 import { type Outgoing, PipedCommands, turnAway } from "./outgoing.js";
 import { OwnListeners } from "./own-listeners.js";
@@ -32,6 +33,7 @@ export class ClusterClient implements Gate {
   readonly #router: ClusterRouter;
   readonly #channels: ClusterChannels;
   readonly #shards: ClusterShards;
+  readonly #keys: KeyPositions;
   readonly #listeners: OwnListeners;
   readonly #life = new AbortController();
   #wasConnected = false;
@@ -79,6 +81,12 @@ export class ClusterClient implements Gate {
       learn: (error, node) => this.#router.learn(error, node),
       onMoved,
     });
+    this.#keys = new KeyPositions({
+      redis,
+      errors: this.#errors,
+      ask: (command, ...args) => this.#router.askAbout(command, ...args),
+      send: (command) => this.#send(command),
+    });
     this.#listeners = new OwnListeners(this.redis);
   }
 
@@ -120,7 +128,7 @@ export class ClusterClient implements Gate {
 
   /** Fit for the next holder, without those connections that cannot be repaired. */
   async reset(): Promise<boolean> {
-    if (!this.isAlive()) return false;
+    if (!this.isAlive() || this.#keys.isBusy) return false;
     this.#listeners.removeForeign();
     this.#router.reset();
     this.#channels.reset();
@@ -148,8 +156,16 @@ export class ClusterClient implements Gate {
   send(outgoing: Outgoing): unknown {
     if (this.#closing) return turnAway(outgoing, () => this.#errors.closed());
     if (outgoing instanceof PipedCommands) return this.#router.sendPiped(outgoing);
-    const sent = this.#router.send(outgoing);
-    if (traitOf(outgoing.name) === "subscription") this.#noteAnswer(outgoing);
+    return this.#keys.delays(outgoing) ? outgoing.promise : this.#send(outgoing);
+  }
+
+  delay<T>(pipeline: readonly QueuedCommand[], run: () => Promise<T>): Promise<T> | undefined {
+    return this.#closing ? undefined : this.#keys.delay(pipeline, run);
+  }
+
+  #send(command: QueuedCommand): unknown {
+    const sent = this.#router.send(command);
+    if (traitOf(command.name) === "subscription") this.#noteAnswer(command);
     return sent;
   }
 
@@ -201,6 +217,7 @@ export class ClusterClient implements Gate {
   async #close(ms: number): Promise<void> {
     this.#life.abort(this.#errors.closed());
     this.#router.close();
+    this.#keys.close(this.#errors.closed());
     await this.#nodes.close(ms);
     await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
     await this.#nodes.close(ms); // opened in that very moment

@@ -101,6 +101,12 @@ export class ClusterRouter {
     return node.client.send(piped);
   }
 
+  /** COMMAND with these arguments, of any node: not of one inside a MULTI, if there is another. */
+  askAbout(command: QueuedCommand, ...args: (string | Buffer)[]): Promise<unknown> {
+    const pinned = this.#pin?.client.inTransaction ? this.#pin : undefined;
+    return this.#options.nodes.any(pinned).client.askAbout(command, ...args);
+  }
+
   /** A new holder: what the last one watched is no longer of interest. */
   reset(): void {
     this.#pin = undefined;

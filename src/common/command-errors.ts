@@ -59,6 +59,11 @@ export class CommandErrors {
     return this.#notSent(command, `${this.#connection} lost the connection on which what it waits for was done`);
   }
 
+  /** Where keys are was asked and not answered in time: those of this command, or of one that it has to come after. */
+  untold(command: QueuedCommand, cause?: unknown): NotSentError {
+    return this.#notSent(command, `${this.#connection} was not told in time where the keys of a command are`, cause);
+  }
+
   replyLost(command: QueuedCommand, cause: unknown): ReplyLostError {
     return new ReplyLostError(
       `${nameOf(command)} was written and the connection ${this.#connection} went before its reply: it may have run`,

@@ -46,7 +46,7 @@ export function msLeft(command: Timed): number {
   return (command[DUE_AT] ?? Infinity) - monotonic();
 }
 
-/** For a blocking command that was redirected: its own timeout begins anew where it is written now. */
+/** For a blocking command that was redirected: its own timeout begins anew where it is written now. Or for what is sent anew. */
 export function restartTime(command: Timed): void {
   delete command[DUE_AT];
 }

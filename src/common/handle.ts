@@ -32,17 +32,23 @@ interface CommandTable {
 
 let table: CommandTable | undefined;
 
-/** By the command table that ioredis itself goes by; it is not exported, so it is taken from where ioredis finds it. */
+/** By the command table that ioredis itself goes by. */
 export function isReadOnly(name: string): boolean {
+  return isInTable(name) && table!.hasFlag(name, "readonly", { nameCaseInsensitive: true });
+}
+
+/** Whether ioredis knows the command, and so where its keys are. */
+export function isInTable(name: string): boolean {
+  // It is not exported, so it is taken from where ioredis finds it.
   table ??= requirePackage<CommandTable>("@ioredis/commands", "ioredis");
-  return (
-    table.exists(name, { caseInsensitive: true }) && table.hasFlag(name, "readonly", { nameCaseInsensitive: true })
-  );
+  return table.exists(name, { caseInsensitive: true });
 }
 
 /** Who decides what becomes of a command, and of the wish to end the connection: the `Client` around the handle. */
 export interface Gate {
   send(outgoing: Outgoing): unknown;
+  /** Runs this pipeline in its turn, if it has to wait because it is not known yet where its keys are. */
+  delay<T>(pipeline: readonly QueuedCommand[], run: () => Promise<T>): Promise<T> | undefined;
   /** Why this pipeline may not run here, if so. `ends`: MULTIs whose EXEC is added as it runs. */
   refuse(pipeline: readonly QueuedCommand[], ends: number): Error | undefined;
   /** The server answered a command with an error. */
@@ -82,6 +88,11 @@ export class Wire extends Redis {
   /** Straight onto the socket; rejections are the caller's to handle. */
   async own(name: string, ...args: string[]): Promise<unknown> {
     return await this.transmit(new Command(name, args, { replyEncoding: "utf8" }));
+  }
+
+  /** The same for arguments of any kind, with an answer in bytes. */
+  async ownBytes(name: string, ...args: (string | Buffer)[]): Promise<unknown> {
+    return await this.transmit(new Command(name, args));
   }
 
   /** Onto the socket. The promise returned may be a traced one: hand it on, or handle it. */
@@ -323,6 +334,7 @@ export class Handle extends Wire {
 
   #guarded<Pipeline>(pipeline: Pipeline): Pipeline {
     return guardPipeline(pipeline, {
+      delay: (commands, run) => this.#gate.delay(commands as readonly QueuedCommand[], run),
       refuse: (commands, ends) => this.#gate.refuse(commands as readonly QueuedCommand[], ends),
       gather: (run) => {
         const outer = this.#piped; // a listener of ioredis' channels may run another

@@ -9,11 +9,12 @@ export type OpenOptions = ClusterOptions;
 
 const clients = new WeakMap<object, AnyClient>();
 
-/** Makes clients that are not connected yet, as the options say where Redis is. Who has no Cluster does not load one. */
+/** Makes clients that are not connected yet, as the options say where Redis is. Who has no Cluster, or no `keyPrefix`, does not load what it takes. */
 export async function clientMaker(options: OpenOptions, closeMs: number): Promise<() => AnyClient> {
   const Cluster = options.redis.clusterNodes && (await import("./cluster-client.js")).ClusterClient;
+  const KeyPositions = options.redis.keyPrefix ? (await import("./key-positions.js")).KeyPositions : undefined;
   return () => {
-    const client = Cluster ? new Cluster(options, closeMs) : new Client(options);
+    const client = Cluster ? new Cluster(options, closeMs) : new Client({ ...options, KeyPositions });
     clients.set(client.redis, client);
     return client;
   };

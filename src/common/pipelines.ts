@@ -14,6 +14,8 @@ interface Internals {
 
 /** Where a pipeline goes. */
 export interface PipelineGate {
+  /** Runs it later, if it has to wait. */
+  delay(commands: readonly unknown[], run: () => Promise<unknown>): Promise<unknown> | undefined;
   /** Why it may not run, if so. `ends`: MULTIs whose EXEC is added as it runs. */
   refuse(commands: readonly unknown[], ends: number): Error | undefined;
   /** During `run` ioredis gives away one command after the other; at its end they go as a whole. */
@@ -31,16 +33,29 @@ export function guardPipeline<Pipeline>(pipeline: Pipeline, gate: PipelineGate):
   const isTransaction = Object.hasOwn(internals, "exec"); // redis.multi() gives it one of its own
   const exec = internals.exec.bind(internals);
   let hasRun = false;
-  internals.exec = (...args) => {
-    // The end of a transaction inside of it. With `undefined` for a callback its EXEC would have that as an argument.
-    if (!isTransaction && internals._transactions > 0) return exec(...args);
-    const refused = hasRun ? ranBefore() : gate.refuse(internals._queue, internals._transactions);
+  let isDelayed = false;
+  const run = (...args: [callback?: Callback]): Promise<unknown> => {
+    const refused = gate.refuse(internals._queue, internals._transactions);
     if (refused) return settle(Promise.reject(refused), ...args);
     hasRun = true;
     const running = gate.gather(() => exec(...args)) as Promise<unknown>;
     const letGo = (): void => forget(internals);
     running.then(letGo, letGo);
     return running;
+  };
+  internals.exec = (...args) => {
+    // The end of a transaction inside of it. With `undefined` for a callback its EXEC would have that as an argument.
+    if (!isTransaction && internals._transactions > 0) return exec(...args);
+    if (hasRun || isDelayed) return settle(Promise.reject(ranBefore()), ...args);
+    const { length } = internals._queue;
+    const delayed = gate.delay(internals._queue, () => {
+      internals._queue.length = length; // what was added since its exec() comes too late
+      return run();
+    });
+    if (!delayed) return run(...args);
+    isDelayed = true;
+    delayed.catch(() => (isDelayed = false)); // perhaps without having been run
+    return settle(delayed, ...args);
   };
   return pipeline;
 }
