@@ -282,7 +282,8 @@ export class Client implements Gate {
     return this.#traffic.refuse(pipeline, ends);
   }
 
-  refused(error: Error): void {
+  refused(command: QueuedCommand, error: Error): void {
+    this.#traffic.session.answered(command, error);
     if (classifyReply(error) === "reconnect") this.#leave(error, replyCode(error));
   }
 
@@ -409,8 +410,7 @@ export class Client implements Gate {
   }
 
   #lost(): void {
-    // ioredis remembers what to subscribe to again only of a connection that was ready.
-    if (this.#traffic.session.isMonitoring) this.redis.status = "ready";
+    if (this.#traffic.session.isMonitoring) this.redis.endMonitoring();
     this.#heartbeat.stop();
     this.#masterWatch?.stop();
     this.#replacement.stop();
@@ -430,6 +430,11 @@ export class Client implements Gate {
     if (command.name === "ssubscribe")
       command.args[0] = String(command.args[0]).slice(this.#options.redis.keyPrefix.length);
     if (traitOf(command.name) === "subscription") this.#traffic.channels.sent(command);
+    const { reject } = command;
+    command.reject = (error) => {
+      // Somebody else who says what ioredis says while it connects learns that it had no effect.
+      Reflect.apply(reject, command, [isReplyError(error) ? error : this.#traffic.errors.notSent(command, error)]);
+    };
     const written = this.redis.transmit(command);
     (written as Promise<unknown>).catch(() => {}); // ioredis leaves its own re-SUBSCRIBE and SELECT unheard
     return written;

@@ -37,11 +37,11 @@ export class ClusterChannels {
   }
 
   /** The command has had its effect. */
-  answered({ name, args }: QueuedCommand): void {
+  answered({ name, args }: QueuedCommand, isOfAll: boolean): void {
     const names = args.map(String);
     const known = name.toLowerCase().startsWith("p") ? this.#patterns : this.#channels;
     if (!/^p?un/i.test(name)) return names.forEach((one) => known.add(one));
-    if (names.length === 0) known.clear();
+    if (isOfAll) known.clear();
     for (const one of names) known.delete(one);
   }
 
@@ -76,7 +76,7 @@ export class ClusterChannels {
       } catch {
         // Lost in its turn, or never reached: another one may be.
         if (node === this.#node) this.#node = undefined;
-        nodes.leave(node, { handingOver: true });
+        if (!node.client.inTransaction) nodes.leave(node, { handingOver: true });
         await sleep(PAUSE_MS, life).catch(() => {});
       }
       avoided = node;

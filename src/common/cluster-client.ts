@@ -164,8 +164,9 @@ export class ClusterClient implements Gate {
   }
 
   #send(command: QueuedCommand): unknown {
+    const isOfAll = command.args.length === 0; // before its node names them
     const sent = this.#router.send(command);
-    if (traitOf(command.name) === "subscription") this.#noteAnswer(command);
+    if (traitOf(command.name) === "subscription") this.#noteAnswer(command, isOfAll);
     return sent;
   }
 
@@ -187,9 +188,9 @@ export class ClusterClient implements Gate {
     await this.close(ms);
   }
 
-  #noteAnswer(command: QueuedCommand): void {
+  #noteAnswer(command: QueuedCommand, isOfAll: boolean): void {
     const note = (): void => {
-      if (isOfChannels(command)) this.#channels.answered(command);
+      if (isOfChannels(command)) this.#channels.answered(command, isOfAll);
       else if (isOfShards(command)) this.#shards.answered(command);
     };
     command.promise.then(note, () => {}); // its failure is heard by who sent it

@@ -79,7 +79,7 @@ export class ClusterNodes {
   any(avoided?: Node): Node {
     const { slots } = this.#options;
     for (const node of this.#nodes.values())
-      if (node.client.isAlive() && node !== avoided && !slots.isReplica(node.address)) return node;
+      if (isOpen(node) && node !== avoided && !slots.isReplica(node.address)) return node;
     const candidates = this.#candidates();
     return this.at(candidates.find(({ address }) => address !== avoided?.address) ?? candidates[0]!);
   }
@@ -110,8 +110,7 @@ export class ClusterNodes {
 
   /** Asks for the map on a connection that is open already. */
   refresh(): void {
-    const alive = [...this.#nodes.values()].filter(({ client }) => client.isAlive());
-    const informant = anyOf(alive);
+    const informant = anyOf([...this.#nodes.values()].filter(isOpen));
     if (informant) this.#options.slots.refresh(informant).catch(() => {}); // the next look asks another
   }
 
@@ -246,6 +245,11 @@ export class ClusterNodes {
 interface Failure {
   readonly place: Place;
   readonly error: Error;
+}
+
+/** Connected, and in no transaction, of which what the library itself sends would become a part. */
+function isOpen({ client }: Node): boolean {
+  return client.isAlive() && !client.inTransaction;
 }
 
 function anyOf<T>(list: readonly T[]): T | undefined {

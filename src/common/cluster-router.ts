@@ -2,8 +2,7 @@ import { isOfChannels, isOfShards, notInCluster, redirectionOf, refusedInCluster
 import type { ClusterNodes, Node } from "./cluster-nodes.js";
 import { traitOf } from "./commands.js";
 import { msLeft, restartTime } from "./due.js";
-import { isReadOnly } from "./handle.js";
-import type { QueuedCommand } from "./ioredis.js";
+import { isReadOnly, type QueuedCommand } from "./ioredis.js";
 import type { RedisConfig } from "./options.js";
 import type { PipedCommands } from "./outgoing.js";
 import { isReplyError, replyCode } from "./replies.js";
@@ -43,6 +42,8 @@ export class ClusterRouter {
   readonly #later = new Set<() => void>();
   /** From WATCH to EXEC, DISCARD or UNWATCH everything goes there. */
   #pin: Node | undefined;
+  /** The WATCH that chose it. */
+  #pinning: QueuedCommand | undefined;
   /** What WAIT waits for. */
   #last: { readonly command: QueuedCommand; node: Node } | undefined;
 
@@ -93,6 +94,7 @@ export class ClusterRouter {
         command.reject = settle;
         if (!node.isHandingOver || pin) {
           this.learn(error, node);
+          this.#unpin(command, error);
           settle.call(command, error);
           // None of it has been written, and with its last command it goes another way.
         } else if (++turnedAway === piped.commands.length) this.sendPiped(piped);
@@ -183,8 +185,8 @@ export class ClusterRouter {
     const settle = command.reject;
     command.reject = (error) => {
       command.reject = settle;
-      // One that was not accepted holds nobody here.
-      if (this.learn(error, node) && traitOf(command.name) === "watch" && this.#pin === node) this.#pin = undefined;
+      this.learn(error, node);
+      this.#unpin(command, error);
       settle.call(command, error);
     };
     return node.client.send(command);
@@ -249,9 +251,16 @@ export class ClusterRouter {
   #keepPin(command: QueuedCommand, node: Node): boolean {
     const trait = traitOf(command.name);
     const isPinned = trait === "watch" || this.#pin !== undefined;
-    if (trait === "watch") this.#pin = node;
-    else if (trait === "exec" || trait === "discard" || trait === "unwatch") this.#pin = undefined;
+    if (trait === "watch") {
+      if (!this.#pin) this.#pinning = command;
+      this.#pin = node;
+    } else if (trait === "exec" || trait === "discard" || trait === "unwatch") this.#pin = undefined;
     return isPinned;
+  }
+
+  /** A WATCH that was not accepted holds nobody at its node. */
+  #unpin(command: QueuedCommand, error: Error): void {
+    if (command === this.#pinning && (error as { outcome?: unknown }).outcome !== "unknown") this.#pin = undefined;
   }
 
   /** WAIT has no key: it speaks of the connection on which the command before it was carried out. */

@@ -117,6 +117,7 @@ export class ClusterShards {
       const node = owner ? nodes.at(owner) : nodes.any();
       try {
         await node.client.connect();
+        if (node.client.inTransaction) throw new Error("what is subscribed there would be a part of it");
         this.#hear(node);
         const moves = this.#moves;
         await node.client.redis.own("ssubscribe", channel.name);

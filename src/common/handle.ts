@@ -12,7 +12,6 @@ import {
 } from "./ioredis.js";
 import type { Endpoint, RedisConfig } from "./options.js";
 import { type Outgoing, PipedCommands } from "./outgoing.js";
-import { requirePackage } from "./packages.js";
 import { guardPipeline } from "./pipelines.js";
 import { type ScriptDefinition, scriptFunction } from "./scripts.js";
 
@@ -25,25 +24,6 @@ interface Condition {
   subscriber: false | { isEmpty(): boolean };
 }
 
-interface CommandTable {
-  exists(name: string, options: { caseInsensitive: boolean }): boolean;
-  hasFlag(name: string, flag: "readonly", options: { nameCaseInsensitive: boolean }): boolean;
-}
-
-let table: CommandTable | undefined;
-
-/** By the command table that ioredis itself goes by. */
-export function isReadOnly(name: string): boolean {
-  return isInTable(name) && table!.hasFlag(name, "readonly", { nameCaseInsensitive: true });
-}
-
-/** Whether ioredis knows the command, and so where its keys are. */
-export function isInTable(name: string): boolean {
-  // It is not exported, so it is taken from where ioredis finds it.
-  table ??= requirePackage<CommandTable>("@ioredis/commands", "ioredis");
-  return table.exists(name, { caseInsensitive: true });
-}
-
 /** Who decides what becomes of a command, and of the wish to end the connection: the `Client` around the handle. */
 export interface Gate {
   send(outgoing: Outgoing): unknown;
@@ -52,7 +32,7 @@ export interface Gate {
   /** Why this pipeline may not run here, if so. `ends`: MULTIs whose EXEC is added as it runs. */
   refuse(pipeline: readonly QueuedCommand[], ends: number): Error | undefined;
   /** The server answered a command with an error. */
-  refused(error: Error): void;
+  refused(command: QueuedCommand, error: Error): void;
   /** ioredis gives up what it has in flight: the parser failed, or the handshake was refused. */
   failed(error: Error): void;
   connect(): Promise<void>;
@@ -248,6 +228,11 @@ export class Handle extends Wire {
     await this.transmit(command);
   }
 
+  /** So that ioredis remembers what to subscribe to again: it does of a connection that was ready. */
+  endMonitoring(): void {
+    this.status = "ready";
+  }
+
   /** Of one that never connects by itself: what its holders go by. */
   showStatus(status: "ready" | "end"): void {
     setStatus(this, status);
@@ -270,7 +255,7 @@ export class Handle extends Wire {
     told.command = { name: item.command.name };
     // Its MULTI was refused, and what came between was carried out as it came.
     if (isNamed(item.command, "exec") && error.message.startsWith("ERR EXEC without MULTI")) told.outcome = "unknown";
-    this.#gate.refused(error);
+    this.#gate.refused(item.command as QueuedCommand, error);
     super.handleReconnection(error, item);
   }
 

@@ -11,3 +11,22 @@ export const { Command, Redis } = ioredis;
 export type RedisHandle = Ioredis;
 export type QueuedCommand = IoredisCommand;
 export type CommandStream = Parameters<RedisHandle["sendCommand"]>[1];
+
+interface CommandTable {
+  exists(name: string, options: { caseInsensitive: boolean }): boolean;
+  hasFlag(name: string, flag: "readonly", options: { nameCaseInsensitive: boolean }): boolean;
+}
+
+let table: CommandTable | undefined;
+
+/** By the command table that ioredis itself goes by. */
+export function isReadOnly(name: string): boolean {
+  return isInTable(name) && table!.hasFlag(name, "readonly", { nameCaseInsensitive: true });
+}
+
+/** Whether ioredis knows the command, and so where its keys are. */
+export function isInTable(name: string): boolean {
+  // It is not exported, so it is taken from where ioredis finds it.
+  table ??= requirePackage<CommandTable>("@ioredis/commands", "ioredis");
+  return table.exists(name, { caseInsensitive: true });
+}

@@ -1,6 +1,5 @@
 import { traitOf } from "./commands.js";
-import { isReadOnly } from "./handle.js";
-import type { CommandStream, QueuedCommand } from "./ioredis.js";
+import { type CommandStream, isReadOnly, type QueuedCommand } from "./ioredis.js";
 
 const RESENT = Symbol("resent");
 type Resent = QueuedCommand & { [RESENT]?: true };

@@ -19,6 +19,7 @@ interface State {
 
 /** A command that changes the state, and is not answered yet. */
 interface Step {
+  readonly command: QueuedCommand;
   readonly trait: CommandTrait;
   readonly db: number;
   readonly transaction: Transaction | undefined;
@@ -119,13 +120,14 @@ export class Session {
     this.#tainted ||= isTainting(trait, command);
     if (!changesState(trait)) return;
     const step = {
+      command,
       trait,
       db: trait === "select" ? dbOf(command) : 0,
       transaction: trait === "multi" ? (transaction ?? { size: 0, selects: [] }) : undefined,
     };
     this.#steps.push(step);
     this.#expected = after(this.#expected, step, EXPECTED);
-    this.#hear(command, step);
+    this.#hear(command);
   }
 
   /** The server did not forget what it was told to forget. */
@@ -172,22 +174,21 @@ export class Session {
   }
 
   /** Also of a command whose caller has given it up: its answer is still to come. */
-  #hear(command: QueuedCommand, step: Step): void {
-    const { resolve, reject } = command;
-    const answered = (answer: unknown): void => {
-      if (this.#steps[0] !== step) return; // of a connection that is gone
-      this.#steps.shift();
-      this.#known = after(this.#known, step, answer);
-      this.#expected = this.#steps.reduce((state, next) => after(state, next, EXPECTED), this.#known);
-    };
+  #hear(command: QueuedCommand): void {
+    const { resolve } = command;
     command.resolve = (reply: unknown) => {
-      answered(reply);
+      this.answered(command, reply);
       return Reflect.apply(resolve, command, [reply]);
     };
-    command.reject = (error: Error) => {
-      if (isReplyError(error)) answered(error);
-      Reflect.apply(reject, command, [error]);
-    };
+  }
+
+  /** What the server says to a command, an error included. */
+  answered(command: QueuedCommand, answer: unknown): void {
+    const [step] = this.#steps;
+    if (step?.command !== command) return; // it changes nothing, or belonged to a connection that is gone
+    this.#steps.shift();
+    this.#known = after(this.#known, step, answer);
+    this.#expected = this.#steps.reduce((state, next) => after(state, next, EXPECTED), this.#known);
   }
 }
 
