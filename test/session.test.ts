@@ -80,6 +80,16 @@ for (const when of ["when it is back", "while it is away"] as const) {
   });
 }
 
+test("a transaction that was ended while its loss was still to be heard of does not cost the next one", async (t) => {
+  const redis = await own(t, { redis: { whenDown: "fail" } });
+  await redis.multi({ pipeline: false });
+  redis.stream.destroy(); // its close event is to come
+  await assert.rejects(redis.discard(), code("NOT_SENT"));
+  await once(redis, "close");
+  await redis.connect();
+  assert.deepEqual(await redis.multi().echo("next").exec(), [[null, "next"]]);
+});
+
 test("a pipeline that begins with a WAIT for what was lost is refused as a whole", async (t) => {
   const redis = await own(t);
   await redis.set("k", 1);
@@ -505,6 +515,22 @@ test("a pipeline that a tracer runs inside of another's start is another", async
   t.after(() => unsubscribe("tracing:ioredis:batch:start", listener));
   assert.deepEqual(await redis.multi().echo("outer").exec(), [[null, "outer"]]);
   assert.deepEqual(await inner, [[null, "inner"]]);
+});
+
+test("what a tracer sends in the middle of a pipeline comes after it", async (t) => {
+  const redis = await own(t);
+  let nested: Promise<unknown> | undefined;
+  const listener = (): void => {
+    nested ??= redis.echo("nested");
+  };
+  subscribe("tracing:ioredis:command:start", listener);
+  t.after(() => unsubscribe("tracing:ioredis:command:start", listener));
+  assert.deepEqual(await redis.pipeline().echo("a").echo("b").exec(), [
+    [null, "a"],
+    [null, "b"],
+  ]);
+  assert.equal(await nested, "nested");
+  await echoes(redis);
 });
 
 test("an EXEC or DISCARD without a MULTI leaves the WATCH where it is, and the next holder does not get it", async (t) => {

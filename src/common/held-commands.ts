@@ -24,6 +24,7 @@ export class HeldCommands {
 
   /** All of them leave; `visit` is called on behalf of who asked for each. */
   release(visit: (outgoing: Outgoing) => void): void {
+    if (this.#held.length === 0) return;
     const all = this.#held;
     this.#held = [];
     for (const { caller, outgoing } of all) caller.runInAsyncScope(visit, undefined, outgoing);

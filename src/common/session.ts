@@ -44,6 +44,8 @@ export class Session {
   #tainted = false;
   /** The connection went under a WATCH or MULTI: an EXEC on the next one would not mean what its caller wrote. */
   #broken = false;
+  /** The end of its transaction was turned away while its loss was still to be heard of. */
+  #isGivenUp = false;
   /** Its holder has had something done on this connection. */
   #used = false;
   /** The connection went with what was done on it, and nothing was done on the next one: a WAIT would speak of nothing. */
@@ -110,6 +112,7 @@ export class Session {
   }
 
   sent(command: QueuedCommand, trait: CommandTrait): void {
+    this.#isGivenUp = false;
     this.#used = true;
     this.#forgotten = false;
     const { transaction } = this.#expected;
@@ -135,13 +138,19 @@ export class Session {
     this.#tainted = true;
   }
 
+  /** Was not sent, for there is no connection: whoever ends his transaction so has nothing more to lose. */
+  turnedAway({ name }: QueuedCommand): void {
+    if (endsWatch(traitOf(name))) this.#isGivenUp = true;
+  }
+
   /** It was not resumed on the next connection. */
   monitoringEnded(): void {
     this.#settle({ ...this.#known, isMonitoring: false });
   }
 
   connectionLost(): void {
-    this.#broken ||= this.isWatching || this.inTransaction;
+    this.#broken ||= (this.isWatching || this.inTransaction) && !this.#isGivenUp;
+    this.#isGivenUp = false;
     const { db, isMonitoring } = this.#known;
     this.#settle({ ...fresh(db), isMonitoring });
     this.#forgotten ||= this.#used;

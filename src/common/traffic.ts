@@ -53,6 +53,8 @@ export class Traffic {
   readonly #arrival: Arrival;
   readonly #due: DueTimes;
   readonly #held = new HeldCommands();
+  /** A pipeline is being written: what who listens to ioredis' channels sends meanwhile comes after it. */
+  #isPiping = false;
   #outbox: Outbox | undefined;
 
   constructor(handle: Handle, { redis, name, role, onTimeout, onOutOfStep }: TrafficOptions) {
@@ -68,7 +70,7 @@ export class Traffic {
       expire: (expiry) =>
         Math.min(
           this.#expireWritten(expiry),
-          this.#held.expire(expiry.cutoff, (held) => held.reject(this.errors.unfulfilled(held, undefined))),
+          this.#held.expire(expiry.cutoff, (held) => this.#turnAway(held, undefined)),
         ),
       graceMs: redis.commandTimeoutMs,
       isRef: false, // the socket keeps the loop alive while a reply is owed
@@ -97,6 +99,7 @@ export class Traffic {
 
   /** Onto the connection, which is up. */
   send(outgoing: Outgoing): unknown {
+    if (this.#isPiping) return this.hold(outgoing);
     return outgoing instanceof PipedCommands ? this.#sendAll(outgoing) : this.#sendOne(outgoing);
   }
 
@@ -123,13 +126,16 @@ export class Traffic {
     if (errorFor) return turnAway(piped, errorFor);
     for (const command of commands) this.#prepare(command, traitOf(command.name));
     const { length } = this.#handle.commandQueue;
+    this.#isPiping = true;
     try {
       this.#handle.transmitAll(piped);
     } catch (error) {
       this.#threw(commands, length, error);
     } finally {
+      this.#isPiping = false;
       this.#wrote(commands, length);
     }
+    if (this.#handle.stream.writable) this.release();
     return undefined;
   }
 
@@ -188,6 +194,11 @@ export class Traffic {
         return outgoing.reject(this.errors.unfulfilled(outgoing, undefined));
       this.send(outgoing);
     });
+  }
+
+  #turnAway(command: QueuedCommand, why: unknown): void {
+    this.session.turnedAway(command);
+    command.reject(this.errors.unfulfilled(command, why));
   }
 
   rejectHeld(why: unknown): void {
@@ -277,7 +288,10 @@ export class Traffic {
 
   #refusalWhileDown(why: unknown): ErrorFor | undefined {
     if (this.#redis.whenDown === "wait") return undefined;
-    return (command) => (why instanceof CircuitOpenError ? why : this.errors.notSent(command, why));
+    return (command) => {
+      this.session.turnedAway(command);
+      return why instanceof CircuitOpenError ? why : this.errors.notSent(command, why);
+    };
   }
 
   #expireWritten(expiry: Expiry): number {
