@@ -47,6 +47,45 @@ test("a slot that has moved is followed, and one that is moving is asked for", L
   assert.equal(await b!.admin.get(key), "13");
 });
 
+test("a WATCH that its node did not accept holds nobody there, and is found with the next one", LIMIT, async (t) => {
+  const [redis, cluster] = await connected(t);
+  const [a, b] = cluster.masters;
+  const [key, other] = [cluster.keyOn(0), cluster.keyOn(2)];
+  await redis.set(other, "elsewhere");
+  await cluster.moveSlot(key, a!, b!);
+  const watch = (): Promise<(string | null)[]> =>
+    redis
+      .pipeline()
+      .watch(key)
+      .get(key)
+      .exec()
+      .then((replies) => replies!.map(([error]) => error && error.message.split(" ", 1)[0]!));
+  assert.deepEqual(await watch(), ["MOVED", "MOVED"]);
+  assert.equal(await redis.get(other), "elsewhere");
+  assert.deepEqual(await watch(), [null, null]);
+  await redis.unwatch();
+});
+
+test(
+  "an error that comes after its command's deadline is heard: the client knows what its node is in",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t, undefined, { commandTimeoutMs: 300 });
+    const [node] = cluster.masters;
+    const key = cluster.keyOn(0);
+    await redis.watch(key);
+    await node!.admin.client("PAUSE", 450, "ALL");
+    await assert.rejects(redis.exec(), code("COMMAND_TIMEOUT"));
+    await eventually(async () => (await node!.admin.ping()) === "PONG");
+    await node!.admin.call("ACL", "SETUSER", "default", "-multi");
+    await redis.watch(key);
+    await assert.rejects(redis.multi({ pipeline: false }), /NOPERM/);
+    await redis.subscribe("c"); // in a transaction it would be refused
+    await redis.unsubscribe("c");
+    await node!.admin.call("ACL", "SETUSER", "default", "+multi");
+  },
+);
+
 test(
   "pipelines and multi() run as a whole on the node of their first key; keys of several nodes are refused before a byte",
   LIMIT,
