@@ -493,6 +493,24 @@ test("what is aimed at other connections does not count against a shared client"
   assert.equal(await reading, "kept");
 });
 
+test("a read of a transaction, or behind a SELECT, is not sent again alone", async (t) => {
+  const redis = await own(t, { redis: { resend: "readonly" } });
+  await redis.multi({ pipeline: false });
+  const reading = rejection(redis.get("k"));
+  const discarding = rejection(redis.discard());
+  await new Promise((resolve) => setImmediate(resolve));
+  redis.stream.destroy();
+  assert.ok(code("REPLY_LOST")(await reading));
+  assert.ok(code("REPLY_LOST")(await discarding));
+  await redis.connect();
+  const selecting = rejection(redis.select(3));
+  const behind = rejection(redis.get("k"));
+  await new Promise((resolve) => setImmediate(resolve));
+  redis.stream.destroy();
+  assert.ok(code("REPLY_LOST")(await behind));
+  assert.ok(code("REPLY_LOST")(await selecting));
+});
+
 test("very many commands that wait for a connection get their verdict as few do", async (t) => {
   const { redis } = await openClient(t, server, { redis: { commandTimeoutMs: 300 } });
   const upAgain = server.admin.client("PAUSE", 1, "ALL");

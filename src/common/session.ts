@@ -61,6 +61,11 @@ export class Session {
     return !this.isWatching && this.#isCleanBesideWatch;
   }
 
+  /** Whether the answer to something that changes it is still to come. */
+  get isChanging(): boolean {
+    return this.#steps.length > 0;
+  }
+
   /** What it remembers cannot be seen by the next holder's commands, save by an EXEC. */
   get onlyWatches(): boolean {
     return this.isWatching && this.#isCleanBesideWatch;

@@ -224,7 +224,8 @@ export class Traffic {
 
   /** Takes them out of ioredis' queue, which it is about to reject as a whole. */
   #keepReads(): void {
-    if (!this.session.clean) return; // a read under WATCH or MULTI belongs to what is lost
+    // A read under WATCH or MULTI, or behind a SELECT, belongs to what is lost. On a client of many these stand in pipelines of their own.
+    if (!this.session.clean || (!this.#admission.isShared && this.session.isChanging)) return;
     const { commandQueue } = this.#handle;
     const queued = commandQueue.toArray();
     const written = queued.length - this.#handle.unsent;
