@@ -2,10 +2,10 @@
  * What does a synchronous call cost beside an asynchronous one of the same thread? Single GETs and pipelines of 100, in
  * turn; p50 and p99 of each round.
  */
-import { ConnectionManager } from "redthread";
-import { silent } from "../test/support/silent.js";
 import { startRedis } from "../test/support/redis-server.js";
+import { openManagerOf } from "./contenders/redthread.js";
 import type * as Tasks from "./contenders/sync-tasks.js";
+import { buildsOf } from "./support/build.js";
 import { interleave } from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
@@ -18,28 +18,31 @@ const CALLS = { GET: options.isSmoke ? 20 : 5_000, "pipeline of 100": options.is
 
 await using server = await startRedis();
 for (let i = 0; i < 100; i++) await server.admin.set(`bench:${i}`, "x".repeat(100));
-await using manager = new ConnectionManager<typeof Tasks>({
-  tasks: new URL("./contenders/sync-tasks.js", import.meta.url),
-  env: {},
-  logger: silent,
-  redis: { port: server.port },
-  threads: { count: 1 },
-});
-await manager.ready();
-const { ms, mb } = await manager.run("start");
+const builds = await Promise.all(
+  buildsOf(options).map(async (build) => ({
+    build,
+    manager: await openManagerOf<typeof Tasks>(build, "sync-tasks.js", { port: server.port, threads: 1 }),
+  })),
+);
+for (const { manager } of builds) await manager.ready();
+const { ms, mb } = await builds[0]!.manager.run("start");
+const contenders = builds.flatMap(({ build, manager }) =>
+  (["sync", "async"] as const).map((how) => ({ ...build.named(how), how, manager })),
+);
 const rows = await interleave(
   {
     points: (["GET", "pipeline of 100"] as const).map((call) => ({ call })),
-    contenders: [{ name: "sync" as const }, { name: "async" as const }],
+    contenders,
     rounds: ROUNDS,
     warmUps: 2,
-    async measure({ name }, { call }) {
-      const samples = await manager.run("measure", { how: name, call, calls: CALLS[call] });
+    async measure({ how, manager }, { call }) {
+      const samples = await manager.run("measure", { how, call, calls: CALLS[call] });
       return { p50: quantile(samples, 0.5), p99: quantile(samples, 0.99) };
     },
   },
   options,
 );
+for (const { manager } of builds) await manager.shutdown();
 report(
   {
     name: "sync",

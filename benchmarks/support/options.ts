@@ -33,7 +33,7 @@ export const BENCHMARKS: Readonly<Record<string, { readonly canBeside: boolean }
   vectors: { canBeside: false }, // it runs the sources of the demo and of redthread, not a package
   limit: { canBeside: false },
   overhead: { canBeside: false }, // it calls modules that a packed build has no entry for
-  sync: { canBeside: false },
+  sync: { canBeside: true },
   pipeline: { canBeside: true },
 };
 
