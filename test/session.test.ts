@@ -349,6 +349,17 @@ for (const protocol of [2, 3] as const) {
   });
 }
 
+test("a client whose subscriptions are refused after a reconnect says so", async (t) => {
+  await server.admin.call("ACL", "SETUSER", "hearing", "on", ">pw", "~*", "&*", "+@all");
+  const redis = await own(t, { redis: { username: "hearing", password: "pw" } });
+  await redis.subscribe("a");
+  await server.admin.call("ACL", "SETUSER", "hearing", "-subscribe");
+  const told = once(redis, "error");
+  await loseAndReturn(redis);
+  assert.match(String((await told)[0]), /NOPERM/);
+  await echoes(redis);
+});
+
 for (const protocol of [2, 3] as const) {
   test(`shard channels that end are not the end of other subscriptions, with RESP${protocol}`, async (t) => {
     const redis = await own(t, { redis: { ioredis: { protocol } } });

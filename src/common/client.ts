@@ -361,10 +361,18 @@ export class Client implements Gate {
     } catch (error) {
       if (!isReplyError(error)) return; // lost once more, and then it is asked for again
       this.#traffic.session.monitoringEnded();
-      const { logger, name } = this.#options;
-      logger.warn("MONITOR was refused after a reconnect: no more lines will come", { name, code: replyCode(error) });
-      this.redis.emit("error", error);
+      this.#tellRefusal("MONITOR", error);
     }
+  }
+
+  /** Nobody waits for an answer to what is asked for again after a reconnect: its holder listens for errors. */
+  #tellRefusal(what: string, error: Error): void {
+    const { logger, name } = this.#options;
+    logger.warn(`after a reconnect the server refused ${what}: nothing more will come`, {
+      name,
+      code: replyCode(error),
+    });
+    this.redis.emit("error", error);
   }
 
   /**
@@ -436,7 +444,9 @@ export class Client implements Gate {
       Reflect.apply(reject, command, [isReplyError(error) ? error : this.#traffic.errors.notSent(command, error)]);
     };
     const written = this.redis.transmit(command);
-    (written as Promise<unknown>).catch(() => {}); // ioredis leaves its own re-SUBSCRIBE and SELECT unheard
+    (written as Promise<unknown>).catch((error: unknown) => {
+      if (traitOf(command.name) === "subscription" && isReplyError(error)) this.#tellRefusal("subscriptions", error);
+    });
     return written;
   }
 
