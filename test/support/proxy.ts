@@ -34,7 +34,8 @@ export class Proxy implements AsyncDisposable {
   #server: Server | undefined;
   #port: number;
   #blackhole = false;
-  #replyBytesLeft = Infinity;
+  /** How many bytes still pass before a cut, and before each one after it. */
+  #cuts: { readonly side: "requests" | "replies"; readonly left: number[] } = { side: "replies", left: [] };
 
   constructor(targetPort: number, { host = "127.0.0.1", port = 0 }: Partial<Address> = {}) {
     this.targetPort = targetPort;
@@ -83,9 +84,27 @@ export class Proxy implements AsyncDisposable {
     }
   }
 
-  /** Lets `n` more bytes of replies through, counted over all connections, then cuts the connection in the middle of that reply. Once. */
-  cutAfterReplyBytes(n: number): void {
-    this.#replyBytesLeft = n;
+  /**
+   * Lets `n` more bytes of replies through, counted over all connections, then cuts the connection in the middle of that reply.
+   * Then the same with each of `others`.
+   */
+  cutAfterReplyBytes(n: number, ...others: number[]): void {
+    this.#cuts = { side: "replies", left: [n, ...others] };
+  }
+
+  /** As `cutAfterReplyBytes`, but of requests: the server gets no more of them, the client no replies. */
+  cutAfterRequestBytes(n: number, ...others: number[]): void {
+    this.#cuts = { side: "requests", left: [n, ...others] };
+  }
+
+  /** The cuts that have not come are not coming. */
+  cutNothing(): void {
+    this.#cuts.left.length = 0;
+  }
+
+  /** Of the connection that has this port at the client: the port that the server sees; undefined once it is gone. */
+  portAtServer(clientPort: number | undefined): number | undefined {
+    return [...this.#links].find(({ client }) => client.remotePort === clientPort)?.upstream.localPort;
   }
 
   /** Refuses new connects; those open stay (see `reset`). */
@@ -123,8 +142,8 @@ export class Proxy implements AsyncDisposable {
     const link = { client, upstream, isDark: this.#blackhole };
     this.#links.add(link);
     client.setNoDelay(true);
-    this.#pump(link, client, upstream, (chunk) => upstream.write(chunk));
-    this.#pump(link, upstream, client, (chunk) => this.#reply(link, chunk));
+    this.#pump(link, client, upstream, (chunk) => this.#pass("requests", link, chunk));
+    this.#pump(link, upstream, client, (chunk) => this.#pass("replies", link, chunk));
     for (const [socket, other] of [
       [client, upstream],
       [upstream, client],
@@ -166,15 +185,19 @@ export class Proxy implements AsyncDisposable {
     from.on("end", () => later(() => to.end()));
   }
 
-  #reply({ client, upstream }: Link, chunk: Buffer): boolean {
-    if (chunk.length < this.#replyBytesLeft) {
-      this.#replyBytesLeft -= chunk.length;
-      return client.write(chunk);
+  #pass(side: "requests" | "replies", link: Link, chunk: Buffer): boolean {
+    const { client, upstream } = link;
+    const to = side === "requests" ? upstream : client;
+    const [left] = this.#cuts.left;
+    if (side !== this.#cuts.side || left === undefined) return to.write(chunk);
+    if (chunk.length < left) {
+      this.#cuts.left[0] = left - chunk.length;
+      return to.write(chunk);
     }
-    const passed = chunk.subarray(0, this.#replyBytesLeft);
-    this.#replyBytesLeft = Infinity;
-    upstream.destroy();
-    client.end(passed);
+    this.#cuts.left.shift();
+    this.#links.delete(link);
+    (to === client ? upstream : client).destroy();
+    to.end(chunk.subarray(0, left));
     return true;
   }
 }
