@@ -5,7 +5,7 @@ import { Command } from "ioredis";
 import type { Certificates } from "./certificates.js";
 import { eventually } from "./gate.js";
 import { beginLeakCheck, leakCheck } from "./leak-check.js";
-import { freePort, launch, type RedisServer } from "./redis-server.js";
+import { freePort, launch, type RedisServer, untilInSync } from "./redis-server.js";
 
 export interface ClusterShape {
   readonly masters?: number;
@@ -156,6 +156,12 @@ export class Cluster implements AsyncDisposable {
       15_000,
       "it is the master",
     );
+  }
+
+  /** Starts a node that is a replica from now on, until it has a master again: its handshake is listed as a client's. */
+  async rejoin(node: RedisServer): Promise<void> {
+    await node.start();
+    await untilInSync(node);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -14,7 +14,7 @@ export const LIMITS = { lameDuckMs: 0, drainMs: 300, closeMs: 600 };
 /** Where it matters what becomes of each thread: a loaded machine has time for it. */
 export const UNHURRIED = { closeMs: 4_000 };
 
-/** What redis-server 7 writes at loglevel verbose when a connection ends otherwise than by QUIT. */
+/** What a server writes at loglevel verbose when a connection ends otherwise than by QUIT. */
 export const ABRUPT = /Reading from client|Error writing to client|Client closed connection(?!.*name=observer)/;
 
 export function ending(t: TestContext, server: RedisServer, options: Partial<ManagerOptions> = {}): Ending {

@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from "node:child_process";
+import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { accessSync, constants, rmSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -40,6 +40,8 @@ export interface ListedClient {
   flags: string;
   db: string;
   user: string;
+  /** The number of commands queued in MULTI; "-1" outside MULTI, on every server. */
+  multi: string;
   [field: string]: string;
 }
 
@@ -72,6 +74,8 @@ export function startRedis(options: RedisServerOptions = {}): Promise<RedisServe
         await writeFile(join(folder, "users.acl"), acl);
         args.push("--aclfile", join(folder, "users.acl"));
       }
+      // Whoever raises the level looks for clients by their names.
+      if (loglevel !== "notice" && hidesNames()) args.push("--hide-user-data-from-log", "no");
       return [...listen(port), ...args, ...further];
     },
   });
@@ -95,6 +99,12 @@ export async function launch(mode: Mode): Promise<RedisServer> {
       throw error;
     }
   }
+}
+
+/** Valkey from 8.0 on writes no names into its log unless it is told to; older servers do not know the setting. */
+function hidesNames(): boolean {
+  const { stdout } = spawnSync(findRedisServer() ?? "", ["--version"], { encoding: "utf8" });
+  return /^Valkey server v=(?!7\.)/.test(stdout);
 }
 
 function tlsArgs({ certificates: { folder }, mutual }: NonNullable<RedisServerOptions["tls"]>) {
@@ -288,6 +298,13 @@ export class RedisServer implements AsyncDisposable {
   }
 }
 
+/** Until this server is a replica whose handshake is over: before that, its master lists it as anybody's client. */
+export async function untilInSync({ admin }: RedisServer): Promise<void> {
+  const isInSync = async (): Promise<boolean> =>
+    /role:slave[^]*master_link_status:up/.test(await admin.info("replication"));
+  await eventually(isInSync, 30_000, "the replica is in sync");
+}
+
 const observers = new Set<Redis>();
 
 /** Whether this native handle is the socket of some server's observer. */
@@ -309,12 +326,18 @@ function killAll(): void {
   }
 }
 
-function parseClient(line: string): ListedClient {
+/** A line of CLIENT LIST, or what CLIENT INFO answers. */
+export function parseClient(line: string): ListedClient {
   const fields = line
     .trim()
     .split(" ")
     .map((field) => [field.slice(0, field.indexOf("=")), field.slice(field.indexOf("=") + 1)] as const);
-  return { id: "", addr: "", name: "", cmd: "", flags: "", db: "", user: "", ...Object.fromEntries(fields) };
+  const client = { id: "", addr: "", name: "", cmd: "", flags: "", db: "", user: "", multi: "" };
+  Object.assign(client, Object.fromEntries(fields));
+  // Outside MULTI, Valkey 9 reports 0 instead of -1 for a connection that has used MULTI or WATCH. The flag "x" is
+  // what tells it from a MULTI that has no command yet.
+  if (client.multi === "0" && !client.flags.includes("x")) client.multi = "-1";
+  return client;
 }
 
 function isExecutable(path: string): boolean {

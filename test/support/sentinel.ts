@@ -1,7 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { eventually } from "./gate.js";
-import { launch, type ListedClient, type Mode, type RedisServer, startRedis } from "./redis-server.js";
+import { launch, type ListedClient, type Mode, type RedisServer, startRedis, untilInSync } from "./redis-server.js";
 
 export const NAME = "m1";
 
@@ -82,6 +82,7 @@ export class Watched implements AsyncDisposable {
   /** Makes the old master a replica of the new one, which the sentinels do by themselves only after 10 to 20 s. */
   async follow(): Promise<void> {
     await this.master.admin.call("REPLICAOF", "127.0.0.1", String(this.replica.port));
+    await untilInSync(this.master);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -112,7 +112,7 @@ test(
     assert.deepEqual(failed.slice(1), [0, 0]);
     const { uncertain, notSent } = replicated.ledger.totals;
     assert.ok(uncertain + notSent > 0, "the fault has hit nothing");
-    await cluster.masters[0]!.start();
+    await cluster.rejoin(cluster.masters[0]!);
     await eventually(() => manager.stats().breaker.state === "closed");
     await manager.shutdown();
     assert.equal(await cluster.connections(), 0);

@@ -86,7 +86,7 @@ test(
     await replica.kill();
     await progress();
     assert.ok((await getsOf(master)) > 0);
-    await replica.start();
+    await cluster.rejoin(replica);
     for (const read of readers) await eventually(() => isReadAt(replica, read), 30_000);
     isOver = true;
     await Promise.all(reading);

@@ -205,7 +205,7 @@ test(
     await eventually(() => heard.length > 0);
     assert.deepEqual(heard, [`again on ${channels[1]}`]);
     await end();
-    await c!.start();
+    await cluster.rejoin(c!);
     await manager.shutdown();
     assert.equal(await cluster.connections(), 0);
   },
