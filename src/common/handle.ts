@@ -77,12 +77,14 @@ export class Wire extends Redis {
 
   /** Onto the socket. The promise returned may be a traced one: hand it on, or handle it. */
   transmit(command: QueuedCommand): unknown {
-    const { length } = this.commandQueue;
     this.#expect(1);
     try {
-      return super.sendCommand(command);
-    } finally {
-      this.#correct(this.commandQueue.length - length, 1);
+      const sent = super.sendCommand(command);
+      if (command.isSettled) this.#correct(0, 1);
+      return sent;
+    } catch (error) {
+      if (this.commandQueue.peekBack()?.command !== command) this.#correct(0, 1);
+      throw error;
     }
   }
 

@@ -39,10 +39,9 @@ export function sendThroughOutbox(stream: Writable, onFlush: (writes: number) =>
   let since = 0;
   /** There was one at a time of late: the next leaves at once, for no other is going to join it. */
   let isLone = false;
-  let writes = 0;
 
   const flush = (): void => {
-    if (!stream.writable || chunks.length === 0 || !onFlush(writes)) return;
+    if (!stream.writable || chunks.length === 0 || !onFlush(outbox.writes)) return;
     const leaving = chunks;
     chunks = [];
     if (leaving.length === 1) write(leaving[0]!);
@@ -66,7 +65,7 @@ export function sendThroughOutbox(stream: Writable, onFlush: (writes: number) =>
     // Strings are encoded together. Commands never split a character.
     if (typeof chunk === "string" && typeof chunks[last] === "string") chunks[last] += chunk;
     else chunks.push(chunk);
-    writes++;
+    outbox.writes++;
     since++;
     if (isLone) {
       isLone = false;
@@ -88,12 +87,8 @@ export function sendThroughOutbox(stream: Writable, onFlush: (writes: number) =>
     if (turnAt === undefined) setImmediate(endTurn);
     turnAt = monotonic();
   });
-  return {
-    get writes() {
-      return writes;
-    },
-    flush,
-  };
+  const outbox = { writes: 0, flush };
+  return outbox;
 }
 
 function toBuffer(chunk: string | Uint8Array): Uint8Array {

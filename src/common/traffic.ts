@@ -115,7 +115,9 @@ export class Traffic {
       this.#threw([command], length, error);
       return command.promise;
     } finally {
-      this.#wrote([command], length);
+      // ioredis may have turned it away.
+      if (!command.isSettled) this.#tellSession(command, trait);
+      this.#stayInStep();
     }
   }
 
@@ -155,18 +157,21 @@ export class Traffic {
     for (const command of commands.slice(queued)) command.reject(this.errors.notWritten(command, error));
   }
 
-  /** The session is told of what waits for an answer, and of nothing else. */
   #wrote(commands: readonly QueuedCommand[], queuedBefore: number): void {
-    const handle = this.#handle;
-    const queued = handle.commandQueue.length - queuedBefore;
-    for (let i = 0; i < queued; i++) {
-      const command = commands[i]!;
-      const trait = traitOf(command.name);
-      if (!this.#admission.isShared || trait !== "plain") this.session.sent(command, trait);
-    }
+    const queued = this.#handle.commandQueue.length - queuedBefore;
+    for (let i = 0; i < queued; i++) this.#tellSession(commands[i]!, traitOf(commands[i]!.name));
     // Those that ioredis was not given any more, or has turned away itself.
     for (let i = queued; i < commands.length; i++) commands[i]!.reject(this.errors.notSent(commands[i]!, undefined));
-    if (this.#outbox!.writes !== handle.writes) this.fallOutOfStep("commands were queued and not written");
+    this.#stayInStep();
+  }
+
+  /** Of what waits for an answer, and of nothing else. */
+  #tellSession(command: QueuedCommand, trait: CommandTrait): void {
+    if (trait !== "plain" || !this.#admission.isShared) this.session.sent(command, trait);
+  }
+
+  #stayInStep(): void {
+    if (this.#outbox!.writes !== this.#handle.writes) this.fallOutOfStep("commands were queued and not written");
   }
 
   /** Nobody can tell which reply is whose any more. What has not left does not leave: each command says so. */
