@@ -11,7 +11,7 @@ import { IdleCheck } from "./idle-check.js";
 import type { KeyPositions } from "./key-positions.js";
 import { MasterWatch } from "./master-watch.js";
 import type { RetryConfig } from "./options.js";
-import { type Outgoing, PipedCommands, turnAway } from "./outgoing.js";
+import { type Outgoing, PipedCommands } from "./outgoing.js";
 import { Replacement } from "./replacement.js";
 import { classifyReply, isReplyError, replyCode } from "./replies.js";
 import { connRetry } from "./retry.js";
@@ -171,8 +171,8 @@ export class Client implements Gate {
 
   /** Nothing is under way that a PING could be behind, or become a part of. */
   get #isQuiet(): boolean {
-    const { inTransaction, isMonitoring } = this.#traffic.session;
-    return this.redis.commandQueue.length === 0 && !inTransaction && !isMonitoring;
+    const { session } = this.#traffic;
+    return this.redis.commandQueue.length === 0 && !session.inTransaction && !session.isMonitoring;
   }
 
   /** Alive, and heard from within `idleMs`: no need to ask for a PING. */
@@ -255,7 +255,7 @@ export class Client implements Gate {
 
   send(outgoing: Outgoing): unknown {
     // Also while QUIT is under way: what is written behind it never runs.
-    if (this.#closing) return turnAway(outgoing, () => this.#traffic.errors.closed());
+    if (this.#closing) return this.#traffic.turnAwayClosed(outgoing);
     return this.#keys && this.#isDelayed(outgoing, this.#keys) ? outgoing.promise : this.#send(outgoing);
   }
 

@@ -106,7 +106,7 @@ export class Traffic {
   #sendOne(command: QueuedCommand): unknown {
     const trait = traitOf(command.name);
     const refused = this.#admission.refuse(command, trait, true);
-    if (refused) return turnAway(command, () => refused);
+    if (refused) return reject(command, refused);
     this.#prepare(command, trait);
     const { length } = this.#handle.commandQueue;
     try {
@@ -199,6 +199,10 @@ export class Traffic {
         return outgoing.reject(this.errors.unfulfilled(outgoing, undefined));
       this.send(outgoing);
     });
+  }
+
+  turnAwayClosed(outgoing: Outgoing): unknown {
+    return turnAway(outgoing, () => this.errors.closed());
   }
 
   #turnAway(command: QueuedCommand, why: unknown): void {
@@ -319,4 +323,10 @@ export class Traffic {
     if (timedOut) this.#onTimeout();
     return next;
   }
+}
+
+/** Apart from where commands pass: what a closure there sees would be allocated for each of them. */
+function reject(command: QueuedCommand, error: Error): unknown {
+  command.reject(error);
+  return command.promise;
 }
