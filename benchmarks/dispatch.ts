@@ -6,7 +6,15 @@ import { startRedis } from "../test/support/redis-server.js";
 import { type Candidate, candidatesOf, ContenderProcess, fillKeys } from "./contenders/contender-process.js";
 import { type ContenderName, ROSTER } from "./contenders/roster.js";
 import { buildsOf } from "./support/build.js";
-import { chooseContenders, choosePoints, interleave, mergeRounds, type Named, type Row } from "./support/interleave.js";
+import {
+  chooseContenders,
+  choosePoints,
+  interleave,
+  mergeRounds,
+  type Named,
+  type Row,
+  turns,
+} from "./support/interleave.js";
 import { parseBenchOptions } from "./support/options.js";
 import { panelOf } from "./support/panel.js";
 import { report } from "./support/report.js";
@@ -20,7 +28,7 @@ interface DispatchPoint extends Record<string, string | number> {
 const options = parseBenchOptions();
 const { isSmoke } = options;
 const CALLERS = isSmoke ? [64] : [1, 8, 64];
-const ROUNDS = isSmoke ? 1 : 2;
+const ROUNDS = isSmoke ? 1 : options.beside === undefined ? 2 : 10;
 const ROUNDS_OF: Readonly<Record<string, number>> = { 0: 0, 20: 20, 100: 100, 1000: 1_000, "10ms": roundsOf(10) };
 const SIZES = isSmoke ? ["0", "100"] : Object.keys(ROUNDS_OF);
 /** A turn of each contender, and how often it comes: what the machine does for longer falls on all of them. */
@@ -75,7 +83,9 @@ async function oneRound(round: number): Promise<Row<DispatchPoint>[]> {
   }));
   // All threads up, before anybody's code is warmed: a start takes a core.
   for (const { process } of contenders) await process.rate({ callers: 64, rounds: 0, ms: 0 });
-  for (const { contender, process } of contenders) {
+  // In turn: who is warmed first is a sixth slower with one caller for as long as it lives, of two with the same code.
+  for (const at of turns(contenders.length, round)) {
+    const { contender, process } = contenders[at]!;
     if (SLOW.has(contender)) await process.rate({ callers: 64, rounds: 0, ms: SHORT.ms });
     else for (const warmUp of WARM_UPS) await process.rate({ ...warmUp, rounds: 0 });
   }
