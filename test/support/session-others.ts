@@ -33,14 +33,22 @@ const FEED_AFTER_MS = 2;
 export class Others {
   readonly #server: RedisServer;
   readonly #run: string;
+  #nestingAborts = false;
 
   constructor(server: RedisServer, run: string) {
     this.#server = server;
     this.#run = run;
   }
 
+  /** See `Rules`; known once it is prepared. */
+  get nestingAborts(): boolean {
+    return this.#nestingAborts;
+  }
+
   /** What `read` reads, and `fail` fails at. */
   async prepare(): Promise<void> {
+    const [watch] = (await this.#server.admin.call("COMMAND", "INFO", "watch")) as [[string, number, string[]]];
+    this.#nestingAborts = watch[2].includes("no_multi");
     await this.#eval(PREPARE, "where");
   }
 

@@ -128,7 +128,7 @@ function notRefused(state: State, call: Call, outcome: Outcome, context: Context
   if (outcome.is === "not-sent") return notSent(state, [call], context);
   if (outcome.is === "unknown") {
     if (!context.mayLose || (state.isBroken && !state.gone)) return [];
-    return [...unknown(state, call, context), ...(context.mayLinger ? [ran(state, call)] : [])];
+    return [...unknown(state, call, context), ...(context.mayLinger ? [ran(state, call, context)] : [])];
   }
   if (outcome.is === "refused" || state.isBroken) return [];
   const next = outcome.is === "reply" || outcome.is === "error" ? served(state, call, outcome, context) : undefined;
@@ -264,24 +264,25 @@ function partlySubscribed(state: State, { kind, args }: Call): State[] {
 function transacted(state: State, calls: readonly Call[], outcome: Outcome, context: Context): State[] {
   const kinds = new Set(calls.map(({ kind }) => kind));
   const queue = calls.filter(({ kind }) => kind !== "watch" && kind !== "multi"); // errors, where they stand
+  const isAborted = kinds.has("bad") || (context.nestingAborts && (kinds.has("watch") || kinds.has("multi")));
   const isForbidden = context.forbidden !== undefined && kinds.has(context.forbidden);
   const blindly = (from: State): State[] =>
-    calls.reduce<State[]>((states, call) => unique(states.flatMap((one) => [one, ran(one, call)])), [from]);
+    calls.reduce<State[]>((states, call) => unique(states.flatMap((one) => [one, ran(one, call, context)])), [from]);
   if (outcome.is === "unknown" && context.mayLose) {
     const gone = withoutBreak({ ...lost(state), gone: state.gone ?? "outside" });
     if (context.forbidden === "multi") return blindly(gone);
-    const over = withMaybe(gone, state.isDirty || kinds.has("bad") ? [] : queue);
-    return context.mayLinger ? [over, ran({ ...state, queue, isAborted: kinds.has("bad") }, EXEC)] : [over];
+    const over = withMaybe(gone, state.isDirty || isAborted ? [] : queue);
+    return context.mayLinger ? [over, ran({ ...state, queue, isAborted }, EXEC, context)] : [over];
   }
   if (outcome.is === "reply") {
-    if (kinds.has("bad")) return [];
+    if (isAborted) return [];
     if (state.isDirty) return outcome.value === null ? [ended(state)] : [];
     const next = Array.isArray(outcome.value) && executed({ ...state, queue }, outcome.value, context);
     return next ? [next] : [];
   }
   if (outcome.is !== "error" && outcome.is !== "unknown") return [];
   const { message, outcome: said } = outcome.error as Error & { outcome?: unknown };
-  if (message.startsWith("EXECABORT") && (kinds.has("bad") || isForbidden || context.forbidden === "exec"))
+  if (message.startsWith("EXECABORT") && (isAborted || isForbidden || context.forbidden === "exec"))
     return [ended(state)];
   if (mayBeDeaf(state, "exec", context) && message.includes("Can't execute")) return [ended(state)];
   // Without its MULTI its commands have run, each for itself.

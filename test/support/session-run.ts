@@ -216,7 +216,9 @@ class SessionRun {
     const { isImpatient, protocol, hasPrefix } = this.#plan;
     const mayLose = group.fault !== undefined || group.release === "at once" || group.revoke === true || isImpatient;
     const atFirst = this.#in(role);
-    const same = { role, protocol, hasPrefix, mayLose, mayLinger: isImpatient, forbidden: group.forbid, atFirst };
+    const { nestingAborts } = this.#others;
+    const rules = { protocol, forbidden: group.forbid, nestingAborts };
+    const same = { ...rules, role, hasPrefix, mayLose, mayLinger: isImpatient, atFirst };
     begun.forEach((one, i) => {
       const before = this.#in(role);
       this.#become((state) => conclusion(state, one, outcomes[i]!, { ...same, earlier: one.earlier }), [role]);

@@ -37,6 +37,8 @@ export interface Rules {
   readonly protocol: 2 | 3;
   /** The ACL forbids it, or did so a moment ago. */
   readonly forbidden: Kind | undefined;
+  /** A MULTI or WATCH inside of a MULTI aborts it, as on Valkey 9; on Redis it only fails. */
+  readonly nestingAborts: boolean;
 }
 
 export function newState(db: number): State {
@@ -93,8 +95,10 @@ function rejected(state: State): State {
 function run(state: State, call: Call, answer: Answer, rules: Rules): State | undefined {
   const { kind, token, args } = call;
   const value = answer.is === "reply" ? answer.value : undefined;
-  const fails = (text: string): State | undefined =>
-    answer.is === "error" && answer.error.message.includes(text) ? state : undefined;
+  const fails = (text: string, next = state): State | undefined =>
+    answer.is === "error" && answer.error.message.includes(text) ? next : undefined;
+  const nests = (text: string): State | undefined =>
+    rules.nestingAborts ? fails("not allowed inside a transaction", rejected(state)) : fails(text);
   const replies = (isRight: boolean, next = state): State | undefined =>
     answer.is === "reply" && isRight ? next : undefined;
   const isOpen = state.queue !== undefined;
@@ -122,11 +126,11 @@ function run(state: State, call: Call, answer: Answer, rules: Rules): State | un
       return db === DATABASES.at(-1) ? fails("out of range") : replies(value === "OK", { ...state, db });
     }
     case "watch":
-      return isOpen ? fails("WATCH inside MULTI") : replies(value === "OK", watching(state, call));
+      return isOpen ? nests("WATCH inside MULTI") : replies(value === "OK", watching(state, call));
     case "unwatch":
       return replies(value === "OK", { ...state, watched: [], isDirty: false });
     case "multi":
-      return isOpen ? fails("nested") : replies(value === "OK", { ...state, queue: [] });
+      return isOpen ? nests("nested") : replies(value === "OK", { ...state, queue: [] });
     case "discard":
       return isOpen ? replies(value === "OK", ended(state)) : fails("without MULTI");
     case "exec":
@@ -203,11 +207,12 @@ function subscriptions({ subscribed: { subscribe, psubscribe, ssubscribe } }: St
 }
 
 /** The same for a command whose answer nobody has heard. What it writes may be among what others write. */
-export function ran(state: State, call: Call): State {
+export function ran(state: State, call: Call, rules: Pick<Rules, "nestingAborts">): State {
   const { kind, args, n } = call;
   const isOpen = state.queue !== undefined;
   if (isOpen && kind === "bad") return rejected(state);
   if (isOpen && !NEVER_QUEUED.has(kind)) return { ...state, queue: [...state.queue, call] };
+  if (isOpen && (kind === "watch" || kind === "multi")) return rules.nestingAborts ? rejected(state) : state;
   switch (kind) {
     case "push":
     case "script":
@@ -215,17 +220,18 @@ export function ran(state: State, call: Call): State {
     case "select":
       return DATABASES[n % DATABASES.length] === DATABASES.at(-1) ? state : { ...state, db: Number(args[0]) };
     case "watch":
-      return isOpen ? state : watching(state, call);
+      return watching(state, call);
     case "unwatch":
       return { ...state, watched: [], isDirty: false };
     case "multi":
-      return isOpen ? state : { ...state, queue: [] };
+      return { ...state, queue: [] };
     case "discard":
       return isOpen ? ended(state) : state;
     case "exec": {
       if (!isOpen) return state;
       const queue = state.isAborted || state.isDirty ? [] : state.queue;
-      const next = queue.filter((one) => one.kind === "select").reduce(ran, ended(state));
+      const selects = queue.filter((one) => one.kind === "select");
+      const next = selects.reduce((before, select) => ran(before, select, rules), ended(state));
       return withMaybe(next, queue);
     }
     case "monitor":
