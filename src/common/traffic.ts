@@ -115,8 +115,8 @@ export class Traffic {
       this.#threw([command], length, error);
       return command.promise;
     } finally {
-      // ioredis may have turned it away.
-      if (!command.isSettled) this.#tellSession(command, trait);
+      // Of what waits for an answer: ioredis may have turned it away.
+      if (!(this.#admission.isShared || command.isSettled)) this.session.sent(command, trait);
       this.#stayInStep();
     }
   }
@@ -159,15 +159,12 @@ export class Traffic {
 
   #wrote(commands: readonly QueuedCommand[], queuedBefore: number): void {
     const queued = this.#handle.commandQueue.length - queuedBefore;
-    for (let i = 0; i < queued; i++) this.#tellSession(commands[i]!, traitOf(commands[i]!.name));
+    // Many have no session: what a pipeline of theirs begins it ends.
+    if (!this.#admission.isShared)
+      for (const command of commands.slice(0, queued)) this.session.sent(command, traitOf(command.name));
     // Those that ioredis was not given any more, or has turned away itself.
     for (let i = queued; i < commands.length; i++) commands[i]!.reject(this.errors.notSent(commands[i]!, undefined));
     this.#stayInStep();
-  }
-
-  /** Of what waits for an answer, and of nothing else. */
-  #tellSession(command: QueuedCommand, trait: CommandTrait): void {
-    if (trait !== "plain" || !this.#admission.isShared) this.session.sent(command, trait);
   }
 
   #stayInStep(): void {
@@ -233,8 +230,7 @@ export class Traffic {
 
   /** Takes them out of ioredis' queue, which it is about to reject as a whole. */
   #keepReads(): void {
-    // A read under WATCH or MULTI, or behind a SELECT, belongs to what is lost. On a client of many these stand in pipelines of their own.
-    if (!this.session.clean || (!this.#admission.isShared && this.session.isChanging)) return;
+    if (!this.session.clean || this.session.isChanging) return; // a read under WATCH or MULTI, or behind a SELECT, belongs to what is lost
     const { commandQueue } = this.#handle;
     const queued = commandQueue.toArray();
     const written = queued.length - this.#handle.unsent;
