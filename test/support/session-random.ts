@@ -3,7 +3,7 @@ import { type Act, type Command, type Fault, type Group, type Kind, type Plan, p
 
 type Weights = Partial<Record<Kind, number>>;
 
-const PLAIN: Weights = { push: 8, echo: 3, read: 2, script: 4, ping: 1, fail: 1, bad: 1 };
+const PLAIN: Weights = { push: 7, echo: 3, read: 2, script: 6, ping: 1, fail: 1, bad: 1 };
 const TRANSACTIONS: Weights = { watch: 5, multi: 6, exec: 7, discard: 2, unwatch: 2 };
 const SUBSCRIPTIONS: Weights = {
   subscribe: 2,
@@ -117,7 +117,7 @@ const group: fc.Arbitrary<Group> = fc.record({
   fault: now(6, fault),
   forbid: now(12, kindOf(FORBIDDEN)),
   touch: now(8, fc.nat(5)),
-  flush: now(10, fc.constant(true)),
+  flush: now(5, fc.constant(true)),
   login: now(15, fc.constantFrom("before" as const, "after" as const)),
   revoke: now(30, fc.constant(true)),
   release: now(8, fc.constantFrom("settled" as const, "at once" as const, "to a waiter" as const)),
