@@ -125,6 +125,7 @@ export class Client implements Gate {
         errors: this.#traffic.errors,
         ask: (command, ...args) => this.askAbout(command, ...args),
         send: (command) => this.#send(command),
+        onTurnedAway: (commands) => this.#traffic.session.turnedAway(commands),
       });
     // Who holds a dedicated one is not to find an AUTH between two commands: see renewLogin.
     if (role !== "dedicated") this.#unlisten = options.logins?.listen(() => this.renewLogin());

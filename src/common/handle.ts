@@ -12,7 +12,7 @@ import {
 } from "./ioredis.js";
 import type { Endpoint, RedisConfig } from "./options.js";
 import { type Outgoing, PipedCommands } from "./outgoing.js";
-import { guardPipeline } from "./pipelines.js";
+import { guardPipeline, type PipelineGate } from "./pipelines.js";
 import { type ScriptDefinition, scriptFunction } from "./scripts.js";
 
 type CommandItem = Parameters<RedisHandle["handleReconnection"]>[1];
@@ -147,6 +147,12 @@ export class Wire extends Redis {
  */
 export class Handle extends Wire {
   readonly #gate: Gate;
+  /** One for all of them: what each had for itself would be kept with it. */
+  readonly #pipelineGate: PipelineGate = {
+    delay: (commands, run) => this.#gate.delay(commands as readonly QueuedCommand[], run),
+    refuse: (commands, ends) => this.#gate.refuse(commands as readonly QueuedCommand[], ends),
+    gather: (run) => this.#gather(run),
+  };
   /** Of the pipeline that runs in this very moment. */
   #piped: PipedCommands | undefined;
   /** ioredis is on its way out of a failed handshake, or of a reply that is none. */
@@ -320,21 +326,19 @@ export class Handle extends Wire {
   }
 
   #guarded<Pipeline>(pipeline: Pipeline): Pipeline {
-    return guardPipeline(pipeline, {
-      delay: (commands, run) => this.#gate.delay(commands as readonly QueuedCommand[], run),
-      refuse: (commands, ends) => this.#gate.refuse(commands as readonly QueuedCommand[], ends),
-      gather: (run) => {
-        const outer = this.#piped; // a listener of ioredis' channels may run another
-        const piped = (this.#piped = new PipedCommands());
-        try {
-          const running = run();
-          if (piped.commands.length > 0) this.#gate.send(piped);
-          return running;
-        } finally {
-          this.#piped = outer;
-        }
-      },
-    });
+    return guardPipeline(pipeline, this.#pipelineGate);
+  }
+
+  #gather<T>(run: () => T): T {
+    const outer = this.#piped; // a listener of ioredis' channels may run another
+    const piped = (this.#piped = new PipedCommands());
+    try {
+      const running = run();
+      if (piped.commands.length > 0) this.#gate.send(piped);
+      return running;
+    } finally {
+      this.#piped = outer;
+    }
   }
 }
 

@@ -18,6 +18,8 @@ export interface KeyPositionsOptions {
   readonly ask: (command: QueuedCommand, ...args: Argument[]) => Promise<unknown>;
   /** A command that has waited here goes on. */
   readonly send: (command: QueuedCommand) => unknown;
+  /** They were not sent. */
+  readonly onTurnedAway?: (commands: readonly QueuedCommand[]) => void;
 }
 
 /** Where the keys of a command are, as COMMAND INFO tells; its first argument is number 1. */
@@ -116,7 +118,7 @@ export class KeyPositions {
   close(error: Error): void {
     this.#life.abort(error);
     this.#deadlines.stop();
-    for (const waiting of this.#waiting) turnAway(waiting, error);
+    for (const waiting of this.#waiting) this.#turnAway(waiting, error);
     this.#advance();
   }
 
@@ -131,9 +133,16 @@ export class KeyPositions {
       await Promise.all(locating);
       if (waiting.state === "asking") waiting.state = "ready";
     } catch (error) {
-      turnAway(waiting, error as Error);
+      this.#turnAway(waiting, error as Error);
     }
     this.#advance();
+  }
+
+  #turnAway(waiting: Waiting, error: Error): void {
+    if (waiting.state === "rejected") return;
+    waiting.state = "rejected";
+    this.#options.onTurnedAway?.(waiting.commands);
+    waiting.reject(error);
   }
 
   #advance(): void {
@@ -149,7 +158,7 @@ export class KeyPositions {
     for (const waiting of this.#waiting) {
       const [first] = waiting.commands;
       const due = dueAt(first!) ?? Infinity;
-      if (due <= cutoff) turnAway(waiting, this.#options.errors.untold(first!));
+      if (due <= cutoff) this.#turnAway(waiting, this.#options.errors.untold(first!));
       else next = Math.min(next, due);
     }
     this.#advance();
@@ -319,12 +328,6 @@ function isFinal(error: unknown): error is Error {
 function noneIfRefused(error: unknown): string[] {
   if (isFinal(error)) return [];
   throw error;
-}
-
-function turnAway(waiting: Waiting, error: Error): void {
-  if (waiting.state === "rejected") return;
-  waiting.state = "rejected";
-  waiting.reject(error);
 }
 
 async function settled<T>(run: () => Promise<T>): Promise<T> {

@@ -144,8 +144,12 @@ export class Session {
   }
 
   /** Was not sent, for there is no connection: whoever ends his transaction so has nothing more to lose. */
-  turnedAway({ name }: QueuedCommand): void {
-    if (endsWatch(traitOf(name))) this.#isGivenUp = true;
+  turnedAway(commands: readonly QueuedCommand[]): void {
+    const traits = commands.map(({ name }) => traitOf(name));
+    const isTransaction = traits.length > 1 && traits.includes("multi"); // its EXEC may be still to be added
+    if (!isTransaction && !traits.some(endsWatch)) return;
+    this.#isGivenUp = true;
+    this.#broken = false;
   }
 
   /** It was not resumed on the next connection. */

@@ -203,7 +203,7 @@ export class Traffic {
   }
 
   #turnAway(command: QueuedCommand, why: unknown): void {
-    this.session.turnedAway(command);
+    this.session.turnedAway([command]);
     command.reject(this.errors.unfulfilled(command, why));
   }
 
@@ -295,7 +295,7 @@ export class Traffic {
   #refusalWhileDown(why: unknown): ErrorFor | undefined {
     if (this.#redis.whenDown === "wait") return undefined;
     return (command) => {
-      this.session.turnedAway(command);
+      this.session.turnedAway([command]);
       return why instanceof CircuitOpenError ? why : this.errors.notSent(command, why);
     };
   }
