@@ -77,7 +77,8 @@ test("a second exec() while the first is under way does not send the commands ag
 test("pipelines that have run do not become long-lived with their commands and replies", async (t) => {
   await server.admin.set("k", "x".repeat(100));
   const { kbEach } = await new Program(t, "many-pipelines", [String(server.port)]).hears("kbEach");
-  assert.ok(Number(kbEach) < 5, `${String(kbEach)} kB of each pipeline of 50 commands are kept`);
+  // With their commands it is 50; 2, or 6 where scavenges fall into the middle of pipelines.
+  assert.ok(Number(kbEach) < 10, `${String(kbEach)} kB of each pipeline of 50 commands are kept`);
 });
 
 for (const end of ["disconnect", "end", "quit"] as const) {

@@ -187,7 +187,7 @@ test("inside of a MULTI nothing is asked: it would be a part of it", async (t) =
 
 test("what waits for an answer is not sent after its deadline, nor what waits behind it", async (t) => {
   const redis = await open(t, { commandTimeoutMs: 300 });
-  await server.admin.client("PAUSE", 1_000);
+  await server.admin.client("PAUSE", 3_000);
   const waiting = [
     redis.call("GETSET", "k", "1"),
     redis.set("k", "2"),
