@@ -224,7 +224,7 @@ export class ClientPool<T> {
     const slot = this.#atHand.take();
     if (slot === undefined) return undefined;
     if (!this.#hasRested(slot) && this.#factory.isAlive(slot.client!)) return this.#lend(slot);
-    this.#shelve(slot); // to be checked, or found dead, as any other
+    this.#shelve(slot); // generic-pool gives it to a supplier, who checks it or finds it dead
     return undefined;
   }
 
