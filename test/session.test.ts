@@ -2,11 +2,14 @@ import assert from "node:assert/strict";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
+import { Logins } from "../src/common/logins.js";
+import type { RedisOptions } from "../src/common/options.js";
 import { connect, type ConnectOptions, disconnect, type RedthreadError } from "../src/index.js";
 import { eventually } from "./support/gate.js";
 import { beginLeakCheck, leakCheck } from "./support/leak-check.js";
 import { openClient, rejection } from "./support/make-client.js";
 import { code } from "./support/manage.js";
+import { startProxy } from "./support/proxy.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
 // One connection never lies: a reply belongs to the command that asked for it, and what a client takes its connection to be
@@ -20,6 +23,7 @@ beforeEach(() => server.admin.flushall());
 after(() => server.stop());
 
 type Redis = Awaited<ReturnType<typeof connect>>;
+type IoredisOptions = NonNullable<RedisOptions["ioredis"]>;
 type Refusal = RedthreadError & { command?: string; reason?: string };
 
 async function own(t: TestContext, { redis = {}, ...options }: ConnectOptions = {}): Promise<Redis> {
@@ -128,23 +132,24 @@ test("an EXEC that was refused ends its transaction, for all who share the clien
   assert.equal(await redis.get("k"), null);
 });
 
-/** Logins of which the first is soon followed by a second one, of another user. */
-function changing() {
-  let made = 0;
-  const credentials = async (): Promise<{ username: string; password: string; expiresAt: number }> => {
-    const username = `rotating-${++made}`;
-    await server.admin.call("ACL", "SETUSER", username, "on", ">secret", "~*", "&*", "+@all");
-    return { username, password: "secret", expiresAt: Date.now() + (made === 1 ? 1_000 : 3_600_000) };
-  };
-  return { credentials, made: () => made };
+/** A client of one's own that is logged in as `first`, and the way to have it log in as `second`. */
+async function renewable(t: TestContext, ioredis: IoredisOptions = {}): Promise<{ redis: Redis; renew: () => void }> {
+  const logins = new Logins(() => {});
+  const come = (version: number, username: string): void => logins.came({ version, username, password: "secret" });
+  for (const user of ["first", "second"])
+    await server.admin.call("ACL", "SETUSER", user, "on", ">secret", "~*", "&*", "+@all");
+  come(1, "first");
+  const { redis } = await openClient(t, server, { role: "owned", logins, redis: { ioredis } });
+  return { redis, renew: () => come(2, "second") };
 }
 
+const isPopping = async (): Promise<boolean> => (await server.clients()).some(({ cmd }) => cmd === "blpop");
+
 test("a new login comes before or after a pipeline, never into it", async (t) => {
-  const { credentials, made } = changing();
-  const redis = await own(t, { redis: { credentials } });
+  const { redis, renew } = await renewable(t);
   const popping = redis.blpop("q", 0);
-  await eventually(() => made() > 1, 10_000, "a new login");
-  await new Promise((resolve) => setTimeout(resolve, 50)); // and it has come to the client
+  await eventually(isPopping);
+  renew();
   const piped = popping.then(async () => redis.pipeline().echo("a").echo("b").echo("c").exec());
   await server.admin.rpush("q", "item");
   assert.deepEqual(
@@ -382,25 +387,22 @@ for (const protocol of [2, 3] as const) {
 }
 
 test("a new login that waited for a BLPOP is used as soon as that is answered", async (t) => {
-  const { credentials, made } = changing();
-  const redis = await own(t, { redis: { credentials } });
+  const { redis, renew } = await renewable(t);
   const popping = redis.blpop("q", 0);
-  await eventually(() => made() > 1, 10_000, "a new login");
-  await new Promise((resolve) => setTimeout(resolve, 50)); // and it has come to the client
+  await eventually(isPopping);
+  renew();
   await server.admin.rpush("q", "item");
   await popping;
-  await eventually(async () => String(await server.admin.client("LIST")).includes("user=rotating-2"));
+  await eventually(async () => (await server.clients()).some(({ user }) => user === "second"));
 });
 
 test("a new login waits until a RESP2 connection is no longer subscribed", async (t) => {
-  const { credentials, made } = changing();
-  const redis = await own(t, { redis: { credentials, ioredis: { protocol: 2 } } });
+  const { redis, renew } = await renewable(t, { protocol: 2 });
   await redis.subscribe("a");
-  await eventually(() => made() > 1, 10_000, "a new login");
-  await new Promise((resolve) => setTimeout(resolve, 50)); // and it has come to the client
+  renew();
   await redis.unsubscribe();
   await echoes(redis);
-  await eventually(async () => String(await redis.acl("WHOAMI")) === "rotating-2");
+  assert.equal(await redis.acl("WHOAMI"), "second");
 });
 
 test("with RESP2 a subscribed client says by name what it does not run", async (t) => {
@@ -423,7 +425,7 @@ test("the database after a reconnect is the last that the server confirmed, in a
   await assert.rejects(redis.multi().select(6).call("NOSUCH").exec());
   await loseAndReturn(redis);
   assert.match(await listed(redis), / db=5 /);
-  void redis.multi().select(7).discard();
+  await redis.pipeline([["call", "MULTI"], ["select", 7], ["discard"]]).exec();
   await loseAndReturn(redis);
   assert.match(await listed(redis), / db=5 /);
 });
@@ -436,9 +438,12 @@ test("a client is not ready before it is in its database again", async (t) => {
   });
   await redis.select(3);
   await server.admin.call("ACL", "SETUSER", "selecting", "-select");
+  const attempts = async (): Promise<number> =>
+    Number(/total_connections_received:(\d+)/.exec(await server.admin.info("stats"))![1]);
+  const attemptsBefore = await attempts();
   await lose(redis);
   const set = redis.set("k", "in 3");
-  await new Promise((resolve) => setTimeout(resolve, 200));
+  await eventually(async () => (await attempts()) > attemptsBefore + 2);
   assert.equal(await server.admin.exists("k"), 0);
   await server.admin.call("ACL", "SETUSER", "selecting", "+select");
   assert.equal(await set, "OK");
@@ -523,15 +528,22 @@ test("a read of a transaction, or behind a SELECT, is not sent again alone", asy
 });
 
 test("very many commands that wait for a connection get their verdict as few do", async (t) => {
-  const { redis } = await openClient(t, server, { redis: { commandTimeoutMs: 300 } });
-  const upAgain = server.admin.client("PAUSE", 1, "ALL");
-  await upAgain;
-  redis.stream.destroy();
-  const pipeline = redis.pipeline();
+  await using proxy = await startProxy(server.port);
+  const redis = { commandTimeoutMs: 500, resend: "readonly" as const };
+  const client = await openClient(t, server, { port: proxy.port, redis });
+  proxy.blackhole(true);
+  const reads = Array.from({ length: 150_000 }, () => rejection(client.redis.get("k")));
+  await new Promise((resolve) => setImmediate(resolve)); // they have been written
+  proxy.down();
+  client.redis.stream.destroy();
+  const pipeline = client.redis.pipeline();
   for (let i = 0; i < 150_000; i++) pipeline.set("k", i);
-  const replies = await pipeline.exec();
-  assert.equal(replies!.length, 150_000);
-  await echoes(redis);
+  const [piped, read] = await Promise.all([pipeline.exec(), Promise.all(reads)]);
+  assert.deepEqual(new Set(piped!.map(([error]) => (error as Refusal).code)), new Set(["REDTHREAD_NOT_SENT"]));
+  assert.deepEqual(new Set(read.map((error) => (error as Refusal).code)), new Set(["REDTHREAD_REPLY_LOST"]));
+  proxy.blackhole(false);
+  await proxy.up();
+  await echoes(client.redis);
 });
 
 test("a pipeline that a tracer runs inside of another's start is another", async (t) => {

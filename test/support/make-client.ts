@@ -7,7 +7,7 @@ import { configFor } from "./fast-config.js";
 import { beginLeakCheck, leakCheck } from "./leak-check.js";
 import { startRedis, type RedisServer, type RedisServerOptions } from "./redis-server.js";
 
-interface ClientSetup extends Partial<Pick<ClientOptions, "role" | "logger" | "onState">> {
+interface ClientSetup extends Partial<Pick<ClientOptions, "role" | "logger" | "logins" | "onState">> {
   /** Where to connect to, when not to the server itself. */
   readonly port?: number;
   readonly redis?: Partial<RedisOptions>;
