@@ -529,13 +529,13 @@ test("a read of a transaction, or behind a SELECT, is not sent again alone", asy
 
 test("very many commands that wait for a connection get their verdict as few do", async (t) => {
   await using proxy = await startProxy(server.port);
-  const redis = { commandTimeoutMs: 500, resend: "readonly" as const };
+  const redis = { commandTimeoutMs: 5_000, resend: "readonly" as const };
   const client = await openClient(t, server, { port: proxy.port, redis });
   proxy.blackhole(true);
   const reads = Array.from({ length: 150_000 }, () => rejection(client.redis.get("k")));
   await new Promise((resolve) => setImmediate(resolve)); // they have been written
   proxy.down();
-  client.redis.stream.destroy();
+  await lose(client.redis); // and they are held again
   const pipeline = client.redis.pipeline();
   for (let i = 0; i < 150_000; i++) pipeline.set("k", i);
   const [piped, read] = await Promise.all([pipeline.exec(), Promise.all(reads)]);
