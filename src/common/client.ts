@@ -1,19 +1,20 @@
 import { markAsUntransferable } from "node:worker_threads";
-import { traitOf } from "./commands.js";
 import type { Entry } from "./connect-gate.js";
 import { type ConnectionState, StateMachine } from "./connection-state.js";
 import { Dialer, type DialerOptions } from "./dialer.js";
 import { type Gate, Handle } from "./handle.js";
-import type { QueuedCommand } from "./ioredis.js";
 import { HandBack } from "./hand-back.js";
-import { Heartbeat } from "./heartbeat.js";
+import { Handshake } from "./handshake.js";
 import { IdleCheck } from "./idle-check.js";
+import type { QueuedCommand } from "./ioredis.js";
 import type { KeyPositions } from "./key-positions.js";
-import { MasterWatch } from "./master-watch.js";
+import { LoginRenewal } from "./login-renewal.js";
+import type { MasterWatch } from "./master-watch.js";
 import type { RetryConfig } from "./options.js";
 import { type Outgoing, PipedCommands } from "./outgoing.js";
+import { Probe } from "./probe.js";
 import { Replacement } from "./replacement.js";
-import { classifyReply, isReplyError, replyCode } from "./replies.js";
+import { classifyReply, replyCode } from "./replies.js";
 import { connRetry } from "./retry.js";
 import { abortable, monotonic, within } from "./time.js";
 import { Traffic } from "./traffic.js";
@@ -37,7 +38,7 @@ export class Client implements Gate {
   readonly #options: ClientOptions;
   readonly #dialer: Dialer;
   readonly #traffic: Traffic;
-  readonly #heartbeat: Heartbeat;
+  readonly #probe: Probe;
   readonly #idleCheck: IdleCheck;
   readonly #replacement: Replacement;
   readonly #masterWatch: MasterWatch | undefined;
@@ -46,16 +47,12 @@ export class Client implements Gate {
   /** What the machine says, at hand for each command. */
   #isConnected = false;
   readonly #handBack: HandBack;
+  readonly #handshake: Handshake;
+  readonly #loginRenewal: LoginRenewal;
   readonly #keys: KeyPositions | undefined;
   #connecting: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
-  #receivedAt = 0;
   #isReconnect = false;
-  /** ioredis has sent again what its former connection was subscribed to. */
-  #isRestored = false;
-  #checking: Promise<boolean> | undefined;
-  /** A newer one waits for the end of a transaction, of an endless BLPOP, or of what lets no AUTH through. */
-  #isRenewalDue = false;
   readonly #unlisten: (() => void) | undefined;
 
   constructor(options: ClientOptions) {
@@ -73,20 +70,19 @@ export class Client implements Gate {
       redis,
       name,
       role,
-      onTimeout: () => this.#suspect(),
+      onTimeout: () => this.#probe.suspect(),
       onOutOfStep: (why) => this.#outOfStep(why),
     });
-    this.#heartbeat = new Heartbeat({
-      everyMs: redis.heartbeatMs,
-      receivedAt: () => this.#receivedAt,
-      // What is under way has a deadline, whose end asks the same question.
-      probe: () => {
-        if (this.#isQuiet) void this.check();
-      },
+    this.#probe = new Probe(this.redis, {
+      traffic: this.#traffic,
+      commandTimeoutMs: redis.commandTimeoutMs,
+      heartbeatMs: redis.heartbeatMs,
+      isAlive: () => this.isAlive(),
+      onTimeout: () => this.#dialer.connectFailed(),
     });
     this.#idleCheck = new IdleCheck({
-      isInDoubt: () => this.#isQuiet && !this.isFresh(options.idleCheckMs ?? Infinity),
-      ask: () => this.#ping(redis.commandTimeoutMs / 2), // what is held meanwhile keeps the other half
+      isInDoubt: () => this.#probe.isQuiet && !this.isFresh(options.idleCheckMs ?? Infinity),
+      ask: () => this.#probe.ping(redis.commandTimeoutMs / 2), // what is held meanwhile keeps the other half
       onAnswer: () => {
         if (!this.#replacement.isPending) this.#traffic.release();
       },
@@ -97,21 +93,14 @@ export class Client implements Gate {
       replace: () => this.redis.stream.destroy(),
       keep: () => this.#traffic.release(),
     });
-    const { sentinels } = this.#dialer;
-    this.#masterWatch =
-      sentinels &&
-      new MasterWatch({
-        cells: options.gate.masterCells,
-        sentinels,
-        ms: redis.connectTimeoutMs,
-        onMoved: () => this.#moved(),
-      });
+    this.#masterWatch = this.#dialer.watchMaster(() => this.#moved());
     this.redis.on("error", (error: Error) => {
       this.#dialer.lastError = error;
       if (error.message.startsWith(STRAY_REPLY)) this.#traffic.fallOutOfStep("a reply came that nobody waits for");
     });
-    this.redis.on("connect", () => (this.#isRestored = false));
-    this.redis.on("ready", () => (this.#isRestored = true));
+    const about = { logins: undefined, ...options, traffic: this.#traffic };
+    this.#handshake = new Handshake(this.redis, { ...about, keyPrefix: redis.keyPrefix });
+    this.#loginRenewal = new LoginRenewal(this.redis, { ...about, dialer: this.#dialer, life: this.#life.signal });
     this.#handBack = new HandBack(this.redis, {
       session: this.#traffic.session,
       repairMs: redis.commandTimeoutMs,
@@ -170,15 +159,9 @@ export class Client implements Gate {
     return this.isAlive() && this.redis.commandQueue.length === 0 && this.#traffic.session.clean;
   }
 
-  /** Nothing is under way that a PING could be behind, or become a part of. */
-  get #isQuiet(): boolean {
-    const { session } = this.#traffic;
-    return this.redis.commandQueue.length === 0 && !session.inTransaction && !session.isMonitoring;
-  }
-
   /** Alive, and heard from within `idleMs`: no need to ask for a PING. */
   isFresh(idleMs: number, now: number = monotonic()): boolean {
-    return this.isAlive() && now - this.#receivedAt <= idleMs;
+    return this.isAlive() && this.#probe.hasReceivedWithin(idleMs, now);
   }
 
   /**
@@ -186,7 +169,7 @@ export class Client implements Gate {
    * connection that fails (half-open, frozen) is destroyed, and so replaced.
    */
   check(): Promise<boolean> {
-    return (this.#checking ??= this.#ping().finally(() => (this.#checking = undefined)));
+    return this.#probe.check();
   }
 
   /**
@@ -221,7 +204,7 @@ export class Client implements Gate {
     const refused = this.inTransaction ? this.#traffic.errors.refused(command, IN_MULTI) : this.refuse([command], 0);
     if (refused) throw refused;
     return await within(this.redis.ownBytes("command", ...args), commandTimeoutMs, () => {
-      this.#suspect();
+      this.#probe.suspect();
       return this.#dialer.connectFailed();
     });
   }
@@ -236,20 +219,9 @@ export class Client implements Gate {
     return !this.#isReconnect && why === undefined ? undefined : { why };
   }
 
-  /** AUTH with the latest login, before the server ends what the former one opened; not inside a MULTI. */
+  /** AUTH with the latest login: at once, or when what stands against it is over. */
   renewLogin(): void {
-    if (!this.isAlive() || !this.#dialer.hasOldLogin) return; // an attempt to connect takes the latest by itself
-    const { inTransaction, isMonitoring } = this.#traffic.session;
-    const runsNothing = isMonitoring || this.redis.mode === "subscriber"; // the latter with RESP2 only
-    this.#isRenewalDue = inTransaction || runsNothing || this.#traffic.isBlocked;
-    if (this.#isRenewalDue) return;
-    const { username = "default", password, version } = this.#dialer.takeLogin()!;
-    this.redis.own("auth", username, password).catch((error: unknown) => {
-      if (!isReplyError(error)) return; // lost meanwhile, and opened anew with the latest
-      const { logger, logins } = this.#options;
-      logger.warn("new credentials were refused by an open connection", { name: this.name, code: replyCode(error) });
-      logins!.newerThan(version, this.#life.signal).catch(() => {}); // whose coming leads here again
-    });
+    if (this.isAlive()) this.#loginRenewal.renew(); // an attempt to connect takes the latest by itself
   }
 
   // The gate of the handle
@@ -274,7 +246,8 @@ export class Client implements Gate {
       if (this.#idleCheck.isNeeded()) return this.#traffic.hold(outgoing);
       return this.#traffic.send(outgoing);
     }
-    if (!(outgoing instanceof PipedCommands) && this.#belongsToHandshake(outgoing)) return this.#transmit(outgoing);
+    if (!(outgoing instanceof PipedCommands) && this.#belongsToHandshake(outgoing))
+      return this.#handshake.send(outgoing);
     if (this.state === "disconnected") void this.#startConnecting(FOR_EVER);
     return this.#traffic.hold(outgoing, this.#absence);
   }
@@ -339,65 +312,21 @@ export class Client implements Gate {
     stream.on("data", ({ buffer }: Buffer) => {
       // Replies are views of it, also those of other tasks. Moving the buffer of one would take the bytes of all.
       markAsUntransferable(buffer);
-      this.#receivedAt = monotonic();
+      this.#probe.received();
       this.#traffic.received();
-      if (this.#isRenewalDue) this.renewLogin();
+      this.#loginRenewal.look();
       this.#replacement.look();
     });
-    this.#receivedAt = monotonic();
+    this.#probe.received();
     this.#traffic.connected();
     this.#become("connected");
     this.renewLogin(); // if one came during the handshake
-    this.#heartbeat.start();
+    this.#probe.heartbeat.start();
     this.#masterWatch?.start(this.redis.aimedAt);
-    if (this.#traffic.session.isMonitoring) void this.#monitorAgain();
+    void this.#handshake.monitorAgain();
     this.#traffic.release();
     if (this.#isReconnect) this.#options.onReconnected?.();
     this.#isReconnect = true;
-  }
-
-  async #monitorAgain(): Promise<void> {
-    try {
-      await this.redis.monitorAgain();
-    } catch (error) {
-      if (!isReplyError(error)) return; // lost once more, and then it is asked for again
-      this.#traffic.session.monitoringEnded();
-      this.#tellRefusal("MONITOR", error);
-    }
-  }
-
-  /** Nobody waits for an answer to what is asked for again after a reconnect: its holder listens for errors. */
-  #tellRefusal(what: string, error: Error): void {
-    const { logger, name } = this.#options;
-    logger.warn(`after a reconnect the server refused ${what}: nothing more will come`, {
-      name,
-      code: replyCode(error),
-    });
-    this.redis.emit("error", error);
-  }
-
-  /**
-   * A command had no reply by its deadline: is anybody there? Behind an endless BLPOP a PING would learn nothing, and of a
-   * MULTI it would become a part.
-   */
-  #suspect(): void {
-    if (!this.#traffic.isBlocked && !this.#traffic.session.inTransaction) void this.check();
-  }
-
-  async #ping(ms: number = this.#options.redis.commandTimeoutMs): Promise<boolean> {
-    if (!this.isAlive()) return false;
-    const { stream } = this.redis;
-    const askedAt = monotonic();
-    try {
-      await within(this.redis.own("ping"), ms, () => this.#dialer.connectFailed());
-      return true;
-    } catch (error) {
-      if (isReplyError(error)) return true;
-      // The PONG is behind a large reply, or a slow command: whoever sends anything is there.
-      if (this.isAlive() && this.#receivedAt > askedAt) return true;
-      stream.destroy();
-      return false;
-    }
   }
 
   #leave(why: Error, code: string): void {
@@ -420,35 +349,15 @@ export class Client implements Gate {
 
   #lost(): void {
     if (this.#traffic.session.isMonitoring) this.redis.endMonitoring();
-    this.#heartbeat.stop();
+    this.#probe.heartbeat.stop();
     this.#masterWatch?.stop();
     this.#replacement.stop();
     this.#traffic.lost(this.#dialer.lastError, !this.#life.signal.aborted);
     if (!this.#life.signal.aborted) void this.#startConnecting(FOR_EVER);
   }
 
-  /** What ioredis itself sends while it connects. The event "ready" comes after what it sends in that status. */
   #belongsToHandshake(command: QueuedCommand): boolean {
-    if (this.state !== "connecting") return false;
-    if (this.redis.status === "connect") return this.redis.isOfHandshake(command);
-    return this.redis.status === "ready" && !this.#isRestored && traitOf(command.name) === "subscription";
-  }
-
-  #transmit(command: QueuedCommand): unknown {
-    // A channel that ioredis subscribes again has its prefix, and was given it once more.
-    if (command.name === "ssubscribe")
-      command.args[0] = String(command.args[0]).slice(this.#options.redis.keyPrefix.length);
-    if (traitOf(command.name) === "subscription") this.#traffic.channels.sent(command);
-    const { reject } = command;
-    command.reject = (error) => {
-      // Somebody else who says what ioredis says while it connects learns that it had no effect.
-      Reflect.apply(reject, command, [isReplyError(error) ? error : this.#traffic.errors.notSent(command, error)]);
-    };
-    const written = this.redis.transmit(command);
-    (written as Promise<unknown>).catch((error: unknown) => {
-      if (traitOf(command.name) === "subscription" && isReplyError(error)) this.#tellRefusal("subscriptions", error);
-    });
-    return written;
+    return this.state === "connecting" && this.#handshake.includes(command);
   }
 
   // Closing
@@ -464,7 +373,7 @@ export class Client implements Gate {
     await within(quit, ms, () => this.#traffic.errors.closed()).catch(() => {}); // gone or frozen: destroyed below
     await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
     await Promise.all([this.#dialer.destroy(), this.#masterWatch?.close()]);
-    this.#heartbeat.stop();
+    this.#probe.heartbeat.stop();
     this.#traffic.stop();
     this.#unlisten?.();
     this.#become("closed");

@@ -4,6 +4,7 @@ import type { Handle } from "./handle.js";
 import type { Logger } from "./log.js";
 import type { Login, Logins } from "./logins.js";
 import type { ClientRole } from "./names.js";
+import { MasterWatch } from "./master-watch.js";
 import type { RedisConfig } from "./options.js";
 import type { PermitKind } from "./permits.js";
 import { isAuthReply, isFull, isReplyError, isServed, replyCode } from "./replies.js";
@@ -40,7 +41,7 @@ export class Dialer {
   /** Ends every wait. */
   readonly #life: AbortSignal;
   /** Asked anew at every attempt: after a failover they lead to the new master. */
-  readonly sentinels: Sentinels | undefined;
+  readonly #sentinels: Sentinels | undefined;
   /** What the connection was opened with, or renewed to. */
   #login: Login | undefined;
   /** Which the server refused at the last attempt. */
@@ -50,7 +51,7 @@ export class Dialer {
     this.#handle = handle;
     this.#options = options;
     this.#life = life;
-    this.sentinels = Sentinels.of(options.redis);
+    this.#sentinels = Sentinels.of(options.redis);
   }
 
   /** Within `leftMs`; after a failure nothing is left open. */
@@ -78,6 +79,13 @@ export class Dialer {
 
   get hasOldLogin(): boolean {
     return this.#login !== this.#options.logins?.latest;
+  }
+
+  /** With sentinels: hears when they name another master. */
+  watchMaster(onMoved: () => void): MasterWatch | undefined {
+    const { gate, redis } = this.#options;
+    const sentinels = this.#sentinels;
+    return sentinels && new MasterWatch({ cells: gate.masterCells, sentinels, ms: redis.connectTimeoutMs, onMoved });
   }
 
   /** Settles when the socket is gone. */
@@ -126,7 +134,7 @@ export class Dialer {
     const onAccepted = (): void => void (accepted = true);
     this.#handle.once("connect", onAccepted);
     try {
-      if (this.sentinels) this.#handle.aim(await this.sentinels.master(ms, this.#life));
+      if (this.#sentinels) this.#handle.aim(await this.#sentinels.master(ms, this.#life));
       if (gaveWay) throw gaveWay; // before there was a socket to close
       await this.#open(Math.max(openBy - monotonic(), 1));
     } catch (error) {
@@ -164,7 +172,7 @@ export class Dialer {
       // NOPERM, MISCONF: refused, but by a server that answers this user.
       if (!isServed(error)) throw error;
     });
-    await Promise.all([named, pinged, this.sentinels && this.#checkRole(), this.#readAnywhere()]);
+    await Promise.all([named, pinged, this.#sentinels && this.#checkRole(), this.#readAnywhere()]);
   }
 
   /** Also a replica answers reads then; to a master it means nothing, until it is one no more. */
