@@ -2,7 +2,7 @@ import { traitOf } from "./commands.js";
 import type { QueuedCommand } from "./ioredis.js";
 
 /** Where a command would run. */
-export interface Circumstances {
+interface Circumstances {
   readonly isPiped: boolean;
   readonly inTransaction: boolean;
   readonly isMonitoring: boolean;

@@ -1,5 +1,6 @@
 /**
- * What a server's error reply asks for. The command was turned away and did not run, whatever its class.
+ * What a server's error reply asks for. The command was turned away and did not run, whatever its class; only the commands
+ * of a transaction whose MULTI was refused have run, and its EXEC's error has the outcome "unknown".
  * "wait": the server serves nobody at the moment, and will by itself.
  * "retry": this command was turned away by a state that passes.
  * "reconnect": this connection leads to the wrong server; a new one asks anew where the right one is.

@@ -1,20 +1,20 @@
 import { Admission, type ErrorFor } from "./admission.js";
 import { Arrival } from "./arrival.js";
+import { AskedChannels } from "./asked-channels.js";
 import { CommandErrors } from "./command-errors.js";
 import { type CommandTrait, traitOf } from "./commands.js";
 import { Deadlines } from "./deadlines.js";
 import { dueAt, DueTimes } from "./due.js";
 import { CircuitOpenError } from "./errors.js";
-import { AskedChannels } from "./asked-channels.js";
 import type { Handle } from "./handle.js";
-import type { QueuedCommand } from "./ioredis.js";
 import { HeldCommands } from "./held-commands.js";
+import type { QueuedCommand } from "./ioredis.js";
 import type { ClientRole } from "./names.js";
 import type { RedisConfig } from "./options.js";
 import { type Outbox, sendThroughOutbox } from "./outbox.js";
 import { commandsOf, type Outgoing, PipedCommands, turnAway } from "./outgoing.js";
-import { rememberScripts } from "./scripts.js";
 import { isResendable, markResent, wasSent } from "./resend.js";
+import { rememberScripts } from "./scripts.js";
 import { Session } from "./session.js";
 import { type Expiry, monotonic } from "./time.js";
 
@@ -42,13 +42,13 @@ export class Traffic {
   /** What the server remembers of the connection. */
   readonly session: Session;
   readonly errors: CommandErrors;
+  readonly channels = new AskedChannels();
   readonly #handle: Handle;
   readonly #redis: RedisConfig;
   readonly #role: ClientRole;
   readonly #admission: Admission;
   readonly #onTimeout: () => void;
   readonly #onOutOfStep: (why: string) => void;
-  readonly channels = new AskedChannels();
   readonly #deadlines: Deadlines;
   readonly #arrival: Arrival;
   readonly #due: DueTimes;
