@@ -29,7 +29,8 @@ export function getRedis(options?: AcquireOptions): Promise<RedisHandle> {
 
 /**
  * Runs `fn` with a client of its own, for WATCH, MULTI, BLPOP, XREAD BLOCK, SUBSCRIBE or MONITOR; it comes back on
- * every path, and the next holder finds it clean.
+ * every path, and the next holder finds it clean. When `signal` aborts during a blocking command, the connection is closed and
+ * the command rejects (REPLY_LOST).
  * @throws REDTHREAD_ACQUIRE_TIMEOUT, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, and what `fn` throws
  */
 export function withDedicated<T>(fn: (redis: RedisHandle) => Promise<T>, options?: AcquireOptions): Promise<T> {

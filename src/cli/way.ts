@@ -1,6 +1,7 @@
 import { lookup } from "node:dns/promises";
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { connect as connectTls, type ConnectionOptions, type TLSSocket } from "node:tls";
+import { serverName } from "../common/endpoint.js";
 import { errorCode } from "../common/log.js";
 import type { RedisConfig } from "../common/options.js";
 import { Sentinels } from "../common/sentinels.js";
@@ -147,7 +148,8 @@ function addressOf({ host, port, path, ioredis }: RedisConfig): { path: string }
 
 /** A copy: node:tls writes into what it is given, and the configuration is frozen. */
 function tlsOptions(redis: RedisConfig, tls: ConnectionOptions): ConnectionOptions {
-  return { ...addressOf(redis), ...structuredClone(tls) };
+  const servername = redis.path === undefined ? serverName(redis.host) : "";
+  return { ...addressOf(redis), servername, ...structuredClone(tls) };
 }
 
 function connected(socket: Socket, event: "connect" | "secureConnect", limitMs: number): Promise<void> {

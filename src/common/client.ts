@@ -192,6 +192,17 @@ export class Client implements Gate {
     return this.#closing;
   }
 
+  /** Its holder has given up: a blocking command ends with the connection, before it takes an item that nobody wants. */
+  callOff(reason: unknown): void {
+    if (!this.#traffic.isBlocking) return;
+    this.#dialer.lastError = reason as Error;
+    void this.close(0);
+  }
+
+  get isBlocking(): boolean {
+    return this.#traffic.isBlocking;
+  }
+
   /**
    * COMMAND with these arguments, on its own connection. Inside a MULTI it would become a part of it: refused then, in the
    * name of the command that it is about.

@@ -147,6 +147,13 @@ export class ClusterClient implements Gate {
     return this.#closing;
   }
 
+  /** As `Client.callOff`: one node's blocking command ends all. */
+  callOff(reason: unknown): void {
+    const blocking = [...this.#nodes].filter(({ client }) => client.isBlocking);
+    for (const { client } of blocking) client.callOff(reason);
+    if (blocking.length > 0) void this.close(0);
+  }
+
   renewLogin(): void {
     for (const { client } of this.#nodes) client.renewLogin();
   }

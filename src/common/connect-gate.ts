@@ -90,7 +90,7 @@ export class ConnectGate {
     return (this.#nodes?.open ?? this.#breaker).state;
   }
 
-  /** Attempts under way, in all threads, those included that wait for the breaker. */
+  /** Attempts under way, in all threads. */
   get connecting(): number {
     return this.#handshakes.held;
   }
@@ -103,7 +103,7 @@ export class ConnectGate {
   /** Waits for a place in the budget, for a handshake permit and for the breaker, at most `ms` altogether. */
   enter(kind: PermitKind, ms: number, signal: AbortSignal): Promise<Entry> {
     return this.#enterWithin(kind, ms, signal, {
-      admit: (way) => this.#admitInside(way),
+      admit: (way) => this.#admit(this.#breaker, way),
       explain: () => this.explain(),
     });
   }
@@ -117,7 +117,7 @@ export class ConnectGate {
   node(endpoint: Endpoint): ServerGate {
     const breaker = this.nodeBreaker(endpoint);
     const server: Server = {
-      admit: (way) => this.#admitOutside(breaker, way),
+      admit: (way) => this.#admit(breaker, way),
       explain: () => explain(breaker, `node ${addressOf(endpoint)}`),
     };
     return {
@@ -200,14 +200,11 @@ export class ConnectGate {
     }
   }
 
-  /** The permit comes before the breaker: when Redis goes, no more than these few have been let past it. One of them probes. */
-  async #admitInside(way: Way): Promise<Admission> {
-    way.leaveHandshake = await this.#handshakes.acquire("main", way.signal);
-    return await this.#breaker.admit(way.signal);
-  }
-
-  /** Who waits for a node gives the permit back meanwhile: a few waiters would keep all from the other nodes. */
-  async #admitOutside(breaker: Breaker, way: Way): Promise<Admission> {
+  /**
+   * The permit comes before the breaker: when Redis goes, no more than these few have been let past it. It is given back
+   * while the breaker is waited for: a thread that computes meanwhile would keep it from the others, and so from a server that is back.
+   */
+  async #admit(breaker: Breaker, way: Way): Promise<Admission> {
     for (;;) {
       way.leaveHandshake = await this.#handshakes.acquire("main", way.signal);
       const admission = breaker.tryAdmit();

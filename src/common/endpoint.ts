@@ -1,8 +1,14 @@
+import { isIP } from "node:net";
 import type { Endpoint, RedisConfig } from "./options.js";
 
 /** As a key of maps, and in messages. */
 export function addressOf({ host, port }: Endpoint): string {
   return `${host}:${port}`;
+}
+
+/** What TLS tells the server that it is called (SNI): an address is no name. */
+export function serverName(host: string): string {
+  return isIP(host) === 0 ? host : "";
 }
 
 /** Where that is from here, what a sentinel or a node of a Cluster says. */

@@ -10,6 +10,7 @@ import {
   type RedisHandle,
   type RedisOptions,
 } from "./ioredis.js";
+import { serverName } from "./endpoint.js";
 import type { Endpoint, RedisConfig } from "./options.js";
 import { type Outgoing, PipedCommands } from "./outgoing.js";
 import { guardPipeline, type PipelineGate } from "./pipelines.js";
@@ -61,8 +62,11 @@ export class Wire extends Redis {
   /** The newest commands of the queue, which have not left yet. */
   unsent = 0;
 
+  readonly #servername: string | undefined;
+
   constructor(options: Omit<RedisOptions, "replyMapping">) {
     super({ ...options, ...RULED_BY_US });
+    this.#servername = options.tls?.servername;
   }
 
   /** Straight onto the socket; rejections are the caller's to handle. */
@@ -121,6 +125,9 @@ export class Wire extends Redis {
       if (prevCondition) prevCondition.select = db;
       Object.assign(this.options, { db });
     }
+    const { tls, path, host } = this.options;
+    // node:tls names nobody by itself; where the connection leads can have changed.
+    if (tls && path === undefined) tls.servername = this.#servername ?? serverName(host!);
     return super.connect();
   }
 

@@ -30,6 +30,10 @@ export class HeldCommands {
     for (const { caller, outgoing } of all) caller.runInAsyncScope(visit, undefined, outgoing);
   }
 
+  some(judge: (command: QueuedCommand) => boolean): boolean {
+    return this.#held.some(({ outgoing }) => commandsOf(outgoing).some(judge));
+  }
+
   /** Those that are due leave, a pipeline as a whole; gives when the next one is. */
   expire(now: number, visit: (command: QueuedCommand) => void): number {
     let next = Infinity;

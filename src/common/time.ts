@@ -73,25 +73,90 @@ export function startDeadline({ ms, graceMs, isRef }: DeadlineOptions, expire: (
  * whoever started it ends it. Its later rejection is not unhandled. `graceMs` is the most it waits on after a blocked loop.
  */
 export function within<T>(work: PromiseLike<T>, ms: number, onTimeout: () => Error, graceMs: number = ms): Promise<T> {
-  let cancel = noop;
-  const expired = new Promise<never>((_, reject) => {
-    cancel = startDeadline({ ms, graceMs, isRef: true }, () => reject(onTimeout()));
-  });
-  return Promise.race([work, expired]).finally(() => cancel());
+  return race(work, (reject) => startDeadline({ ms, graceMs, isRef: true }, () => reject(onTimeout())));
 }
 
 /** The outcome of `work`, or a rejection with `signal.reason` as soon as it is aborted. The work itself goes on. */
 export function abortable<T>(work: PromiseLike<T>, signal?: AbortSignal): Promise<T> {
-  let unlisten = noop;
-  const aborted = new Promise<never>((_, reject) => {
-    if (!signal) return;
-    const abort = (): void => reject(signal.reason);
-    if (signal.aborted) return abort();
-    signal.addEventListener("abort", abort, { once: true });
-    unlisten = () => signal.removeEventListener("abort", abort);
+  if (!signal) return Promise.resolve(work);
+  // An abort that is past rejects in this turn: work which is done already does not hide it.
+  return race(work, (reject) => onAbort(signal, () => reject(signal.reason)));
+}
+
+const listeners = new WeakMap<AbortSignal, Listeners>();
+
+interface Listeners {
+  readonly calls: Set<() => void>;
+  readonly stop: () => void;
+}
+
+/** Calls `abort` once, at once if that is past; returns the way to call it off. One listener for all: Node warns at the eleventh. */
+export function onAbort(signal: AbortSignal, abort: () => void): () => void {
+  if (signal.aborted) {
+    abort();
+    return noop;
+  }
+  const { calls, stop } = listeners.get(signal) ?? listen(signal);
+  const call = (): void => abort(); // its own, also if two give the same function
+  calls.add(call);
+  return () => {
+    // Node keeps a signal that follows others for as long as it has a listener.
+    if (calls.delete(call) && calls.size === 0) stop();
+  };
+}
+
+function listen(signal: AbortSignal): Listeners {
+  const calls = new Set<() => void>();
+  const onEvent = (): void => calls.forEach((abort) => abort());
+  const stop = (): void => {
+    listeners.delete(signal);
+    signal.removeEventListener("abort", onEvent);
+  };
+  signal.addEventListener("abort", onEvent, { once: true });
+  const made = { calls, stop };
+  listeners.set(signal, made);
+  return made;
+}
+
+interface Settling<T> {
+  readonly resolve: (value: T) => void;
+  readonly reject: (reason: unknown) => void;
+}
+
+/** Settles as `work` does, or is rejected by what `start` begins, and gives the way to call off. */
+function race<T>(work: PromiseLike<T>, start: (reject: Settling<T>["reject"]) => () => void): Promise<T> {
+  return new Promise((resolve, reject) => {
+    let stop = noop;
+    const settling: Settling<T> = {
+      resolve: (value) => (stop(), resolve(value)),
+      reject: (reason) => (stop(), reject(reason)),
+    };
+    const all = callersOf(work).add(settling);
+    stop = start((reason) => {
+      all.delete(settling);
+      reject(reason);
+    });
   });
-  // First, so that work which is done already does not hide the abort.
-  return Promise.race([aborted, work]).finally(() => unlisten());
+}
+
+// oxlint-disable-next-line typescript/no-explicit-any -- each set has the type of its own promise
+const callers = new WeakMap<PromiseLike<unknown>, Set<Settling<any>>>();
+
+/** They share one reaction: a promise keeps each that it is given until it settles, also when the caller has given up. */
+function callersOf<T>(work: PromiseLike<T>): Set<Settling<T>> {
+  const known: Set<Settling<T>> | undefined = callers.get(work);
+  if (known) return known;
+  const all = new Set<Settling<T>>();
+  const settle = (visit: (one: Settling<T>) => void): void => {
+    callers.delete(work);
+    all.forEach(visit);
+  };
+  callers.set(work, all);
+  work.then(
+    (value) => settle((one) => one.resolve(value)),
+    (reason: unknown) => settle((one) => one.reject(reason)),
+  );
+  return all;
 }
 
 /** Calls `fire` once after `ms`, telling it how late it is; returns the way to call it off. */

@@ -4,7 +4,7 @@ import { AskedChannels } from "./asked-channels.js";
 import { CommandErrors } from "./command-errors.js";
 import { type CommandTrait, traitOf } from "./commands.js";
 import { Deadlines } from "./deadlines.js";
-import { dueAt, DueTimes } from "./due.js";
+import { dueAt, DueTimes, hasOwnTimeout } from "./due.js";
 import { CircuitOpenError } from "./errors.js";
 import type { Handle } from "./handle.js";
 import { HeldCommands } from "./held-commands.js";
@@ -50,6 +50,8 @@ export class Traffic {
   readonly #onTimeout: () => void;
   readonly #onOutOfStep: (why: string) => void;
   readonly #deadlines: Deadlines;
+  /** Of those that are held, without a socket that would keep the process alive for them. */
+  readonly #patience: Deadlines;
   readonly #arrival: Arrival;
   readonly #due: DueTimes;
   readonly #held = new HeldCommands();
@@ -67,13 +69,14 @@ export class Traffic {
     this.#onTimeout = onTimeout;
     this.#onOutOfStep = onOutOfStep;
     this.#deadlines = new Deadlines({
-      expire: (expiry) =>
-        Math.min(
-          this.#expireWritten(expiry),
-          this.#held.expire(expiry.cutoff, (held) => this.#turnAway(held, undefined)),
-        ),
+      expire: (expiry) => this.#expireWritten(expiry),
       graceMs: redis.commandTimeoutMs,
       isRef: false, // the socket keeps the loop alive while a reply is owed
+    });
+    this.#patience = new Deadlines({
+      expire: ({ cutoff }) => this.#held.expire(cutoff, (held) => this.#turnAway(held, undefined)),
+      graceMs: redis.commandTimeoutMs,
+      isRef: true,
     });
     this.#arrival = new Arrival(redis.commandTimeoutMs);
     this.#due = new DueTimes(redis.commandTimeoutMs);
@@ -184,13 +187,14 @@ export class Traffic {
   hold(outgoing: Outgoing, absence?: Absence): unknown {
     const errorFor = this.#refuseHeld(outgoing) ?? (absence && this.#refusalWhileDown(absence.why));
     if (errorFor) return turnAway(outgoing, errorFor);
-    for (const command of commandsOf(outgoing)) this.#deadlines.arm(this.#due.start(command));
+    for (const command of commandsOf(outgoing)) this.#patience.arm(this.#due.start(command));
     this.#held.add(outgoing);
     return outgoing instanceof PipedCommands ? undefined : outgoing.promise;
   }
 
   /** The connection is back: what was held leaves in its order. */
   release(): void {
+    this.#patience.stop();
     this.#held.release((outgoing) => {
       if (!(outgoing instanceof PipedCommands) && wasSent(outgoing) && dueAt(outgoing)! <= monotonic())
         return outgoing.reject(this.errors.unfulfilled(outgoing, undefined));
@@ -208,6 +212,7 @@ export class Traffic {
   }
 
   rejectHeld(why: unknown): void {
+    this.#patience.stop();
     this.#held.release((outgoing) => turnAway(outgoing, (command) => this.errors.unfulfilled(command, why)));
   }
 
@@ -244,6 +249,7 @@ export class Traffic {
       else commandQueue.push(item);
     });
     for (const command of kept) markResent(command);
+    for (const command of kept) this.#patience.arm(dueAt(command)!);
     this.#held.addFirst(kept);
   }
 
@@ -263,6 +269,15 @@ export class Traffic {
     return false;
   }
 
+  /** Whether a blocking command is under way, or waits to be. */
+  get isBlocking(): boolean {
+    const { commandQueue } = this.#handle;
+    for (let i = 0; i < commandQueue.length; i++) {
+      if (!this.#queued(i).isSettled && hasOwnTimeout(this.#queued(i))) return true;
+    }
+    return this.#held.some(hasOwnTimeout);
+  }
+
   /** Whether a caller waits for a reply on the connection; whoever timed out no longer does. */
   get isAwaited(): boolean {
     const { commandQueue } = this.#handle;
@@ -274,6 +289,7 @@ export class Traffic {
 
   stop(): void {
     this.#deadlines.stop();
+    this.#patience.stop();
   }
 
   /** Why this pipeline may not run here, if so. `ends`: MULTIs whose EXEC is added as it runs. */

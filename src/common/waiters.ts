@@ -1,6 +1,6 @@
 import { Deadlines } from "./deadlines.js";
 import { Fifo } from "./fifo.js";
-import { type Expiry, monotonic } from "./time.js";
+import { type Expiry, monotonic, onAbort } from "./time.js";
 
 export interface Deferred<V> {
   readonly promise: Promise<V>;
@@ -68,9 +68,8 @@ export class Waiters<V> {
     this.#deadlines.arm(dueAt);
     if (!signal) return promise;
     // Not `abortable`: an abort between being served and hearing of it would lose what was served.
-    const abort = (): void => this.#dismiss(waiter, signal.reason);
-    signal.addEventListener("abort", abort, { once: true });
-    return promise.finally(() => signal.removeEventListener("abort", abort));
+    const unlisten = onAbort(signal, () => this.#dismiss(waiter, signal.reason));
+    return promise.finally(unlisten);
   }
 
   /** Gives `value` to whoever waits longest; false if nobody does. */

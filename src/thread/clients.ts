@@ -9,7 +9,8 @@ import type { Logins } from "../common/logins.js";
 import { type ClientRole, connectionName } from "../common/names.js";
 import { type AnyClient, openClient, type OpenOptions } from "../common/open-client.js";
 import type { Config, RetryConfig } from "../common/options.js";
-import { ClientPool, type CloseReason } from "../common/pool.js";
+import { ClientPool, type CloseReason, type Lease } from "../common/pool.js";
+import { onAbort } from "../common/time.js";
 
 export interface DedicatedLease extends AsyncDisposable {
   readonly redis: RedisHandle;
@@ -96,24 +97,29 @@ export class ThreadClients {
   }
 
   async acquireDedicated(signal?: AbortSignal): Promise<DedicatedLease> {
-    const lease = await this.#counted(this.#dedicated.acquire(signal));
-    this.#report();
-    const release = async (): Promise<void> => {
-      await lease.release();
-      this.#report();
-    };
+    const { lease, release } = await this.#acquire(signal);
     return { redis: lease.client.redis, release, [Symbol.asyncDispose]: release };
   }
 
   async withDedicated<T>(fn: (redis: RedisHandle) => Promise<T>, signal?: AbortSignal): Promise<T> {
-    const lease = await this.#counted(this.#dedicated.acquire(signal));
-    this.#report();
+    const { lease, release } = await this.#acquire(signal);
     try {
       return await fn(lease.client.redis);
     } finally {
+      await release();
+    }
+  }
+
+  async #acquire(signal?: AbortSignal): Promise<{ lease: Lease<AnyClient>; release: () => Promise<void> }> {
+    const lease = await this.#counted(this.#dedicated.acquire(signal));
+    this.#report();
+    const unlisten = signal && onAbort(signal, () => lease.client.callOff(signal.reason));
+    const release = async (): Promise<void> => {
+      unlisten?.();
       await lease.release();
       this.#report();
-    }
+    };
+    return { lease, release };
   }
 
   /** See `ConnectGate`. */
