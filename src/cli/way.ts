@@ -19,13 +19,29 @@ export async function askSentinels(redis: RedisConfig): Promise<{ finding: Findi
   if (!sentinels) return { finding: { check, status: "skip", found: "none configured" }, redis };
   try {
     const { host, port } = await sentinels.master(redis.connectTimeoutMs, new AbortController().signal);
-    const found = `the master of "${redis.sentinelName}" is ${host}:${port}`;
-    return { finding: { check, status: "ok", found }, redis: { ...redis, host, port } };
+    const named = `the master of "${redis.sentinelName}" is ${host}:${port}`;
+    return { finding: await judgeSentinels(redis, named), redis: { ...redis, host, port } };
   } catch (error) {
     const found = error instanceof Error ? error.message : errorCode(error);
     const advice = "check redis.sentinels, redis.sentinelName, and the sentinels' own password and TLS";
     return { finding: { check, status: "fail", found, advice }, redis };
   }
+}
+
+/** One that answers is enough to connect; without a majority there is no failover. */
+async function judgeSentinels(redis: RedisConfig, named: string): Promise<Finding> {
+  const check = "sentinels";
+  const listed = redis.sentinels!;
+  const asking = listed.map((one) =>
+    Sentinels.of({ ...redis, sentinels: [one] })!.master(redis.connectTimeoutMs, new AbortController().signal),
+  );
+  const failed = (await Promise.allSettled(asking)).flatMap((asked) =>
+    asked.status === "rejected" ? [(asked.reason as Error).message] : [],
+  );
+  if (failed.length === 0) return { check, status: "ok", found: named };
+  const found = `${named}; ${failed.length} of ${listed.length} sentinels did not say so: ${failed.join("; ")}`;
+  const status = failed.length * 2 < listed.length ? "warn" : "fail";
+  return { check, status, found, advice: "without a majority of the sentinels nobody takes a dead master's place" };
 }
 
 /** Of the listed nodes of a Cluster the first that accepts a connection, as a client would look for one. */

@@ -1,0 +1,39 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { examine } from "../../src/cli/doctor.js";
+import { Cluster } from "../support/cluster.js";
+import { startRedis } from "../support/redis-server.js";
+import { NAME, startSentinel } from "../support/sentinel.js";
+
+const LIMIT = { timeout: 60_000 };
+
+test("the doctor looks at every listed node of a Cluster", LIMIT, async () => {
+  await using cluster = await Cluster.start({ masters: 3 });
+  const redis = { ...cluster.redis, connectTimeoutMs: 1_000, commandTimeoutMs: 1_000 };
+  assert.equal((await examine({ env: {}, redis })).ok, true);
+  const frozen = cluster.masters[2]!;
+  frozen.freeze();
+  try {
+    const { ok, checks } = await examine({ env: {}, redis });
+    assert.equal(ok, false);
+    assert.ok(checks.some(({ status, found }) => status === "fail" && found.includes(`node 127.0.0.1:${frozen.port}`)));
+  } finally {
+    frozen.thaw();
+  }
+});
+
+test("the doctor asks every sentinel, and misses a majority", LIMIT, async (t) => {
+  const master = await startRedis();
+  t.after(() => master.stop());
+  const started = await Promise.all([1, 2, 3].map(() => startSentinel(master)));
+  t.after(() => Promise.all(started.map((one) => one.stop())));
+  const sentinels = started.map(({ port }) => ({ host: "127.0.0.1", port }));
+  const redis = { sentinels, sentinelName: NAME, connectTimeoutMs: 1_000 };
+  const status = async (): Promise<string | undefined> =>
+    (await examine({ env: {}, redis })).checks.find(({ check }) => check === "sentinels")?.status;
+  assert.equal(await status(), "ok");
+  await started[0]!.kill();
+  assert.equal(await status(), "warn");
+  await started[1]!.kill();
+  assert.equal(await status(), "fail");
+});
