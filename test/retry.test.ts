@@ -95,7 +95,7 @@ test("an abort while it waits rejects at once with the reason", async () => {
     isRetryable,
   };
   await assert.rejects(connRetry("Redis", "Connecting", options)(failing())(), reason);
-  assert.deepEqual(logger.lines.at(-1)?.slice(0, 2), ["info", "Redis: Connecting failed"]);
+  assert.deepEqual(logger.lines.at(-1)?.slice(0, 2), ["debug", "Redis: Connecting called off"]);
 });
 
 test("an aborted signal lets no attempt begin, and one in an attempt lets none follow", async () => {

@@ -18,6 +18,8 @@ const LOOK_AGAIN_MS = 250;
 /** A prober that shows no sign of life for so long, its loop being blocked, is succeeded. */
 const LEASE_MS = 1_000;
 const RENEW_MS = 250;
+/** Who wants a server probes as soon as it may, and takes up to `LEASE_MS` after a thread was blocked. */
+const FORGOTTEN_MS = 5_000;
 
 /** One attempt to connect; the first word on what became of it counts. */
 export interface Admission {
@@ -74,6 +76,18 @@ export class Breaker {
     const waitMs = Math.min(Math.max(this.#msUntil(NEXT_PROBE), 1), LOOK_AGAIN_MS);
     // It keeps no process alive: a shutdown that awaited it could be the last thing that the process did.
     await abortable(Promise.resolve(Atomics.waitAsync(this.#cells, STATE, OPEN, waitMs).value), signal);
+  }
+
+  /** Open, and nobody has probed for so long that nobody can want this server any more. */
+  get isForgotten(): boolean {
+    if (this.state === "closed" || this.#msUntil(NEXT_PROBE) > -FORGOTTEN_MS) return false;
+    return this.#load(PROBER) === 0 || this.#msUntil(LEASE_ENDS) < -FORGOTTEN_MS;
+  }
+
+  /** The server is connected, and of no use: it counts as away until `dismiss`, for as long as somebody says so. */
+  hold(): void {
+    this.#open();
+    if (this.#msUntil(NEXT_PROBE) < 0) this.#scheduleProbe();
   }
 
   /** Nobody connects to that server any more: none is waited for, and none is to be found away. */

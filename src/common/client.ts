@@ -72,6 +72,7 @@ export class Client implements Gate {
       role,
       onTimeout: () => this.#probe.suspect(),
       onOutOfStep: (why) => this.#outOfStep(why),
+      whyAway: () => (this.isAlive() ? undefined : this.#absence?.why),
     });
     this.#probe = new Probe(this.redis, {
       traffic: this.#traffic,
@@ -122,6 +123,11 @@ export class Client implements Gate {
 
   get state(): ConnectionState {
     return this.#machine.state;
+  }
+
+  /** Why the last attempt to connect failed. */
+  get lastFailure(): Error | undefined {
+    return this.#dialer.lastFailure;
   }
 
   get name(): string {

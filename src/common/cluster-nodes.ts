@@ -2,9 +2,9 @@ import { Client, type ClientOptions } from "./client.js";
 import type { ConnectionState } from "./connection-state.js";
 import type { ConnectGate } from "./connect-gate.js";
 import { AuthFailedError, ConnectFailedError } from "./errors.js";
-import { errorCode } from "./log.js";
-import { isReplyError, replyCode } from "./replies.js";
-import type { Informant, Place, SlotMap } from "./slot-map.js";
+import { errorReason, withFields } from "./log.js";
+import { isReplyError } from "./replies.js";
+import { type Informant, NotServingError, type Place, type SlotMap } from "./slot-map.js";
 import { monotonic, within } from "./time.js";
 
 export interface ClusterOptions extends Omit<ClientOptions, "gate"> {
@@ -15,6 +15,8 @@ export interface Node extends Place, Informant {
   readonly client: Client;
   /** Its client is being closed, and what it held in vain looks for another way in this very turn. */
   isHandingOver: boolean;
+  /** It answers, but says that the Cluster does not serve: it may have lost the others. */
+  isDown: boolean;
 }
 
 export interface NodesOptions {
@@ -43,6 +45,7 @@ export class ClusterNodes {
   readonly #leaving = new Set<Client>();
   /** Asked for the map, be it that they have no slots. */
   readonly #asked = new Set<Node>();
+  #isAskingAnother = false;
   readonly #unlisten: () => void;
   #timer: NodeJS.Timeout | undefined;
 
@@ -69,7 +72,7 @@ export class ClusterNodes {
     const serving: Node[] = [];
     for (const place of this.#options.slots.replicasOf(master)) {
       const node = this.at(place);
-      if (node.client.isAlive()) serving.push(node);
+      if (node.client.isAlive() && !node.isDown) serving.push(node);
       else if (node.client.state === "disconnected") node.client.connect().catch(() => {}); // its breaker sets the pace
     }
     return anyOf(serving);
@@ -79,7 +82,7 @@ export class ClusterNodes {
   any(avoided?: Node): Node {
     const { slots } = this.#options;
     for (const node of this.#nodes.values())
-      if (isOpen(node) && node !== avoided && !slots.isReplica(node.address)) return node;
+      if (isOpen(node) && node !== avoided && !node.isDown && !slots.isReplica(node.address)) return node;
     const candidates = this.#candidates();
     return this.at(candidates.find(({ address }) => address !== avoided?.address) ?? candidates[0]!);
   }
@@ -88,30 +91,54 @@ export class ClusterNodes {
   get areAlive(): boolean {
     if (!this.#options.slots.isKnown) return false;
     for (const { client } of this.#nodes.values()) if (client.isAlive()) return true;
-    return this.#nodes.size === 0;
+    return this.#nodes.size === 0 && this.#options.slots.isReached;
   }
 
-  /** Learns the map from the first node that tells it. With `leftMs` each gets an equal share of the time that is left. */
+  /** Learns the map from the first node that tells it, and reaches a node of the map. */
   async discover(leftMs: number): Promise<void> {
     const giveUpAt = monotonic() + leftMs;
-    const candidates = this.#candidates();
+    const { failures, isDone } = await this.#tryEach(this.#candidates(), giveUpAt, (place, ms) => this.#ask(place, ms));
+    // Where no node serves, what one that does not serve tells is better than nothing.
+    const told = failures.find(({ error }) => error instanceof NotServingError);
+    if (!isDone && !told) throw this.#unknown(failures);
+    if (!isDone) await this.#ask(told!.place, Math.max(giveUpAt - monotonic(), 1), true);
+    if (this.areAlive) return;
+    const reached = await this.#tryEach(this.#options.slots.masters, giveUpAt, (place, ms) =>
+      connectWithin(this.at(place), ms),
+    );
+    if (!reached.isDone) throw this.#unknown(reached.failures);
+  }
+
+  /** One after the other until one succeeds, each with an equal share of the time that is left. */
+  async #tryEach(
+    places: readonly Place[],
+    giveUpAt: number,
+    attempt: (place: Place, ms: number) => Promise<void>,
+  ): Promise<{ failures: Failure[]; isDone: boolean }> {
     const failures: Failure[] = [];
-    for (const [i, place] of candidates.entries()) {
-      const shareMs = (giveUpAt - monotonic()) / (candidates.length - i);
+    for (const [i, place] of places.entries()) {
+      const shareMs = (giveUpAt - monotonic()) / (places.length - i);
       try {
-        return await this.#ask(place, Math.max(shareMs, 1));
+        await attempt(place, Math.max(shareMs, 1));
+        return { failures, isDone: true };
       } catch (error) {
         this.#options.life.throwIfAborted();
         failures.push({ place, error: error as Error });
       }
     }
-    throw this.#unknown(failures);
+    return { failures, isDone: false };
   }
 
   /** Asks for the map on a connection that is open already. */
   refresh(): void {
-    const informant = anyOf([...this.#nodes.values()].filter(isOpen));
-    if (informant) this.#options.slots.refresh(informant).catch(() => {}); // the next look asks another
+    this.#refreshFrom([...this.#nodes.values()].filter((node) => isOpen(node) && !node.isDown));
+  }
+
+  /** This node said CLUSTERDOWN: the others know whether that is so, and until it serves again it counts as away. */
+  suspect(node: Node): void {
+    node.isDown = true;
+    this.#watch();
+    this.#askOthers();
   }
 
   /** Closes the client of a node; never rejects. With `handingOver` what it holds goes to whoever has its slots now. */
@@ -142,6 +169,7 @@ export class ClusterNodes {
       ...cluster,
       ...(isChecked && { idleCheckMs: redis.idleCheckMs }),
       redis: { ...redis, host: place.host, port: place.port },
+      logger: withFields(cluster.logger, { address: place.address }),
       gate: cluster.gate.node(place),
       // One attempt for who asks for the map; with commands to send it goes on for as long as it takes.
       retry: { ...cluster.retry, attempts: 1 },
@@ -151,8 +179,9 @@ export class ClusterNodes {
       ...place,
       client,
       isHandingOver: false,
-      slots: () =>
-        within(client.redis.own("cluster", "slots"), ANSWER_MS, () => new Error(`no answer within ${ANSWER_MS} ms`)),
+      isDown: false,
+      slots: () => answerInTime(client.redis.own("cluster", "slots")),
+      isServing: () => isServing(client),
     };
     if (life.aborted) void client.close(0);
     this.#nodes.set(place.address, node);
@@ -162,6 +191,7 @@ export class ClusterNodes {
   #stateChanged(node: Node, state: ConnectionState, previous: ConnectionState): void {
     // Its end is not that of the whole.
     this.#options.cluster.onState?.(state === "closed" ? "disconnected" : state, previous);
+    if (state === "connected" && this.#options.slots.has(node.address)) this.#options.slots.isReached = true;
     if (state !== "connecting") return;
     this.#watch();
     if (previous !== "connected") return;
@@ -179,16 +209,45 @@ export class ClusterNodes {
 
   #look(): void {
     this.#timer = undefined;
-    const { slots, cluster } = this.#options;
+    const { cluster, isPrivate } = this.#options;
     const nodes = [...this.#nodes.values()];
-    if (nodes.every(({ client }) => client.state !== "connecting")) return;
+    if (nodes.every(({ client, isDown }) => client.state !== "connecting" && !isDown)) return;
     this.#watch();
-    if (this.#options.isPrivate && cluster.gate.isWanted) this.#giveUpIdle();
-    if (nodes.some(({ client }) => client.isAlive())) return this.refresh();
+    if (isPrivate && cluster.gate.isWanted) this.#giveUpIdle();
+    for (const node of nodes) if (node.isDown && isOpen(node)) void this.#examine(node);
+    this.#askOthers();
+  }
+
+  #askOthers(): void {
+    const { slots, cluster } = this.#options;
+    const serving = [...this.#nodes.values()].filter(({ client, isDown }) => client.isAlive() && !isDown);
+    if (serving.length > 0) return this.#refreshFrom(serving.filter(isOpen));
     // Nobody is left to ask: one that was not needed so far.
     const others = [...slots.masters, ...cluster.redis.clusterNodes!.map((node) => slots.at(node))];
     const other = anyOf(others.filter(({ address }) => !this.#nodes.has(address)));
-    if (other) this.#ask(other, cluster.redis.connectTimeoutMs).catch(() => {}); // the next look asks another
+    if (!other || this.#isAskingAnother) return;
+    this.#isAskingAnother = true;
+    void this.#ask(other, cluster.redis.connectTimeoutMs)
+      .catch(() => {}) // the next look asks another
+      .finally(() => (this.#isAskingAnother = false));
+  }
+
+  #refreshFrom(nodes: readonly Node[]): void {
+    const informant = anyOf(nodes);
+    if (informant) this.#options.slots.refresh(informant).catch(() => {}); // the next look asks another
+  }
+
+  /** Whether a node that said CLUSTERDOWN serves again. Its breaker tells all threads meanwhile. */
+  async #examine(node: Node): Promise<void> {
+    const isDown = await node.isServing().then(
+      (isUp) => !isUp,
+      () => undefined, // its client finds out why it does not answer
+    );
+    if (isDown === undefined || !this.isIn(node)) return;
+    node.isDown = isDown;
+    const breaker = this.#options.cluster.gate.nodeBreaker(node);
+    if (isDown) breaker.hold();
+    else breaker.dismiss();
   }
 
   /** Two that wait for each other's place in the budget, each with one that it does not need, would wait in vain. */
@@ -197,14 +256,14 @@ export class ClusterNodes {
   }
 
   /** What is open to a node without slots is closed again. */
-  async #ask(place: Place, ms: number): Promise<void> {
+  async #ask(place: Place, ms: number, inAnyState = false): Promise<void> {
     const { slots } = this.#options;
     const isNew = !this.#nodes.has(place.address);
     const node = this.at(place);
     this.#asked.add(node);
     try {
-      await within(node.client.connect(), ms, () => new Error(`no connection within ${Math.round(ms)} ms`));
-      await slots.refresh(node);
+      await connectWithin(node, ms);
+      await slots.refresh(node, inAnyState);
     } catch (error) {
       if (isNew) this.leave(node, { handingOver: true });
       throw error;
@@ -234,7 +293,7 @@ export class ClusterNodes {
   #unknown(failures: readonly Failure[]): Error {
     const refused = failures.find(({ error }) => error instanceof AuthFailedError);
     if (refused && failures.every(({ error }) => error instanceof AuthFailedError)) return refused.error;
-    const told = failures.map(({ place, error }) => `${place.address} ${reason(error)}`);
+    const told = failures.map(({ place, error }) => `${place.address} ${errorReason(error)}`);
     return new ConnectFailedError(
       `no connection for ${this.#options.cluster.name} to the Cluster (${told.join("; ")})`,
       { outcome: "not-sent", cause: failures.at(-1)?.error },
@@ -252,6 +311,27 @@ function isOpen({ client }: Node): boolean {
   return client.isAlive() && !client.inTransaction;
 }
 
+function connectWithin({ client }: Node, ms: number): Promise<void> {
+  return within(
+    client.connect(),
+    ms,
+    () => client.lastFailure ?? new Error(`no connection within ${Math.round(ms)} ms`),
+  );
+}
+
+function answerInTime(answer: Promise<unknown>): Promise<unknown> {
+  return within(answer, ANSWER_MS, () => new Error(`no answer within ${ANSWER_MS} ms`));
+}
+
+async function isServing({ redis }: Client): Promise<boolean> {
+  try {
+    return !/cluster_state:fail/.test(String(await answerInTime(redis.own("cluster", "info"))));
+  } catch (error) {
+    if (isReplyError(error)) return true; // this user may not ask
+    throw error;
+  }
+}
+
 function anyOf<T>(list: readonly T[]): T | undefined {
   return list[Math.floor(Math.random() * list.length)];
 }
@@ -261,10 +341,4 @@ function shuffled<T>(list: readonly T[]): T[] {
     .map((item) => ({ item, order: Math.random() }))
     .toSorted((a, b) => a.order - b.order)
     .map(({ item }) => item);
-}
-
-/** The text of a reply can quote what was sent. */
-function reason(error: Error): string {
-  const text = error.message || errorCode(error);
-  return isReplyError(error) ? `answered ${replyCode(error)}` : text;
 }

@@ -129,7 +129,10 @@ export class ClusterRouter {
       return undefined;
     }
     const redirection = redirectionOf(error);
-    if (!redirection) return undefined;
+    if (!redirection) {
+      if (replyCode(error) === "CLUSTERDOWN") nodes.suspect(node);
+      return undefined;
+    }
     const { isMoved, slot, host, port } = redirection;
     const to = slots.toldAt({ host: host || node.host, port });
     if (isMoved) {

@@ -35,4 +35,19 @@ export function errorCode(error: unknown): string {
   return typeof name === "string" ? name : "object";
 }
 
+/** Why something failed, for people: the text of a reply can quote what was sent, of which only the code is told. */
+export function errorReason(error: unknown): string {
+  if (isReplyError(error)) return `answered ${replyCode(error)}`;
+  return (error instanceof Error && error.message) || errorCode(error);
+}
+
+/** Adds these fields to every line. */
+export function withFields(logger: Logger, added: LogFields): Logger {
+  const lines = LOG_LEVELS.map((level) => [
+    level,
+    (message: string, fields?: LogFields) => logger[level](message, { ...fields, ...added }),
+  ]);
+  return Object.fromEntries(lines) as Logger;
+}
+
 function noop(): void {}

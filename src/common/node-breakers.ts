@@ -34,8 +34,9 @@ export class NodeBreakers {
     return this.#breakers[first]!;
   }
 
-  /** Of a node that nobody reaches, if there is one. */
+  /** Of a node that somebody wants and nobody reaches, if there is one: one that nobody probes any more has left. */
   get open(): Breaker | undefined {
+    for (const breaker of this.#breakers) if (breaker.isForgotten) breaker.dismiss();
     return this.#breakers.find(({ state }) => state !== "closed");
   }
 

@@ -139,9 +139,10 @@ class RetriedCall {
   }
 
   fail(error: unknown): void {
+    const fields = { ...this.#fields, ...this.#progress(), code: errorCode(error) };
     // Being called off is no failure of the resource.
-    const level = this.#options.signal?.aborted ? "info" : "error";
-    this.#logger[level](`${this.#name} failed`, { ...this.#fields, ...this.#progress(), code: errorCode(error) });
+    if (this.#options.signal?.aborted) this.#logger.debug(`${this.#name} called off`, fields);
+    else this.#logger.error(`${this.#name} failed`, fields);
   }
 
   /** How long to wait before the next attempt; throws what the caller gets when there is none. */

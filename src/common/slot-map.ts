@@ -12,6 +12,8 @@ export interface Informant {
   readonly host: string;
   /** Its answer to CLUSTER SLOTS. */
   slots(): Promise<unknown>;
+  /** Whether it says that the Cluster serves. A node that has lost the others does not, and tells an old map. */
+  isServing(): Promise<boolean>;
 }
 
 /** Each MOVED tells of its own slot by itself: the whole map is not asked for more often than this. */
@@ -23,6 +25,8 @@ export class SlotMap {
   readonly #known = new Map<string, Place>();
   readonly #owners: (Place | undefined)[] = [];
   readonly #listeners = new Set<() => void>();
+  /** A client of this thread has been connected to a node of the map: its addresses lead somewhere. */
+  isReached = false;
   #masters: ReadonlyMap<string, Place> = new Map();
   /** By their masters' addresses; none unless they are read from. */
   #replicas: ReadonlyMap<string, readonly Place[]> = new Map();
@@ -98,16 +102,21 @@ export class SlotMap {
     return () => this.#listeners.delete(onChange);
   }
 
-  /** Asks for the whole map, unless that was done just now; who asks meanwhile shares the answer. */
-  refresh(informant: Informant): Promise<void> {
+  /**
+   * Asks for the whole map, unless that was done just now; who asks meanwhile shares the answer. Rejects where the
+   * informant says that the Cluster does not serve, unless `inAnyState`: no other node says anything better.
+   */
+  refresh(informant: Informant, inAnyState = false): Promise<void> {
     if (this.#asking) return this.#asking;
     if (this.isKnown && monotonic() - this.#askedAt < SPACING_MS) return Promise.resolve();
     this.#askedAt = monotonic();
-    return (this.#asking = this.#ask(informant).finally(() => (this.#asking = undefined)));
+    return (this.#asking = this.#ask(informant, inAnyState).finally(() => (this.#asking = undefined)));
   }
 
-  async #ask(informant: Informant): Promise<void> {
-    this.#take(await informant.slots(), informant.host);
+  async #ask(informant: Informant, inAnyState: boolean): Promise<void> {
+    const [slots, isServing] = await Promise.all([informant.slots(), inAnyState || informant.isServing()]);
+    if (!isServing) throw new NotServingError("says that the Cluster does not serve");
+    this.#take(slots, informant.host);
   }
 
   /** Rows of first slot, last slot, master, replicas; a node that does not know its own host is where it was asked. */
@@ -131,6 +140,8 @@ export class SlotMap {
     for (const onChange of this.#listeners) onChange();
   }
 }
+
+export class NotServingError extends Error {}
 
 type Told = readonly [host: string | null, port: number];
 

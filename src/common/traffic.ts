@@ -27,6 +27,8 @@ export interface TrafficOptions {
   readonly onTimeout: () => void;
   /** Replies could go to the wrong commands: the connection is being destroyed. */
   readonly onOutOfStep: (why: string) => void;
+  /** Why there is no connection, as far as is known. */
+  readonly whyAway: () => unknown;
 }
 
 /** Why there is no connection. */
@@ -59,7 +61,7 @@ export class Traffic {
   #isPiping = false;
   #outbox: Outbox | undefined;
 
-  constructor(handle: Handle, { redis, name, role, onTimeout, onOutOfStep }: TrafficOptions) {
+  constructor(handle: Handle, { redis, name, role, onTimeout, onOutOfStep, whyAway }: TrafficOptions) {
     this.#handle = handle;
     this.#redis = redis;
     this.session = new Session(redis.db);
@@ -74,7 +76,7 @@ export class Traffic {
       isRef: false, // the socket keeps the loop alive while a reply is owed
     });
     this.#patience = new Deadlines({
-      expire: ({ cutoff }) => this.#held.expire(cutoff, (held) => this.#turnAway(held, undefined)),
+      expire: ({ cutoff }) => this.#held.expire(cutoff, (held) => this.#turnAway(held, whyAway())),
       graceMs: redis.commandTimeoutMs,
       isRef: true,
     });

@@ -30,7 +30,7 @@ export interface Health {
   readonly live: boolean;
   /** Whether new work should be sent here. */
   readonly ready: boolean;
-  /** Why it is not ready. */
+  /** Why it is not ready; also while it is, that a node of a Cluster is away. */
   readonly reasons: readonly string[];
 }
 
@@ -222,7 +222,10 @@ export class ConnectionManager<
       if (![...this.#threads].some(({ state }) => state === "ready")) reasons.push("no thread is ready");
       if (this.#clients.primary.state === "connecting") reasons.push("the primary client is connecting");
     }
-    return { live: this.#phase !== "closed", ready: reasons.length === 0, reasons };
+    const ready = reasons.length === 0;
+    // The other nodes serve, and taking the process out of service would not mend this one.
+    if (this.#config.redis.clusterNodes && this.#gate.state !== "closed") reasons.push("a node of the Cluster is away");
+    return { live: this.#phase !== "closed", ready, reasons };
   }
 
   /** A live page of `stats()` and `health()` for node:http, Express or Fastify; see `redthread/dashboard`. */

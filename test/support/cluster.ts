@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { Command } from "ioredis";
+import { Bus } from "./bus.js";
 import type { Certificates } from "./certificates.js";
 import { eventually } from "./gate.js";
 import { beginLeakCheck, leakCheck } from "./leak-check.js";
@@ -15,6 +16,8 @@ export interface ClusterShape {
   readonly password?: string;
   /** TLS in place of plain TCP, also between the nodes. */
   readonly certificates?: Certificates;
+  /** Nodes can be cut off from each other by `bus`. */
+  readonly hasBus?: boolean;
 }
 
 const SLOTS = 16_384;
@@ -27,6 +30,8 @@ const GREET_AGAIN_MS = 3_000;
 export class Cluster implements AsyncDisposable {
   readonly masters: readonly RedisServer[];
   readonly replicas: readonly RedisServer[];
+  /** Of one that was made with `hasBus`. */
+  readonly bus = new Bus();
 
   static async start({ masters = 3, replicas = 0, ...shape }: ClusterShape = {}): Promise<Cluster> {
     const starting = Array.from({ length: masters * (1 + replicas) }, () => startNode(shape, replicas));
@@ -37,6 +42,7 @@ export class Cluster implements AsyncDisposable {
     const cluster = new Cluster(nodes.slice(0, masters), nodes.slice(masters));
     try {
       assert.equal(nodes.length, starting.length, "every node has started");
+      if (shape.hasBus) for (const node of nodes) await cluster.bus.join(node, await busPortOf(node));
       await cluster.#meet();
       return cluster;
     } catch (error) {
