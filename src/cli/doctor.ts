@@ -1,12 +1,11 @@
 import { connect, disconnect } from "../common/connect.js";
-import { ownGate } from "../common/connect-gate.js";
 import { loadConfig } from "../common/env.js";
 import type { RedisHandle } from "../common/ioredis.js";
-import { errorCode, noopLogger } from "../common/log.js";
+import { errorCode } from "../common/log.js";
 import { connectionName } from "../common/names.js";
-import { openClient } from "../common/open-client.js";
-import type { Config, ConnectOptions, Endpoint } from "../common/options.js";
+import type { Config, ConnectOptions } from "../common/options.js";
 import { type Check, CHECKS, type Finding, type Report } from "./finding.js";
+import { examineNodes } from "./nodes.js";
 import { judgeIdle, judgeInfo, measureLatency, tryPermissions } from "./server.js";
 import { askSentinels, chooseNode, reach, resolveName, shakeHands, speaksTls } from "./way.js";
 
@@ -33,8 +32,7 @@ export async function examine(options: ConnectOptions): Promise<Report> {
     findings.push(finding);
     if (finding.status === "fail") return report(target, findings);
   }
-  const nodes = options.redis?.credentials ? [] : (config.redis.clusterNodes ?? []);
-  findings.push(...(await Promise.all(nodes.map((node) => examineNode(node, config)))).flat());
+  if (!options.redis?.credentials) findings.push(...(await examineNodes(config)));
   findings.push(...(await examineServer(options, config)));
   return report(target, findings);
 }
@@ -42,25 +40,6 @@ export async function examine(options: ConnectOptions): Promise<Report> {
 function addressOf({ path, host, port, sentinelName }: Config["redis"], sentinels: Finding): string {
   if (sentinels.status === "fail") return `the master of "${sentinelName}"`;
   return path ?? `${host}:${port}`;
-}
-
-/** What is wrong with one listed node of a Cluster: a client goes on to the next one, and its slots are served by nobody. */
-async function examineNode(node: Endpoint, config: Config): Promise<Finding[]> {
-  const { clusterNodes: _, ...redis } = { ...config.redis, ...node, readFrom: "master" as const };
-  const retry = { ...config.retry, attempts: 1, deadlineMs: redis.connectTimeoutMs };
-  const name = connectionName(config.appName, "owned");
-  const gate = ownGate({ ...config, redis });
-  let found: string;
-  try {
-    const client = await openClient({ redis, retry, role: "owned", logger: noopLogger, name, gate }, 0);
-    const info = await client.redis.cluster("INFO").finally(() => client.close(config.shutdown.closeMs));
-    if (/cluster_state:ok/.test(String(info))) return [];
-    found = "says that the Cluster is down: it is off the bus, or slots are served by nobody";
-  } catch (error) {
-    found = error instanceof Error ? `${errorCode(error)}: ${error.message}` : errorCode(error);
-  }
-  const advice = "look at this node, and at CLUSTER NODES of the others; if it is gone for good, list another one";
-  return [{ check: "reachability", status: "fail", found: `node ${node.host}:${node.port} ${found}`, advice }];
 }
 
 async function examineServer(options: ConnectOptions, config: Config): Promise<Finding[]> {

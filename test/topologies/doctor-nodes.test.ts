@@ -1,26 +1,44 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { examine } from "../../src/cli/doctor.js";
+import type { ConnectOptions } from "../../src/index.js";
 import { Cluster } from "../support/cluster.js";
+import { eventually } from "../support/gate.js";
 import { startRedis } from "../support/redis-server.js";
 import { NAME, startSentinel } from "../support/sentinel.js";
 
 const LIMIT = { timeout: 60_000 };
 
-test("the doctor looks at every listed node of a Cluster", LIMIT, async () => {
+test("the doctor looks at every listed node of a Cluster, and at masters that are not listed", LIMIT, async () => {
   await using cluster = await Cluster.start({ masters: 3 });
   const redis = { ...cluster.redis, connectTimeoutMs: 1_000, commandTimeoutMs: 1_000 };
   assert.equal((await examine({ env: {}, redis })).ok, true);
   const frozen = cluster.masters[2]!;
+  const clusterNodes = redis.clusterNodes.filter(({ port }) => port !== frozen.port);
   frozen.freeze();
   try {
-    const { ok, checks } = await examine({ env: {}, redis });
-    assert.equal(ok, false);
-    assert.ok(checks.some(({ status, found }) => status === "fail" && found.includes(`node 127.0.0.1:${frozen.port}`)));
+    assert.deepEqual(await failed({ env: {}, redis }), [`node 127.0.0.1:${frozen.port}`]);
+    assert.deepEqual(await failed({ env: {}, redis: { ...redis, clusterNodes } }), [`node 127.0.0.1:${frozen.port}`]);
   } finally {
     frozen.thaw();
   }
 });
+
+test("the doctor tells of a master that has lost the others, though it can be reached", LIMIT, async () => {
+  await using cluster = await Cluster.start({ hasBus: true });
+  await cluster.allowPartial();
+  const [cutOff] = cluster.masters;
+  cluster.bus.cut(cutOff!);
+  const isTold = async (): Promise<void> =>
+    assert.deepEqual(await failed({ env: {}, redis: cluster.redis }), [`node 127.0.0.1:${cutOff!.port}`]);
+  await eventually(isTold, 30_000);
+  cluster.bus.heal(cutOff!);
+});
+
+async function failed(options: ConnectOptions): Promise<(string | undefined)[]> {
+  const { checks } = await examine(options);
+  return checks.filter(({ status }) => status === "fail").map(({ found }) => /^node \S+/.exec(found)?.[0]);
+}
 
 test("the doctor asks every sentinel, and misses a majority", LIMIT, async (t) => {
   const master = await startRedis();

@@ -1,0 +1,62 @@
+import { ownGate } from "../common/connect-gate.js";
+import { addressOf, translated } from "../common/endpoint.js";
+import { errorCode, noopLogger } from "../common/log.js";
+import { connectionName } from "../common/names.js";
+import { openClient } from "../common/open-client.js";
+import type { Config, Endpoint } from "../common/options.js";
+import type { Finding } from "./finding.js";
+
+interface Seen {
+  readonly node: Endpoint;
+  readonly problem?: string;
+  /** Whom it names as the masters. */
+  readonly masters: readonly Endpoint[];
+}
+
+/**
+ * What is wrong with the nodes of a Cluster: those that are listed, and the masters that they name. Without a master its
+ * slots are served by nobody; a listed node that is none costs a client only the way to the next one.
+ */
+export async function examineNodes(config: Config): Promise<Finding[]> {
+  const listed = config.redis.clusterNodes ?? [];
+  const seen = await Promise.all(listed.map((node) => look(node, config)));
+  const masters = new Map(seen.flatMap((one) => one.masters).map((master) => [addressOf(master), master] as const));
+  const known = new Set(listed.map(addressOf));
+  const others = [...masters.values()].filter((master) => !known.has(addressOf(master)));
+  const all = [...seen, ...(await Promise.all(others.map((node) => look(node, config))))];
+  return all.flatMap(({ node, problem }): Finding[] => {
+    if (problem === undefined) return [];
+    const isNeeded = masters.size === 0 || masters.has(addressOf(node));
+    const advice = isNeeded
+      ? "look at this node, and at CLUSTER NODES of the others: its slots are served by nobody"
+      : "look at this node; if it is gone for good, list another one";
+    const found = `node ${addressOf(node)} ${problem}`;
+    return [{ check: "reachability", status: isNeeded ? "fail" : "warn", found, advice }];
+  });
+}
+
+async function look(node: Endpoint, config: Config): Promise<Seen> {
+  const { clusterNodes: _, ...redis } = { ...config.redis, ...node, readFrom: "master" as const };
+  const retry = { ...config.retry, attempts: 1, deadlineMs: redis.connectTimeoutMs };
+  const name = connectionName(config.appName, "owned");
+  const gate = ownGate({ ...config, redis });
+  try {
+    const client = await openClient({ redis, retry, role: "owned", logger: noopLogger, name, gate }, 0);
+    const asked = Promise.all([client.redis.cluster("INFO"), client.redis.cluster("SLOTS")]);
+    const [info, rows] = await asked.finally(() => client.close(config.shutdown.closeMs));
+    if (!/cluster_state:ok/.test(String(info)))
+      return {
+        node,
+        problem: "says that the Cluster is down: it is off the bus, or slots are served by nobody",
+        masters: [],
+      };
+    const masters = rows.map(([, , ...members]) => {
+      const [host, port] = members[0]!;
+      return translated({ host: host || node.host, port }, config.redis);
+    });
+    return { node, masters };
+  } catch (error) {
+    const problem = error instanceof Error ? `${errorCode(error)}: ${error.message}` : errorCode(error);
+    return { node, problem, masters: [] };
+  }
+}
