@@ -35,7 +35,7 @@ export function errorCode(error: unknown): string {
   return typeof name === "string" ? name : "object";
 }
 
-/** Why something failed, for people: the text of a reply can quote what was sent, of which only the code is told. */
+/** Why something failed, for the text of an error, never for a log. Of a reply, which can quote what was sent, only the code. */
 export function errorReason(error: unknown): string {
   if (isReplyError(error)) return `answered ${replyCode(error)}`;
   return (error instanceof Error && error.message) || errorCode(error);

@@ -2,7 +2,7 @@ import type { ConnectionOptions } from "node:tls";
 import { translated } from "./endpoint.js";
 import { AuthFailedError } from "./errors.js";
 import { Wire } from "./handle.js";
-import { errorCode } from "./log.js";
+import { errorReason } from "./log.js";
 import type { Endpoint, RedisConfig } from "./options.js";
 import { isAuthReply, isReplyError, replyCode } from "./replies.js";
 import { abortable, monotonic, within } from "./time.js";
@@ -90,7 +90,7 @@ export class Sentinels {
         { reply },
       );
     }
-    const told = failures.map(({ sentinel, error }) => `${sentinel.host}:${sentinel.port} ${reason(error)}`);
+    const told = failures.map(({ sentinel, error }) => `${sentinel.host}:${sentinel.port} ${errorReason(error)}`);
     return new Error(`no sentinel tells where "${this.#redis.sentinelName}" is (${told.join("; ")})`);
   }
 }
@@ -101,9 +101,3 @@ interface SentinelFailure {
 }
 
 const all = new WeakMap<readonly Endpoint[], Sentinels>();
-
-/** The text of a reply can quote what was sent, and that was a password. */
-function reason(error: Error): string {
-  const text = error.message || errorCode(error);
-  return isReplyError(error) ? `answered ${replyCode(error)}` : text;
-}

@@ -4,7 +4,7 @@ import { ConnectGate } from "../common/connect-gate.js";
 import { fromErrorData } from "../common/envelope.js";
 import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
 import type { Ledger, LedgerTotals } from "../common/ledger.js";
-import { errorCode, errorReason, type Logger } from "../common/log.js";
+import { errorCode, type Logger } from "../common/log.js";
 import { requirePackage } from "../common/packages.js";
 import type {
   AuditedMessage,
@@ -319,8 +319,7 @@ export class Threads {
     if (monotonic() - thread.startedAt >= SETTLED_MS) this.#quickDeaths = 0;
     const delayMs = this.#quickDeaths === 0 ? 0 : this.#nextDelayMs();
     this.#quickDeaths++;
-    const fields = { threadId: thread.threadId, code: errorCode(reason), reason: errorReason(reason), delayMs };
-    this.#options.logger.error("thread died", fields);
+    this.#options.logger.error("thread died", { threadId: thread.threadId, code: errorCode(reason), delayMs });
     this.#replaceIn(delayMs);
   }
 
