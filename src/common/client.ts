@@ -198,15 +198,15 @@ export class Client implements Gate {
     return this.#closing;
   }
 
-  /** Its holder has given up: a blocking command ends with the connection, before it takes an item that nobody wants. */
-  callOff(reason: unknown): void {
-    if (!this.#traffic.isBlocking) return;
+  /**
+   * Its holder has given up: a blocking command ends with the connection, before it takes an item that nobody wants. Gives
+   * whether there was one.
+   */
+  callOff(reason: unknown): boolean {
+    if (!this.#traffic.isBlocking) return false;
     this.#dialer.lastError = reason as Error;
     void this.close(0);
-  }
-
-  get isBlocking(): boolean {
-    return this.#traffic.isBlocking;
+    return true;
   }
 
   /**

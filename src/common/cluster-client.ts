@@ -148,10 +148,10 @@ export class ClusterClient implements Gate {
   }
 
   /** As `Client.callOff`: one node's blocking command ends all. */
-  callOff(reason: unknown): void {
-    const blocking = [...this.#nodes].filter(({ client }) => client.isBlocking);
-    for (const { client } of blocking) client.callOff(reason);
-    if (blocking.length > 0) void this.close(0);
+  callOff(reason: unknown): boolean {
+    const ended = [...this.#nodes].filter(({ client }) => client.callOff(reason));
+    if (ended.length > 0) void this.close(0);
+    return ended.length > 0;
   }
 
   renewLogin(): void {

@@ -2,14 +2,17 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { connRetry } from "../../src/index.js";
+import { connRetry, type ConnectionManager } from "../../src/index.js";
 import type * as Tasks from "../fixtures/waiting-tasks.js";
+import { Cluster } from "../support/cluster.js";
 import { eventually } from "../support/gate.js";
 import { openClient, rejection, serverPerTest } from "../support/make-client.js";
 import { fixture, manage } from "../support/manage.js";
 import { Program } from "../support/program.js";
+import type { RedisServer } from "../support/redis-server.js";
 
 const LIMIT = { timeout: 60_000 };
+const ONE_LEASE = { tasks: fixture("waiting-tasks"), threads: { count: 1 }, dedicated: { max: 1 } };
 const start = serverPerTest();
 
 test("threads that compute when Redis returns keep nobody else from reconnecting", LIMIT, async (t) => {
@@ -77,7 +80,7 @@ test("many that wait on one signal give no warning", LIMIT, async (t) => {
   const retry = connRetry("Redis", "trying", { signal: stop.signal, baseDelayMs: 60_000, maxDelayMs: 60_000 });
   const failing = retry(() => Promise.reject(new Error("not now")));
   const waiting = Array.from({ length: 20 }, (_, i) => rejection(i < 10 ? client.connect(stop.signal) : failing()));
-  await new Promise((resolve) => setTimeout(resolve, 20)); // a warning comes in a later turn
+  await new Promise(setImmediate); // a warning comes in a later turn
   stop.abort(new Error("enough"));
   for (const error of await Promise.all(waiting)) assert.match(error!.message, /enough|not now/);
   assert.deepEqual(warnings, []);
@@ -86,20 +89,32 @@ test("many that wait on one signal give no warning", LIMIT, async (t) => {
 
 test("an aborted task's blocking command ends with its connection, and takes no item later", LIMIT, async (t) => {
   const server = await start();
-  const manager = manage<typeof Tasks>(t, server, {
-    tasks: fixture("waiting-tasks"),
-    threads: { count: 1 },
-    dedicated: { max: 1 },
-  });
+  const manager = manage<typeof Tasks>(t, server, ONE_LEASE);
+  await popsAfterAnAbort(manager, server, "list");
+});
+
+test("so does one at a node of a Cluster, with the lease's connections to all others", LIMIT, async (t) => {
+  const cluster = await Cluster.start();
+  const server = cluster.masters[1]!;
+  const manager = manage<typeof Tasks>(t, server, { ...ONE_LEASE, redis: cluster.redis });
+  cluster.watch(t);
+  await popsAfterAnAbort(manager, server, cluster.keyOn(1));
+});
+
+async function popsAfterAnAbort(
+  manager: ConnectionManager<typeof Tasks>,
+  server: RedisServer,
+  list: string,
+): Promise<void> {
   const stop = new AbortController();
-  const popping = rejection(manager.run("pop", "list", { signal: stop.signal }));
+  const popping = rejection(manager.run("pop", list, { signal: stop.signal }));
   await server.waitForClients((clients) => clients.some(({ cmd }) => cmd === "blpop"));
   stop.abort(new Error("enough"));
   await popping;
   await server.waitForClients((clients) => clients.every(({ cmd }) => cmd !== "blpop"));
-  await server.admin.lpush("list", "item");
-  assert.deepEqual(await manager.run("pop", "list"), ["list", "item"]);
-});
+  await server.admin.lpush(list, "item");
+  assert.deepEqual(await manager.run("pop", list), [list, "item"]);
+}
 
 test("a process waits for a command that waits for Redis", LIMIT, async (t) => {
   const server = await start();

@@ -48,10 +48,10 @@ async function front(t: TestContext, target: number): Promise<{ port: number; as
   return { port: portOf(listener), asked };
 }
 
-async function pings(redis: ConnectOptions["redis"]): Promise<string> {
+async function pings(redis: ConnectOptions["redis"], keys = ["k"]): Promise<string> {
   const client = await connect({ env: {}, redis: { ...redis }, retry: { attempts: 1 } });
   try {
-    await client.set("k", 1);
+    for (const key of keys) await client.set(key, 1);
     return await client.ping();
   } finally {
     await disconnect(client);
@@ -97,6 +97,7 @@ test("also sentinels, the master that they name, and each node of a Cluster are 
   const map = Object.fromEntries(
     cluster.masters.map(({ port }, i) => [`127.0.0.1:${port}`, clusterNodes[i]!] as const),
   );
-  assert.equal(await pings({ clusterNodes, natMap: map, tls }), "PONG");
-  assert.ok(fronts.some(({ asked }) => asked.includes("localhost")));
+  const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
+  assert.equal(await pings({ clusterNodes, natMap: map, tls }, keys), "PONG");
+  for (const { asked } of fronts) assert.deepEqual([...new Set(asked)], ["localhost"]);
 });
