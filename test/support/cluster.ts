@@ -18,6 +18,8 @@ export interface ClusterShape {
   readonly certificates?: Certificates;
   /** Nodes can be cut off from each other by `bus`. */
   readonly hasBus?: boolean;
+  /** Further settings of each node. */
+  readonly flags?: Readonly<Record<string, string | number>>;
 }
 
 const SLOTS = 16_384;
@@ -220,7 +222,7 @@ function nameOf({ port }: RedisServer): string {
   return `node-${port}.invalid`;
 }
 
-function slotOf(key: string): number {
+export function slotOf(key: string): number {
   return new Command("get", [key]).getSlot();
 }
 
@@ -232,7 +234,10 @@ async function busPortOf({ admin, port }: RedisServer): Promise<number> {
 }
 
 /** Its bus has a free port of its own, not the one 10 000 above. */
-function startNode({ password, certificates }: ClusterShape, replicas: number): Promise<RedisServer> {
+function startNode(
+  { password, certificates, flags: further = {} }: ClusterShape,
+  replicas: number,
+): Promise<RedisServer> {
   return launch({
     observer: { ...(password && { password }), ...(certificates && { tls: { ca: certificates.ca } }) },
     async args(port, folder) {
@@ -248,6 +253,7 @@ function startNode({ password, certificates }: ClusterShape, replicas: number): 
         "cluster-node-timeout": replicas > 0 ? NODE_TIMEOUT_MS.withReplicas : NODE_TIMEOUT_MS.alone,
         "cluster-allow-replica-migration": "no",
         "repl-diskless-sync-delay": 0,
+        ...further,
       };
       return Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]);
     },

@@ -43,11 +43,14 @@ export class Watched implements AsyncDisposable {
   readonly sentinels: readonly RedisServer[];
 
   /** Ready when all know each other, and a failover would find a replica in sync. */
-  static async start({ masterArgs = [] }: { masterArgs?: readonly string[] } = {}): Promise<Watched> {
+  static async start({
+    masterArgs = [],
+    bothArgs = [],
+  }: { masterArgs?: readonly string[]; bothArgs?: readonly string[] } = {}): Promise<Watched> {
     const started: RedisServer[] = [];
     const keep = (server: RedisServer): RedisServer => (started.push(server), server);
     try {
-      const args = ["--repl-diskless-sync-delay", "0"];
+      const args = ["--repl-diskless-sync-delay", "0", ...bothArgs];
       const master = keep(await startRedis({ args: [...args, ...masterArgs] }));
       const replica = keep(await startRedis({ args: [...args, "--replicaof", "127.0.0.1", String(master.port)] }));
       const starting = Array.from({ length: 3 }, () => startSentinel(master, { quorum: 2 }).then(keep));

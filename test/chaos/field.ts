@@ -1,0 +1,78 @@
+import type { ManagerOptions } from "../../src/index.js";
+import type { Proxy } from "../support/proxy.js";
+import type { RedisServer } from "../support/redis-server.js";
+
+/** A master with its replica. */
+export interface Shard {
+  readonly master: RedisServer;
+  readonly replica: RedisServer;
+  /** First and last of each range; none outside of a Cluster. */
+  readonly slots: readonly (readonly [number, number])[];
+}
+
+/** A client of plain ioredis, as far as it is used here. */
+export interface PlainClient {
+  incr(key: string): Promise<number>;
+  disconnect(): void;
+}
+
+/** The servers of one topology, each behind a proxy. */
+export interface Field {
+  readonly nodes: readonly RedisServer[];
+  readonly sentinels: readonly RedisServer[];
+  /** As `redis` of the options. */
+  readonly redis: NonNullable<ManagerOptions["redis"]>;
+  /** These nodes are dead, frozen or out of reach at the moment: nothing is published there. */
+  readonly trouble: Set<RedisServer>;
+  wayTo(node: RedisServer): Proxy;
+  shards(): Promise<Shard[]>;
+  /** A key on this shard; another one for each `name`. */
+  keyOn(shard: Shard, name: string): string;
+  /** Waits until every node is in its place again. */
+  settled(): Promise<void>;
+  /** How often each key was incremented. */
+  counts(keys: readonly string[]): Promise<number[]>;
+  plainClient(): PlainClient;
+  stop(): Promise<void>;
+}
+
+export interface Fault {
+  readonly name: string;
+  /** Writes that no replica had yet may be lost without anybody's fault. */
+  readonly mayLose: boolean;
+  /** The replica takes over when it has everything. Of other faults a failover may lose writes: of one that is slow, too. */
+  readonly isGraceful?: boolean;
+  /** Happens to this shard and is undone, except for what `Field.settled` waits for. */
+  readonly provoke: (shard: Shard, random: () => number) => Promise<unknown>;
+}
+
+export const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** What a server's network still holds of a fault passes within this time. */
+const AFTERMATH_MS = 300;
+
+/** Keeps the publishers off the node while the fault lasts. */
+export async function inTrouble(field: Field, node: RedisServer, fault: () => Promise<unknown>): Promise<void> {
+  field.trouble.add(node);
+  try {
+    await fault();
+    await pause(AFTERMATH_MS);
+  } finally {
+    field.trouble.delete(node);
+  }
+}
+
+/** mulberry32: the same schedule for the same seed. */
+export function seeded(from: number): () => number {
+  let state = from | 0;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+export function oneOf<T>(choices: readonly T[], random: () => number): T {
+  return choices[Math.floor(random() * choices.length)]!;
+}
