@@ -6,6 +6,7 @@ import { type Fault, inTrouble, type Shard } from "./field.js";
 
 /** So many slots are moved at once. */
 const MOVED = 40;
+const ASK_AGAIN_MS = 6_000;
 
 /** What happens in a Cluster only. */
 export function clusterFaults(field: ClusterField): Fault[] {
@@ -49,8 +50,12 @@ const failover = (name: string, mayLose: boolean, ...how: string[]): Fault => ({
   mayLose,
   isGraceful: !mayLose,
   provoke: async ({ replica }) => {
-    await replica.admin.call("CLUSTER", "FAILOVER", ...how);
-    await isMaster(replica);
+    // The masters vote only once in a while: what they did not grant is asked for again.
+    const asked = async (): Promise<void> => {
+      await replica.admin.call("CLUSTER", "FAILOVER", ...how).catch(() => {});
+      await isMaster(replica, ASK_AGAIN_MS);
+    };
+    await eventually(asked, 60_000, `${name} is done`);
   },
 });
 

@@ -109,9 +109,9 @@ export function commonFaults(field: Field): Fault[] {
 }
 
 /** Until the replica has been promoted. */
-export async function isMaster({ admin }: RedisServer): Promise<void> {
+export async function isMaster({ admin }: RedisServer, deadlineMs = PROMOTED_MS): Promise<void> {
   const check = async (): Promise<boolean> => /role:master/.test(await admin.info("replication"));
-  await eventually(check, PROMOTED_MS, "the replica has been promoted");
+  await eventually(check, deadlineMs, "the replica has been promoted");
 }
 
 export async function promotedAndAfter(replica: RedisServer): Promise<void> {

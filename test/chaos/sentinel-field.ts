@@ -54,7 +54,13 @@ export class SentinelField implements Field {
 
   /** The sentinels make the old master a replica only after 10 to 20 s: that is done here, as soon as they agree. */
   async settled(): Promise<void> {
-    await eventually(() => this.#isAgreed(), SETTLE_MS, "the sentinels agree on a living master");
+    try {
+      await eventually(() => this.#isAgreed(), SETTLE_MS, "the sentinels agree on a living master");
+    } catch (error) {
+      for (const { admin, port } of this.sentinels)
+        console.error(`${port} says ${JSON.stringify(await admin.call("SENTINEL", "MASTER", NAME))}`);
+      throw error;
+    }
     const [{ master, replica }] = (await this.shards()) as [Shard];
     await replica.admin.call("REPLICAOF", HOST, String(master.port));
     await untilInSync(replica);
