@@ -21,6 +21,8 @@ const TESTS = /\/dist\/test\//;
 const alive = new Map<number, Made>();
 let newest = 0;
 
+// Node makes them at their first use, which can be the start of a thread: then they would look like the library's.
+void [process.stdout, process.stderr];
 // Timers and ports that are unref'd are in no list that Node gives, so each is noted at its birth.
 createHook({ init: born, destroy: (id) => alive.delete(id) }).enable();
 
