@@ -105,8 +105,13 @@ const modules = defineConfig({
     sourcemap: true,
     sourcemapExcludeSources: true,
     comments: false,
-    // Local names are half of the code's bytes, and nobody meets them: what stack traces name stays as it is.
-    minify: { compress: false, mangle: { toplevel: false }, codegen: { removeWhitespace: false } },
+    // Local names are half of the code's bytes, and nobody meets them: what stack traces name stays as it is. Statements
+    // are not joined either: each keeps its line.
+    minify: {
+      compress: { sequences: false, joinVars: false, keepNames: { function: true, class: true } },
+      mangle: { toplevel: false },
+      codegen: { removeWhitespace: false },
+    },
     // As deep as the modules in them are in dist: what they find by `import.meta.url` is where they look for it.
     chunkFileNames: "src/chunks/[name].js",
     codeSplitting: {

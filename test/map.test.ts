@@ -184,6 +184,23 @@ test("map waits for room in a full queue instead of failing", async (t) => {
   await Promise.all([running, waiting]);
 });
 
+test("a map that waits for room hears that there will be none: the queue was emptied before a thread was up", async (t) => {
+  await server.admin.del("set up");
+  const manager = managed(t, { tasks: fixture("slow-setup"), queue: { max: 1 } });
+  const waiting = assert.rejects(manager.run("echo", "waiting"), code("TASK_ABORTED"));
+  const next = assert.rejects(manager.map("echo", upTo(20)).next(), code("SHUTTING_DOWN"));
+  await manager.shutdown({ drainMs: 0, closeMs: 500 });
+  await eventually(() => Promise.all([waiting, next]), 10_000, "both are told");
+});
+
+test("a map that was left has no failure to throw any more", async (t) => {
+  const manager = managed(t);
+  const results = manager.map("echo", failing());
+  assert.equal((await results.next()).value, 1);
+  assert.deepEqual(await results.return!(), { done: true, value: undefined });
+  assert.deepEqual(await results.next(), { done: true, value: undefined });
+});
+
 test("a map that meets the shutdown finishes what was taken and then says so", async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   const results = manager.map("echo", upTo(1_000_000), { concurrency: 4 });

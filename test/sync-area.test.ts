@@ -2,6 +2,20 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { SyncArea } from "../src/common/sync-area.js";
 
+test("the number of a request wraps as the memory does, and is answered", () => {
+  const caller = new SyncArea(SyncArea.buffer());
+  const helper = new SyncArea(caller.buffer);
+  const cells = new Int32Array(caller.buffer, 0, 16);
+  const first = caller.ask("call", 0, 0);
+  const cell = cells.indexOf(first);
+  for (const last of [2 ** 31 - 1, -1]) {
+    cells[cell] = last;
+    const number = caller.ask("call", 0, 0);
+    helper.answer(helper.take().number, { isError: false, bytes: 7 });
+    assert.deepEqual(caller.waitForAnswer(number, 0), { isError: false, bytes: 7 });
+  }
+});
+
 test("caller and helper look for what comes at once before they sleep, but not where both have one processor", (t) => {
   let stepMs = 0;
   let time = 0;

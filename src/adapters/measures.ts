@@ -152,7 +152,7 @@ export const MEASURES: readonly Measure[] = [
     name: "redthread.thread.heap",
     kind: "gauge",
     unit: "By",
-    help: "The thread's V8 heap in use, garbage included, as it last said",
+    help: "The thread's V8 heap in use and its buffers, garbage included, as it last said",
     attributes: [THREAD_ID],
     read: ({ threads }) => threads.map(({ threadId, heapMb }) => [heapMb * MB, thread(threadId)]),
   },

@@ -129,7 +129,7 @@ export interface ThreadsConfig {
   readonly startTimeoutMs: number;
   /** A thread that has settled this many tasks is replaced without failing one. Default: none. */
   readonly maxTasks?: number;
-  /** Likewise one that has settled a task and whose V8 heap in use exceeds this. Default: none. */
+  /** Likewise one that has settled a task and whose V8 heap in use, with its buffers, exceeds this. Default: none. */
   readonly maxHeapMb?: number;
   readonly resourceLimits?: ResourceLimits;
   readonly execArgv?: readonly string[];

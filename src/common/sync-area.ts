@@ -90,7 +90,7 @@ export class SyncArea {
     cells[ASKED_BYTES] = bytes;
     const isLong = kind === "pipeline" && --this.#crowded < 0;
     this.#spinMs = isLong ? PIPELINE_SPIN_MS : SPIN_MS;
-    return Atomics.add(cells, ASKED, 1) + 1;
+    return (Atomics.add(cells, ASKED, 1) + 1) | 0; // wraps, as the cell does
   }
 
   /** By the helper. */

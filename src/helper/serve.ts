@@ -29,7 +29,7 @@ class Helper {
   readonly #setup: Promise<Setup>;
   #lastLine = 0;
   /** The request that nobody has answered yet. */
-  #open = 0;
+  #open: number | undefined;
   #isEnding = false;
 
   constructor(data: HelperData) {
@@ -100,7 +100,7 @@ class Helper {
     } catch (error) {
       answer = { isError: true, bytes: this.#write(error) };
     }
-    this.#open = 0;
+    this.#open = undefined;
     this.#area.answer(number, answer);
   }
 
@@ -119,7 +119,7 @@ class Helper {
   #end(): void {
     this.#isEnding = true;
     // Not without a request: the thread may be reading the last answer.
-    if (this.#open !== 0) this.#answer(this.#open, shuttingDown("unknown"), { isError: true });
+    if (this.#open !== undefined) this.#answer(this.#open, shuttingDown("unknown"), { isError: true });
     void this.#closeLines(0); // nobody waits for what is under way: QUIT would be answered behind it
   }
 

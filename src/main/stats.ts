@@ -50,7 +50,7 @@ export interface ThreadStats {
   readonly reconnects: number;
   /** Share of the time since the last look, at least a second, in which its loop was busy, 0 to 1; also while blocked. */
   readonly loopBusy: number;
-  /** V8's heap in use, garbage included, buffers not; of the last second, or the last result. */
+  /** V8's heap in use and its buffers, garbage included, shared memory not; of the last second, or the last result. */
   readonly heapMb: number;
   readonly dedicated: {
     readonly out: number;

@@ -236,6 +236,7 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
   #end(reason: unknown): void {
     if (!this.#hasEnded) void this.#closeSource();
     this.#hasEnded = true;
+    this.#failure = undefined;
     this.#isAbandoned = true;
     this.#underWay = 0;
     const open = [...this.#slots, ...(this.#unordered ?? [])];

@@ -135,10 +135,14 @@ export class Thread {
     this.#closeAskedAt = monotonic();
     this.#closeMessage = { type: "close", closeMs, graceMs };
     const heard = this.post(this.#closeMessage);
-    // Blocked in a synchronous call it hears nothing: that call ends, and those behind it, so that it can.
-    setTimeout(() => {
-      if (!this.hasHeard(heard)) this.helper?.post({ type: "end" });
-    }, graceMs / 2).unref();
+    // Blocked in a synchronous call it hears nothing: that call ends, and those behind it, so that it can. Not at once:
+    // blocked by CPU it needs the helper for its teardown.
+    setTimeout(
+      () => {
+        if (!this.hasHeard(heard)) this.helper?.post({ type: "end" });
+      },
+      Math.max(graceMs / 2, closeMs / 8),
+    ).unref();
   }
 
   /** The thread confirmed that it closed everything. */
