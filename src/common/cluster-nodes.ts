@@ -33,8 +33,8 @@ export interface NodesOptions {
 }
 
 /** While a node is away the others are asked who has its slots: random in this range, so that threads do not ask together. */
-const ASK_MIN_MS = 250;
-const ASK_MAX_MS = 750;
+const ASK_MIN_MS = 150;
+const ASK_MAX_MS = 350;
 /** One that does not answer is not waited for: the next one may. */
 const ANSWER_MS = 1_000;
 
