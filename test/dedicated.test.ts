@@ -92,7 +92,7 @@ test("a client given back with a pop still pending is closed at once, and its pl
 test("who waits for a dedicated client longer than the budget is told what the pool looks like", async (t) => {
   const manager = leasing(t, {
     threads: { count: 1 },
-    dedicated: { max: 1, acquireTimeoutMs: 250 },
+    dedicated: { max: 1, acquireTimeoutMs: 2_000 }, // it bounds the connect of the first one, too
     redis: { commandTimeoutMs: 60_000 },
   });
   await manager.ready();
