@@ -106,6 +106,48 @@ test("who waits in a thread that is blocked is passed by, and keeps its place fo
   assert.equal(other.held, 0);
 });
 
+test("what a blocked thread holds goes to who waits, if it is for something brief; its own end takes nothing back", async (t) => {
+  const options = { slots: 2, count: 1, isBrief: true };
+  const cells = new Int32Array(new SharedArrayBuffer(4 * Permits.cells(2, 1)));
+  const other = new Permits(cells, { ...options, slot: 1 });
+  const blocked = new Int32Array(new SharedArrayBuffer(8));
+  const url = new URL("../src/common/permits.js", import.meta.url).href;
+  const source = `
+    setInterval(() => {}, 1_000);
+    const { workerData: { url, cells, blocked, options } } = require("node:worker_threads");
+    import(url).then(async ({ Permits }) => {
+      const release = await new Permits(cells, { ...options, slot: 0 }).acquire("main");
+      Atomics.store(blocked, 0, 1);
+      while (Atomics.load(blocked, 1) === 0) await new Promise((resolve) => setTimeout(resolve, 10));
+      Atomics.store(blocked, 0, 2);
+      Atomics.wait(blocked, 1, 1);
+      release();
+      Atomics.store(blocked, 0, 3);
+    });
+  `;
+  const worker = new Worker(source, { eval: true, workerData: { url, cells, blocked, options } });
+  t.after(() => worker.terminate().then(() => undefined));
+  await eventually(() => Atomics.load(blocked, 0) === 1, 15_000);
+  const taken = other.acquire("main");
+  let isTaken = false;
+  void taken.then(() => (isTaken = true));
+  await new Promise((resolve) => setTimeout(resolve, 2_000));
+  assert.equal(isTaken, false, "its loop turns: it keeps what it holds");
+  Atomics.store(blocked, 1, 1);
+  const release = await eventually(() => taken, 10_000, "it is blocked: the permit is taken over");
+  assert.equal(Atomics.load(blocked, 0), 2);
+  Atomics.store(blocked, 1, 2);
+  Atomics.notify(blocked, 1);
+  await eventually(
+    () => Atomics.load(blocked, 0) === 3,
+    10_000,
+    "it goes on, and gives back what is no longer its own",
+  );
+  assert.equal(other.held, 1);
+  release();
+  assert.equal(other.held, 0);
+});
+
 test("of many that wait only the one whose turn it is wakes up", async (t) => {
   const all = makePermits(1, 50);
   const seen = withoutTime(t);

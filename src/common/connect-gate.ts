@@ -75,6 +75,7 @@ export class ConnectGate {
       slots,
       slot,
       count: connections.connecting,
+      isBrief: true,
     });
     if (connections.max === undefined) return;
     this.#sockets = new Permits(cells.subarray(OWN_CELLS + handshakeCells), {

@@ -10,12 +10,22 @@ const LOOK_AGAIN_MS = 100;
 const LOOK_UP_MS = 1_000;
 /** A waiter that has not looked for so long has a blocked loop, and would not take what it has a right to. */
 const DEAF_MS = 3 * LOOK_AGAIN_MS;
+/** What such an owner holds is taken from it after this, if that does no harm. */
+const LOST_MS = 1_000;
 
 const WANTED = 0;
 const TICKETS = 1;
 const HEADER = 2;
 /** Its tickets, when it looked, and what wakes it. */
 const CELLS_PER_SLOT = KINDS.length + 2;
+
+export interface PermitsOptions {
+  readonly slots: number;
+  readonly count: number;
+  readonly slot: number;
+  readonly onWanted?: () => void;
+  readonly isBrief?: boolean;
+}
 
 interface Waiter {
   readonly ticket: number;
@@ -27,7 +37,8 @@ interface Waiter {
  * dead thread's can be taken back. Strictly first come, first served within a kind: every slot publishes the ticket of
  * its longest waiter, and only the lowest ticket of all may take; it alone is woken, or the start of many threads would
  * wake each of them for every connection of the others. A slot says when it last looked: one that is blocked keeps its
- * ticket, and the others pass it by until it looks again.
+ * ticket, and the others pass it by until it looks again. `isBrief`: a permit is for something short, and one more of it
+ * at once does no harm, so what a blocked owner holds may be taken over.
  */
 export class Permits {
   readonly #cells: Int32Array<SharedArrayBuffer>;
@@ -36,6 +47,8 @@ export class Permits {
   readonly #slot: number;
   readonly #waiters: Record<PermitKind, Waiter[]> = { main: [], spare: [] };
   readonly #onWanted: (() => void) | undefined;
+  readonly #isBrief: boolean;
+  #held = 0;
   #watching = false;
 
   static cells(slots: number, count: number): number {
@@ -43,15 +56,13 @@ export class Permits {
   }
 
   /** `onWanted` is called when somebody waits, in whatever thread: a permit that is not needed could be given up. */
-  constructor(
-    cells: Int32Array<SharedArrayBuffer>,
-    { slots, count, slot, onWanted }: { slots: number; count: number; slot: number; onWanted?: () => void },
-  ) {
+  constructor(cells: Int32Array<SharedArrayBuffer>, { slots, count, slot, onWanted, isBrief = false }: PermitsOptions) {
     this.#cells = cells;
     this.#slots = slots;
     this.#count = count;
     this.#slot = slot;
     this.#onWanted = onWanted;
+    this.#isBrief = isBrief;
     // Not in this turn: with somebody waiting already, it would call an owner who is not finished yet.
     if (onWanted) queueMicrotask(() => void this.#watch());
   }
@@ -102,7 +113,12 @@ export class Permits {
         this.#publish(kind);
       }
     }
-    if (KINDS.some((kind) => this.#waiters[kind].length > 0)) void this.#watch();
+    if (this.#isBusy) void this.#watch();
+  }
+
+  /** It has to say that it looks: something waits here, or holds what others may take over. */
+  get #isBusy(): boolean {
+    return (this.#isBrief && this.#held > 0) || KINDS.some((kind) => this.#waiters[kind].length > 0);
   }
 
   /** While something waits here, wakes up when it may be its turn; else when anybody waits; and now and then besides. */
@@ -113,10 +129,9 @@ export class Permits {
       const [wanted, turn] = [Atomics.load(this.#cells, WANTED), Atomics.load(this.#cells, this.#turnCell(this.#slot))];
       this.#sayItLooks();
       this.#pump();
-      const isWaiting = KINDS.some((kind) => this.#waiters[kind].length > 0);
-      if (!isWaiting && !this.#onWanted) break;
+      if (!this.#isBusy && !this.#onWanted) break;
       if (this.isWanted) this.#onWanted?.();
-      const woken = isWaiting
+      const woken = this.#isBusy
         ? Atomics.waitAsync(this.#cells, this.#turnCell(this.#slot), turn, LOOK_AGAIN_MS)
         : Atomics.waitAsync(this.#cells, WANTED, wanted, LOOK_UP_MS);
       await woken.value;
@@ -129,14 +144,19 @@ export class Permits {
   }
 
   #take(needed: number): (() => void) | undefined {
-    if (this.#free() < needed) return undefined;
+    const isFree = this.#free() >= needed;
+    if (!isFree && !this.#isBrief) return undefined;
     for (let i = 0; i < this.#count; i++) {
       const cell = this.#permitCell(i);
-      if (Atomics.compareExchange(this.#cells, cell, 0, this.#slot + 1) !== 0) continue;
+      const owner = isFree ? 0 : Atomics.load(this.#cells, cell);
+      if (!isFree && !this.#isDeaf(owner - 1, LOST_MS)) continue;
+      if (Atomics.compareExchange(this.#cells, cell, owner, this.#slot + 1) !== owner) continue;
+      this.#held++;
       let isHeld = true;
       return () => {
         if (!isHeld) return;
         isHeld = false;
+        this.#held--;
         Atomics.compareExchange(this.#cells, cell, this.#slot + 1, 0);
         this.#announce();
       };
@@ -188,9 +208,9 @@ export class Permits {
     Atomics.store(this.#cells, this.#lookedCell(this.#slot), sharedClock());
   }
 
-  #isDeaf(slot: number): boolean {
-    if (slot === this.#slot) return false;
-    return ((sharedClock() - Atomics.load(this.#cells, this.#lookedCell(slot))) | 0) > DEAF_MS;
+  #isDeaf(slot: number, ms = DEAF_MS): boolean {
+    if (slot === this.#slot || slot < 0) return false;
+    return ((sharedClock() - Atomics.load(this.#cells, this.#lookedCell(slot))) | 0) > ms;
   }
 
   #free(): number {
