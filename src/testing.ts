@@ -73,7 +73,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
       cancelGraceMs: shutdown.cancelGraceMs,
       logger,
     });
-    this.#thread = new OwnThread(1, this.#ledger.row(0), () => {});
+    this.#thread = new OwnThread(1, this.#ledger.row(0));
   }
 
   /** As the manager's `run`, with the same options and errors; but a task that goes on after its abort is left alone. */

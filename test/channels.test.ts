@@ -175,7 +175,7 @@ test("the message with a thread's tasks has a field for traces only when one of 
   const { port1, port2 } = new MessageChannel();
   t.after(() => port1.close());
   const ledger = new Ledger(1);
-  const thread = new Thread(1, ledger.row(ledger.take()), () => {});
+  const thread = new Thread(1, ledger.row(ledger.take()));
   thread.greeted({ threadId: 1, performance }, port1, () => {});
   const load = new Load(thread, 8);
   const sent = (...jobs: Job[]): unknown => {

@@ -55,7 +55,11 @@ test("the main thread's clients are closed at once: none has to wait for another
   const tally = { done: 0, failed: 0, abandoned: 0 };
   await shutDown("over", configFor(server).shutdown, {
     dispatcher: { tally, drained: async () => {} } as unknown as Dispatcher,
-    threads: Object.assign([], { close: async () => {}, destroy: async () => {} }) as unknown as Threads,
+    threads: Object.assign([], {
+      close: async () => {},
+      destroy: async () => {},
+      exited: async () => {},
+    }) as unknown as Threads,
     clients: [
       fakeClient(async (ms) => {
         asked.push(ms);
@@ -262,9 +266,29 @@ test("teardown runs once per thread, with Redis still there, and what it logs ar
 });
 
 test("a log that never says that it was written does not hold the shutdown", async (t) => {
-  const { code: exitCode, stderr } = await new Program(t, "muted", { port: server.port }).exit;
+  const muted = new Program(t, "muted", { port: server.port });
   leakCheck(t, server);
-  assert.equal(exitCode, 0, stderr);
-  const ms = Number(/"ms":([\d.]+)/.exec(stderr)?.[1]); // below the line that says which step failed
-  assert.ok(ms <= 300 + 600 + 500, `${ms} ms`);
+  assert.equal((await muted.exit).code, 0);
+  const [{ failed, ms } = {}] = muted.all("ms");
+  assert.equal(failed, true, "it says that the log is not all there");
+  assert.ok((ms as number) <= 300 + 600 + 500, `${String(ms)} ms`);
+});
+
+test("a reader of the log that stalls at the end is waited for within closeMs, and gets every line", async (t) => {
+  const lines = 10_000;
+  const options = {
+    redis: { port: server.port },
+    threads: { count: 1 },
+    shutdown: { handleSignals: true, closeMs: 20_000 },
+  };
+  const chatty = new Program(t, "chatty", { options, lines });
+  chatty.stall();
+  leakCheck(t, server);
+  await chatty.hears("ready");
+  chatty.signal("SIGTERM");
+  await new Promise((resolve) => setTimeout(resolve, 300)); // the fault itself
+  chatty.readOn();
+  const { code: exitCode, stderr } = await chatty.exit;
+  const said = stderr.split("\n").filter((line) => line.includes('"message":"said"'));
+  assert.deepEqual([said.length, exitCode], [lines, 0]);
 });

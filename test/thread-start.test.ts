@@ -6,6 +6,8 @@ import { after, before, test } from "node:test";
 import { availableCores } from "../src/common/cores.js";
 import { eventually } from "./support/gate.js";
 import { code, fixture, manage } from "./support/manage.js";
+import { leakCheck } from "./support/leak-check.js";
+import { Program } from "./support/program.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
 let server: RedisServer;
@@ -49,6 +51,28 @@ test("a tasks module that ends its thread while it loads is THREAD_START_FAILED,
     assert.equal(result.status, "rejected");
     assert.ok(code("THREAD_START_FAILED")(result.reason), String(result.reason));
   }
+});
+
+test("a thread that Node refuses to start is THREAD_START_FAILED with the reason, and the shutdown resolves", async (t) => {
+  const threads = { count: 2, execArgv: ["--no-such-flag"] };
+  // Of its own process, because the ports that piscina opens for such a thread stay open.
+  const program = new Program(t, "refused", { redis: { port: server.port }, threads });
+  leakCheck(t, server);
+  assert.equal((await program.exit).code, 0, program.transcript);
+  for (const step of ["ready", "run"]) {
+    const [said] = program.all(step);
+    assert.equal(said![step], "REDTHREAD_THREAD_START_FAILED");
+    assert.equal(said!["cause"], "ERR_WORKER_INVALID_EXEC_ARGV");
+    assert.match(String(said!["message"]), /could not start: .*--no-such-flag/);
+  }
+  assert.deepEqual(program.all("shutdown"), [{ shutdown: { finished: 0, abandoned: 0 } }]);
+});
+
+test("a thread that ends before it has loaded anything of ours is THREAD_START_FAILED at once", async (t) => {
+  const preload = await tasksFile("ends.cjs", `if (!require("node:worker_threads").isMainThread) process.exit(7);`);
+  const threads = { count: 1, execArgv: ["--require", preload], startTimeoutMs: 120_000 };
+  const manager = manage(t, server, { tasks: fixture("tasks"), threads });
+  await eventually(() => assert.rejects(manager.ready(), /exited with code 7/), 60_000, "ready() rejects");
 });
 
 test("a thread that failed is not started anew while the others are still starting, nor when they fail too", async (t) => {

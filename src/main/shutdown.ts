@@ -58,6 +58,7 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   if (!isDrained) dispatcher.giveUp((outcome, cause) => abortedAfter(config.drainMs, outcome, cause));
 
   const closeBy = monotonic() + config.closeMs;
+  const lastMs = (): number => Math.max(closeBy - monotonic(), LAST_CLOSE_MS);
   const graceMs = Math.min(config.cancelGraceMs, config.closeMs / 2);
   const open = [...threads];
   await step(() => threads.close(config.closeMs, graceMs));
@@ -68,7 +69,7 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   }));
   // Whatever a thread that did not answer still does, it is over: the main thread's clients need not wait for its end.
   const ended = step(() => threads.destroy());
-  const clientsMs = Math.max(closeBy - monotonic(), LAST_CLOSE_MS);
+  const clientsMs = lastMs();
   // At once: what one of them waits for its server must not be what the next one lacks.
   await Promise.all(clients.map((client) => step(() => client.close(clientsMs))));
   await ended;
@@ -84,7 +85,8 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
     threads: outcomes,
   };
   logger.info("shut down", { ...report });
-  await step(() => within(closeLogger(), LAST_CLOSE_MS, () => new Error("the log was not written in time")));
+  const written = within(closeLogger(), lastMs(), () => new Error("the log was not written in time"), UNREAD_MS);
+  await Promise.all([step(() => written), threads.exited(lastMs())]);
   if (failures.length > 0) throw new AggregateError(failures, "the shutdown is done, but steps of it failed");
   return report;
 }

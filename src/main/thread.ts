@@ -47,12 +47,11 @@ export class Thread {
   #closeAskedAt = 0;
   #posted = 0;
   #onAnswered!: () => void;
-  readonly #end: () => void;
+  #end: () => void = () => {};
 
-  constructor(token: number, row: LedgerRow, end: () => void) {
+  constructor(token: number, row: LedgerRow) {
     this.token = token;
     this.row = row;
-    this.#end = end;
     this.answered = new Promise((resolve) => (this.#onAnswered = resolve));
   }
 
@@ -62,6 +61,11 @@ export class Thread {
 
   get isAskedToClose(): boolean {
     return this.#closeMessage !== undefined;
+  }
+
+  /** Node has started it; `end` terminates it. */
+  born(end: () => void): void {
+    this.#end = end;
   }
 
   greeted({ threadId, performance }: Being, port: MessagePort, receive: (message: FromThread) => void): void {
@@ -160,6 +164,11 @@ export class Thread {
     this.endReason ??= reason;
     this.post({ type: "exit" });
     setTimeout(() => this.#end(), EXIT_MS).unref();
+  }
+
+  /** At once, without asking it to exit first. Idempotent. */
+  terminate(): void {
+    this.#end();
   }
 
   /**

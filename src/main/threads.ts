@@ -1,3 +1,4 @@
+import type { Worker } from "node:worker_threads";
 import type { Piscina as ThreadPool } from "piscina";
 import { type ThreadMessage, threadChannel } from "../common/channels.js";
 import { ConnectGate } from "../common/connect-gate.js";
@@ -53,20 +54,21 @@ export interface ThreadsOptions {
 const SETTLED_MS = 10_000;
 const FIRST_DELAY_MS = 100;
 const MAX_DELAY_MS = 30_000;
-/** A thread whose link is closed is as good as gone. */
-const GONE_MS = 50;
 
 /**
- * The threads of a manager: piscina gives birth to them, limits and buries them; each runs one endless `serve`, whose
+ * The threads of a manager: piscina gives birth to them and buries them; each runs one endless `serve`, whose
  * rejection is the reason of its death. What they do meanwhile travels on their links.
  */
 export class Threads {
+  static #leaving = 0;
   readonly #options: ThreadsOptions;
-  readonly #pool: ThreadPool;
+  readonly #birth: ConstructorParameters<typeof Piscina>[0];
   readonly #threads = new Set<Thread>();
   readonly #loads = new LoadQueue<Thread>();
   /** Of the threads that live, what is to be done when they end. */
   readonly #ends = new Set<Promise<void>>();
+  /** Of the threads that were told to terminate and have not exited. */
+  readonly #exits = new Set<Promise<unknown>>();
   readonly #replacements = new Set<NodeJS.Timeout>();
   #tokens = 0;
   #died = 0;
@@ -78,18 +80,15 @@ export class Threads {
   constructor(options: ThreadsOptions) {
     this.#options = options;
     const { config, ledger, gate, credentials } = options;
-    const { count, maxTasks, maxHeapMb, resourceLimits, execArgv, env } = config.threads;
-    const isRecycling = maxTasks !== undefined || maxHeapMb !== undefined;
+    const { count, resourceLimits, execArgv, env } = config.threads;
     const hasProvider = credentials !== undefined;
     const data: ThreadData = { redthread: { config, ledger: ledger.buffer, gate: gate.buffer, hasProvider } };
-    this.#pool = new Piscina({
+    this.#birth = {
       filename: threadFile(() => new URL("../../workers/entry.cjs", import.meta.url)),
-      // Every thread is started by its own `serve`: piscina would refill a minimum also when one that was ended exits
-      // after destroy(), which does not wait for it, and nobody would end those.
       minThreads: 0,
-      // One more: the replacement of a thread that is recycled serves before that one goes.
-      maxThreads: isRecycling ? count + 1 : count,
+      maxThreads: 1,
       concurrentTasksPerWorker: 1,
+      recordTiming: false,
       idleTimeout: Infinity,
       // The default parks an idle thread in Atomics.wait: its sockets and messages go unheard.
       atomics: "disabled",
@@ -97,11 +96,13 @@ export class Threads {
       ...(resourceLimits && { resourceLimits }),
       ...(execArgv && { execArgv: [...execArgv] }),
       ...(env && { env: { ...env } }),
-    });
-    this.#pool.on("message", (message: unknown) => this.#greet(message));
-    // Without a listener an error between two lives of a thread would end the process.
-    this.#pool.on("error", (error: Error) => options.logger.error("thread error", { code: errorCode(error) }));
+    };
     for (let i = 0; i < count; i++) this.#start();
+  }
+
+  /** Whether a thread of this process was told to end and has not: `process.exit()` would wait for it. */
+  static get areLeaving(): boolean {
+    return Threads.#leaving > 0;
   }
 
   [Symbol.iterator](): IterableIterator<Thread> {
@@ -138,16 +139,17 @@ export class Threads {
     await within(closed, ms, () => new Error(), UNREAD_MS).catch(() => {});
   }
 
-  /**
-   * Ends whatever thread is left, also one in an endless loop. One in a call that nothing can interrupt, as execSync(),
-   * runs no JavaScript after it, and is not waited for.
-   */
+  /** Ends whatever thread is left, also one in an endless loop. */
   async destroy(): Promise<void> {
     this.#closing = true;
     this.#loads.stop();
-    const destroyed = this.#pool.destroy();
+    for (const thread of this.#threads) thread.terminate();
     await Promise.all(this.#ends); // each has its limit
-    await within(destroyed, GONE_MS, () => new Error(), UNREAD_MS).catch(() => {});
+  }
+
+  /** A thread in a call that nothing can interrupt, as execSync(), exits after that: it is not waited for after `ms`. */
+  async exited(ms: number): Promise<void> {
+    await within(Promise.all(this.#exits), ms, () => new Error(), UNREAD_MS).catch(() => {});
   }
 
   get #isMissingOne(): boolean {
@@ -158,12 +160,11 @@ export class Threads {
   #start(): void {
     const { ledger } = this.#options;
     const row = ledger.take();
-    const controller = new AbortController();
     const token = ++this.#tokens;
-    const thread = new Thread(token, ledger.row(row), () => controller.abort());
+    const thread = new Thread(token, ledger.row(row));
     this.#threads.add(thread);
     const job: Serve = { serve: token, row };
-    const ended = this.#serve(thread, job, controller.signal)
+    const ended = this.#serve(thread, job)
       .then(
         () => this.#ended(thread, row, undefined),
         (reason: unknown) => this.#ended(thread, row, reason),
@@ -173,26 +174,62 @@ export class Threads {
   }
 
   /** Its whole life, once it is its turn to begin. */
-  async #serve(thread: Thread, job: Serve, signal: AbortSignal): Promise<void> {
+  async #serve(thread: Thread, job: Serve): Promise<void> {
     await this.#loads.turn(thread);
     const { startTimeoutMs } = this.#options.config.threads;
+    const pool = this.#poolFor(thread);
     const timer = setTimeout(() => {
       this.#startFailed(thread, new Error(`the tasks module was not loaded and set up within ${startTimeoutMs} ms`));
     }, startTimeoutMs).unref();
+    let worker: Worker | undefined;
     try {
-      await this.#pool.run(job, { signal });
+      if (this.#closing) throw new Error("it had not been started");
+      const over = pool.run(job);
+      [worker] = pool.threads;
+      thread.born(() => void pool.destroy());
+      // One that ends before it has begun its `serve` is not told by piscina.
+      worker!.once("exit", (code) => this.#startFailed(thread, new Error(`it exited with code ${code}`)));
+      await over;
     } finally {
       clearTimeout(timer);
       this.#loads.done(thread);
+      thread.terminate();
+      if (worker) this.#awaitExit(worker);
     }
   }
 
-  #greet(message: unknown): void {
+  /**
+   * Each thread has a pool of its own. Where Node refuses to start a thread, piscina throws but keeps the job: in a common
+   * pool another thread would be given it, or it would be rejected to nobody, which ends the process.
+   */
+  #poolFor(thread: Thread): ThreadPool {
+    const pool = new Piscina(this.#birth);
+    pool.on("message", (message: unknown) => this.#greet(thread, pool, message));
+    // Without a listener an error before or after its `serve` would end the process.
+    pool.on("error", (error: Error) => {
+      this.#options.logger.error("thread error", { code: errorCode(error) });
+      this.#startFailed(thread, error);
+    });
+    return pool;
+  }
+
+  #awaitExit(worker: Worker): void {
+    if (worker.threadId < 0) return; // it has exited
+    Threads.#leaving++;
+    const exit = new Promise<void>((resolve) => {
+      worker.once("exit", () => {
+        Threads.#leaving--;
+        this.#exits.delete(exit);
+        resolve();
+      });
+    });
+    this.#exits.add(exit);
+  }
+
+  #greet(thread: Thread, { threads: [worker] }: ThreadPool, message: unknown): void {
     // A user's own parentPort.postMessage comes here too.
-    const { hello, threadId, port } = (message ?? {}) as Partial<Hello>;
-    const thread = [...this.#threads].find(({ token }) => token === hello);
-    const worker = this.#pool.threads.find((one) => one.threadId === threadId);
-    if (!thread || !worker || !port) return;
+    const { hello, port } = (message ?? {}) as Partial<Hello>;
+    if (hello !== thread.token || !worker || !port) return;
     thread.greeted(worker, port, (heard) => this.#receive(thread, heard));
     this.#tell("started", thread);
     this.#options.credentials?.greeted(thread);
@@ -260,8 +297,7 @@ export class Threads {
 
   #startFailed(thread: Thread, cause: unknown): void {
     if (thread.state !== "starting") return;
-    const why = cause instanceof Error ? cause.message : String(cause);
-    thread.startFailure = new ThreadStartFailedError(`a thread could not start: ${why}`, { cause });
+    thread.startFailure ??= startFailed(cause);
     // A module that failed to load stays failed in its thread; the next try needs a new one.
     thread.end();
   }
@@ -290,9 +326,7 @@ export class Threads {
 
   #failedToStart(thread: Thread, reason: unknown): void {
     const { logger, onStartFailed, onAllFailed } = this.#options;
-    const failure =
-      thread.startFailure ??
-      new ThreadStartFailedError("a thread ended before its tasks module was set up", { cause: reason });
+    const failure = thread.startFailure ?? startFailed(reason);
     this.#startFailure = failure;
     this.#tell("failed", thread, failure.cause);
     const delayMs = this.#nextDelayMs();
@@ -339,6 +373,11 @@ export class Threads {
   #nextDelayMs(): number {
     return Math.min(FIRST_DELAY_MS * 2 ** this.#quickDeaths, MAX_DELAY_MS) * (0.5 + Math.random() / 2);
   }
+}
+
+function startFailed(cause: unknown): ThreadStartFailedError {
+  const why = cause instanceof Error ? cause.message : String(cause);
+  return new ThreadStartFailedError(`a thread could not start: ${why}`, { cause });
 }
 
 function threadDied(thread: Thread, reason: unknown): ThreadDiedError {

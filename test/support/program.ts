@@ -45,6 +45,15 @@ export class Program {
     this.#child.kill(name);
   }
 
+  /** From now on nobody reads its stderr. */
+  stall(): void {
+    this.#child.stderr!.pause();
+  }
+
+  readOn(): void {
+    this.#child.stderr!.resume();
+  }
+
   /** Waits until it has said a line with this key, and gives the line. */
   async hears(key: string, deadlineMs = 15_000): Promise<Said> {
     await eventually(() => this.#isOver || this.all(key).length > 0, deadlineMs, `the program says "${key}"`);
