@@ -92,7 +92,12 @@ export class SentinelField implements Field {
     const ports = await Promise.all(this.sentinels.map((sentinel) => this.#masterPort(sentinel)));
     const master = this.nodes.find(({ port }) => port === ports[0]);
     if (!master || ports.some((port) => port !== master.port)) return false;
-    return /role:master/.test(await master.admin.info("replication"));
+    const roles = await Promise.all(this.nodes.map(({ admin }) => admin.info("replication")));
+    // A failover that began while its end was being tidied up here has left two replicas of each other.
+    if (roles.every((role) => role.includes("role:slave"))) await master.admin.call("REPLICAOF", "NO", "ONE");
+    const flags = await Promise.all(this.sentinels.map(({ admin }) => admin.call("SENTINEL", "MASTER", NAME)));
+    if (flags.some((one) => /[so]_down|failover_in_progress/.test(JSON.stringify(one)))) return false;
+    return roles[this.nodes.indexOf(master)]!.includes("role:master");
   }
 
   async #isReplicaKnown(): Promise<boolean> {
