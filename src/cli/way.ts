@@ -1,9 +1,9 @@
 import { lookup } from "node:dns/promises";
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { connect as connectTls, type ConnectionOptions, type TLSSocket } from "node:tls";
-import { serverName } from "../common/endpoint.js";
+import { addressOf as where, serverName } from "../common/endpoint.js";
 import { errorCode } from "../common/log.js";
-import type { RedisConfig } from "../common/options.js";
+import type { Endpoint, RedisConfig } from "../common/options.js";
 import { Sentinels } from "../common/sentinels.js";
 import { within } from "../common/time.js";
 import type { Finding } from "./finding.js";
@@ -18,9 +18,9 @@ export async function askSentinels(redis: RedisConfig): Promise<{ finding: Findi
   const sentinels = Sentinels.of(redis);
   if (!sentinels) return { finding: { check, status: "skip", found: "none configured" }, redis };
   try {
-    const { host, port } = await sentinels.master(redis.connectTimeoutMs, new AbortController().signal);
-    const named = `the master of "${redis.sentinelName}" is ${host}:${port}`;
-    return { finding: await judgeSentinels(redis, named), redis: { ...redis, host, port } };
+    const [newest] = await sentinels.ask(redis.connectTimeoutMs);
+    const { master } = newest!;
+    return { finding: await judgeSentinels(redis, master), redis: { ...redis, ...master } };
   } catch (error) {
     const found = error instanceof Error ? error.message : errorCode(error);
     const advice = "check redis.sentinels, redis.sentinelName, and the sentinels' own password and TLS";
@@ -29,15 +29,16 @@ export async function askSentinels(redis: RedisConfig): Promise<{ finding: Findi
 }
 
 /** One that answers is enough to connect; without a majority there is no failover. */
-async function judgeSentinels(redis: RedisConfig, named: string): Promise<Finding> {
+async function judgeSentinels(redis: RedisConfig, master: Endpoint): Promise<Finding> {
   const check = "sentinels";
+  const named = `the master of "${redis.sentinelName}" is ${where(master)}`;
   const listed = redis.sentinels!;
-  const asking = listed.map((one) =>
-    Sentinels.of({ ...redis, sentinels: [one] })!.master(redis.connectTimeoutMs, new AbortController().signal),
-  );
-  const failed = (await Promise.allSettled(asking)).flatMap((asked) =>
-    asked.status === "rejected" ? [(asked.reason as Error).message] : [],
-  );
+  const asking = listed.map((one) => Sentinels.of({ ...redis, sentinels: [one] })!.ask(redis.connectTimeoutMs));
+  const failed = (await Promise.allSettled(asking)).flatMap((asked, i) => {
+    if (asked.status === "rejected") return [(asked.reason as Error).message];
+    const other = where(asked.value[0]!.master);
+    return other === where(master) ? [] : [`${where(listed[i]!)} names ${other}`];
+  });
   if (failed.length === 0) return { check, status: "ok", found: named };
   const found = `${named}; ${failed.length} of ${listed.length} sentinels did not say so: ${failed.join("; ")}`;
   const status = failed.length * 2 < listed.length ? "warn" : "fail";

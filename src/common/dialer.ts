@@ -40,8 +40,8 @@ export class Dialer {
   readonly #options: DialerOptions;
   /** Ends every wait. */
   readonly #life: AbortSignal;
-  /** Asked anew at every attempt: after a failover they lead to the new master. */
-  readonly #sentinels: Sentinels | undefined;
+  /** With sentinels: asked anew at every attempt, so that a failover is followed. */
+  #masterWatch: MasterWatch | undefined;
   /** What the connection was opened with, or renewed to. */
   #login: Login | undefined;
   /** Which the server refused at the last attempt. */
@@ -51,7 +51,6 @@ export class Dialer {
     this.#handle = handle;
     this.#options = options;
     this.#life = life;
-    this.#sentinels = Sentinels.of(options.redis);
   }
 
   /** Within `leftMs`; after a failure nothing is left open. */
@@ -84,8 +83,10 @@ export class Dialer {
   /** With sentinels: hears when they name another master. */
   watchMaster(onMoved: () => void): MasterWatch | undefined {
     const { gate, redis } = this.#options;
-    const sentinels = this.#sentinels;
-    return sentinels && new MasterWatch({ cells: gate.masterCells, sentinels, ms: redis.connectTimeoutMs, onMoved });
+    const sentinels = Sentinels.of(redis);
+    if (!sentinels) return undefined;
+    const watching = { cells: gate.masterCells, sentinels, ms: redis.connectTimeoutMs, onMoved };
+    return (this.#masterWatch = new MasterWatch(watching));
   }
 
   /** Settles when the socket is gone. */
@@ -130,25 +131,51 @@ export class Dialer {
     this.takeLogin();
     const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), FAIR_ATTEMPT_MS));
     const openBy = monotonic() + ms;
-    let accepted = false;
-    const onAccepted = (): void => void (accepted = true);
-    this.#handle.once("connect", onAccepted);
     try {
-      if (this.#sentinels) this.#handle.aim(await this.#sentinels.master(ms, this.#life));
-      if (gaveWay) throw gaveWay; // before there was a socket to close
-      await this.#open(Math.max(openBy - monotonic(), 1));
+      await this.#openAny(openBy, () => gaveWay);
     } catch (error) {
-      await this.destroy();
-      const failure = gaveWay ?? this.#judgeAttempt(error, accepted);
+      const failure = gaveWay ?? (error as Error);
       // A shutdown or a wrong password says nothing about the server.
       if (this.#life.aborted || gaveWay || failure instanceof AuthFailedError) entry.closed();
       else entry.failed();
       throw (this.lastFailure = failure);
-    } finally {
-      this.#handle.removeListener("connect", onAccepted);
     }
     entry.succeeded();
     this.#options.onConnected(entry);
+  }
+
+  /** With sentinels there can be several addresses: each gets its share of the time, one socket at a time. */
+  async #openAny(openBy: number, gaveWay: () => Error | undefined): Promise<void> {
+    const asked = this.#masterWatch?.candidates(openBy - monotonic(), this.#life);
+    const addresses = (await asked?.catch((error) => Promise.reject(this.#judgeAttempt(error, false)))) ?? [undefined];
+    const failures: Error[] = [];
+    for (const [i, address] of addresses.entries()) {
+      if (gaveWay() || (failures.length > 0 && this.#life.aborted)) break;
+      if (address) this.#handle.aim(address);
+      try {
+        return await this.#openOne((openBy - monotonic()) / (addresses.length - i));
+      } catch (failure) {
+        failures.push(failure as Error);
+      }
+    }
+    // What no retry mends is not hidden behind an address that is dead.
+    throw failures.find((one) => one instanceof AuthFailedError) ?? failures[0];
+  }
+
+  async #openOne(ms: number): Promise<void> {
+    let accepted = false;
+    const onAccepted = (): void => void (accepted = true);
+    this.#handle.once("connect", onAccepted);
+    this.lastError = undefined;
+    try {
+      await this.#open(Math.max(ms, 1));
+      this.#refused = undefined;
+    } catch (error) {
+      await this.destroy();
+      throw this.#judgeAttempt(error, accepted);
+    } finally {
+      this.#handle.removeListener("connect", onAccepted);
+    }
   }
 
   async #open(ms: number): Promise<void> {
@@ -172,7 +199,7 @@ export class Dialer {
       // NOPERM, MISCONF: refused, but by a server that answers this user.
       if (!isServed(error)) throw error;
     });
-    await Promise.all([named, pinged, this.#sentinels && this.#checkRole(), this.#readAnywhere()]);
+    await Promise.all([named, pinged, this.#masterWatch && this.#checkRole(), this.#readAnywhere()]);
   }
 
   /** Also a replica answers reads then; to a master it means nothing, until it is one no more. */

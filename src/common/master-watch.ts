@@ -1,12 +1,16 @@
-import { fingerprint } from "./endpoint.js";
+import { addressOf, fingerprint } from "./endpoint.js";
 import type { Endpoint } from "./options.js";
-import type { Sentinels } from "./sentinels.js";
+import type { Sentinels, Word } from "./sentinels.js";
 import { sharedClock } from "./time.js";
 
 /** A failover that the old master survives is told by nobody else: what is written there meanwhile is lost. */
 const LOOK_MS = 1_000;
+/** A sentinel that was restarted hears the newest epoch from the others within about 2 s. */
+const FORGOTTEN_MS = 5_000;
 const MASTER = 0;
 const NEXT_LOOK = 1;
+const EPOCH = 2;
+const CONFIRMED = 3;
 
 export interface MasterWatchOptions {
   /** Memory that all threads share; all zeros is its beginning. */
@@ -20,24 +24,48 @@ export interface MasterWatchOptions {
 
 /**
  * Notices that the master is another one although the connection to the old one is as good as ever. Once a second one
- * client of the process, in whichever thread, asks the sentinels and leaves the answer where all the others look.
+ * client of the process, in whichever thread, asks the sentinels and leaves the newest answer where all the others look.
+ * The answer of a sentinel that was restarted can be from before the last failover: it moves nobody.
  */
 export class MasterWatch {
-  static readonly CELLS = 2;
+  static readonly CELLS = 4;
   readonly #options: MasterWatchOptions;
   readonly #life = new AbortController();
   #timer: NodeJS.Timeout | undefined;
   #at = 0;
+  /** What the process took for the master when this client began to connect. */
+  #before = 0;
+  /** What the sentinels said then. */
+  #words: readonly Word[] = [];
   #asking: Promise<void> | undefined;
 
   constructor(options: MasterWatchOptions) {
     this.#options = options;
   }
 
-  /** The connection leads there. */
-  start(master: Endpoint): void {
-    this.#at = fingerprint(master);
-    Atomics.store(this.#options.cells, MASTER, this.#at);
+  /** Where the master may be, the likeliest first: what the process knows, unless there is a newer epoch, comes first. */
+  async candidates(ms: number, signal: AbortSignal): Promise<Endpoint[]> {
+    const { cells, sentinels } = this.#options;
+    this.#before = Atomics.load(cells, MASTER);
+    const epoch = Atomics.load(cells, EPOCH);
+    this.#words = this.#judge(await sentinels.ask(ms, signal));
+    const told = this.#words.map(({ master }) => master);
+    const isNewer = this.#words.some((word) => word.epoch > epoch);
+    const current = [sentinels.known, ...told].find((one) => one && fingerprint(one) === this.#before);
+    const all = current && !isNewer ? [current, ...told] : told;
+    if (all.length === 0) throw new Error("the sentinels that answer have not heard of the last failover");
+    return [...new Map(all.map((one) => [addressOf(one), one])).values()];
+  }
+
+  /** The connection leads there. The process learns of it, unless it has learnt something newer in between. */
+  start({ host, port }: Endpoint): void {
+    const { cells, sentinels } = this.#options;
+    sentinels.known = { host, port };
+    this.#at = fingerprint(sentinels.known);
+    const word = this.#words.find(({ master }) => fingerprint(master) === this.#at);
+    const isNews = (word?.epoch ?? 0) > Atomics.load(cells, EPOCH);
+    if (word && (isNews || Atomics.compareExchange(cells, MASTER, this.#before, this.#at) === this.#before))
+      this.#believe(word);
     this.stop();
     this.#timer = setInterval(() => this.#look(), LOOK_MS).unref();
   }
@@ -62,10 +90,38 @@ export class MasterWatch {
   async #ask(): Promise<void> {
     const { cells, sentinels, ms } = this.#options;
     try {
-      Atomics.store(cells, MASTER, fingerprint(await sentinels.master(ms, this.#life.signal)));
+      const [word] = this.#judge(await sentinels.ask(ms, this.#life.signal));
+      if (word && (word.epoch > Atomics.load(cells, EPOCH) || this.#isNewTruth(word))) this.#believe(word);
     } catch {
       // Sentinels that are away say nothing about the master, which serves.
     }
+  }
+
+  /** What counts: the newest, and what is older than the process knows only where that is forgotten. */
+  #judge(words: readonly Word[]): Word[] {
+    const { cells } = this.#options;
+    const epoch = Atomics.load(cells, EPOCH);
+    const master = Atomics.load(cells, MASTER);
+    if (words.some((word) => word.epoch >= epoch && fingerprint(word.master) === master)) this.#confirm();
+    const newest = words[0]!.epoch;
+    return words.filter((word) => (newest < epoch ? this.#isNewTruth(word) : word.epoch === newest));
+  }
+
+  /** Epochs begin anew where sentinels are set up again: most say so, and for long none has said what the process knows. */
+  #isNewTruth({ isAgreed }: Word): boolean {
+    const confirmed = Atomics.load(this.#options.cells, CONFIRMED);
+    return isAgreed && ((sharedClock() - confirmed) | 0) > FORGOTTEN_MS;
+  }
+
+  #believe({ master, epoch }: Word): void {
+    const { cells } = this.#options;
+    this.#confirm();
+    Atomics.store(cells, EPOCH, epoch);
+    Atomics.store(cells, MASTER, fingerprint(master));
+  }
+
+  #confirm(): void {
+    Atomics.store(this.#options.cells, CONFIRMED, sharedClock());
   }
 
   #isDue(): boolean {

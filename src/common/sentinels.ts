@@ -1,20 +1,30 @@
 import type { ConnectionOptions } from "node:tls";
-import { translated } from "./endpoint.js";
+import { addressOf, translated } from "./endpoint.js";
 import { AuthFailedError } from "./errors.js";
 import { Wire } from "./handle.js";
 import { errorReason } from "./log.js";
 import type { Endpoint, RedisConfig } from "./options.js";
 import { isAuthReply, isReplyError, replyCode } from "./replies.js";
-import { abortable, monotonic, within } from "./time.js";
+import { abortable, monotonic, sleep, within } from "./time.js";
 
-/**
- * Who knows where the master is. They are asked one after the other, each on a socket that is gone before the next one
- * is opened: a connection under way never holds more than the one socket it has a permit for.
- */
+/** How much longer than the first answer the others may take: a sentinel that is frozen costs each connect no more. */
+const PATIENCE_MS = 100;
+
+/** What sentinels say. */
+export interface Word {
+  readonly master: Endpoint;
+  /** It grows with each failover. 0 also where the sentinel's user may not ask for it. */
+  readonly epoch: number;
+  /** More than half of all sentinels say this. */
+  readonly isAgreed: boolean;
+}
+
+/** They know where the master is. All are asked at once, because one that was restarted may have an old answer. */
 export class Sentinels {
+  /** Where a client of this thread last found the master. */
+  known: Endpoint | undefined;
   readonly #redis: RedisConfig;
-  /** Who answered last comes first: a machine that is gone costs its share of the time once, not at every connect. */
-  readonly #order: Endpoint[];
+  readonly #listed: readonly Endpoint[];
 
   /** The clients of a thread share what they found out. */
   static of(redis: RedisConfig): Sentinels | undefined {
@@ -27,30 +37,38 @@ export class Sentinels {
 
   private constructor(redis: RedisConfig, sentinels: readonly Endpoint[]) {
     this.#redis = redis;
-    this.#order = [...sentinels];
+    this.#listed = sentinels;
   }
 
-  /** The master at the moment; within `ms`, of which a part is left over if any sentinel answers at all. */
-  async master(ms: number, signal: AbortSignal): Promise<Endpoint> {
-    const giveUpAt = monotonic() + ms;
-    const asked = [...this.#order];
-    const failures: SentinelFailure[] = [];
-    for (const [i, sentinel] of asked.entries()) {
-      // The last share is the master's.
-      const shareMs = (giveUpAt - monotonic()) / (asked.length - i + 1);
-      try {
-        const master = await this.#ask(sentinel, Math.max(shareMs, 1), signal);
-        this.#order.sort((a, b) => Number(b === sentinel) - Number(a === sentinel));
-        return master;
-      } catch (error) {
-        signal.throwIfAborted();
-        failures.push({ sentinel, error: error as Error });
-      }
+  /** What they say: the newest first, then what most say. Within half of `ms`; at least one; nothing is open afterwards. */
+  async ask(ms: number, signal?: AbortSignal): Promise<Word[]> {
+    const startedAt = monotonic();
+    const enough = new AbortController();
+    const asking = this.#listed.map((sentinel) => this.#ask(sentinel, ms / 2, enough.signal));
+    const late = Promise.any(asking).then(() => sleep(monotonic() - startedAt + PATIENCE_MS, enough.signal));
+    void late.then(() => enough.abort(new Error("the others answered sooner"))).catch(() => {}); // all have answered
+    const all = Promise.allSettled(asking);
+    await abortable(all, signal).catch(() => {}); // thrown below
+    enough.abort();
+    const answers = await all;
+    signal?.throwIfAborted();
+    const told = answers.flatMap((answer) => (answer.status === "fulfilled" ? [answer.value] : []));
+    if (told.length > 0) return this.#count(told);
+    throw this.#unknown(answers.map((answer) => (answer as PromiseRejectedResult).reason as Error));
+  }
+
+  #count(told: readonly Told[]): Word[] {
+    const words = new Map<string, Told & { votes: number }>();
+    for (const one of told) {
+      const key = `${addressOf(one.master)} ${one.epoch}`;
+      words.set(key, { ...one, votes: (words.get(key)?.votes ?? 0) + 1 });
     }
-    throw this.#unknown(failures);
+    return [...words.values()]
+      .toSorted((a, b) => b.epoch - a.epoch || b.votes - a.votes)
+      .map(({ votes, ...one }) => ({ ...one, isAgreed: votes * 2 > this.#listed.length }));
   }
 
-  async #ask({ host, port }: Endpoint, ms: number, signal: AbortSignal): Promise<Endpoint> {
+  async #ask({ host, port }: Endpoint, ms: number, signal: AbortSignal): Promise<Told> {
     const { sentinelName, sentinelUsername, sentinelPassword, sentinelTls = false, ioredis } = this.#redis;
     const wire = new Wire({
       host,
@@ -64,14 +82,22 @@ export class Sentinels {
     });
     let cause: Error | undefined;
     wire.on("error", (error: Error) => (cause = error));
-    const asking = wire.dial().then(() => wire.own("sentinel", "get-master-addr-by-name", sentinelName!));
+    const asking = wire.dial().then(() =>
+      // In this order: a failover between the two makes the answer look older than it is, and never newer.
+      Promise.all([
+        wire.own("sentinel", "master", sentinelName!).catch(() => []),
+        wire.own("sentinel", "get-master-addr-by-name", sentinelName!),
+      ]),
+    );
     try {
-      const address = await abortable(
+      const [about, address] = await abortable(
         within(asking, ms, () => new Error(`no answer within ${Math.round(ms)} ms`)),
         signal,
       );
       if (!Array.isArray(address)) throw new Error(`knows no master "${sentinelName}"`);
-      return translated({ host: String(address[0]), port: Number(address[1]) }, this.#redis);
+      const fields = about as string[];
+      const epoch = Number(fields[fields.indexOf("config-epoch") + 1]) | 0;
+      return { master: translated({ host: String(address[0]), port: Number(address[1]) }, this.#redis), epoch };
     } catch (error) {
       // ioredis says "Connection is closed."; why it closed came as an error event.
       throw cause ?? error;
@@ -80,8 +106,9 @@ export class Sentinels {
     }
   }
 
-  #unknown(failures: readonly SentinelFailure[]): Error {
-    const replies = failures.map(({ error }) => error).filter(isReplyError);
+  /** In the order of the list. */
+  #unknown(failures: readonly Error[]): Error {
+    const replies = failures.filter(isReplyError);
     if (replies.length === failures.length && replies.every(isAuthReply)) {
       const reply = replyCode(replies[0]!);
       return new AuthFailedError(
@@ -90,14 +117,11 @@ export class Sentinels {
         { reply },
       );
     }
-    const told = failures.map(({ sentinel, error }) => `${sentinel.host}:${sentinel.port} ${errorReason(error)}`);
+    const told = failures.map((error, i) => `${addressOf(this.#listed[i]!)} ${errorReason(error)}`);
     return new Error(`no sentinel tells where "${this.#redis.sentinelName}" is (${told.join("; ")})`);
   }
 }
 
-interface SentinelFailure {
-  readonly sentinel: Endpoint;
-  readonly error: Error;
-}
+type Told = Omit<Word, "isAgreed">;
 
 const all = new WeakMap<readonly Endpoint[], Sentinels>();

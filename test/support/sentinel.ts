@@ -1,4 +1,4 @@
-import { writeFile } from "node:fs/promises";
+import { copyFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { eventually } from "./gate.js";
 import { launch, type ListedClient, type Mode, type RedisServer, startRedis, untilInSync } from "./redis-server.js";
@@ -9,15 +9,17 @@ export interface SentinelOptions {
   /** Further lines of its configuration file. */
   readonly lines?: readonly string[];
   readonly quorum?: number;
+  /** As after so many failovers. */
+  readonly epoch?: number;
   /** In place of a plain TCP port. */
   readonly listen?: (port: number) => readonly string[];
   readonly observer?: Mode["observer"];
 }
 
-/** One sentinel that watches over this master. */
+/** One sentinel that watches over this master, whether it is there or not. */
 export function startSentinel(
-  master: RedisServer,
-  { lines = [], quorum = 1, listen = (port) => [`port ${port}`], observer = {} }: SentinelOptions = {},
+  master: Pick<RedisServer, "port">,
+  { lines = [], quorum = 1, epoch = 0, listen = (port) => [`port ${port}`], observer = {} }: SentinelOptions = {},
 ): Promise<RedisServer> {
   return launch({
     observer,
@@ -29,11 +31,39 @@ export function startSentinel(
         `sentinel down-after-milliseconds ${NAME} 1000`,
         `sentinel failover-timeout ${NAME} 3000`,
         `sentinel parallel-syncs ${NAME} 1`,
+        `sentinel config-epoch ${NAME} ${epoch}`,
+        `sentinel current-epoch ${epoch}`,
       ];
       await writeFile(file, [...listen(port), "bind 127.0.0.1", `dir ${folder}`, ...lines, ...monitor, ""].join("\n"));
+      await copyFile(file, `${file}.old`);
       return [file, "--sentinel"];
     },
   });
+}
+
+/** A new process that knows nothing of what has happened since the first one began. */
+export async function restartStale(sentinel: RedisServer): Promise<void> {
+  const file = join(sentinel.folder, "sentinel.conf");
+  await sentinel.kill();
+  await copyFile(`${file}.old`, file);
+  await sentinel.start();
+}
+
+/** Waits until a sentinel has been asked so many times more: each time is a connection of its own. */
+export async function untilAsked(sentinel: RedisServer, times: number): Promise<void> {
+  const first = await connectionsTo(sentinel);
+  await eventually(async () => (await connectionsTo(sentinel)) >= first + times, 30_000, "the sentinel is asked again");
+}
+
+/** How many it has had. */
+async function connectionsTo({ admin }: RedisServer): Promise<number> {
+  return Number(/total_connections_received:(\d+)/.exec(await admin.info("stats"))![1]);
+}
+
+export async function nobodyAsks(sentinels: readonly RedisServer[]): Promise<void> {
+  const ask = async (): Promise<boolean> =>
+    (await Promise.all(sentinels.map(strangers))).every(({ length }) => length === 0);
+  await eventually(ask, 5_000, "no connection to a sentinel is left");
 }
 
 /** A master and its replica, under the eyes of three sentinels. */

@@ -9,7 +9,7 @@ import { eventually } from "../support/gate.js";
 import { code, fixture, manage } from "../support/manage.js";
 import { startProxy } from "../support/proxy.js";
 import { type RedisServer, startRedis } from "../support/redis-server.js";
-import { NAME, type SentinelOptions, startSentinel, strangers, Watched } from "../support/sentinel.js";
+import { NAME, nobodyAsks, type SentinelOptions, startSentinel, untilAsked, Watched } from "../support/sentinel.js";
 
 const LIMIT = { timeout: 90_000 };
 const THREADS = 2;
@@ -32,12 +32,6 @@ async function managed(
   return [manager, watched];
 }
 
-async function nobodyAsks(sentinels: readonly RedisServer[]): Promise<void> {
-  const ask = async (): Promise<boolean> =>
-    (await Promise.all(sentinels.map(strangers))).every(({ length }) => length === 0);
-  await eventually(ask, 5_000, "no connection to a sentinel is left");
-}
-
 /** A server under one sentinel. */
 async function lone(t: TestContext, options?: SentinelOptions): Promise<[RedisServer, RedisServer]> {
   const server = await startRedis();
@@ -48,11 +42,6 @@ async function lone(t: TestContext, options?: SentinelOptions): Promise<[RedisSe
     await server.stop();
   });
   return [server, sentinel];
-}
-
-/** How many it has had, whoever asks has a new one each time. */
-async function connectionsTo({ admin }: RedisServer): Promise<number> {
-  return Number(/total_connections_received:(\d+)/.exec(await admin.info("stats"))![1]);
 }
 
 /** What no replica has is as uncertain as what was not answered. */
@@ -206,8 +195,7 @@ test(
     const redis = await connect({ env: {}, redis: { sentinels, sentinelName: NAME, natMap } });
     const id = await redis.client("ID");
     assert.equal(proxy.connections, 1);
-    const asked = await connectionsTo(sentinel);
-    await eventually(async () => (await connectionsTo(sentinel)) >= asked + 2, 10_000, "the sentinel is asked again");
+    await untilAsked(sentinel, 2);
     assert.equal(await redis.client("ID"), id);
     await disconnect(redis);
   },

@@ -1,0 +1,205 @@
+import assert from "node:assert/strict";
+import { after, test, type TestContext } from "node:test";
+import { Client } from "../../src/common/client.js";
+import { ownGate, type ServerGate } from "../../src/common/connect-gate.js";
+import { noopLogger } from "../../src/common/log.js";
+import { connect, type ConnectOptions, disconnect } from "../../src/index.js";
+import type * as Tasks from "../fixtures/topology-tasks.js";
+import { configFor } from "../support/fast-config.js";
+import { code, fixture, manage } from "../support/manage.js";
+import { own } from "../support/own-client.js";
+import { startProxy } from "../support/proxy.js";
+import { freePort, type RedisServer, startRedis } from "../support/redis-server.js";
+import { NAME, restartStale, startSentinel, untilAsked, Watched } from "../support/sentinel.js";
+
+const LIMIT = { timeout: 90_000 };
+
+const started: RedisServer[] = [];
+after(() => Promise.all(started.map((one) => one.stop())));
+
+function kept(one: RedisServer): RedisServer {
+  started.push(one);
+  return one;
+}
+
+async function server(...args: string[]): Promise<RedisServer> {
+  return kept(await startRedis({ args }));
+}
+
+async function sentinelOf(master: { readonly port: number }, epoch = 0): Promise<RedisServer> {
+  return kept(await startSentinel(master, { epoch }));
+}
+
+/** The port of nobody. */
+async function nobody(): Promise<{ port: number }> {
+  return { port: await freePort() };
+}
+
+/** Asks them in this order. */
+function listed(...sentinels: readonly { readonly port: number }[]): NonNullable<ConnectOptions["redis"]> {
+  const addresses = sentinels.map(({ port }) => ({ host: "127.0.0.1", port }));
+  return { port: undefined, sentinelName: NAME, sentinels: addresses };
+}
+
+/** One attempt; after the test the server lists nobody. */
+async function once(t: TestContext, at: RedisServer, redis: ConnectOptions["redis"]): ReturnType<typeof own> {
+  return own(t, at, { redis: { connectTimeoutMs: 20_000, ...redis }, retry: { attempts: 1 } });
+}
+
+test("a sentinel that names a dead port does not hide one that knows better", LIMIT, async (t) => {
+  const master = await server();
+  const stale = await sentinelOf(await nobody());
+  const good = await sentinelOf(master);
+  assert.equal(await (await once(t, master, listed(stale, good))).ping(), "PONG");
+});
+
+test("a sentinel that names a replica does not hide one that knows better", LIMIT, async (t) => {
+  const master = await server();
+  const replica = await server("--replicaof", "127.0.0.1", String(master.port));
+  const stale = await sentinelOf(replica);
+  const good = await sentinelOf(master);
+  const redis = await once(t, master, listed(stale, good));
+  assert.match(await redis.info("replication"), /role:master/);
+});
+
+test("the newest epoch is the truth, and an older one is not even tried, though most say it", LIMIT, async (t) => {
+  const [old, master] = [await server(), await server()];
+  const stale = [await sentinelOf(old, 3), await sentinelOf(old, 3)];
+  const good = await sentinelOf(master, 5);
+  const redis = await once(t, master, listed(...stale, good));
+  assert.equal(await redis.set("key", "value"), "OK");
+  assert.equal(await master.admin.get("key"), "value");
+  await master.kill();
+  await assert.rejects(
+    connect({ env: {}, redis: listed(...stale, good), retry: { attempts: 1 } }),
+    code("CONNECT_FAILED"),
+  );
+  await master.start();
+});
+
+test("a sentinel that answers nothing costs a moment, not its share of the time", { timeout: 15_000 }, async (t) => {
+  const master = await server();
+  const good = await sentinelOf(master);
+  await using dark = await startProxy(good.port);
+  dark.blackhole(true);
+  const redis = await own(t, master, {
+    redis: { ...listed(dark, good), connectTimeoutMs: 90_000 },
+    retry: { attempts: 1, deadlineMs: 100_000 },
+  });
+  assert.equal(await redis.ping(), "PONG");
+});
+
+test("a wrong password is told, whatever else is wrong at another sentinel's address", LIMIT, async () => {
+  const locked = await server("--requirepass", "right");
+  const good = await sentinelOf(locked);
+  const stale = await sentinelOf(await nobody());
+  for (const order of [listed(stale, good), listed(good, stale)])
+    await assert.rejects(connect({ env: {}, redis: { ...order, password: "wrong" } }), code("AUTH_FAILED"));
+});
+
+test("nobody leaves a living master while only a stale sentinel answers", LIMIT, async (t) => {
+  const master = await server();
+  const good = await sentinelOf(master);
+  const stale = await sentinelOf(await nobody());
+  const manager = manage<typeof Tasks>(t, master, { tasks: fixture("topology-tasks"), redis: listed(good, stale) });
+  await manager.ready();
+  const before = await ids(master);
+  await good.kill();
+  await untilAsked(stale, 7); // for longer than a sentinel needs to hear the news
+  await good.start();
+  await untilAsked(good, 2);
+  assert.deepEqual(await ids(master), before);
+  assert.equal(await manager.run("incr", "n"), 1);
+});
+
+test(
+  "a sentinel that was restarted with an old configuration sends nobody back to the old master",
+  LIMIT,
+  async (t) => {
+    const watched = await Watched.start({ masterArgs: ["--rename-command", "SLAVEOF", ""] }); // sentinels cannot demote it
+    const { master, replica, sentinels } = watched;
+    const manager = manage<typeof Tasks>(t, replica, { tasks: fixture("topology-tasks"), redis: watched.redis });
+    t.after(() => watched[Symbol.asyncDispose]());
+    await manager.ready();
+    await sentinels[0]!.admin.call("SENTINEL", "FAILOVER", NAME);
+    await watched.failedOver();
+    await replica.waitForClients((clients) => clients.length >= 3, 30_000);
+    await master.waitForClients((clients) => clients.length === 0, 30_000);
+    const [stale, ...others] = sentinels;
+    for (const one of others) one.freeze();
+    await restartStale(stale!);
+    assert.equal(await manager.run("incrDedicated", "n"), 1); // a new connection asks it
+    const before = await ids(replica);
+    await untilAsked(stale!, 3);
+    for (const one of others) one.thaw();
+    assert.deepEqual(await ids(replica), before);
+    assert.deepEqual(await master.clients(), []);
+    assert.equal(await replica.admin.get("n"), "1");
+  },
+);
+
+test("where epochs begin anew, or may not be asked for, the sentinels are believed in the end", LIMIT, async (t) => {
+  const [old, master] = [await server(), await server()];
+  const lines = ["user app on >secret -@all +sentinel|get-master-addr-by-name"];
+  const sentinel = kept(await startSentinel(old, { epoch: 5, lines }));
+  const redis = listed(sentinel);
+  const both = [
+    await own(t, master, { redis }),
+    await own(t, master, { redis: { ...redis, sentinelUsername: "app", sentinelPassword: "secret" } }),
+  ];
+  assert.equal((await old.clients()).length, both.length);
+  await sentinel.admin.call("SENTINEL", "REMOVE", NAME);
+  await sentinel.admin.call("SENTINEL", "MONITOR", NAME, "127.0.0.1", String(master.port), "1");
+  await master.waitForClients((clients) => clients.length === both.length, 30_000);
+  assert.deepEqual(await Promise.all(both.map((one) => one.incr("n"))), [1, 2]);
+  await Promise.all(both.map((one) => disconnect(one)));
+});
+
+test("a thread that does not know the master waits rather than takes an older word for it", LIMIT, async (t) => {
+  const [old, master] = [await server(), await server()];
+  const [stale, good] = [await sentinelOf(old, 3), await sentinelOf(master, 5)];
+  const redis = listed(stale, good);
+  const gate = ownGate(configFor(old, { redis }));
+  await clientAt(t, gate, "first", redis).connect();
+  await good.kill();
+  const connecting = clientAt(t, gate, "other", redis).connect(); // it shares memory with the first one, and nothing else
+  await untilAsked(stale, 5);
+  await good.start();
+  await connecting;
+  await master.waitForClients((clients) => clients.length === 2);
+});
+
+test("a connection that was late to the old master does not send the others there", LIMIT, async (t) => {
+  const [old, master] = [await server(), await server()];
+  const [stale, good] = [await sentinelOf(old, 3), await sentinelOf(master, 5)];
+  await good.kill();
+  await using way = await startProxy(old.port);
+  const natMap = { [`127.0.0.1:${old.port}`]: { host: "127.0.0.1", port: way.port } };
+  const redis = { ...listed(good, stale), natMap };
+  const gate = ownGate(configFor(old, { redis }));
+  const clientOf = (name: string): Client => clientAt(t, gate, name, redis);
+  const [first, late] = [clientOf("first"), clientOf("late")];
+  await first.connect();
+  way.blackhole(true);
+  const connecting = late.connect();
+  await old.waitForClients(() => way.connections === 2);
+  await stale.kill();
+  await good.start();
+  const [there] = await master.waitForClients((clients) => clients.length === 1, 30_000);
+  way.blackhole(false);
+  await connecting;
+  const both = await master.waitForClients((clients) => clients.length === 2, 30_000);
+  assert.equal(both.find(({ name }) => name === "first")?.id, there!.id);
+});
+
+/** Of one process, in a thread of its own: it knows what is in the shared memory. */
+function clientAt(t: TestContext, gate: ServerGate, name: string, redis: ConnectOptions["redis"]): Client {
+  const config = configFor({ port: 0 }, { redis: { connectTimeoutMs: 60_000, ...redis } });
+  const client = new Client({ ...config, name, role: "thread", logger: noopLogger, gate });
+  t.after(() => client.close(1_000));
+  return client;
+}
+
+async function ids(at: RedisServer): Promise<string[]> {
+  return (await at.clients()).map(({ id }) => id).toSorted();
+}
