@@ -134,18 +134,6 @@ test("an endless loop costs its own thread's tasks, and the shutdown still ends 
   t.diagnostic(`report ${durationMs} ms, from the signal to the end of the process ${Math.round(ms)} ms`);
 });
 
-test("a second signal ends the process at once with 128 and its number", async (t) => {
-  const service = await startService(t, { run: [["spin", "spinning", 1]], shutdown: { drainMs: 60_000 } });
-  await started("spinning", 1);
-  service.signal("SIGTERM");
-  await service.hears("shutting down");
-  service.signal("SIGINT");
-  const { code: exitCode, ms } = await service.exit;
-  assert.equal(exitCode, 130);
-  assert.ok(ms < 30_000);
-  assert.deepEqual(service.all("report"), []);
-});
-
 test("a task that obeys the shutdown's abort was not finished: it is abandoned, and the exit code says so", async (t) => {
   const service = await startService(t, {
     run: [["obedient", { started: "started" }, 2]],
@@ -272,23 +260,4 @@ test("a log that never says that it was written does not hold the shutdown", asy
   const [{ failed, ms } = {}] = muted.all("ms");
   assert.equal(failed, true, "it says that the log is not all there");
   assert.ok((ms as number) <= 300 + 600 + 500, `${String(ms)} ms`);
-});
-
-test("a reader of the log that stalls at the end is waited for within closeMs, and gets every line", async (t) => {
-  const lines = 10_000;
-  const options = {
-    redis: { port: server.port },
-    threads: { count: 1 },
-    shutdown: { handleSignals: true, closeMs: 20_000 },
-  };
-  const chatty = new Program(t, "chatty", { options, lines });
-  chatty.stall();
-  leakCheck(t, server);
-  await chatty.hears("ready");
-  chatty.signal("SIGTERM");
-  await new Promise((resolve) => setTimeout(resolve, 300)); // the fault itself
-  chatty.readOn();
-  const { code: exitCode, stderr } = await chatty.exit;
-  const said = stderr.split("\n").filter((line) => line.includes('"message":"said"'));
-  assert.deepEqual([said.length, exitCode], [lines, 0]);
 });

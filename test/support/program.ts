@@ -45,7 +45,7 @@ export class Program {
     this.#child.kill(name);
   }
 
-  /** From now on nobody reads its stderr. */
+  /** Nobody reads its stderr until `readOn`, or its end. */
   stall(): void {
     this.#child.stderr!.pause();
   }
@@ -79,6 +79,7 @@ export class Program {
   }
 
   async #exit(): Promise<Exit> {
+    this.#child.once("exit", () => this.readOn());
     // "close", not "exit": only then has its last line been read.
     const [exitCode, signal] = (await once(this.#child, "close")) as [number | null, NodeJS.Signals | null];
     this.#isOver = true;
