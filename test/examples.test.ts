@@ -25,7 +25,7 @@ function start(t: TestContext, server: RedisServer, name: string, args: string[]
     // They run what is published, whose maps are too coarse to count lines by. Left out, node would put it back in.
     NODE_V8_COVERAGE: "",
   };
-  return new Program(t, new URL(name, EXAMPLES), args, env);
+  return new Program(t, new URL(name, EXAMPLES), args, { env });
 }
 
 test(

@@ -93,7 +93,7 @@ test("more threads than load at once all get their turn, and those that had not 
   await manager.ready();
   await eventually(() => manager.stats().threads.every(({ state }) => state === "ready"));
   assert.equal(manager.stats().threads.length, count);
-  const { threads } = await manage(t, server, options).shutdown();
+  const { threads } = await manage(t, server, options).shutdown({ closeMs: 20_000 });
   assert.deepEqual(
     threads.map(({ outcome }) => outcome),
     Array.from({ length: count }, () => "graceful"),

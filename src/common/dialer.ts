@@ -1,5 +1,6 @@
 import type { Entry, ServerGate } from "./connect-gate.js";
 import { AuthFailedError, ConnectFailedError, MaxclientsSuspectedError } from "./errors.js";
+import { isDenied } from "./permissions.js";
 import type { Handle } from "./handle.js";
 import type { Logger } from "./log.js";
 import type { Login, Logins } from "./logins.js";
@@ -135,8 +136,8 @@ export class Dialer {
       await this.#openAny(openBy, () => gaveWay);
     } catch (error) {
       const failure = gaveWay ?? (error as Error);
-      // A shutdown or a wrong password says nothing about the server.
-      if (this.#life.aborted || gaveWay || failure instanceof AuthFailedError) entry.closed();
+      // A shutdown, a wrong password or a missing permission says nothing about the server.
+      if (this.#life.aborted || gaveWay || failure instanceof AuthFailedError || isDenied(failure)) entry.closed();
       else entry.failed();
       throw (this.lastFailure = failure);
     }

@@ -47,6 +47,15 @@ export function loadConfig(options: Partial<ManagerOptions> = {}, how: LoadOptio
   return freezeConfig(tasks === undefined ? config : { tasks, ...config });
 }
 
+/**
+ * Variables of its own for a thread: the permission model that the process has from NODE_OPTIONS holds in the thread only
+ * where it stands there too.
+ */
+export function threadEnv(env: Readonly<Record<string, string>>): Record<string, string> {
+  if (!("permission" in process)) return { ...env };
+  return { ...env, NODE_OPTIONS: `${process.env["NODE_OPTIONS"] ?? ""} ${env["NODE_OPTIONS"] ?? ""}` };
+}
+
 function readSources(options: Partial<ManagerOptions>, cwd: string, settings: Settings): void {
   const environment: unknown = options.env ?? process.env;
   const variables = typeof environment === "object" && environment !== null ? environment : {};

@@ -1,6 +1,7 @@
 import { AtHand } from "./at-hand.js";
 import { acquireChannel, leaseChannel } from "./channels.js";
 import { AcquireTimeoutError, ShuttingDownError } from "./errors.js";
+import { isDenied } from "./permissions.js";
 import { FencedFactory, type PoolFactory } from "./fence.js";
 import { LeakWatch } from "./leak-watch.js";
 import { ClientLease, type Lease, traceAcquire, traceLease } from "./lease.js";
@@ -355,5 +356,5 @@ export class ClientPool<T> {
 const PERMANENT = new Set<unknown>(["REDTHREAD_AUTH_FAILED", "REDTHREAD_CONFIG_INVALID"]);
 
 function isPermanent(error: unknown): boolean {
-  return typeof error === "object" && error !== null && "code" in error && PERMANENT.has(error.code);
+  return PERMANENT.has((Object(error) as { code?: unknown }).code) || isDenied(error);
 }

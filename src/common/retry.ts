@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { classifyReply, isReplyError } from "./replies.js";
 import { errorCode, noopLogger, type LogFields, type Logger } from "./log.js";
+import { isDenied } from "./permissions.js";
 import { monotonic, sleep as timerSleep } from "./time.js";
 
 export interface RetryOptions {
@@ -183,6 +184,7 @@ const BUGS: ReadonlySet<unknown> = new Set(["TypeError", "RangeError", "SyntaxEr
 function isRetryableError(error: unknown): boolean {
   if (typeof error !== "object" || error === null) return true;
   if (isReplyError(error)) return classifyReply(error) !== "fail";
+  if (isDenied(error)) return false;
   const { code, name, outcome } = error as { code?: unknown; name?: unknown; outcome?: unknown };
   return outcome !== "unknown" && !FATAL_CODES.has(code) && !BUGS.has(name);
 }

@@ -3,10 +3,12 @@ import type { Piscina as ThreadPool } from "piscina";
 import { type ThreadMessage, threadChannel } from "../common/channels.js";
 import { ConnectGate } from "../common/connect-gate.js";
 import { fromErrorData } from "../common/envelope.js";
+import { threadEnv } from "../common/env.js";
 import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
 import type { Ledger, LedgerTotals } from "../common/ledger.js";
 import { errorCode, type Logger } from "../common/log.js";
 import { requirePackage } from "../common/packages.js";
+import { permissionFlags } from "../common/permissions.js";
 import type {
   AuditedMessage,
   FromThread,
@@ -94,8 +96,8 @@ export class Threads {
       atomics: "disabled",
       workerData: data,
       ...(resourceLimits && { resourceLimits }),
-      ...(execArgv && { execArgv: [...execArgv] }),
-      ...(env && { env: { ...env } }),
+      ...(execArgv && { execArgv: [...permissionFlags(), ...execArgv] }),
+      ...(env && { env: threadEnv(env) }),
     };
     for (let i = 0; i < count; i++) this.#start();
   }
@@ -376,7 +378,8 @@ export class Threads {
 }
 
 function startFailed(cause: unknown): ThreadStartFailedError {
-  const why = cause instanceof Error ? cause.message : String(cause);
+  const { message = String(cause), permission } = Object(cause) as { message?: string; permission?: string };
+  const why = permission === "WorkerThreads" ? "Node's permission model asks for --allow-worker" : message;
   return new ThreadStartFailedError(`a thread could not start: ${why}`, { cause });
 }
 

@@ -14,6 +14,7 @@ import {
   ShuttingDownError,
   ThreadStartFailedError,
 } from "../common/errors.js";
+import { permissionFlags } from "../common/permissions.js";
 import type { HelperData, ToHelperFromCaller } from "../common/protocol.js";
 import { BY_PORT, SyncArea, type SyncKind } from "../common/sync-area.js";
 import { crossing, readSync, SyncWriter } from "../common/sync-codec.js";
@@ -74,8 +75,8 @@ export class SyncHelper implements OpenHelper {
       transferList.push(toManager);
       onHelper(toHelper, this.#area.buffer);
     }
-    // No execArgv: what a process preloads, tsx or a tracer, is for the users' code and only costs time here.
-    this.#worker = new Worker(file, { workerData: data, transferList, execArgv: [] });
+    // Nothing else of execArgv: what a process preloads, tsx or a tracer, is for the users' code and only costs time here.
+    this.#worker = new Worker(file, { workerData: data, transferList, execArgv: permissionFlags() });
     this.#worker.unref(); // a thread that is done may end
     this.#worker.on("error", () => {}); // its end is what counts
     this.#ended = new Promise((resolve) => {

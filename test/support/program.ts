@@ -26,10 +26,15 @@ export class Program {
   #isSignalled = false;
   #isOver = false;
 
-  constructor(t: TestContext, program: string | URL, argument: unknown, env: NodeJS.ProcessEnv = process.env) {
+  constructor(
+    t: TestContext,
+    program: string | URL,
+    argument: unknown,
+    { env = process.env, execArgv = [] as string[] } = {},
+  ) {
     const file = fileURLToPath(typeof program === "string" ? fixture(program) : program);
     const args = Array.isArray(argument) ? (argument as string[]) : [JSON.stringify(argument)];
-    this.#child = spawn(process.execPath, [file, ...args], { stdio: ["ignore", "pipe", "pipe"], env });
+    this.#child = spawn(process.execPath, [...execArgv, file, ...args], { stdio: ["ignore", "pipe", "pipe"], env });
     this.#child.stdout!.setEncoding("utf8").on("data", (text: string) => this.#hear(text));
     this.#child.stderr!.setEncoding("utf8").on("data", (text: string) => (this.#stderr += text));
     this.exit = this.#exit();

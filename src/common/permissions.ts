@@ -1,0 +1,18 @@
+// Node's permission model, which is on where a process was started with `--permission`.
+
+const MODEL = /^--(?:experimental-)?permission$|^--allow-/;
+const PATHS = /^--allow-fs-(?:read|write)$/;
+
+/**
+ * What a thread with an `execArgv` of its own needs there: Node gives such a thread the permission model, and what is
+ * granted, only where both are named again, and every right otherwise.
+ */
+export function permissionFlags(argv: readonly string[] = process.execArgv): string[] {
+  return argv.filter((arg, i) => MODEL.test(arg) || PATHS.test(argv[i - 1] ?? ""));
+}
+
+/** Whether the process was not granted what it needs, which no repetition mends. */
+export function isDenied(error: unknown, depth = 3): boolean {
+  const { code, cause } = Object(error) as { code?: unknown; cause?: unknown };
+  return code === "ERR_ACCESS_DENIED" || (depth > 0 && cause !== undefined && isDenied(cause, depth - 1));
+}
