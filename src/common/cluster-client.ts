@@ -67,6 +67,7 @@ export class ClusterClient implements Gate {
     this.#channels = new ClusterChannels({ redis: this.redis, nodes: this.#nodes, life, onMoved });
     this.#router = new ClusterRouter({
       redis,
+      errors: this.#errors,
       nodes: this.#nodes,
       slots: this.#slots,
       isPrivate,

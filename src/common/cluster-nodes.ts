@@ -3,7 +3,7 @@ import type { ConnectionState } from "./connection-state.js";
 import type { ConnectGate } from "./connect-gate.js";
 import { AuthFailedError, ConnectFailedError } from "./errors.js";
 import { errorReason, withFields } from "./log.js";
-import { isReplyError } from "./replies.js";
+import { isReplyError, isServed, replyCode } from "./replies.js";
 import { type Informant, NotServingError, type Place, type SlotMap } from "./slot-map.js";
 import { monotonic, within } from "./time.js";
 
@@ -17,6 +17,8 @@ export interface Node extends Place, Informant {
   isHandingOver: boolean;
   /** It answers, but says that the Cluster does not serve: it may have lost the others. */
   isDown: boolean;
+  /** READONLY was said on its connection: it answers reads, and scripts, also while it is a replica. */
+  isReadOnly: boolean;
 }
 
 export interface NodesOptions {
@@ -35,6 +37,8 @@ export interface NodesOptions {
 /** While a node is away the others are asked who has its slots: random in this range, so that threads do not ask together. */
 const ASK_MIN_MS = 150;
 const ASK_MAX_MS = 350;
+/** After a contradiction the pauses double up to this one. */
+const ASK_LAST_MS = 8_000;
 /** One that does not answer is not waited for: the next one may. */
 const ANSWER_MS = 1_000;
 
@@ -48,6 +52,7 @@ export class ClusterNodes {
   #isAskingAnother = false;
   readonly #unlisten: () => void;
   #timer: NodeJS.Timeout | undefined;
+  #again: NodeJS.Timeout | undefined;
 
   constructor(options: NodesOptions) {
     this.#options = options;
@@ -129,9 +134,10 @@ export class ClusterNodes {
     return { failures, isDone: false };
   }
 
-  /** Asks for the map on a connection that is open already. */
+  /** The map is contradicted: asks for it on a connection that is open already, now and again. */
   refresh(): void {
-    this.#refreshFrom([...this.#nodes.values()].filter((node) => isOpen(node) && !node.isDown));
+    this.#askForMap();
+    this.#askAgain(ASK_MAX_MS);
   }
 
   /** This node said CLUSTERDOWN: the others know whether that is so, and until it serves again it counts as away. */
@@ -157,6 +163,7 @@ export class ClusterNodes {
   async close(ms: number): Promise<void> {
     this.#unlisten();
     clearTimeout(this.#timer);
+    clearTimeout(this.#again);
     const clients = [...this.#nodes.values()].map(({ client }) => client);
     await Promise.all([...clients, ...this.#leaving].map((client) => client.close(ms)));
   }
@@ -180,6 +187,7 @@ export class ClusterNodes {
       client,
       isHandingOver: false,
       isDown: false,
+      isReadOnly: false,
       slots: () => answerInTime(client.redis.own("cluster", "slots")),
       isServing: () => isServing(client),
     };
@@ -191,13 +199,43 @@ export class ClusterNodes {
   #stateChanged(node: Node, state: ConnectionState, previous: ConnectionState): void {
     // Its end is not that of the whole.
     this.#options.cluster.onState?.(state === "closed" ? "disconnected" : state, previous);
-    if (state === "connected" && this.#options.slots.has(node.address)) this.#options.slots.isReached = true;
+    if (state === "connected") {
+      if (this.#options.slots.has(node.address)) this.#options.slots.isReached = true;
+      node.isReadOnly = false;
+      this.#agreeOnRole(node); // before what waited for the connection
+    }
     if (state !== "connecting") return;
     this.#watch();
     if (previous !== "connected") return;
     this.#options.onLost(node);
     // What it held can be read elsewhere. Not in this turn: the client is in the midst of its loss.
     if (this.#options.slots.isReplica(node.address)) queueMicrotask(() => this.leave(node, { handingOver: true }));
+  }
+
+  /**
+   * Only a node that the map calls a replica is told READONLY: a demoted master would answer scripts itself, where they
+   * have to be redirected. Inside a MULTI nothing is said; what the node redirects or refuses then brings the next map.
+   */
+  #agreeOnRole(node: Node): void {
+    const { slots, cluster } = this.#options;
+    const isReplica = slots.isReplica(node.address);
+    if (!isOpen(node) || node.isReadOnly === isReplica) return;
+    node.isReadOnly = isReplica;
+    node.client.redis.own(isReplica ? "readonly" : "readwrite").catch((error: Error) => {
+      const fields = { name: cluster.name, address: node.address, code: replyCode(error) };
+      if (isServed(error)) cluster.logger.warn("replicas cannot be read, masters are", fields);
+    });
+  }
+
+  /** Others learn only half a node timeout later whose replica a demoted master is: a map told before lacks it. */
+  #askAgain(ms: number): void {
+    clearTimeout(this.#again);
+    if (this.#options.life.aborted) return;
+    const ask = (): void => {
+      this.#askForMap();
+      if (ms < ASK_LAST_MS) this.#askAgain(2 * ms);
+    };
+    this.#again = setTimeout(ask, (ms * (1 + Math.random())) / 2).unref();
   }
 
   /** As long as one is away. */
@@ -220,8 +258,7 @@ export class ClusterNodes {
 
   #askOthers(): void {
     const { slots, cluster } = this.#options;
-    const serving = [...this.#nodes.values()].filter(({ client, isDown }) => client.isAlive() && !isDown);
-    if (serving.length > 0) return this.#refreshFrom(serving.filter(isOpen));
+    if ([...this.#nodes.values()].some(({ client, isDown }) => client.isAlive() && !isDown)) return this.#askForMap();
     // Nobody is left to ask: one that was not needed so far.
     const others = [...slots.masters, ...cluster.redis.clusterNodes!.map((node) => slots.at(node))];
     const other = anyOf(others.filter(({ address }) => !this.#nodes.has(address)));
@@ -232,8 +269,8 @@ export class ClusterNodes {
       .finally(() => (this.#isAskingAnother = false));
   }
 
-  #refreshFrom(nodes: readonly Node[]): void {
-    const informant = anyOf(nodes);
+  #askForMap(): void {
+    const informant = anyOf([...this.#nodes.values()].filter((node) => isOpen(node) && !node.isDown));
     if (informant) this.#options.slots.refresh(informant).catch(() => {}); // the next look asks another
   }
 
@@ -284,6 +321,7 @@ export class ClusterNodes {
   #mapChanged(): void {
     const { slots, cluster } = this.#options;
     for (const node of this.#nodes.values()) {
+      this.#agreeOnRole(node);
       if (slots.has(node.address) || this.#asked.has(node)) continue;
       this.leave(node, { handingOver: true });
       cluster.gate.nodeBreaker(node).dismiss();

@@ -1,16 +1,19 @@
 import { isOfChannels, isOfShards, notInCluster, redirectionOf, refusedInCluster } from "./cluster-commands.js";
 import type { ClusterNodes, Node } from "./cluster-nodes.js";
+import type { CommandErrors } from "./command-errors.js";
 import { traitOf } from "./commands.js";
 import { msLeft, restartTime } from "./due.js";
 import { isReadOnly, type QueuedCommand } from "./ioredis.js";
 import type { RedisConfig } from "./options.js";
 import type { PipedCommands } from "./outgoing.js";
-import { isReplyError, replyCode } from "./replies.js";
+import { classifyReply, isReplyError, replyCode } from "./replies.js";
+import { canWrite } from "./resend.js";
 import type { Place, SlotMap } from "./slot-map.js";
 import { within } from "./time.js";
 
 export interface RouterOptions {
   readonly redis: RedisConfig;
+  readonly errors: CommandErrors;
   readonly nodes: ClusterNodes;
   readonly slots: SlotMap;
   /** Of one holder: it may WATCH, and WAIT for what it wrote. */
@@ -29,6 +32,10 @@ const LATER_MS = 100;
 /** Of a replica that cannot be read at the moment. */
 const NOT_SERVING: ReadonlySet<string> = new Set(["MASTERDOWN", "LOADING", "CLUSTERDOWN"]);
 
+const WRITTEN_TO = Symbol("writtenTo");
+/** Carries along where it was sent, wherever it is redirected to. */
+type Written = QueuedCommand & { [WRITTEN_TO]?: Node };
+
 interface PipelineStream {
   readonly destination: { redis: unknown };
 }
@@ -45,7 +52,7 @@ export class ClusterRouter {
   /** The WATCH that chose it. */
   #pinning: QueuedCommand | undefined;
   /** What WAIT waits for. */
-  #last: { readonly command: QueuedCommand; node: Node } | undefined;
+  #lastWrite: Written | undefined;
 
   constructor(options: RouterOptions) {
     this.#options = options;
@@ -56,8 +63,10 @@ export class ClusterRouter {
     if (refused) return reject(command, refused);
     const node = this.#route(command);
     if (!this.#options.isPrivate) return this.#hand(command, node, 0);
-    if (traitOf(command.name) === "wait") return this.#waitBehind(command, node);
-    if (!this.#isReplica(node)) this.#last = { command, node };
+    const trait = traitOf(command.name);
+    const isQueued = this.#isInTransaction && trait !== "exec";
+    if (trait === "wait" && !isQueued) return this.#waitBehind(command, node);
+    if (!isQueued && canWrite(command)) this.#wrote(command, node);
     return this.#keepPin(command, node) ? this.#handPinned(command, node) : this.#hand(command, node, 0);
   }
 
@@ -80,6 +89,12 @@ export class ClusterRouter {
 
   /** As a whole to one node, whatever becomes of its parts. */
   sendPiped(piped: PipedCommands): unknown {
+    if (this.#options.isPrivate && !this.#isInTransaction)
+      this.#lastWrite = piped.commands.findLast(canWrite) ?? this.#lastWrite;
+    return this.#sendWhole(piped);
+  }
+
+  #sendWhole(piped: PipedCommands): unknown {
     const pin = this.#pin;
     const node = pin ?? this.#nodeFor(piped.commands);
     (piped.stream as unknown as PipelineStream).destination.redis = node.client.redis;
@@ -87,7 +102,7 @@ export class ClusterRouter {
     for (const command of piped.commands) {
       if (this.#options.isPrivate) {
         this.#keepPin(command, node);
-        this.#last = { command, node };
+        (command as Written)[WRITTEN_TO] = node;
       }
       const settle = command.reject;
       command.reject = (error) => {
@@ -97,7 +112,7 @@ export class ClusterRouter {
           this.#unpin(command, error);
           settle.call(command, error);
           // None of it has been written, and with its last command it goes another way.
-        } else if (++turnedAway === piped.commands.length) this.sendPiped(piped);
+        } else if (++turnedAway === piped.commands.length) this.#sendWhole(piped);
       };
     }
     return node.client.send(piped);
@@ -112,7 +127,7 @@ export class ClusterRouter {
   /** A new holder: what the last one watched is no longer of interest. */
   reset(): void {
     this.#pin = undefined;
-    this.#last = undefined;
+    this.#lastWrite = undefined;
   }
 
   /** What waits for a better moment is answered with what it was refused with. */
@@ -131,6 +146,7 @@ export class ClusterRouter {
     const redirection = redirectionOf(error);
     if (!redirection) {
       if (replyCode(error) === "CLUSTERDOWN") nodes.suspect(node);
+      if (classifyReply(error) === "reconnect") nodes.refresh(); // it is the master no more
       return undefined;
     }
     const { isMoved, slot, host, port } = redirection;
@@ -177,7 +193,7 @@ export class ClusterRouter {
     const settle = command.reject;
     command.reject = (error) => {
       command.reject = settle;
-      if (!this.#follow(command, node, error, redirections)) settle.call(command, error);
+      if (!this.#follow(command, node, error, redirections)) settle.call(command, this.#told(command, error));
     };
     this.#options.onHand(command, node);
     return node.client.send(command);
@@ -190,7 +206,7 @@ export class ClusterRouter {
       command.reject = settle;
       this.learn(error, node);
       this.#unpin(command, error);
-      settle.call(command, error);
+      settle.call(command, this.#told(command, error));
     };
     return node.client.send(command);
   }
@@ -203,7 +219,8 @@ export class ClusterRouter {
     if (node.isHandingOver) return this.#again(command, this.#route(command), redirections);
     if (!isReplyError(error) || redirections >= MAX_REDIRECTIONS) return false;
     if (!redirection && this.#isReplica(node) && NOT_SERVING.has(replyCode(error))) {
-      return this.#again(command, this.#nodeOf(command.getSlot()), redirections + 1);
+      const owner = this.#nodeOf(command.getSlot());
+      if (owner !== node) return this.#again(command, owner, redirections + 1); // else it was promoted just now
     }
     if (!redirection) return this.#isForLater(error) && this.#offerLater(command, error, redirections);
     if (traitOf(command.name) === "blocking") restartTime(command);
@@ -214,7 +231,7 @@ export class ClusterRouter {
   }
 
   #again(command: QueuedCommand, node: Node, redirections: number): boolean {
-    if (this.#last?.command === command) this.#last.node = node;
+    if ((command as Written)[WRITTEN_TO]) (command as Written)[WRITTEN_TO] = node;
     heard(this.#hand(command, node, redirections));
     return true;
   }
@@ -224,9 +241,15 @@ export class ClusterRouter {
     const ms = Math.min(msLeft(command), this.#options.redis.commandTimeoutMs);
     // That it was not sent on is what the redirection itself says.
     await within(node.client.connect(), ms, () => asked).catch(() => {});
-    if (!node.client.isAlive()) return command.reject(asked);
+    if (!node.client.isAlive()) return command.reject(this.#told(command, asked));
     node.client.redis.own("asking").catch(() => {}); // lost with the command behind it, which says so
     this.#again(command, node, redirections);
+  }
+
+  /** A redirection that is not followed means nothing to its caller. */
+  #told(command: QueuedCommand, error: Error): Error {
+    const isRedirected = isReplyError(error) && redirectionOf(error) !== undefined;
+    return isRedirected ? this.#options.errors.notFollowed(command, error) : error;
   }
 
   #isForLater(error: Error): boolean {
@@ -266,11 +289,22 @@ export class ClusterRouter {
     if (command === this.#pinning && (error as { outcome?: unknown }).outcome !== "unknown") this.#pin = undefined;
   }
 
-  /** WAIT has no key: it speaks of the connection on which the command before it was carried out. */
-  async #waitBehind(command: QueuedCommand, otherwise: Node): Promise<unknown> {
-    const last = this.#last;
-    await last?.command.promise.catch(() => {}); // heard by who sent it
-    return (last?.node ?? otherwise).client.send(command);
+  get #isInTransaction(): boolean {
+    return this.#pin?.client.inTransaction ?? false;
+  }
+
+  #wrote(command: Written, node: Node): void {
+    command[WRITTEN_TO] = node;
+    this.#lastWrite = command;
+  }
+
+  /** WAIT has no key: it speaks of the connection on which the last write was carried out, and comes after its answer. */
+  #waitBehind(command: QueuedCommand, otherwise: Node): unknown {
+    const write = this.#lastWrite;
+    if (!write) return otherwise.client.send(command);
+    const send = (): void => heard(write[WRITTEN_TO]!.client.send(command));
+    write.promise.then(send, send);
+    return command.promise;
   }
 }
 

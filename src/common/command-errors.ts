@@ -59,6 +59,11 @@ export class CommandErrors {
     return this.#notSent(command, `${this.#connection} lost the connection on which what it waits for was done`);
   }
 
+  /** A node of the Cluster has turned it away, and named another one. */
+  notFollowed(command: QueuedCommand, cause: Error): NotSentError {
+    return this.#notSent(command, "the node that has its slot now was not reached in time", cause);
+  }
+
   /** Where keys are was asked and not answered in time: those of this command, or of one that it has to come after. */
   untold(command: QueuedCommand, cause?: unknown): NotSentError {
     return this.#notSent(command, `${this.#connection} was not told in time where the keys of a command are`, cause);

@@ -200,17 +200,7 @@ export class Dialer {
       // NOPERM, MISCONF: refused, but by a server that answers this user.
       if (!isServed(error)) throw error;
     });
-    await Promise.all([named, pinged, this.#masterWatch && this.#checkRole(), this.#readAnywhere()]);
-  }
-
-  /** Also a replica answers reads then; to a master it means nothing, until it is one no more. */
-  async #readAnywhere(): Promise<void> {
-    const { redis, name, logger } = this.#options;
-    if (redis.readFrom === "master") return;
-    await this.#handle.own("readonly").catch((error: unknown) => {
-      if (!isReplyError(error)) throw error;
-      if (isServed(error)) logger.warn("replicas cannot be read, masters are", { name, code: replyCode(error) });
-    });
+    await Promise.all([named, pinged, this.#masterWatch && this.#checkRole()]);
   }
 
   /** Sentinels can be behind: a master that was demoted, or has come back, is still named for a while. */

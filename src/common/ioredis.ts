@@ -19,9 +19,17 @@ interface CommandTable {
 
 let table: CommandTable | undefined;
 
-/** By the command table that ioredis itself goes by. */
+const reads = new Map<string, boolean>();
+/** A service that passes outside input to `call()` must not be able to grow the table of spellings without end. */
+const MAX_SPELLINGS = 1_000;
+
+/** By the command table that ioredis itself goes by: one lookup for each spelling already met. */
 export function isReadOnly(name: string): boolean {
-  return isInTable(name) && table!.hasFlag(name, "readonly", { nameCaseInsensitive: true });
+  const known = reads.get(name);
+  if (known !== undefined) return known;
+  const isRead = isInTable(name) && table!.hasFlag(name, "readonly", { nameCaseInsensitive: true });
+  if (reads.size < MAX_SPELLINGS) reads.set(name, isRead);
+  return isRead;
 }
 
 /** Whether ioredis knows the command, and so where its keys are. */

@@ -1,5 +1,5 @@
 import { traitOf } from "./commands.js";
-import { type CommandStream, isReadOnly, type QueuedCommand } from "./ioredis.js";
+import { type CommandStream, isInTable, isReadOnly, type QueuedCommand } from "./ioredis.js";
 
 const RESENT = Symbol("resent");
 type Resent = QueuedCommand & { [RESENT]?: true };
@@ -20,4 +20,12 @@ export function markResent(command: Resent): void {
 
 export function wasSent(command: Resent): boolean {
   return command[RESENT] === true;
+}
+
+/** Whether WAIT would speak of it: EXEC, or what is no read and has keys, as far as ioredis knows the command. */
+export function canWrite(command: QueuedCommand): boolean {
+  const trait = traitOf(command.name);
+  if (trait === "exec") return true;
+  if ((trait !== "plain" && trait !== "blocking") || isReadOnly(command.name)) return false;
+  return command.getSlot() !== null || !isInTable(command.name);
 }

@@ -1,6 +1,7 @@
 import { type CommandTrait, isSharedClient, traitOf } from "./commands.js";
 import type { QueuedCommand } from "./ioredis.js";
 import { isReplyError } from "./replies.js";
+import { canWrite } from "./resend.js";
 
 interface Transaction {
   /** How many commands were queued. */
@@ -48,7 +49,7 @@ export class Session {
   #isGivenUp = false;
   /** Its holder has had something done on this connection. */
   #used = false;
-  /** The connection went with what was done on it, and nothing was done on the next one: a WAIT would speak of nothing. */
+  /** The connection went with what was done on it, and nothing was written on the next one: a WAIT would speak of nothing. */
   #forgotten = false;
 
   /** `db`: that which a connection is opened with. */
@@ -119,7 +120,7 @@ export class Session {
   sent(command: QueuedCommand, trait: CommandTrait): void {
     this.#isGivenUp = false;
     this.#used = true;
-    this.#forgotten = false;
+    if (this.#forgotten) this.#forgotten = !canWrite(command);
     const { transaction } = this.#expected;
     if (transaction && isQueued(trait)) {
       if (trait === "select") transaction.selects.push([transaction.size, dbOf(command)]);

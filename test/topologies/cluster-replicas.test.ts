@@ -2,20 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { connected, managed } from "../support/clustered.js";
 import { eventually } from "../support/gate.js";
-import type { RedisServer } from "../support/redis-server.js";
+import { getsOf, isReadAt } from "../support/reads.js";
 
 const LIMIT = { timeout: 120_000 };
-
-/** How many GETs the server has answered. */
-async function getsOf({ admin }: RedisServer): Promise<number> {
-  return Number(/cmdstat_get:calls=(\d+)/.exec(await admin.info("commandstats"))?.[1] ?? 0);
-}
-
-async function isReadAt(server: RedisServer, read: () => Promise<unknown>): Promise<boolean> {
-  const before = await getsOf(server);
-  await read();
-  return (await getsOf(server)) > before;
-}
 
 test(
   "replicas are read once they are connected, but not inside a WATCH; WAIT speaks of the write before the read",

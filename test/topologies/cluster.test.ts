@@ -255,6 +255,8 @@ test(
       /NOT_SENT|REPLY_LOST/.test(String((error as { code?: string }).code)),
     );
     assert.equal(await redis.get(key), "again");
+    await assert.rejects(redis.wait(0, 100), code("NOT_SENT"));
+    await redis.set(key, "once more");
     assert.equal(await redis.wait(0, 100), 0);
   },
 );
