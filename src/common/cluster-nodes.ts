@@ -1,3 +1,4 @@
+import { SpareConnections } from "./cluster-spares.js";
 import { Client, type ClientOptions } from "./client.js";
 import type { ConnectionState } from "./connection-state.js";
 import type { ConnectGate } from "./connect-gate.js";
@@ -51,12 +52,19 @@ export class ClusterNodes {
   readonly #asked = new Set<Node>();
   #isAskingAnother = false;
   readonly #unlisten: () => void;
+  readonly #spares: SpareConnections<Node>;
   #timer: NodeJS.Timeout | undefined;
   #again: NodeJS.Timeout | undefined;
 
   constructor(options: NodesOptions) {
     this.#options = options;
     this.#unlisten = options.slots.listen(() => this.#mapChanged());
+    this.#spares = new SpareConnections({
+      ...options.cluster,
+      isPrivate: options.isPrivate,
+      nodes: this,
+      leave: (node) => this.leave(node, { handingOver: false }),
+    });
   }
 
   [Symbol.iterator](): Iterator<Node> {
@@ -162,6 +170,7 @@ export class ClusterNodes {
   /** Never rejects. */
   async close(ms: number): Promise<void> {
     this.#unlisten();
+    this.#spares.stop();
     clearTimeout(this.#timer);
     clearTimeout(this.#again);
     const clients = [...this.#nodes.values()].map(({ client }) => client);
@@ -178,6 +187,7 @@ export class ClusterNodes {
       redis: { ...redis, host: place.host, port: place.port },
       logger: withFields(cluster.logger, { address: place.address }),
       gate: cluster.gate.node(place),
+      isFurther: () => [...this.#nodes.values()].some(({ client: other }) => other.isAlive()),
       // One attempt for who asks for the map; with commands to send it goes on for as long as it takes.
       retry: { ...cluster.retry, attempts: 1 },
       onState: (state, previous) => this.#stateChanged(node, state, previous),
@@ -247,11 +257,9 @@ export class ClusterNodes {
 
   #look(): void {
     this.#timer = undefined;
-    const { cluster, isPrivate } = this.#options;
     const nodes = [...this.#nodes.values()];
     if (nodes.every(({ client, isDown }) => client.state !== "connecting" && !isDown)) return;
     this.#watch();
-    if (isPrivate && cluster.gate.isWanted) this.#giveUpIdle();
     for (const node of nodes) if (node.isDown && isOpen(node)) void this.#examine(node);
     this.#askOthers();
   }
@@ -285,11 +293,6 @@ export class ClusterNodes {
     const breaker = this.#options.cluster.gate.nodeBreaker(node);
     if (isDown) breaker.hold();
     else breaker.dismiss();
-  }
-
-  /** Two that wait for each other's place in the budget, each with one that it does not need, would wait in vain. */
-  #giveUpIdle(): void {
-    for (const node of this.#nodes.values()) if (node.client.isIdle) this.leave(node, { handingOver: false });
   }
 
   /** What is open to a node without slots is closed again. */

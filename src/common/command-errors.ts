@@ -61,7 +61,7 @@ export class CommandErrors {
 
   /** A node of the Cluster has turned it away, and named another one. */
   notFollowed(command: QueuedCommand, cause: Error): NotSentError {
-    return this.#notSent(command, "the node that has its slot now was not reached in time", cause);
+    return this.#notSent(command, "its slot has moved to another node, or is on its way there", cause);
   }
 
   /** Where keys are was asked and not answered in time: those of this command, or of one that it has to come after. */

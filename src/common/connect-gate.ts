@@ -101,6 +101,11 @@ export class ConnectGate {
     return this.#sockets?.isWanted ?? false;
   }
 
+  /** Calls `giveUp` while somebody waits for a connection to become free, as `onWanted`; returns the way to stop that. */
+  whenWanted(giveUp: () => void): () => void {
+    return this.#sockets?.whenWanted(giveUp) ?? ((): void => {});
+  }
+
   /** Waits for a place in the budget, for a handshake permit and for the breaker, at most `ms` altogether. */
   enter(kind: PermitKind, ms: number, signal: AbortSignal): Promise<Entry> {
     return this.#enterWithin(kind, ms, signal, {

@@ -22,6 +22,8 @@ export interface DialerOptions {
   readonly gate: ServerGate;
   /** Takes the place of the configured username and password. */
   readonly logins?: Logins | undefined;
+  /** Whether its owner has a connection already, to another node of the Cluster: it then takes its turn among the leases. */
+  readonly isFurther?: () => boolean;
   /** The database that the next connection is for. */
   readonly db: () => number;
   /** In the very turn in which the connection was found good: its close is not missed. */
@@ -244,10 +246,9 @@ export class Dialer {
   }
 
   /** What threads and primary live by goes before what tasks lease, or open beside it. */
-
   get #permitKind(): PermitKind {
-    const { role } = this.#options;
-    return role === "dedicated" || role === "sync" ? "spare" : "main";
+    const { role, isFurther } = this.#options;
+    return role === "dedicated" || role === "sync" || isFurther?.() ? "spare" : "main";
   }
 }
 

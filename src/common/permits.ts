@@ -46,7 +46,7 @@ export class Permits {
   readonly #count: number;
   readonly #slot: number;
   readonly #waiters: Record<PermitKind, Waiter[]> = { main: [], spare: [] };
-  readonly #onWanted: (() => void) | undefined;
+  readonly #givers = new Set<() => void>();
   readonly #isBrief: boolean;
   #held = 0;
   #watching = false;
@@ -55,16 +55,25 @@ export class Permits {
     return HEADER + slots * CELLS_PER_SLOT + count;
   }
 
-  /** `onWanted` is called when somebody waits, in whatever thread: a permit that is not needed could be given up. */
+  /** `onWanted`: as `whenWanted`. */
   constructor(cells: Int32Array<SharedArrayBuffer>, { slots, count, slot, onWanted, isBrief = false }: PermitsOptions) {
     this.#cells = cells;
     this.#slots = slots;
     this.#count = count;
     this.#slot = slot;
-    this.#onWanted = onWanted;
     this.#isBrief = isBrief;
+    if (onWanted) this.whenWanted(onWanted);
+  }
+
+  /**
+   * Calls `giveUp` when somebody waits, in whatever thread: a permit that is not needed could be given up. Returns the way
+   * to stop that.
+   */
+  whenWanted(giveUp: () => void): () => void {
+    this.#givers.add(giveUp);
     // Not in this turn: with somebody waiting already, it would call an owner who is not finished yet.
-    if (onWanted) queueMicrotask(() => void this.#watch());
+    queueMicrotask(() => void this.#watch());
+    return () => this.#givers.delete(giveUp);
   }
 
   get held(): number {
@@ -129,8 +138,8 @@ export class Permits {
       const [wanted, turn] = [Atomics.load(this.#cells, WANTED), Atomics.load(this.#cells, this.#turnCell(this.#slot))];
       this.#sayItLooks();
       this.#pump();
-      if (!this.#isBusy && !this.#onWanted) break;
-      if (this.isWanted) this.#onWanted?.();
+      if (!this.#isBusy && this.#givers.size === 0) break;
+      if (this.isWanted) for (const giveUp of this.#givers) giveUp();
       const woken = this.#isBusy
         ? Atomics.waitAsync(this.#cells, this.#turnCell(this.#slot), turn, LOOK_AGAIN_MS)
         : Atomics.waitAsync(this.#cells, WANTED, wanted, LOOK_UP_MS);

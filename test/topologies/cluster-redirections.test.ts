@@ -42,3 +42,39 @@ test(
     await c.start();
   },
 );
+
+test(
+  "in a pipeline what has moved, or is moving, comes back as such and did not run; sent alone it is followed",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t);
+    const [a, b, c] = cluster.masters as [RedisServer, RedisServer, RedisServer];
+    const [moved, moving] = [cluster.keyOn(0, "moved"), cluster.keyOn(0, "moving")];
+    const [gone, there, fresh] = ["gone", "there", "fresh"].map((name) => `{${moving}}${name}`) as [
+      string,
+      string,
+      string,
+    ];
+    await Promise.all([moved, gone, there].map((key) => redis.set(key, "1")));
+    await cluster.beginMove(moving, a, c);
+    await a.admin.call("MIGRATE", "127.0.0.1", c.port, "", 0, 5_000, "KEYS", gone);
+    for (const { id, cmd } of await c.clients()) if (cmd === "restore-asking") await c.admin.client("KILL", "ID", id);
+    await cluster.moveSlot(moved, a, b);
+
+    const ask = [moved, gone, there, fresh].reduce((pipeline, key) => pipeline.incr(key), redis.pipeline());
+    assert.deepEqual(codes(await ask.exec()), ["MOVED", "ASK", 2, "ASK"]);
+    assert.deepEqual(codes(await redis.pipeline().incr(there).incr(gone).exec()), [3, "ASK"]);
+    const transaction = await rejection(redis.multi().incr(gone).incr(there).exec());
+    assert.match(String(transaction), /EXECABORT/);
+    assert.deepEqual(await Promise.all([moved, gone, there, fresh].map((key) => redis.incr(key))), [2, 2, 4, 1]);
+
+    await cluster.moveSlot(moving, a, c);
+    assert.deepEqual(codes(await redis.pipeline().incr(gone).incr(there).exec()), ["MOVED", "MOVED"]);
+    assert.deepEqual(codes(await redis.pipeline().incr(gone).incr(there).exec()), [3, 5]);
+  },
+);
+
+/** Of each entry of a pipeline: its reply, or its error's first word. */
+function codes(entries: [Error | null, unknown][] | null): unknown[] {
+  return entries!.map(([error, reply]) => (error ? error.message.split(" ", 1)[0] : reply));
+}
