@@ -65,6 +65,7 @@ export class ClusterNodes {
       nodes: this,
       leave: (node) => this.leave(node, { handingOver: false }),
     });
+    if (options.cluster.redis.readFrom === "replica") this.#askAgain(ASK_LAST_MS);
   }
 
   [Symbol.iterator](): Iterator<Node> {
@@ -237,13 +238,17 @@ export class ClusterNodes {
     });
   }
 
-  /** Others learn only half a node timeout later whose replica a demoted master is: a map told before lacks it. */
+  /**
+   * Others learn only half a node timeout later whose replica a demoted master is: a map told before lacks it. A replica
+   * that is away is in no map either, and nothing tells of its return: where replicas are read, this goes on for good.
+   */
   #askAgain(ms: number): void {
     clearTimeout(this.#again);
-    if (this.#options.life.aborted) return;
+    const { life, slots, cluster } = this.#options;
+    if (life.aborted) return;
     const ask = (): void => {
-      this.#askForMap();
-      if (ms < ASK_LAST_MS) this.#askAgain(2 * ms);
+      if (!slots.wasAskedWithin(ms / 2)) this.#askForMap(); // else by another client of the thread
+      if (ms < ASK_LAST_MS || cluster.redis.readFrom === "replica") this.#askAgain(Math.min(2 * ms, ASK_LAST_MS));
     };
     this.#again = setTimeout(ask, (ms * (1 + Math.random())) / 2).unref();
   }

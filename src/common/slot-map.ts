@@ -96,6 +96,10 @@ export class SlotMap {
     this.#owners[slot] = to;
   }
 
+  wasAskedWithin(ms: number): boolean {
+    return monotonic() - this.#askedAt < ms;
+  }
+
   /** Calls `onChange` after each new map; returns the way to stop that. */
   listen(onChange: () => void): () => void {
     this.#listeners.add(onChange);
@@ -108,7 +112,7 @@ export class SlotMap {
    */
   refresh(informant: Informant, inAnyState = false): Promise<void> {
     if (this.#asking) return this.#asking;
-    if (this.isKnown && monotonic() - this.#askedAt < SPACING_MS) return Promise.resolve();
+    if (this.isKnown && this.wasAskedWithin(SPACING_MS)) return Promise.resolve();
     this.#askedAt = monotonic();
     return (this.#asking = this.#ask(informant, inAnyState).finally(() => (this.#asking = undefined)));
   }

@@ -1,47 +1,72 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { RedisHandle } from "../../src/common/ioredis.js";
+import type { Cluster } from "../support/cluster.js";
 import { connected } from "../support/clustered.js";
 import { eventually } from "../support/gate.js";
 import { isReadAt } from "../support/reads.js";
+import type { RedisServer } from "../support/redis-server.js";
 
 const LIMIT = { timeout: 120_000 };
 const INCR = "return redis.call('INCR', KEYS[1])";
 
-test("scripts that write find the master after each failover, while replicas are read", LIMIT, async (t) => {
-  const [redis, cluster] = await connected(t, { replicas: 1 }, { readFrom: "replica" });
-  const [master, replica] = [cluster.masters[0]!, cluster.replicas[0]!];
-  const key = cluster.keyOn(0);
-  const counter = `{${key}}n`;
-  let count = 0;
-  const write = async (): Promise<void> => {
-    assert.equal(await redis.eval(INCR, 1, counter), ++count);
-  };
-  await write();
-  await redis.set(key, "x");
-  await eventually(() => isReadAt(replica, () => redis.get(key)), 10_000);
-  for (const [promoted, demoted, isMapAllowed] of [
-    [replica, master, true],
-    [master, replica, false],
-  ] as const) {
-    await cluster.allowMap(isMapAllowed); // else it is asked for in vain while the redirections come
-    await cluster.failOver(promoted);
-    for (let i = 0; i < 20; i++) await write();
-    await cluster.allowMap(true);
-    await eventually(() => isReadAt(demoted, () => redis.get(key)), 30_000, "the demoted one is read");
+test(
+  "a replica that was away is read again, and scripts that write find the master after each failover",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t, { replicas: 1 }, { readFrom: "replica" });
+    const [master, replica] = [cluster.masters[0]!, cluster.replicas[0]!];
+    const key = cluster.keyOn(0);
+    const counter = `{${key}}n`;
+    let count = 0;
+    const write = async (): Promise<void> => {
+      assert.equal(await redis.eval(INCR, 1, counter), ++count);
+    };
     await write();
-    assert.equal(Number(await promoted.admin.get(counter)), count);
-  }
-});
+    await redis.set(key, "x");
+    await eventually(() => isReadAt(replica, () => redis.get(key)), 10_000);
+    await outOfMapAndBack(redis, key, replica, cluster);
+    for (const [promoted, demoted, isMapAllowed] of [
+      [replica, master, true],
+      [master, replica, false],
+    ] as const) {
+      await cluster.allowMap(isMapAllowed); // else it is asked for in vain while the redirections come
+      await cluster.failOver(promoted);
+      for (let i = 0; i < 20; i++) await write();
+      await cluster.allowMap(true);
+      await eventually(() => isReadAt(demoted, () => redis.get(key)), 30_000, "the demoted one is read");
+      await write();
+      assert.equal(Number(await promoted.admin.get(counter)), count);
+    }
+  },
+);
+
+/** How often the masters were asked for the map. */
+async function asked({ masters }: Cluster): Promise<number> {
+  const infos = await Promise.all(masters.map(({ admin }) => admin.info("commandstats")));
+  return infos.reduce((sum, info) => sum + Number(/cmdstat_cluster\|slots:calls=(\d+)/.exec(info)?.[1] ?? 0), 0);
+}
+
+/** Dead for so long that the client has a map without it, which nothing contradicts when it is back. */
+async function outOfMapAndBack(redis: RedisHandle, key: string, replica: RedisServer, cluster: Cluster): Promise<void> {
+  await replica.kill();
+  const isInNone = async (): Promise<boolean> => {
+    const maps = await Promise.all(cluster.masters.map(({ admin }) => admin.call("CLUSTER", "SLOTS")));
+    return !JSON.stringify(maps).includes(String(replica.port));
+  };
+  await eventually(isInNone, 30_000, "no master tells it");
+  const before = await asked(cluster);
+  const isAsked = async (): Promise<boolean> => (await redis.get(key)) === "x" && (await asked(cluster)) > before;
+  await eventually(isAsked, 20_000, "the client has a map without it");
+  await cluster.rejoin(replica);
+  await eventually(() => isReadAt(replica, () => redis.get(key)), 30_000, "it is read again");
+}
 
 test("a script that says READONLY has the map asked for anew", LIMIT, async (t) => {
   const [redis, cluster] = await connected(t);
   const key = cluster.keyOn(0);
-  const asked = async (): Promise<number> => {
-    const infos = await Promise.all(cluster.masters.map(({ admin }) => admin.info("commandstats")));
-    return infos.reduce((sum, info) => sum + Number(/cmdstat_cluster\|slots:calls=(\d+)/.exec(info)?.[1] ?? 0), 0);
-  };
-  const before = await asked();
+  const before = await asked(cluster);
   const refused = redis.eval("return redis.error_reply('READONLY it is a replica now')", 1, key);
   await assert.rejects(refused, /READONLY/);
-  await eventually(async () => (await asked()) > before, 10_000, "a node is asked for the map");
+  await eventually(async () => (await asked(cluster)) > before, 10_000, "a node is asked for the map");
 });
