@@ -74,12 +74,7 @@ const thinMaps = {
     for (const file of Object.values(bundle)) {
       if (!file.fileName.endsWith(".map")) continue;
       const map = JSON.parse(file.source);
-      const lines = decode(map.mappings).map((segments) =>
-        segments.filter(
-          ([, source, line], i) => i === 0 || source !== segments[i - 1][1] || line !== segments[i - 1][2],
-        ),
-      );
-      const mappings = encode(lines.map((segments) => segments.map((segment) => segment.slice(0, 4))));
+      const mappings = encode(decode(map.mappings).map(([first]) => (first ? [first.slice(0, 4)] : [])));
       file.source = JSON.stringify({ ...map, names: [], mappings });
     }
   },

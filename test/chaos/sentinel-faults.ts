@@ -1,5 +1,5 @@
 import { NAME } from "../support/sentinel.js";
-import { between, commonFaults, isMaster } from "./faults.js";
+import { between, commonFaults, promoted } from "./faults.js";
 import { type Fault, type Field, oneOf } from "./field.js";
 
 /** What happens under sentinels only. */
@@ -12,7 +12,7 @@ export function sentinelFaults(field: Field): Fault[] {
       mayLose: true, // the old master goes on taking writes until somebody demotes it
       provoke: async ({ replica }) => {
         await sentinels[0]!.admin.call("SENTINEL", "FAILOVER", NAME);
-        await isMaster(replica);
+        await promoted(replica);
       },
     },
     {
@@ -34,7 +34,7 @@ export function sentinelFaults(field: Field): Fault[] {
         stale!.freeze();
         try {
           await good!.admin.call("SENTINEL", "FAILOVER", NAME);
-          await isMaster(replica);
+          await promoted(replica);
         } finally {
           stale!.thaw();
         }
