@@ -164,6 +164,7 @@ test("a thread that does not know the master waits rather than takes an older wo
   await good.kill();
   const connecting = clientAt(t, gate, "other", redis).connect(); // it shares memory with the first one, and nothing else
   await untilAsked(stale, 5);
+  assert.deepEqual(await old.clients(), []);
   await good.start();
   await connecting;
   await master.waitForClients((clients) => clients.length === 2);
