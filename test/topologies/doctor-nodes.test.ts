@@ -4,7 +4,7 @@ import { examine } from "../../src/cli/doctor.js";
 import type { ConnectOptions } from "../../src/index.js";
 import { Cluster } from "../support/cluster.js";
 import { eventually } from "../support/gate.js";
-import { startRedis } from "../support/redis-server.js";
+import { freePort, startRedis } from "../support/redis-server.js";
 import { NAME, startSentinel } from "../support/sentinel.js";
 
 const LIMIT = { timeout: 60_000 };
@@ -47,9 +47,17 @@ test("the doctor asks every sentinel, and misses a majority", LIMIT, async (t) =
   t.after(() => Promise.all(started.map((one) => one.stop())));
   const sentinels = started.map(({ port }) => ({ host: "127.0.0.1", port }));
   const redis = { sentinels, sentinelName: NAME, connectTimeoutMs: 1_000 };
-  const status = async (): Promise<string | undefined> =>
-    (await examine({ env: {}, redis })).checks.find(({ check }) => check === "sentinels")?.status;
+  const look = async (asked: typeof sentinels) => {
+    const { checks } = await examine({ env: {}, redis: { ...redis, sentinels: asked } });
+    return checks.find(({ check }) => check === "sentinels");
+  };
+  const status = async (): Promise<string | undefined> => (await look(sentinels))?.status;
   assert.equal(await status(), "ok");
+  const other = await startSentinel({ port: await freePort() });
+  t.after(() => other.stop());
+  const seen = await look([{ host: "127.0.0.1", port: other.port }, ...sentinels]);
+  assert.equal(seen?.status, "warn");
+  assert.match(seen.found, new RegExp(`is 127.0.0.1:${master.port}; .*:${other.port} names 127.0.0.1:`));
   await started[0]!.kill();
   assert.equal(await status(), "warn");
   await started[1]!.kill();

@@ -89,6 +89,19 @@ test("a sentinel that answers nothing costs a moment, not its share of the time"
   assert.equal(await redis.ping(), "PONG");
 });
 
+test("an address that answers nothing costs its share of the time, once", { timeout: 30_000 }, async (t) => {
+  const master = await server();
+  await using dark = await startProxy(master.port);
+  dark.blackhole(true);
+  const redis = listed(await sentinelOf(dark), await sentinelOf(master));
+  const gate = ownGate(configFor(master, { redis }));
+  const first = clientAt(t, gate, "first", { ...redis, connectTimeoutMs: 2_000 });
+  await first.connect();
+  // What it has found is the first that others try.
+  const others = ["second", "third"].map((name) => clientAt(t, gate, name, { ...redis, connectTimeoutMs: 600_000 }));
+  await Promise.all(others.map((one) => one.connect()));
+});
+
 test("a wrong password is told, whatever else is wrong at another sentinel's address", LIMIT, async () => {
   const locked = await server("--requirepass", "right");
   const good = await sentinelOf(locked);
@@ -195,7 +208,8 @@ test("a connection that was late to the old master does not send the others ther
 
 /** Of one process, in a thread of its own: it knows what is in the shared memory. */
 function clientAt(t: TestContext, gate: ServerGate, name: string, redis: ConnectOptions["redis"]): Client {
-  const config = configFor({ port: 0 }, { redis: { connectTimeoutMs: 60_000, ...redis } });
+  const retry = { deadlineMs: 300_000 };
+  const config = configFor({ port: 0 }, { redis: { connectTimeoutMs: 60_000, ...redis }, retry });
   const client = new Client({ ...config, name, role: "thread", logger: noopLogger, gate });
   t.after(() => client.close(1_000));
   return client;
