@@ -57,6 +57,10 @@ export class SharedClient {
     return this.#current?.client.state ?? (this.#opening ? "connecting" : "disconnected");
   }
 
+  get areSubscriptionsBack(): boolean {
+    return this.#current?.client.areSubscriptionsBack ?? true;
+  }
+
   get ageMs(): number {
     return this.#current ? monotonic() - this.#current.openedAt : 0;
   }

@@ -1,7 +1,9 @@
 import { markAsUntransferable } from "node:worker_threads";
+import type { OnResubscribed } from "./asked-channels.js";
 import type { Entry } from "./connect-gate.js";
 import { type ConnectionState, StateMachine } from "./connection-state.js";
 import { Dialer, type DialerOptions } from "./dialer.js";
+import { AuthFailedError } from "./errors.js";
 import { type Gate, Handle } from "./handle.js";
 import { HandBack } from "./hand-back.js";
 import { Handshake } from "./handshake.js";
@@ -15,14 +17,18 @@ import { type Outgoing, PipedCommands } from "./outgoing.js";
 import { Probe } from "./probe.js";
 import { Replacement } from "./replacement.js";
 import { classifyReply, replyCode } from "./replies.js";
-import { connRetry } from "./retry.js";
-import { abortable, monotonic, within } from "./time.js";
+import { Resubscription } from "./resubscription.js";
+import { connRetry, isRetryableError } from "./retry.js";
+import { abortable, monotonic, sleep, within } from "./time.js";
 import { Traffic } from "./traffic.js";
 
-export interface ClientOptions extends Omit<DialerOptions, "onConnected" | "db"> {
+export interface ClientOptions extends Omit<DialerOptions, "onServed" | "onConnected" | "db"> {
   readonly retry: RetryConfig;
   readonly onState?: (state: ConnectionState, previous: ConnectionState) => void;
   readonly onReconnected?: () => void;
+  readonly onResubscribed?: OnResubscribed | undefined;
+  /** Of a Cluster's node: its subscriptions come back wherever the Cluster's client wants them. Default false. */
+  readonly isNode?: boolean;
   /** Finds the keys that ioredis does not: who has a `keyPrefix` needs it. */
   readonly KeyPositions?: typeof KeyPositions | undefined;
   /** A connection silent for longer is asked for a PING before it is written to. Default: never. */
@@ -48,6 +54,7 @@ export class Client implements Gate {
   #isConnected = false;
   readonly #handBack: HandBack;
   readonly #handshake: Handshake;
+  readonly #resubscription: Resubscription;
   readonly #loginRenewal: LoginRenewal;
   readonly #keys: KeyPositions | undefined;
   #connecting: Promise<void> | undefined;
@@ -62,6 +69,7 @@ export class Client implements Gate {
     const dialing = {
       ...options,
       db: () => this.#traffic.session.db,
+      onServed: async () => (options.isNode ? undefined : this.#resubscription.restore()),
       onConnected: (entry: Entry) => this.#connected(entry),
     };
     this.#dialer = new Dialer(this.redis, dialing, this.#life.signal);
@@ -100,7 +108,8 @@ export class Client implements Gate {
       if (error.message.startsWith(STRAY_REPLY)) this.#traffic.fallOutOfStep("a reply came that nobody waits for");
     });
     const about = { logins: undefined, ...options, traffic: this.#traffic };
-    this.#handshake = new Handshake(this.redis, { ...about, keyPrefix: redis.keyPrefix });
+    this.#handshake = new Handshake(this.redis, about);
+    this.#resubscription = new Resubscription(this.redis, { ...about, life: this.#life.signal });
     this.#loginRenewal = new LoginRenewal(this.redis, { ...about, dialer: this.#dialer, life: this.#life.signal });
     this.#handBack = new HandBack(this.redis, {
       session: this.#traffic.session,
@@ -128,6 +137,11 @@ export class Client implements Gate {
   /** Why the last attempt to connect failed. */
   get lastFailure(): Error | undefined {
     return this.#dialer.lastFailure;
+  }
+
+  /** None is asked for again, which the server has refused. */
+  get areSubscriptionsBack(): boolean {
+    return this.#resubscription.isComplete;
   }
 
   get name(): string {
@@ -266,6 +280,7 @@ export class Client implements Gate {
     if (!(outgoing instanceof PipedCommands) && this.#belongsToHandshake(outgoing))
       return this.#handshake.send(outgoing);
     if (this.state === "disconnected") void this.#startConnecting(FOR_EVER);
+    if (!this.isAlive()) this.#traffic.unsubscribe(outgoing);
     return this.#traffic.hold(outgoing, this.#absence);
   }
 
@@ -307,9 +322,10 @@ export class Client implements Gate {
   async #connectWithRetry(limits: Limits): Promise<void> {
     const { retry, logger, name } = this.#options;
     const deadline = monotonic() + limits.deadlineMs;
-    const options = { ...retry, ...limits, logger, signal: this.#life.signal };
+    const isRetryable = (error: unknown): boolean => this.#mayBeMended(error) || isRetryableError(error);
+    const options = { ...retry, ...limits, logger, signal: this.#life.signal, isRetryable };
     try {
-      await connRetry("Redis", `connecting ${name}`, options)(() => this.#dialer.attempt(deadline - monotonic()))();
+      await connRetry("Redis", `connecting ${name}`, options)(() => this.#attempt(deadline - monotonic()))();
       this.#connecting = undefined;
     } catch (error) {
       this.#connecting = undefined; // before anybody hears of it and tries again
@@ -318,6 +334,21 @@ export class Client implements Gate {
       this.#traffic.rejectHeld(error);
       throw error;
     }
+  }
+
+  async #attempt(leftMs: number): Promise<void> {
+    try {
+      await this.#dialer.attempt(leftMs);
+    } catch (error) {
+      // A server that refuses a login again and again is to be spared.
+      if (this.#mayBeMended(error)) await sleep(this.#options.retry.maxDelayMs, this.#life.signal).catch(() => {});
+      throw error;
+    }
+  }
+
+  /** A login that was good once, and is refused now: it is being changed, here or at the server. */
+  #mayBeMended(error: unknown): boolean {
+    return this.#isReconnect && error instanceof AuthFailedError;
   }
 
   #connected(entry: Entry): void {
@@ -341,6 +372,7 @@ export class Client implements Gate {
     this.#probe.heartbeat.start();
     this.#masterWatch?.start(this.redis.aimedAt);
     void this.#handshake.monitorAgain();
+    this.#resubscription.connected();
     this.#traffic.release();
     if (this.#isReconnect) this.#options.onReconnected?.();
     this.#isReconnect = true;
@@ -365,7 +397,6 @@ export class Client implements Gate {
   }
 
   #lost(): void {
-    if (this.#traffic.session.isMonitoring) this.redis.endMonitoring();
     this.#probe.heartbeat.stop();
     this.#masterWatch?.stop();
     this.#replacement.stop();

@@ -1,93 +1,165 @@
+import type { AskedChannel, AskedChannels, OnResubscribed } from "./asked-channels.js";
+import { isOfChannels, isOfShards } from "./cluster-commands.js";
 import type { ClusterNodes, Node } from "./cluster-nodes.js";
 import type { Handle } from "./handle.js";
-import type { QueuedCommand } from "./ioredis.js";
-import { sleep } from "./time.js";
+import { Command, type QueuedCommand } from "./ioredis.js";
+import { classifyReply, isReplyError } from "./replies.js";
+import type { SlotMap } from "./slot-map.js";
+import { sleep, within } from "./time.js";
 
 export interface ChannelsOptions {
   /** Whose listeners hear the messages. */
   readonly redis: Handle;
+  readonly asked: AskedChannels;
   readonly nodes: ClusterNodes;
+  readonly slots: SlotMap;
   /** Ends every wait. */
   readonly life: AbortSignal;
-  /** They are on another node: what was published meanwhile was missed. */
-  readonly onMoved: () => void;
+  /** A node that is silent for longer is left for another. */
+  readonly answerMs: number;
+  /** What an answer says about the map. */
+  readonly learn: (error: Error, node: Node) => unknown;
+  /** It is on another connection: what was published meanwhile was missed. */
+  readonly onResubscribed: OnResubscribed | undefined;
 }
 
-const EVENTS = ["message", "messageBuffer", "pmessage", "pmessageBuffer"] as const;
-/** Between two nodes that did not take the subscriptions. */
+const EVENTS = ["message", "messageBuffer", "pmessage", "pmessageBuffer", "smessage", "smessageBuffer"] as const;
+/** Between two attempts to subscribe; the longer one where the server refuses until somebody changes something. */
 const PAUSE_MS = 100;
+const REFUSED_PAUSE_MS = 1_000;
 
 /**
- * The subscriptions of one ClusterClient. They are all on one node, which hears whatever is published anywhere in the
- * Cluster; when it is lost they are made anew on another.
+ * The subscriptions of one ClusterClient. Channels and patterns are all on one node, which hears whatever is published
+ * anywhere in the Cluster; a sharded channel is at the node that has its slot. Each is made anew as long as it is nowhere.
  */
 export class ClusterChannels {
   readonly #options: ChannelsOptions;
-  readonly #channels = new Set<string>();
-  readonly #patterns = new Set<string>();
+  /** Where each is subscribed to, or about to be. */
+  readonly #places = new WeakMap<AskedChannel, Node>();
+  readonly #sought = new Set<AskedChannel>();
+  readonly #heard = new Set<Node>();
+  /** That of all but sharded channels. */
   #node: Node | undefined;
-  #isMoving = false;
+  #lastNode: Node | undefined;
 
   constructor(options: ChannelsOptions) {
     this.#options = options;
   }
 
   get node(): Node {
-    return this.#node ?? this.#choose();
+    return (this.#node ??= this.#options.nodes.any(this.#lastNode));
   }
 
-  /** The command has had its effect. */
-  answered({ name, args }: QueuedCommand, isOfAll: boolean): void {
-    const names = args.map(String);
-    const known = name.toLowerCase().startsWith("p") ? this.#patterns : this.#channels;
-    if (!/^p?un/i.test(name)) return names.forEach((one) => known.add(one));
-    if (isOfAll) known.clear();
-    for (const one of names) known.delete(one);
+  /** None is looked for. */
+  get isComplete(): boolean {
+    return this.#sought.size === 0;
+  }
+
+  /** The command goes to this node. */
+  handed(command: QueuedCommand, node: Node): void {
+    if (!isOfChannels(command) && !isOfShards(command)) return;
+    this.#hear(node);
+    for (const asked of this.#options.asked.of(command)) this.#places.set(asked, node);
+  }
+
+  /** Those that are nowhere are looked for. */
+  look(): void {
+    for (const asked of this.#options.asked.confirmed) {
+      if (this.#places.has(asked) || this.#sought.has(asked)) continue;
+      this.#sought.add(asked);
+      void this.#subscribe(asked);
+    }
   }
 
   /** The connection to this node is gone, or going. */
   lost(node: Node): void {
-    if (node !== this.#node) return;
-    this.#node = undefined;
+    const { nodes } = this.#options;
+    if (!nodes.isIn(node)) this.#heard.delete(node); // else it comes back, with its listeners
+    const isHolder = this.#leaves(node);
+    if (!this.#taken(node) && !isHolder) return;
     // Not in this turn: the client is in the midst of its loss.
     queueMicrotask(() => {
-      this.#options.nodes.leave(node, { handingOver: true }); // it would subscribe again by itself, to hear all twice
-      if (!this.#isMoving) void this.#move(node).finally(() => (this.#isMoving = false));
+      nodes.leave(node, { handingOver: true }); // nobody subscribes there again
+      this.look();
     });
   }
 
   /** A new holder. */
   reset(): void {
+    this.#options.asked.clear();
     this.#node = undefined;
-    this.#channels.clear();
-    this.#patterns.clear();
+    for (const node of this.#heard) this.#options.nodes.leave(node, { handingOver: false });
+    this.#heard.clear();
   }
 
-  async #move(from: Node): Promise<void> {
-    this.#isMoving = true;
-    const { nodes, life, onMoved } = this.#options;
-    let avoided = from;
-    while (!life.aborted && this.#channels.size + this.#patterns.size > 0) {
-      const node = this.#node ?? this.#choose(avoided);
-      try {
-        if (this.#channels.size > 0) await node.client.redis.subscribe(...this.#channels);
-        if (this.#patterns.size > 0) await node.client.redis.psubscribe(...this.#patterns);
-        if (node === this.#node) return onMoved();
-      } catch {
-        // Lost in its turn, or never reached: another one may be.
-        if (node === this.#node) this.#node = undefined;
-        if (!node.client.inTransaction) nodes.leave(node, { handingOver: true });
-        await sleep(PAUSE_MS, life).catch(() => {});
-      }
-      avoided = node;
-    }
-  }
-
-  #choose(avoided?: Node): Node {
-    const node = this.#options.nodes.any(avoided);
+  #hear(node: Node): void {
+    if (this.#heard.has(node)) return;
+    this.#heard.add(node);
+    const { redis: ours, nodes } = this.#options;
+    const { redis } = node.client;
     for (const event of EVENTS) {
-      node.client.redis.on(event, (...args: unknown[]) => void this.#options.redis.emit(event, ...args));
+      // What a node says that is being left comes from another one, too.
+      redis.on(event, (...args: unknown[]) => void (nodes.isIn(node) && ours.emit(event, ...args)));
     }
-    return (this.#node = node);
+    // It has given up a slot, and told so the clients that had subscribed there; which channel, ioredis does not say.
+    redis.on("moved", () => {
+      nodes.refresh();
+      if (this.#taken(node)) this.look();
+    });
+  }
+
+  /** Whether it was that of all but sharded channels: another one takes them. */
+  #leaves(node: Node): boolean {
+    if (node !== this.#node) return false;
+    this.#node = undefined;
+    this.#lastNode = node;
+    return true;
+  }
+
+  /** Whether there were any at this node; from now on they are nowhere. */
+  #taken(node: Node): boolean {
+    const taken = this.#options.asked.all.filter((asked) => this.#places.get(asked) === node);
+    for (const asked of taken) this.#places.delete(asked);
+    return taken.length > 0;
+  }
+
+  async #subscribe(asked: AskedChannel): Promise<void> {
+    const { nodes, life, learn } = this.#options;
+    while (!life.aborted && this.#options.asked.has(asked) && !this.#places.has(asked)) {
+      const node = this.#nodeFor(asked);
+      this.#places.set(asked, node);
+      try {
+        await this.#subscribeAt(node, asked);
+      } catch (error) {
+        if (this.#places.get(asked) === node) this.#places.delete(asked);
+        const isRefused = isReplyError(error);
+        // Lost in its turn, or never reached: another one may be.
+        if (!isRefused && !node.client.inTransaction && this.#leaves(node)) nodes.leave(node, { handingOver: true });
+        if (learn(error as Error, node)) continue;
+        const ms = isRefused && classifyReply(error) === "fail" ? REFUSED_PAUSE_MS : PAUSE_MS;
+        await sleep(ms, life).catch(() => {}); // closed
+      }
+    }
+    this.#sought.delete(asked); // in the turn of the last look at its place
+  }
+
+  async #subscribeAt(node: Node, asked: AskedChannel): Promise<void> {
+    const { answerMs, onResubscribed } = this.#options;
+    const { client } = node;
+    await client.connect();
+    if (client.inTransaction) throw new Error("what is subscribed there would be a part of it");
+    this.#hear(node);
+    const answer = client.redis.subscribeAgain(asked, () => {
+      if (!this.#options.asked.has(asked)) client.redis.giveUp(asked);
+      else if (this.#places.get(asked) === node) onResubscribed?.(asked);
+    });
+    await within(answer, answerMs, () => new Error(`no answer within ${answerMs} ms`));
+  }
+
+  #nodeFor({ by, channel }: AskedChannel): Node {
+    if (by !== "ssubscribe") return this.node;
+    const { nodes, slots } = this.#options;
+    const owner = slots.owner(new Command(by, [channel]).getSlot());
+    return owner ? nodes.at(owner) : nodes.any();
   }
 }

@@ -1,8 +1,8 @@
+import { AskedChannels } from "./asked-channels.js";
 import { ClusterChannels } from "./cluster-channels.js";
 import { ClusterNodes, type ClusterOptions } from "./cluster-nodes.js";
 import { ClusterRouter } from "./cluster-router.js";
-import { ClusterShards } from "./cluster-shards.js";
-import { isOfChannels, isOfShards } from "./cluster-commands.js";
+import { isOfShards } from "./cluster-commands.js";
 import type { Client } from "./client.js";
 import { CommandErrors } from "./command-errors.js";
 import { traitOf } from "./commands.js";
@@ -31,8 +31,8 @@ export class ClusterClient implements Gate {
   readonly #slots: SlotMap;
   readonly #nodes: ClusterNodes;
   readonly #router: ClusterRouter;
+  readonly #asked = new AskedChannels();
   readonly #channels: ClusterChannels;
-  readonly #shards: ClusterShards;
   readonly #keys: KeyPositions;
   readonly #listeners: OwnListeners;
   readonly #life = new AbortController();
@@ -43,28 +43,21 @@ export class ClusterClient implements Gate {
 
   /** `closeMs` is for the connection to a node that leaves. */
   constructor(options: ClusterOptions, closeMs: number) {
-    const { redis, role, onReconnected, ...others } = options;
+    const { redis, role, onResubscribed } = options;
     this.#options = options;
     this.#errors = new CommandErrors(options.name, redis.commandTimeoutMs);
     this.redis = new Handle(redis, this);
     this.#slots = SlotMap.of(redis);
     const life = this.#life.signal;
     const isPrivate = PRIVATE_ROLES.has(role);
-    // A subscriber's gap is that of its subscriptions, whichever nodes it is connected to.
-    const ofNodes = role === "subscriber" || !onReconnected ? {} : { onReconnected };
     this.#nodes = new ClusterNodes({
-      cluster: { redis, role, ...others, ...ofNodes },
+      cluster: options,
       slots: this.#slots,
       closeMs,
       isPrivate,
       life,
-      onLost: (node) => {
-        this.#channels.lost(node);
-        this.#shards.lost(node);
-      },
+      onLost: (node) => this.#channels.lost(node),
     });
-    const onMoved = (): void => onReconnected?.();
-    this.#channels = new ClusterChannels({ redis: this.redis, nodes: this.#nodes, life, onMoved });
     this.#router = new ClusterRouter({
       redis,
       errors: this.#errors,
@@ -72,15 +65,17 @@ export class ClusterClient implements Gate {
       slots: this.#slots,
       isPrivate,
       channelNode: () => this.#channels.node,
-      onHand: (command, node) => this.#shards.handed(command, node),
+      onHand: (command, node) => this.#channels.handed(command, node),
     });
-    this.#shards = new ClusterShards({
+    this.#channels = new ClusterChannels({
       redis: this.redis,
+      asked: this.#asked,
       nodes: this.#nodes,
       slots: this.#slots,
       life,
+      answerMs: redis.commandTimeoutMs,
       learn: (error, node) => this.#router.learn(error, node),
-      onMoved,
+      onResubscribed,
     });
     this.#keys = new KeyPositions({
       redis,
@@ -95,6 +90,10 @@ export class ClusterClient implements Gate {
     if (this.#closing) return this.#isClosed ? "closed" : "connected";
     if (this.isAlive()) return "connected";
     return this.#wasConnected || this.#connecting ? "connecting" : "disconnected";
+  }
+
+  get areSubscriptionsBack(): boolean {
+    return this.#channels.isComplete;
   }
 
   /** How many nodes commands go to, as far as is known. */
@@ -133,7 +132,6 @@ export class ClusterClient implements Gate {
     this.#listeners.removeForeign();
     this.#router.reset();
     this.#channels.reset();
-    this.#shards.reset();
     const repairing = [...this.#nodes].map(async (node) => {
       if (!(await isRepaired(node.client))) this.#nodes.leave(node, { handingOver: false });
     });
@@ -172,9 +170,15 @@ export class ClusterClient implements Gate {
   }
 
   #send(command: QueuedCommand): unknown {
-    const isOfAll = command.args.length === 0; // before its node names them
+    const isRefused = isOfShards(command) && command.args.length === 0; // by the router
+    if (traitOf(command.name) !== "subscription" || isRefused) return this.#router.send(command);
+    this.#asked.sent(command);
     const sent = this.#router.send(command);
-    if (traitOf(command.name) === "subscription") this.#noteAnswer(command, isOfAll);
+    // Its node may have been left before it answered. A failure is heard by the caller.
+    command.promise.then(
+      () => this.#channels.look(),
+      () => {},
+    );
     return sent;
   }
 
@@ -194,14 +198,6 @@ export class ClusterClient implements Gate {
     const refused = this.refuseEnd();
     if (refused) throw refused;
     await this.close(ms);
-  }
-
-  #noteAnswer(command: QueuedCommand, isOfAll: boolean): void {
-    const note = (): void => {
-      if (isOfChannels(command)) this.#channels.answered(command, isOfAll);
-      else if (isOfShards(command)) this.#shards.answered(command);
-    };
-    command.promise.then(note, () => {}); // its failure is heard by who sent it
   }
 
   async #connect(): Promise<void> {

@@ -184,6 +184,7 @@ export class ClusterNodes {
     const isChecked = role !== "subscriber" && role !== "owned"; // as those of one server are, when they are handed out
     const client = new Client({
       ...cluster,
+      isNode: true,
       ...(isChecked && { idleCheckMs: redis.idleCheckMs }),
       redis: { ...redis, host: place.host, port: place.port },
       logger: withFields(cluster.logger, { address: place.address }),

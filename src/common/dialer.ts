@@ -26,6 +26,8 @@ export interface DialerOptions {
   readonly isFurther?: () => boolean;
   /** The database that the next connection is for. */
   readonly db: () => number;
+  /** The server answers: what is said before the connection is told to be up. */
+  readonly onServed: () => Promise<void>;
   /** In the very turn in which the connection was found good: its close is not missed. */
   readonly onConnected: (entry: Entry) => void;
 }
@@ -183,7 +185,10 @@ export class Dialer {
 
   async #open(ms: number): Promise<void> {
     const timeout = (): Error => new Error(`no connection and no answer within ${Math.round(ms)} ms`);
-    const opening = this.#handle.dial(this.#options.db()).then(() => this.#introduce());
+    const opening = this.#handle
+      .dial(this.#options.db())
+      .then(() => this.#introduce())
+      .then(() => this.#options.onServed());
     await abortable(within(opening, ms, timeout), this.#life);
     // Lost since it answered: its close event has passed, and nobody would hear of it again.
     if (!this.#handle.stream.writable) throw new Error("the connection was lost as soon as it was made");

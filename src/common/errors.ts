@@ -35,7 +35,7 @@ export class ConfigInvalidError extends RedthreadError {
 export class ConnectFailedError extends RedthreadError {
   override readonly code = "REDTHREAD_CONNECT_FAILED";
 }
-/** The server refused the credentials; not retried, save once with fresh ones where `redis.credentials` gives them. */
+/** The server refused the credentials; final at a first connect, save once with fresh ones where `redis.credentials` gives them. */
 export class AuthFailedError extends RedthreadError {
   override readonly code = "REDTHREAD_AUTH_FAILED";
 }

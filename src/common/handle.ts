@@ -1,4 +1,5 @@
 import type { ConnectionOptions } from "node:tls";
+import type { AskedChannel } from "./asked-channels.js";
 import { type Callback, settle } from "./callbacks.js";
 import { isNamed } from "./commands.js";
 import type { Outcome } from "./errors.js";
@@ -49,6 +50,7 @@ const RULED_BY_US = {
   enableOfflineQueue: false,
   autoResendUnfulfilledCommands: false,
   maxRetriesPerRequest: 0,
+  autoResubscribe: false,
   enableReadyCheck: false, // its LOADING wait is a timer out of our hands; PING tells as much
   enableAutoPipelining: false,
   connectTimeout: 0, // blames the peer for a blocked loop, and does not cover the handshake
@@ -243,9 +245,20 @@ export class Handle extends Wire {
     await this.transmit(command);
   }
 
-  /** So that ioredis remembers what to subscribe to again: it does of a connection that was ready. */
-  endMonitoring(): void {
-    this.status = "ready";
+  /** `onStands` is called before anything that comes behind the confirmation. */
+  async subscribeAgain({ by, channel }: AskedChannel, onStands: () => void): Promise<void> {
+    const command = new Command(by, [channel]);
+    const { resolve } = command;
+    command.resolve = (reply: unknown) => {
+      onStands();
+      return Reflect.apply(resolve, command, [reply]);
+    };
+    await this.transmit(command);
+  }
+
+  /** What was given up while it was subscribed to again. */
+  giveUp({ by, channel }: AskedChannel): void {
+    this.ownBytes(by.replace("sub", "unsub"), channel as Buffer).catch(() => {}); // it ends with the connection
   }
 
   /** Of one that never connects by itself: what its holders go by. */

@@ -181,7 +181,7 @@ const FATAL_CODES: ReadonlySet<unknown> = new Set([
 const BUGS: ReadonlySet<unknown> = new Set(["TypeError", "RangeError", "SyntaxError", "ReferenceError"]);
 
 /** By code and name, not `instanceof`: errors come from other realms and from other copies of this package. */
-function isRetryableError(error: unknown): boolean {
+export function isRetryableError(error: unknown): boolean {
   if (typeof error !== "object" || error === null) return true;
   if (isReplyError(error)) return classifyReply(error) !== "fail";
   if (isDenied(error)) return false;

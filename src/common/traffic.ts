@@ -185,6 +185,11 @@ export class Traffic {
     return false;
   }
 
+  /** There is no connection: what it gives up is not to be subscribed to again. */
+  unsubscribe(outgoing: Outgoing): void {
+    for (const command of commandsOf(outgoing)) this.channels.sentInVain(command);
+  }
+
   /** Until it may leave or its deadline has come; while the connection is away, refused at once with `whenDown: "fail"`. */
   hold(outgoing: Outgoing, absence?: Absence): unknown {
     const errorFor = this.#refuseHeld(outgoing) ?? (absence && this.#refusalWhileDown(absence.why));
@@ -233,6 +238,7 @@ export class Traffic {
     }
     this.#handle.unsent = 0;
     this.session.connectionLost();
+    this.channels.lost();
   }
 
   /** Takes them out of ioredis' queue, which it is about to reject as a whole. */

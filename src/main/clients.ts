@@ -1,3 +1,4 @@
+import type { OnResubscribed } from "../common/asked-channels.js";
 import { SharedClient } from "../common/cache.js";
 import type { ConnectGate } from "../common/connect-gate.js";
 import type { ConnectionState } from "../common/connection-state.js";
@@ -11,8 +12,8 @@ export interface MainClientsOptions {
   readonly gate: ConnectGate;
   readonly logins: Logins | undefined;
   readonly logger: Logger;
-  /** The subscriber's connection is another one: it may have missed messages. */
-  readonly onResubscribed: () => void;
+  /** The subscriber hears this channel on another connection: it may have missed messages. */
+  readonly onResubscribed: OnResubscribed;
 }
 
 /** All the Redis clients of the main thread, each connected when somebody asks for it. */
@@ -33,7 +34,11 @@ export class MainClients {
     return this.#open;
   }
 
-  #shared(role: ClientRole, lifetime: { ttlMs?: number; jitter?: number }, onReconnected?: () => void): SharedClient {
+  #shared(
+    role: ClientRole,
+    lifetime: { ttlMs?: number; jitter?: number },
+    onResubscribed?: OnResubscribed,
+  ): SharedClient {
     const { config, gate, logins, logger } = this.#options;
     const { redis, retry, appName, shutdown } = config;
     return new SharedClient({
@@ -46,7 +51,7 @@ export class MainClients {
           if (previous === "connected") onLost();
         };
         const name = connectionName(appName, role);
-        const events = { onState, ...(onReconnected && { onReconnected }) };
+        const events = { onState, onResubscribed };
         return openClient({ redis, retry, role, logger, name, gate, logins, ...events }, shutdown.closeMs, signal);
       },
       closeMs: shutdown.closeMs,

@@ -105,7 +105,7 @@ export class ConnectionManager<
       gate: this.#gate,
       logins: this.#credentials?.logins,
       logger: this.#logger,
-      onResubscribed: () => this.#subscriptions.reconnected(),
+      onResubscribed: (asked) => this.#subscriptions.resubscribed(asked),
     });
     this.#subscriptions = new Subscriptions(this.#clients.subscriber, this.#logger, this.#config.redis.keyPrefix);
     this.#threads = this.#startThreads();
@@ -195,9 +195,14 @@ export class ConnectionManager<
 
   /**
    * Subscribed when it resolves, and again after every reconnect, of which `onGap` tells. The function it gives ends
-   * the subscription. Both listeners run in the AsyncLocalStorage of this call; one that throws or rejects is logged.
+   * the subscription, and can be called again if it rejects. Both listeners run in the AsyncLocalStorage of this call;
+   * one that throws or rejects is logged.
    */
-  async subscribe(channel: string, onMessage: OnMessage, options?: SubscribeOptions): Promise<() => Promise<void>> {
+  async subscribe<Buffers extends boolean = false>(
+    channel: string,
+    onMessage: OnMessage<Buffers extends true ? Buffer : string>,
+    options?: SubscribeOptions & { readonly buffers?: Buffers },
+  ): Promise<() => Promise<void>> {
     this.#refuseIfClosed();
     return this.#subscriptions.subscribe(channel, onMessage, options);
   }
@@ -220,9 +225,11 @@ export class ConnectionManager<
     if (this.#phase !== "serving") reasons.push(this.#phase === "closed" ? "shut down" : "shutting down");
     else {
       if (![...this.#threads].some(({ state }) => state === "ready")) reasons.push("no thread is ready");
-      if (this.#clients.primary.state === "connecting") reasons.push("the primary client is connecting");
+      for (const role of ["primary", "subscriber"] as const)
+        if (this.#clients[role].state === "connecting") reasons.push(`the ${role} client is connecting`);
     }
     const ready = reasons.length === 0;
+    if (!this.#clients.subscriber.areSubscriptionsBack) reasons.push("some subscriptions are not back yet");
     // The other nodes serve, and taking the process out of service would not mend this one.
     if (this.#config.redis.clusterNodes && this.#gate.state !== "closed") reasons.push("a node of the Cluster is away");
     return { live: this.#phase !== "closed", ready, reasons };

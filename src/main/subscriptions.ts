@@ -1,9 +1,13 @@
 import { AsyncResource } from "node:async_hooks";
 import { types } from "node:util";
+import type { AskedChannel, SubscribeName } from "../common/asked-channels.js";
 import type { SharedClient } from "../common/cache.js";
+import { ConfigInvalidError } from "../common/errors.js";
 import { errorCode, type Logger } from "../common/log.js";
+import type { RedisHandle } from "../common/ioredis.js";
 
-export type OnMessage = (message: string, channel: string) => void;
+/** `channel`: the message's own, also with a pattern. */
+export type OnMessage<Message = string> = (message: Message, channel: string) => void;
 
 export interface SubscribeOptions {
   /**
@@ -11,12 +15,17 @@ export interface SubscribeOptions {
    * Default false.
    */
   readonly sharded?: boolean;
-  /** Called after each reconnect: messages published meanwhile were missed. */
+  /** `channel` is a glob-style pattern. Default false. */
+  readonly pattern?: boolean;
+  /** Messages are Buffers. Default false: text, which loses bytes that are no UTF-8. */
+  readonly buffers?: boolean;
+  /** Called after each reconnect, before the first message: those published meanwhile were missed. */
   readonly onGap?: () => void;
 }
 
 interface Subscriber {
-  readonly onMessage: OnMessage;
+  readonly onMessage: OnMessage<unknown>;
+  readonly buffers: boolean;
   readonly onGap: (() => void) | undefined;
 }
 
@@ -27,8 +36,11 @@ export class Subscriptions {
   readonly #client: SharedClient;
   readonly #logger: Logger;
   readonly #keyPrefix: string;
-  readonly #channels: Channels = new Map();
-  readonly #sharded: Channels = new Map();
+  readonly #channels: Record<SubscribeName, Channels> = {
+    subscribe: new Map(),
+    psubscribe: new Map(),
+    ssubscribe: new Map(),
+  };
   #listening = false;
 
   /** A sharded channel is a key, and has the `keyPrefix`; a plain one has not. */
@@ -41,47 +53,69 @@ export class Subscriptions {
   /** Subscribed when it resolves; the function it gives ends this one subscription and is idempotent. */
   async subscribe(
     channel: string,
-    onMessage: OnMessage,
-    { sharded = false, onGap }: SubscribeOptions = {},
+    onMessage: OnMessage<never>,
+    { sharded = false, pattern = false, buffers = false, onGap }: SubscribeOptions = {},
   ): Promise<() => Promise<void>> {
+    if (sharded && pattern) throw new ConfigInvalidError("there are no sharded patterns");
+    const by = sharded ? "ssubscribe" : pattern ? "psubscribe" : "subscribe";
     const redis = await this.#client.get();
-    if (!this.#listening) {
-      this.#listening = true;
-      redis.on("message", (heard: string, message: string) => this.#deliver(this.#channels, heard, message));
-      redis.on("smessage", (heard: string, message: string) => {
-        this.#deliver(this.#sharded, heard.slice(this.#keyPrefix.length), message);
-      });
-    }
-    const channels = sharded ? this.#sharded : this.#channels;
+    this.#listen(redis);
+    const channels = this.#channels[by];
     // In the caller's AsyncLocalStorage stores, because the connection's events have those of the first subscriber.
     const subscriber: Subscriber = {
-      onMessage: AsyncResource.bind(onMessage),
+      onMessage: AsyncResource.bind(onMessage as OnMessage<unknown>),
+      buffers,
       onGap: onGap && AsyncResource.bind(onGap),
     };
     const others = channels.get(channel);
     if (others) others.add(subscriber);
     else channels.set(channel, new Set([subscriber]));
-    try {
-      await (sharded ? redis.ssubscribe(channel) : redis.subscribe(channel));
-    } catch (error) {
+    let isOver = false;
+    const stop = async (): Promise<void> => {
+      if (isOver) return;
       drop(channels, channel, subscriber);
+      if (!channels.has(channel)) await this.#giveUp(redis, by, channel);
+      isOver = true;
+    };
+    try {
+      await redis[by](channel);
+    } catch (error) {
+      void stop().catch(() => {}); // it may have come into force all the same, and its caller cannot end it
       throw error;
     }
-    return async () => {
-      if (!drop(channels, channel, subscriber) || this.#client.state !== "connected") return;
-      await (sharded ? redis.sunsubscribe(channel) : redis.unsubscribe(channel));
-    };
+    return stop;
   }
 
-  /** The connection is back, and with it every subscription. */
-  reconnected(): void {
-    for (const subscribers of [...this.#channels.values(), ...this.#sharded.values()]) {
-      for (const { onGap } of subscribers) if (onGap) this.#call(onGap);
-    }
+  /** This channel is heard again, and what was published meanwhile was not. */
+  resubscribed({ by, channel }: AskedChannel): void {
+    for (const { onGap } of this.#channels[by].get(this.#nameOf(by, channel)) ?? []) if (onGap) this.#call(onGap);
   }
 
-  #deliver(channels: Channels, channel: string, message: string): void {
-    for (const { onMessage } of channels.get(channel) ?? []) this.#call(() => onMessage(message, channel));
+  async #giveUp(redis: RedisHandle, by: SubscribeName, channel: string): Promise<void> {
+    const answer = redis[UNSUBSCRIBE[by]](channel).catch((error: unknown) => {
+      if (errorCode(error) !== "REDTHREAD_REPLY_LOST") throw error; // it went with the connection
+    });
+    if (this.#client.state === "connected") await answer;
+    else answer.catch(() => {}); // there is no subscription, and it is not made again
+  }
+
+  #listen(redis: RedisHandle): void {
+    if (this.#listening) return;
+    this.#listening = true;
+    redis.on("messageBuffer", (heard: Buffer, message: Buffer) => this.#deliver("subscribe", heard, heard, message));
+    redis.on("smessageBuffer", (heard: Buffer, message: Buffer) => this.#deliver("ssubscribe", heard, heard, message));
+    redis.on("pmessageBuffer", (asked: string, heard: Buffer, message: Buffer) => {
+      this.#deliver("psubscribe", asked, heard, message);
+    });
+  }
+
+  #deliver(by: SubscribeName, asked: Buffer | string, heard: Buffer, message: Buffer): void {
+    for (const { onMessage, buffers } of this.#channels[by].get(this.#nameOf(by, asked)) ?? [])
+      this.#call(() => onMessage(buffers ? Buffer.from(message) : String(message), this.#nameOf(by, heard)));
+  }
+
+  #nameOf(by: SubscribeName, channel: AskedChannel["channel"]): string {
+    return String(channel).slice(by === "ssubscribe" ? this.#keyPrefix.length : 0);
   }
 
   /** One listener's bug must not keep the message from the others. */
@@ -96,10 +130,10 @@ export class Subscriptions {
   }
 }
 
-/** True when the channel has no subscriber any more. */
-function drop(channels: Channels, channel: string, subscriber: Subscriber): boolean {
+const UNSUBSCRIBE = { subscribe: "unsubscribe", psubscribe: "punsubscribe", ssubscribe: "sunsubscribe" } as const;
+
+function drop(channels: Channels, channel: string, subscriber: Subscriber): void {
   const subscribers = channels.get(channel);
-  if (!subscribers?.delete(subscriber) || subscribers.size > 0) return false;
-  channels.delete(channel);
-  return true;
+  subscribers?.delete(subscriber);
+  if (subscribers?.size === 0) channels.delete(channel);
 }
