@@ -146,14 +146,15 @@ export class ClusterChannels {
   async #subscribeAt(node: Node, asked: AskedChannel): Promise<void> {
     const { answerMs, onResubscribed } = this.#options;
     const { client } = node;
-    await client.connect();
+    const late = (): Error => new Error(`no answer within ${answerMs} ms`);
+    await within(client.connect(), answerMs, late);
     if (client.inTransaction) throw new Error("what is subscribed there would be a part of it");
     this.#hear(node);
     const answer = client.redis.subscribeAgain(asked, () => {
       if (!this.#options.asked.has(asked)) client.redis.giveUp(asked);
       else if (this.#places.get(asked) === node) onResubscribed?.(asked);
     });
-    await within(answer, answerMs, () => new Error(`no answer within ${answerMs} ms`));
+    await within(answer, answerMs, late);
   }
 
   #nodeFor({ by, channel }: AskedChannel): Node {
