@@ -96,7 +96,7 @@ export function commonFaults(field: Field): Fault[] {
     },
     {
       name: "acl-login",
-      mayLose: false,
+      mayLose: field.sentinels.length > 0, // they log in as this user, too, and fail over
       provoke: async ({ master, replica }, random) => {
         const [nodes, old] = [[master, replica], "nopass"];
         await Promise.all(nodes.map(({ admin }) => admin.call("ACL", "SETUSER", "default", "resetpass", ">another")));
