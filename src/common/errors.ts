@@ -39,7 +39,7 @@ export class ConnectFailedError extends RedthreadError {
 export class AuthFailedError extends RedthreadError {
   override readonly code = "REDTHREAD_AUTH_FAILED";
 }
-/** The command never left this process: repeating it is safe. */
+/** The command was not carried out, because it was not sent, or a node of a Cluster would not have it: repeating it is safe. */
 export class NotSentError extends RedthreadError {
   override readonly code = "REDTHREAD_NOT_SENT";
 }

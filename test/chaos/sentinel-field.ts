@@ -1,7 +1,7 @@
 import { Redis } from "ioredis";
 import { eventually } from "../support/gate.js";
 import { type Proxy, startProxy } from "../support/proxy.js";
-import { type RedisServer, untilInSync } from "../support/redis-server.js";
+import type { RedisServer } from "../support/redis-server.js";
 import { NAME, Watched } from "../support/sentinel.js";
 import type { Field, PlainClient, Shard } from "./field.js";
 
@@ -52,19 +52,14 @@ export class SentinelField implements Field {
     return name;
   }
 
-  /** The sentinels make the old master a replica only after 10 to 20 s: that is done here, as soon as they agree. */
   async settled(): Promise<void> {
     try {
-      await eventually(() => this.#isAgreed(), SETTLE_MS, "the sentinels agree on a living master");
+      await eventually(() => this.#isSettled(), SETTLE_MS, "the sentinels agree on a living master with a replica");
     } catch (error) {
       for (const { admin, port } of this.sentinels)
         console.error(`${port} says ${JSON.stringify(await admin.call("SENTINEL", "MASTER", NAME))}`);
       throw error;
     }
-    const [{ master, replica }] = (await this.shards()) as [Shard];
-    await replica.admin.call("REPLICAOF", HOST, String(master.port));
-    await untilInSync(replica);
-    await eventually(() => this.#isReplicaKnown(), SETTLE_MS, "the sentinels could fail over again");
   }
 
   async counts(keys: readonly string[]): Promise<number[]> {
@@ -86,6 +81,15 @@ export class SentinelField implements Field {
     return Object.fromEntries(
       this.nodes.map((node) => [`${HOST}:${node.port}`, { host: HOST, port: this.wayTo(node).port }]),
     );
+  }
+
+  /** The sentinels make the old master a replica only after 10 to 20 s: that is done here, as soon as they agree. */
+  async #isSettled(): Promise<boolean> {
+    if (!(await this.#isAgreed())) return false;
+    const [{ master, replica }] = (await this.shards()) as [Shard];
+    const told = await replica.admin.info("replication");
+    if (!told.includes(`master_port:${master.port}`)) await replica.admin.call("REPLICAOF", HOST, String(master.port));
+    return told.includes("master_link_status:up") && (await this.#isReplicaKnown());
   }
 
   async #isAgreed(): Promise<boolean> {
