@@ -40,33 +40,33 @@ export class CommandErrors {
   }
 
   notSent(command: QueuedCommand, cause: unknown): NotSentError {
-    return this.#notSent(command, `${this.#connection} has no connection`, cause);
+    return notSent(command, `${this.#connection} has no connection`, cause);
   }
 
   /** ioredis, or what listens to it, threw. */
   notWritten(command: QueuedCommand, cause: unknown): NotSentError {
-    return this.#notSent(command, `it could not be written to ${this.#connection}`, cause);
+    return notSent(command, `it could not be written to ${this.#connection}`, cause);
   }
 
   transactionLost(command: QueuedCommand): NotSentError {
-    return this.#notSent(
+    return notSent(
       command,
       `${this.#connection} lost its connection, and the WATCH or MULTI on it; UNWATCH, EXEC or DISCARD ends that, then start over`,
     );
   }
 
   waitsInVain(command: QueuedCommand): NotSentError {
-    return this.#notSent(command, `${this.#connection} lost the connection on which what it waits for was done`);
+    return notSent(command, `${this.#connection} lost the connection on which what it waits for was done`);
   }
 
   /** A node of the Cluster has turned it away, and named another one. */
   notFollowed(command: QueuedCommand, cause: Error): NotSentError {
-    return this.#notSent(command, "its slot has moved to another node, or is on its way there", cause);
+    return notSent(command, "its slot has moved to another node, or is on its way there", cause);
   }
 
   /** Where keys are was asked and not answered in time: those of this command, or of one that it has to come after. */
   untold(command: QueuedCommand, cause?: unknown): NotSentError {
-    return this.#notSent(command, `${this.#connection} was not told in time where the keys of a command are`, cause);
+    return notSent(command, `${this.#connection} was not told in time where the keys of a command are`, cause);
   }
 
   replyLost(command: QueuedCommand, cause: unknown): ReplyLostError {
@@ -89,14 +89,19 @@ export class CommandErrors {
       { outcome: "unknown", command: command.name, commandTimeoutMs },
     );
   }
+}
 
-  #notSent(command: QueuedCommand, why: string, cause?: unknown): NotSentError {
-    return new NotSentError(`${nameOf(command)} was not sent: ${why}`, {
-      outcome: "not-sent",
-      command: command.name,
-      cause,
-    });
-  }
+/** Its holder has given up, and nobody would take what it waits for. */
+export function notBegun(command: QueuedCommand, cause: unknown): NotSentError {
+  return notSent(command, "the signal of its lease is aborted", cause);
+}
+
+function notSent(command: QueuedCommand, why: string, cause?: unknown): NotSentError {
+  return new NotSentError(`${nameOf(command)} was not sent: ${why}`, {
+    outcome: "not-sent",
+    command: command.name,
+    cause,
+  });
 }
 
 function nameOf(command: QueuedCommand): string {

@@ -57,6 +57,11 @@ export function hasOwnTimeout({ name }: QueuedCommand): boolean {
   return trait === "blocking" || trait === "wait";
 }
 
+/** What another client does is what it waits for: XREAD without BLOCK does not. */
+export function mayWait(command: QueuedCommand): boolean {
+  return hasOwnTimeout(command) && (traitOf(command.name) === "wait" || command.extractBlockingTimeout() !== null);
+}
+
 function blockingTimeoutMs(command: QueuedCommand): number {
   if (traitOf(command.name) === "wait") return Number(command.args.at(-1)) || Infinity;
   const ms = command.extractBlockingTimeout();

@@ -1,7 +1,9 @@
 import type { ConnectionOptions } from "node:tls";
 import type { AskedChannel } from "./asked-channels.js";
 import { type Callback, settle } from "./callbacks.js";
+import { notBegun } from "./command-errors.js";
 import { isNamed } from "./commands.js";
+import { mayWait } from "./due.js";
 import type { Outcome } from "./errors.js";
 import {
   Command,
@@ -13,7 +15,7 @@ import {
 } from "./ioredis.js";
 import { serverName } from "./endpoint.js";
 import type { Endpoint, RedisConfig } from "./options.js";
-import { type Outgoing, PipedCommands } from "./outgoing.js";
+import { commandsOf, type Outgoing, PipedCommands, turnAway } from "./outgoing.js";
 import { guardPipeline, type PipelineGate } from "./pipelines.js";
 import { type ScriptDefinition, scriptFunction } from "./scripts.js";
 
@@ -156,6 +158,8 @@ export class Wire extends Redis {
  */
 export class Handle extends Wire {
   readonly #gate: Gate;
+  /** Of a lease whose holder gives up: why nothing that may wait for others is sent any more. */
+  calledOff: { readonly reason: unknown } | undefined;
   /** One for all of them: what each had for itself would be kept with it. */
   readonly #pipelineGate: PipelineGate = {
     delay: (commands, run) => this.#gate.delay(commands as readonly QueuedCommand[], run),
@@ -180,7 +184,7 @@ export class Handle extends Wire {
       this.#piped.add(command, stream);
       return command.promise;
     }
-    if (!isNamed(command, "quit")) return this.#gate.send(command);
+    if (!isNamed(command, "quit")) return this.#send(command);
     this.quit().then(command.resolve, command.reject);
     return command.promise;
   }
@@ -345,6 +349,12 @@ export class Handle extends Wire {
     return settle(monitoring, callback as Callback | undefined) as Promise<RedisHandle>;
   }
 
+  #send(outgoing: Outgoing): unknown {
+    const { calledOff } = this;
+    if (!calledOff || !commandsOf(outgoing).some(mayWait)) return this.#gate.send(outgoing);
+    return turnAway(outgoing, (command) => notBegun(command, calledOff.reason));
+  }
+
   #guarded<Pipeline>(pipeline: Pipeline): Pipeline {
     return guardPipeline(pipeline, this.#pipelineGate);
   }
@@ -354,7 +364,7 @@ export class Handle extends Wire {
     const piped = (this.#piped = new PipedCommands());
     try {
       const running = run();
-      if (piped.commands.length > 0) this.#gate.send(piped);
+      if (piped.commands.length > 0) this.#send(piped);
       return running;
     } finally {
       this.#piped = outer;

@@ -113,9 +113,15 @@ export class ThreadClients {
   async #acquire(signal?: AbortSignal): Promise<{ lease: Lease<AnyClient>; release: () => Promise<void> }> {
     const lease = await this.#counted(this.#dedicated.acquire(signal));
     this.#report();
-    const unlisten = signal && onAbort(signal, () => lease.client.callOff(signal.reason));
+    const { redis } = lease.client;
+    const callOff = ({ reason }: AbortSignal): void => {
+      redis.calledOff = { reason };
+      lease.client.callOff(reason);
+    };
+    const unlisten = signal && onAbort(signal, () => callOff(signal));
     const release = async (): Promise<void> => {
       unlisten?.();
+      redis.calledOff = undefined;
       await lease.release();
       this.#report();
     };

@@ -116,6 +116,37 @@ async function popsAfterAnAbort(
   assert.deepEqual(await manager.run("pop", list), [list, "item"]);
 }
 
+test("what begins to block after the abort is not sent, and the next holder may block again", LIMIT, async (t) => {
+  const server = await start();
+  const manager = manage<typeof Tasks>(t, server, ONE_LEASE);
+  await popsLate(manager, server, "list");
+});
+
+test("likewise in a Cluster, whichever node it would go to", LIMIT, async (t) => {
+  const cluster = await Cluster.start();
+  const server = cluster.masters[1]!;
+  const manager = manage<typeof Tasks>(t, server, { ...ONE_LEASE, redis: cluster.redis });
+  cluster.watch(t);
+  await popsLate(manager, server, cluster.keyOn(1));
+});
+
+async function popsLate(manager: ConnectionManager<typeof Tasks>, server: RedisServer, list: string): Promise<void> {
+  const stop = new AbortController();
+  const popping = rejection(manager.run("popLate", list, { signal: stop.signal }));
+  await eventually(() => manager.stats().threads[0]?.dedicated.out === 1, 20_000);
+  stop.abort(new Error("enough"));
+  await popping;
+  const told = async (): Promise<string | false> => (await server.admin.get(`{${list}}:told`)) ?? false;
+  assert.deepEqual(JSON.parse(await eventually(told, 20_000, "nothing blocks")), [
+    "REDTHREAD_NOT_SENT",
+    "REDTHREAD_NOT_SENT",
+    "REDTHREAD_NOT_SENT",
+    0,
+  ]);
+  await server.admin.lpush(list, "item");
+  assert.deepEqual(await manager.run("pop", list), [list, "item"]);
+}
+
 test("a process waits for a command that waits for Redis", LIMIT, async (t) => {
   const server = await start();
   const program = new Program(t, "awaiting", [String(server.port)]);
