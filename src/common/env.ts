@@ -52,8 +52,11 @@ export function loadConfig(options: Partial<ManagerOptions> = {}, how: LoadOptio
  * where it stands there too.
  */
 export function threadEnv(env: Readonly<Record<string, string>>): Record<string, string> {
-  if (!("permission" in process)) return { ...env };
-  return { ...env, NODE_OPTIONS: `${process.env["NODE_OPTIONS"] ?? ""} ${env["NODE_OPTIONS"] ?? ""}` };
+  const inherited = process.env["NODE_OPTIONS"];
+  if (!("permission" in process) || inherited === undefined) return { ...env };
+  const own = env["NODE_OPTIONS"];
+  // Node allows a thread all that is there as long as it is the process's own text.
+  return { ...env, NODE_OPTIONS: own ? `${inherited} ${own}` : inherited };
 }
 
 function readSources(options: Partial<ManagerOptions>, cwd: string, settings: Settings): void {

@@ -1,6 +1,6 @@
 // Node's permission model, which is on where a process was started with `--permission`.
 
-const MODEL = /^--(?:experimental-)?permission$|^--allow-/;
+const MODEL = /^--(?:(?:experimental-)?permission$|allow-(?:fs|addons|child|worker|wasi|net|inspector))/;
 const PATHS = /^--allow-fs-(?:read|write)$/;
 
 /**

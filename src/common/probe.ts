@@ -35,7 +35,7 @@ export class Probe {
 
   /** Nothing is under way that a PING could be behind, or become a part of. */
   get isQuiet(): boolean {
-    return this.#handle.commandQueue.length === 0 && !this.#swallowsPing;
+    return !this.#options.traffic.isBusy && !this.#swallowsPing;
   }
 
   /** Of a MULTI it would become a part, and its answer a line of MONITOR. */

@@ -25,7 +25,6 @@ export interface Serve {
 /** A thread's first word, over its parentPort: its end of the link. */
 export interface Hello {
   readonly hello: number;
-  readonly threadId: number;
   readonly port: MessagePort;
 }
 

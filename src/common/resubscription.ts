@@ -56,7 +56,7 @@ export class Resubscription {
     };
     const options = { ...retry, deadlineMs: Infinity, attempts: Infinity, isRetryable: isReplyError, logger, signal };
     connRetry("Redis", `subscribing again ${name}`, options)(again)().catch(() => {}); // closed
-    this.#handle.emit("error", error);
+    process.nextTick(() => this.#handle.emit("error", error)); // a listener that throws is not to end this connect
   }
 
   async #ask(): Promise<void> {

@@ -40,7 +40,7 @@ export class Sentinels {
     this.#listed = sentinels;
   }
 
-  /** What they say: the newest first, then what most say. Within half of `ms`; at least one; nothing is open afterwards. */
+  /** What they say: the newest first, then what most say. Once one has answered, the others have as long again and 100 ms. Within half of `ms`; at least one; nothing is open afterwards. */
   async ask(ms: number, signal?: AbortSignal): Promise<Word[]> {
     const startedAt = monotonic();
     const enough = new AbortController();

@@ -268,6 +268,13 @@ export class Traffic {
     this.#arrival.received(this.#handle.commandQueue.peekFront()?.command);
   }
 
+  /** Whether something is under way that has a deadline: what the library itself asks has none. */
+  get isBusy(): boolean {
+    const { commandQueue } = this.#handle;
+    for (let i = 0; i < commandQueue.length; i++) if (dueAt(this.#queued(i)) !== undefined) return true;
+    return false;
+  }
+
   /** A blocking command without an end holds the line: whatever is written behind it waits in vain. */
   get isBlocked(): boolean {
     const { commandQueue } = this.#handle;

@@ -333,10 +333,13 @@ export class ConnectionManager<
   /** A task that the shutdown could not wait for is its doing, whatever ended the thread. */
   #lost(reason: Error): Error {
     if (this.#phase === "serving" || this.#phase === "lame duck") return reason;
-    return new TaskAbortedError("the shutdown could not wait for this task: its thread was closed before it had ended", {
-      outcome: "unknown",
-      cause: reason,
-    });
+    return new TaskAbortedError(
+      "the shutdown could not wait for this task: its thread was closed before it had ended",
+      {
+        outcome: "unknown",
+        cause: reason,
+      },
+    );
   }
 
   async #allThreadsReady(): Promise<void> {

@@ -1,4 +1,4 @@
-import { MessageChannel, parentPort, threadId, workerData } from "node:worker_threads";
+import { MessageChannel, parentPort, workerData } from "node:worker_threads";
 import type { Hello, Serve, ThreadData } from "../common/protocol.js";
 import { Runtime } from "./runtime.js";
 
@@ -6,7 +6,7 @@ import { Runtime } from "./runtime.js";
 export async function serve({ serve: token, row }: Serve): Promise<void> {
   const { port1, port2 } = new MessageChannel();
   const runtime = new Runtime(port1, (workerData as ThreadData).redthread, row);
-  const hello: Hello = { hello: token, threadId, port: port2 };
+  const hello: Hello = { hello: token, port: port2 };
   parentPort!.postMessage(hello, [port2]);
   await runtime.start();
   await runtime.closed;

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import type * as Tasks from "../fixtures/tasks.js";
 import { eventually } from "../support/gate.js";
+import { openClient, rejection } from "../support/make-client.js";
 import { code, fixture, manage } from "../support/manage.js";
 import { startProxy } from "../support/proxy.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
@@ -31,6 +32,18 @@ test("an idle connection whose peer went without a word is found by the heartbea
   proxy.blackhole(false);
   await eventually(() => manager.stats().connections.open === 2);
   assert.equal(await manager.run("incr", "n"), 2);
+});
+
+test("so is one on which the library itself waits for an answer, which has no deadline", async (t) => {
+  const proxy = await startProxy(server.port);
+  t.after(() => proxy.close());
+  const client = await openClient(t, server, { port: proxy.port, redis: { heartbeatMs: 100, commandTimeoutMs: 100 } });
+  proxy.blackhole(true);
+  const asked = rejection(client.redis.own("cluster", "slots"));
+  await eventually(() => client.state === "connecting", 10_000, "it is replaced");
+  await asked;
+  proxy.blackhole(false);
+  await eventually(() => client.isAlive(), 10_000);
 });
 
 test("a command that times out starts the probe at once, and the frozen connection is replaced", async (t) => {
