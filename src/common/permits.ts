@@ -49,6 +49,8 @@ export class Permits {
   readonly #givers = new Set<() => void>();
   readonly #isBrief: boolean;
   #held = 0;
+  /** By permit: the last time that this slot took it. */
+  readonly #takings: object[] = [];
   #watching = false;
 
   static cells(slots: number, count: number): number {
@@ -162,11 +164,13 @@ export class Permits {
       if (Atomics.compareExchange(this.#cells, cell, owner, this.#slot + 1) !== owner) continue;
       this.#held++;
       let isHeld = true;
+      const taking = (this.#takings[i] = {});
       return () => {
         if (!isHeld) return;
         isHeld = false;
         this.#held--;
-        Atomics.compareExchange(this.#cells, cell, this.#slot + 1, 0);
+        // Taken over meanwhile, it may be this slot's again, for somebody else.
+        if (this.#takings[i] === taking) Atomics.compareExchange(this.#cells, cell, this.#slot + 1, 0);
         this.#announce();
       };
     }
