@@ -501,3 +501,10 @@ test("a socket that the peer has half closed leads to one reconnect, however man
     assert.equal(attempts, i);
   }
 });
+
+test("a connection that is subscribed to what was lost elsewhere is neither idle nor fit for the next holder", async (t) => {
+  const client = await open(t, { role: "dedicated" });
+  assert.equal(client.isIdle, true);
+  await client.subscribeAgain({ by: "subscribe", channel: "news", isConfirmed: true, asks: 1 }, () => {});
+  assert.deepEqual([client.isIdle, await client.reset()], [false, false]);
+});

@@ -12,13 +12,12 @@ import { eventually, gate } from "./support/gate.js";
 /** The node's part in what happens between a subscription and its answer, which no real one can be made to play in time. */
 class Fake {
   readonly redis = Object.assign(new EventEmitter(), {
-    subscribeAgain: async ({ by, channel }: AskedChannel, onStands: () => void): Promise<void> => {
-      this.asked.push(`${by} ${String(channel)}`);
-      await this.answers;
-      onStands();
-    },
+    isSubscribedTo: ({ channel }: AskedChannel) => this.kept.includes(channel),
   });
   readonly asked: string[] = [];
+  /** After it has given up a slot. */
+  kept: unknown[] = [];
+  refusal: Error | undefined;
   isIn = true;
   answers: Promise<void> | undefined;
 
@@ -27,16 +26,23 @@ class Fake {
   }
 
   get client(): object {
-    return { redis: this.redis, connect: async () => {} };
+    const subscribeAgain = async ({ by, channel }: AskedChannel, onStands: () => void): Promise<void> => {
+      this.asked.push(`${by} ${String(channel)}`);
+      await this.answers;
+      if (this.refusal) throw this.refusal;
+      onStands();
+    };
+    return { redis: this.redis, connect: async () => {}, subscribeAgain };
   }
 }
 
 function setUp() {
   const [from, to] = [new Fake(), new Fake()];
-  const seen = { messages: [] as unknown[][], left: [] as unknown[], gaps: [] as unknown[] };
+  const seen = { messages: [] as unknown[][], left: [] as unknown[], gaps: [] as unknown[], warned: [] as unknown[] };
   const redis = new EventEmitter().on("smessage", (...message: unknown[]) => void seen.messages.push(message));
   const nodes = {
     at: () => to,
+    any: () => to,
     isIn: (node: Fake) => node.isIn,
     leave: (node: unknown, { handingOver }: { handingOver: boolean }) => void seen.left.push([node, handingOver]),
     refresh: () => {},
@@ -49,7 +55,9 @@ function setUp() {
     slots: { owner: () => ({}) } as unknown as SlotMap,
     life: new AbortController().signal,
     answerMs: 10_000,
-    learn: () => assert.fail("nothing fails here"),
+    logger: { ...console, warn: (message, fields) => void seen.warned.push([message, fields]) },
+    name: "test",
+    learn: () => undefined,
     onResubscribed: ({ channel }) => seen.gaps.push(channel),
   });
   const send = (command: Command, node: Node): Command => {
@@ -59,9 +67,9 @@ function setUp() {
   };
   const answered = (command: Command): void => {
     command.resolve(1);
-    channels.look();
+    channels.look(asked.of(command));
   };
-  return { from, to, seen, channels, send, answered };
+  return { from, to, seen, asked, channels, send, answered };
 }
 
 test("a slot given up before its subscription is answered, or while that is made anew, is subscribed where it is then", async () => {
@@ -115,3 +123,67 @@ test("for the next holder nothing is subscribed, and every node that was asked f
   await new Promise(setImmediate);
   assert.deepEqual([to.asked, seen.gaps], [[], []]);
 });
+
+test("a slot that is given up concerns its own channels only", async () => {
+  const { from, to, seen, channels, send, answered } = setUp();
+  answered(send(new Command("ssubscribe", ["here", "moved"]), from.node));
+  answered(send(new Command("subscribe", ["plain"]), from.node));
+  answered(send(new Command("psubscribe", ["pla*"]), from.node));
+  from.kept = ["here"];
+  from.redis.emit("moved");
+  await eventually(() => seen.gaps.length > 0 && channels.isComplete);
+  assert.deepEqual([to.asked, seen.gaps], [["ssubscribe moved"], ["moved"]]);
+});
+
+test("a channel that is asked for again elsewhere, in vain, is looked for", async () => {
+  const { from, to, seen, channels, send, answered } = setUp();
+  answered(send(new Command("ssubscribe", ["news"]), from.node));
+  const again = send(new Command("ssubscribe", ["news"]), to.node);
+  again.reject(new Error("lost"));
+  await assert.rejects(again.promise as Promise<unknown>, /lost/);
+  await eventually(() => seen.gaps.length === 1 && channels.isComplete);
+  assert.deepEqual(to.asked, ["ssubscribe news"]);
+});
+
+test("a channel that stays where it is, for it was asked for again there in vain, is not looked for", async () => {
+  const { from, to, channels, send, answered } = setUp();
+  answered(send(new Command("ssubscribe", ["news"]), from.node));
+  const again = send(new Command("ssubscribe", ["news"]), from.node);
+  again.reject(new Error("lost"));
+  await assert.rejects(again.promise as Promise<unknown>, /lost/);
+  assert.equal(channels.isComplete, true);
+  assert.deepEqual(to.asked, []);
+});
+
+test("a refusal is told once for each channel, by its code", async () => {
+  const { from, to, seen, channels, send, answered } = setUp();
+  answered(send(new Command("ssubscribe", ["news"]), from.node));
+  to.refusal = refusal();
+  from.redis.emit("moved");
+  await eventually(() => to.asked.length === 2, 20_000);
+  to.refusal = undefined;
+  await eventually(() => channels.isComplete, 20_000);
+  assert.deepEqual(seen.warned, [["a subscription is refused", { name: "test", code: "NOPERM" }]]);
+});
+
+test("what was refused is not asked for any more, unless it was confirmed or another command asks for it", async () => {
+  const { from, asked, send, answered } = setUp();
+  const subscribe = (): Command => send(new Command("subscribe", ["news"]), from.node);
+  const [first, second] = [subscribe(), subscribe()];
+  refuse(first);
+  assert.equal(asked.all.length, 1);
+  refuse(second);
+  assert.deepEqual(asked.all, []);
+  answered(subscribe());
+  refuse(subscribe());
+  assert.equal(asked.confirmed.length, 1);
+});
+
+function refusal(): Error {
+  return Object.assign(new Error("NOPERM No permissions to access a channel"), { name: "ReplyError" });
+}
+
+function refuse(command: Command): void {
+  command.reject(refusal());
+  command.promise.catch(() => {});
+}

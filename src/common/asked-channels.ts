@@ -1,4 +1,5 @@
 import type { QueuedCommand } from "./ioredis.js";
+import { isReplyError } from "./replies.js";
 
 export type Channel = QueuedCommand["args"][number];
 
@@ -10,6 +11,8 @@ export interface AskedChannel {
   readonly channel: Channel;
   /** The caller was told that it is subscribed to. */
   isConfirmed: boolean;
+  /** How many commands have asked for it, and were not refused. */
+  asks: number;
 }
 
 /** Called before any message that comes after the gap. */
@@ -80,11 +83,20 @@ export class AskedChannels {
     const by = command.name as SubscribeName;
     const channels = this.#channels[givenUpBy(by)]!;
     const added = command.args.map((channel): AskedChannel => {
-      const asked = channels.get(keyOf(channel)) ?? { by, channel, isConfirmed: false };
+      const asked = channels.get(keyOf(channel)) ?? { by, channel, isConfirmed: false, asks: 0 };
+      asked.asks++;
       channels.set(keyOf(channel), asked);
       return asked;
     });
-    const { resolve } = command;
+    const { resolve, reject } = command;
+    command.reject = (error: Error) => {
+      // Without an answer it may be subscribed to all the same.
+      for (const asked of isReplyError(error) ? added : []) {
+        const key = keyOf(asked.channel);
+        if (--asked.asks === 0 && !asked.isConfirmed && channels.get(key) === asked) channels.delete(key);
+      }
+      return Reflect.apply(reject, command, [error]);
+    };
     command.resolve = (reply: unknown) => {
       // A caller who was told that it failed is not subscribed.
       for (const asked of added) asked.isConfirmed ||= !command.isSettled;

@@ -1,5 +1,5 @@
 import { markAsUntransferable } from "node:worker_threads";
-import type { OnResubscribed } from "./asked-channels.js";
+import type { AskedChannel, OnResubscribed } from "./asked-channels.js";
 import type { Entry } from "./connect-gate.js";
 import { type ConnectionState, StateMachine } from "./connection-state.js";
 import { Dialer, type DialerOptions } from "./dialer.js";
@@ -177,6 +177,12 @@ export class Client implements Gate {
   /** Nobody waits for anything here, and it would be as good when opened anew. */
   get isIdle(): boolean {
     return this.isAlive() && this.redis.commandQueue.length === 0 && this.#traffic.session.clean;
+  }
+
+  /** As `Handle.subscribeAgain`, to what was subscribed to on another connection. */
+  subscribeAgain(asked: AskedChannel, onStands: () => void): Promise<void> {
+    this.#traffic.session.taint();
+    return this.redis.subscribeAgain(asked, onStands);
   }
 
   /** Alive, and heard from within `idleMs`: no need to ask for a PING. */

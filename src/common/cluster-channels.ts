@@ -3,7 +3,8 @@ import { isOfChannels, isOfShards } from "./cluster-commands.js";
 import type { ClusterNodes, Node } from "./cluster-nodes.js";
 import type { Handle } from "./handle.js";
 import { Command, type QueuedCommand } from "./ioredis.js";
-import { classifyReply, isReplyError } from "./replies.js";
+import type { Logger } from "./log.js";
+import { classifyReply, isReplyError, replyCode } from "./replies.js";
 import type { SlotMap } from "./slot-map.js";
 import { sleep, within } from "./time.js";
 
@@ -17,6 +18,9 @@ export interface ChannelsOptions {
   readonly life: AbortSignal;
   /** A node that is silent for longer is left for another. */
   readonly answerMs: number;
+  readonly logger: Logger;
+  /** Of the client, in logs. */
+  readonly name: string;
   /** What an answer says about the map. */
   readonly learn: (error: Error, node: Node) => unknown;
   /** It is on another connection: what was published meanwhile was missed. */
@@ -59,13 +63,19 @@ export class ClusterChannels {
   handed(command: QueuedCommand, node: Node): void {
     if (!isOfChannels(command) && !isOfShards(command)) return;
     this.#hear(node);
-    for (const asked of this.#options.asked.of(command)) this.#places.set(asked, node);
+    const placed = this.#options.asked.of(command).filter((asked) => this.#places.get(asked) !== node);
+    for (const asked of placed) this.#places.set(asked, node);
+    // Those that were subscribed to before, elsewhere, would be sought by nobody.
+    command.promise.catch(() => {
+      this.#take(placed, node);
+      this.look(placed);
+    });
   }
 
-  /** Those that are nowhere are looked for. */
-  look(): void {
-    for (const asked of this.#options.asked.confirmed) {
-      if (this.#places.has(asked) || this.#sought.has(asked)) continue;
+  /** Those of them that are nowhere are looked for. */
+  look(channels: readonly AskedChannel[]): void {
+    for (const asked of channels) {
+      if (!asked.isConfirmed || this.#places.has(asked) || this.#sought.has(asked)) continue;
       this.#sought.add(asked);
       void this.#subscribe(asked);
     }
@@ -76,11 +86,11 @@ export class ClusterChannels {
     const { nodes } = this.#options;
     if (!nodes.isIn(node)) this.#heard.delete(node); // else it comes back, with its listeners
     const isHolder = this.#leaves(node);
-    if (!this.#taken(node) && !isHolder) return;
+    if (this.#take(this.#options.asked.all, node).length === 0 && !isHolder) return;
     // Not in this turn: the client is in the midst of its loss.
     queueMicrotask(() => {
       nodes.leave(node, { handingOver: true }); // nobody subscribes there again
-      this.look();
+      this.look(this.#options.asked.all);
     });
   }
 
@@ -95,16 +105,17 @@ export class ClusterChannels {
   #hear(node: Node): void {
     if (this.#heard.has(node)) return;
     this.#heard.add(node);
-    const { redis: ours, nodes } = this.#options;
+    const { redis: ours, nodes, asked } = this.#options;
     const { redis } = node.client;
     for (const event of EVENTS) {
       // What a node says that is being left comes from another one, too.
       redis.on(event, (...args: unknown[]) => void (nodes.isIn(node) && ours.emit(event, ...args)));
     }
-    // It has given up a slot, and told so the clients that had subscribed there; which channel, ioredis does not say.
+    // It has given up a slot, and told so the clients that had subscribed there; which channel, ioredis only notes.
     redis.on("moved", () => {
       nodes.refresh();
-      if (this.#taken(node)) this.look();
+      const given = asked.all.filter((one) => one.by === "ssubscribe" && !redis.isSubscribedTo(one));
+      this.look(this.#take(given, node));
     });
   }
 
@@ -116,28 +127,31 @@ export class ClusterChannels {
     return true;
   }
 
-  /** Whether there were any at this node; from now on they are nowhere. */
-  #taken(node: Node): boolean {
-    const taken = this.#options.asked.all.filter((asked) => this.#places.get(asked) === node);
+  /** Gives those of them that were at this node; from now on they are nowhere. */
+  #take(channels: readonly AskedChannel[], node: Node): AskedChannel[] {
+    const taken = channels.filter((asked) => this.#places.get(asked) === node);
     for (const asked of taken) this.#places.delete(asked);
-    return taken.length > 0;
+    return taken;
   }
 
   async #subscribe(asked: AskedChannel): Promise<void> {
-    const { nodes, life, learn } = this.#options;
+    const { nodes, life, learn, logger, name } = this.#options;
+    let isTold = false;
     while (!life.aborted && this.#options.asked.has(asked) && !this.#places.has(asked)) {
       const node = this.#nodeFor(asked);
       this.#places.set(asked, node);
       try {
         await this.#subscribeAt(node, asked);
       } catch (error) {
-        if (this.#places.get(asked) === node) this.#places.delete(asked);
+        this.#take([asked], node);
         const isRefused = isReplyError(error);
         // Lost in its turn, or never reached: another one may be.
         if (!isRefused && !node.client.inTransaction && this.#leaves(node)) nodes.leave(node, { handingOver: true });
         if (learn(error as Error, node)) continue;
-        const ms = isRefused && classifyReply(error) === "fail" ? REFUSED_PAUSE_MS : PAUSE_MS;
-        await sleep(ms, life).catch(() => {}); // closed
+        const isFinal = isRefused && classifyReply(error) === "fail";
+        if (isFinal && !isTold) logger.warn("a subscription is refused", { name, code: replyCode(error) });
+        isTold ||= isFinal;
+        await sleep(isFinal ? REFUSED_PAUSE_MS : PAUSE_MS, life).catch(() => {}); // closed
       }
     }
     this.#sought.delete(asked); // in the turn of the last look at its place
@@ -150,7 +164,7 @@ export class ClusterChannels {
     await within(client.connect(), answerMs, late);
     if (client.inTransaction) throw new Error("what is subscribed there would be a part of it");
     this.#hear(node);
-    const answer = client.redis.subscribeAgain(asked, () => {
+    const answer = client.subscribeAgain(asked, () => {
       if (!this.#options.asked.has(asked)) client.redis.giveUp(asked);
       else if (this.#places.get(asked) === node) onResubscribed?.(asked);
     });

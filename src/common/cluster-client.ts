@@ -74,6 +74,8 @@ export class ClusterClient implements Gate {
       slots: this.#slots,
       life,
       answerMs: redis.commandTimeoutMs,
+      logger: options.logger,
+      name: options.name,
       learn: (error, node) => this.#router.learn(error, node),
       onResubscribed,
     });
@@ -176,7 +178,7 @@ export class ClusterClient implements Gate {
     const sent = this.#router.send(command);
     // Its node may have been left before it answered. A failure is heard by the caller.
     command.promise.then(
-      () => this.#channels.look(),
+      () => this.#channels.look(this.#asked.of(command)),
       () => {},
     );
     return sent;

@@ -58,7 +58,7 @@ export class HandBack {
     this.#unwatching++;
     const answered = (error?: Error): void => {
       this.#unwatching--;
-      if (error?.name === "ReplyError") session.refused(); // a lost connection has forgotten its WATCH
+      if (error?.name === "ReplyError") session.taint(); // a lost connection has forgotten its WATCH
     };
     this.#handle.own("unwatch").then(() => answered(), answered);
     // Else it leaves with the next holder's first command. A server with nothing to do meanwhile has to be woken for that one.

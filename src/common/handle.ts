@@ -25,7 +25,7 @@ interface Condition {
   readonly protocol: number;
   readonly auth?: string | readonly [username: string, password: string];
   readonly select: number;
-  subscriber: false | { isEmpty(): boolean };
+  subscriber: false | { isEmpty(): boolean; readonly set: Record<string, Record<string, true>> };
 }
 
 /** Who decides what becomes of a command, and of the wish to end the connection: the `Client` around the handle. */
@@ -258,6 +258,12 @@ export class Handle extends Wire {
       return Reflect.apply(resolve, command, [reply]);
     };
     await this.transmit(command);
+  }
+
+  /** The server has confirmed it, and has not given it up by itself since. */
+  isSubscribedTo({ by, channel }: AskedChannel): boolean {
+    const { subscriber } = (this as unknown as { condition: Condition }).condition;
+    return subscriber && subscriber.set[by]![String(channel)] === true;
   }
 
   /** What was given up while it was subscribed to again. */

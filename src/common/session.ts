@@ -139,8 +139,8 @@ export class Session {
     this.#hear(command);
   }
 
-  /** The server did not forget what it was told to forget. */
-  refused(): void {
+  /** It is beyond repair from now on. */
+  taint(): void {
     this.#tainted = true;
   }
 
