@@ -110,6 +110,15 @@ test("what was denied is not repeated, whatever it is wrapped in", async () => {
 });
 
 test("of a process's flags a thread is given those of the permission model only", () => {
-  const argv = ["--import", "tsx", ON, "--allow-fs-read", "/app", "--allow-fs-write=/tmp", "--allow-natives-syntax", WORKER];
+  const argv = [
+    "--import",
+    "tsx",
+    ON,
+    "--allow-fs-read",
+    "/app",
+    "--allow-fs-write=/tmp",
+    "--allow-natives-syntax",
+    WORKER,
+  ];
   assert.deepEqual(permissionFlags(argv), [ON, "--allow-fs-read", "/app", "--allow-fs-write=/tmp", WORKER]);
 });
