@@ -50,6 +50,8 @@ interface Waiting extends Order {
 const MAX_NAMES = 1_000;
 /** After a question that was lost with its connection. */
 const RETRY_MS = 100;
+/** Calls of one turn are due together: sent in its last moment the second would only be in doubt. */
+const TOGETHER_MS = 1;
 /** Takes the place of an argument that may be a key or not. */
 const PROBE = "redthread: is this a key?";
 
@@ -158,7 +160,7 @@ export class KeyPositions {
     for (const waiting of this.#waiting) {
       const [first] = waiting.commands;
       const due = dueAt(first!) ?? Infinity;
-      if (due <= cutoff) this.#turnAway(waiting, this.#options.errors.untold(first!));
+      if (due <= cutoff + TOGETHER_MS) this.#turnAway(waiting, this.#options.errors.untold(first!));
       else next = Math.min(next, due);
     }
     this.#advance();
