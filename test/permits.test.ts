@@ -4,10 +4,10 @@ import { Worker } from "node:worker_threads";
 import { Permits, type PermitKind } from "../src/common/permits.js";
 import { eventually } from "./support/gate.js";
 
-function makePermits(count: number, slots = 3, onWanted?: () => void): Permits[] {
+function makePermits(count: number, slots = 3): Permits[] {
   const cells = new Int32Array(new SharedArrayBuffer(4 * Permits.cells(slots, count)));
   return Array.from({ length: slots }, (_, slot) => {
-    return new Permits(cells, { slots, count, slot, ...(onWanted && { onWanted }) });
+    return new Permits(cells, { slots, count, slot });
   });
 }
 
@@ -196,7 +196,9 @@ test("whoever waits is served without a look at the clock, whatever comes, goes 
 
 test("who owns what could be given up is told while anybody waits, again after each change", async (t) => {
   let told = 0;
-  const [owner, waiter] = makePermits(3, 2, () => told++) as [Permits, Permits];
+  const [owner, waiter] = makePermits(3, 2) as [Permits, Permits];
+  owner.whenWanted(() => told++);
+  waiter.whenWanted(() => told++);
   const alive = setInterval(() => {}, 1_000);
   t.after(() => clearInterval(alive));
   withoutTime(t);

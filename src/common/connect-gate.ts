@@ -7,13 +7,6 @@ import type { Config, Endpoint } from "./options.js";
 import { type PermitKind, Permits } from "./permits.js";
 import { within } from "./time.js";
 
-export interface GateOptions {
-  /** This thread's place in the tables. */
-  readonly slot: number;
-  /** Somebody in the process waits for a connection: one that idles could be given up. */
-  readonly onWanted?: () => void;
-}
-
 /** One attempt that was let in, and the connection that became of it. */
 export interface Entry {
   /** Called at most once, while the attempt is under way: its socket is to be closed in this very turn. */
@@ -62,7 +55,8 @@ export class ConnectGate {
     return rowsOf(threads.count) + slot;
   }
 
-  constructor(buffer: SharedArrayBuffer, config: Config, { slot, onWanted }: GateOptions) {
+  /** `slot`: this thread's place in the tables. */
+  constructor(buffer: SharedArrayBuffer, config: Config, slot: number) {
     const { threads, connections } = config;
     const all = new Int32Array(buffer);
     const cells = all.subarray(0, all.length - nodeCells(config));
@@ -82,7 +76,6 @@ export class ConnectGate {
       slots,
       slot,
       count: connections.max,
-      ...(onWanted && { onWanted }),
     });
   }
 
@@ -101,7 +94,10 @@ export class ConnectGate {
     return this.#sockets?.isWanted ?? false;
   }
 
-  /** Calls `giveUp` while somebody waits for a connection to become free, as `onWanted`; returns the way to stop that. */
+  /**
+   * Calls `giveUp` while somebody in the process waits for a connection: one that idles could be given up. Returns the way
+   * to stop that.
+   */
   whenWanted(giveUp: () => void): () => void {
     return this.#sockets?.whenWanted(giveUp) ?? ((): void => {});
   }
@@ -251,7 +247,7 @@ function noPermit(ms: number): Error {
 
 /** For a client or thread that belongs to no manager: a gate that nobody else goes through. */
 export function ownGate(config: Config): ConnectGate {
-  return new ConnectGate(ConnectGate.buffer(config), config, { slot: 0 });
+  return new ConnectGate(ConnectGate.buffer(config), config, 0);
 }
 
 /** A thread, a helper for each, and the main thread. */

@@ -23,7 +23,6 @@ export interface PermitsOptions {
   readonly slots: number;
   readonly count: number;
   readonly slot: number;
-  readonly onWanted?: () => void;
   readonly isBrief?: boolean;
 }
 
@@ -57,14 +56,12 @@ export class Permits {
     return HEADER + slots * CELLS_PER_SLOT + count;
   }
 
-  /** `onWanted`: as `whenWanted`. */
-  constructor(cells: Int32Array<SharedArrayBuffer>, { slots, count, slot, onWanted, isBrief = false }: PermitsOptions) {
+  constructor(cells: Int32Array<SharedArrayBuffer>, { slots, count, slot, isBrief = false }: PermitsOptions) {
     this.#cells = cells;
     this.#slots = slots;
     this.#count = count;
     this.#slot = slot;
     this.#isBrief = isBrief;
-    if (onWanted) this.whenWanted(onWanted);
   }
 
   /**

@@ -36,8 +36,11 @@ class Helper {
     this.#data = data;
     this.#area = new SyncArea(data.area);
     this.#writer = new SyncWriter(this.#area.data);
-    this.#setup = setUp(data, () => this.#giveUpIdle());
-    this.#setup.catch(() => {}); // told to whoever opens a client
+    this.#setup = setUp(data);
+    this.#setup.then(
+      ({ options }) => options.gate.whenWanted(() => this.#giveUpIdle()),
+      () => {}, // told to whoever opens a client
+    );
     data.managed?.port.on("message", (message: ToHelper) => {
       if (message.type === "end") this.#end();
     });
@@ -146,7 +149,7 @@ interface Setup {
 }
 
 /** In a thread that no manager started the configuration is the environment's, and only then dotenv is loaded. */
-async function setUp({ managed, threadId }: HelperData, onWanted: () => void): Promise<Setup> {
+async function setUp({ managed, threadId }: HelperData): Promise<Setup> {
   const role = "sync";
   if (!managed) {
     const config = (await import("../common/env.js")).loadConfig();
@@ -161,7 +164,7 @@ async function setUp({ managed, threadId }: HelperData, onWanted: () => void): P
     role,
     name: connectionName(config.appName, role, threadId),
     logger: loggerTo(post, config),
-    gate: new ConnectGate(managed.gate, config, { slot: ConnectGate.helperSlot(config, slot), onWanted }),
+    gate: new ConnectGate(managed.gate, config, ConnectGate.helperSlot(config, slot)),
     logins: hasProvider ? loginsFrom(port, post) : undefined,
     onState: (state, previous) => {
       if (previous === "connected") row.add("syncOpen", -1);

@@ -91,7 +91,7 @@ export class ConnectionManager<
       this.#closeLogger = () => logger.close();
     }
     this.#gateBuffer = ConnectGate.buffer(this.#config);
-    this.#gate = new ConnectGate(this.#gateBuffer, this.#config, { slot: ConnectGate.mainSlot(this.#config) });
+    this.#gate = new ConnectGate(this.#gateBuffer, this.#config, ConnectGate.mainSlot(this.#config));
     this.#credentials = this.#useProvider(options.redis?.credentials);
     this.#dispatcher = new Dispatcher({
       manager: this.id,
@@ -333,13 +333,10 @@ export class ConnectionManager<
   /** A task that the shutdown could not wait for is its doing, whatever ended the thread. */
   #lost(reason: Error): Error {
     if (this.#phase === "serving" || this.#phase === "lame duck") return reason;
-    return new TaskAbortedError(
-      "the shutdown could not wait for this task: its thread was closed before it had ended",
-      {
-        outcome: "unknown",
-        cause: reason,
-      },
-    );
+    return new TaskAbortedError("the shutdown could not wait for this task: its thread was closed before", {
+      outcome: "unknown",
+      cause: reason,
+    });
   }
 
   async #allThreadsReady(): Promise<void> {

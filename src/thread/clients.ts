@@ -53,10 +53,9 @@ export class ThreadClients {
     this.#options = options;
     const { config, logger, managed } = options;
     const { redis, dedicated, retry, shutdown } = config;
-    const onWanted = (): void => this.#dedicated.giveUpIdle();
     this.#row = managed?.row;
     this.#countAcquire = managed?.row.counter("acquires");
-    this.#gate = managed ? new ConnectGate(managed.gate, config, { slot: managed.slot, onWanted }) : ownGate(config);
+    this.#gate = managed ? new ConnectGate(managed.gate, config, managed.slot) : ownGate(config);
     this.#closeMs = shutdown.closeMs;
     this.#shared = new SharedClient({
       open: (signal, onLost) => this.#open("thread", retry, signal, onLost),
@@ -88,6 +87,7 @@ export class ThreadClients {
         },
       },
     );
+    this.#gate.whenWanted(() => this.#dedicated.giveUpIdle());
     managed?.logins?.listen(() => this.#dedicated.forEachIdle((client) => client.renewLogin()));
   }
 
@@ -114,14 +114,15 @@ export class ThreadClients {
     const lease = await this.#counted(this.#dedicated.acquire(signal));
     this.#report();
     const { redis } = lease.client;
+    let calledOff: typeof redis.calledOff;
     const callOff = ({ reason }: AbortSignal): void => {
-      redis.calledOff = { reason };
+      redis.calledOff = calledOff = { reason };
       lease.client.callOff(reason);
     };
     const unlisten = signal && onAbort(signal, () => callOff(signal));
     const release = async (): Promise<void> => {
       unlisten?.();
-      redis.calledOff = undefined;
+      if (redis.calledOff === calledOff) redis.calledOff = undefined; // else it is the next holder's
       await lease.release();
       this.#report();
     };

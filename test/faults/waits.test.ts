@@ -122,6 +122,12 @@ test("what begins to block after the abort is not sent, and the next holder may 
   await popsLate(manager, server, "list");
 });
 
+test("nor after the former holder of the client has given it back once more", LIMIT, async (t) => {
+  const server = await start();
+  const manager = manage<typeof Tasks>(t, server, ONE_LEASE);
+  assert.deepEqual(await manager.run("popBehindAnother", "list", { timeoutMs: 20_000 }), [true, "REDTHREAD_NOT_SENT"]);
+});
+
 test("likewise in a Cluster, whichever node it would go to", LIMIT, async (t) => {
   const cluster = await Cluster.start();
   const server = cluster.masters[1]!;

@@ -186,7 +186,7 @@ export class SessionClients {
       this.#thread = new ThreadClients({ config: this.#config, logger: silent, managed });
       return;
     }
-    const gate = new ConnectGate(this.#gateMemory, this.#config, { slot: 0 });
+    const gate = new ConnectGate(this.#gateMemory, this.#config, 0);
     const options = { redis, retry, gate, logins, role: "owned" as const, logger: silent, name: this.#run };
     this.#owned = await openClient(options, CLOSE_MS);
   }
