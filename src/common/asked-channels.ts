@@ -1,7 +1,7 @@
 import type { QueuedCommand } from "./ioredis.js";
 import { isReplyError } from "./replies.js";
 
-export type Channel = QueuedCommand["args"][number];
+type Channel = QueuedCommand["args"][number];
 
 /** What subscribes to the channels of a kind. */
 export type SubscribeName = "subscribe" | "psubscribe" | "ssubscribe";

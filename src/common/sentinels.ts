@@ -1,13 +1,13 @@
 import type { ConnectionOptions } from "node:tls";
 import { addressOf, translated } from "./endpoint.js";
 import { AuthFailedError } from "./errors.js";
-import { Wire } from "./handle.js";
 import { errorReason } from "./log.js";
 import type { Endpoint, RedisConfig } from "./options.js";
 import { isAuthReply, isReplyError, replyCode } from "./replies.js";
 import { abortable, monotonic, sleep, within } from "./time.js";
+import { Wire } from "./wire.js";
 
-/** How much longer than the first answer the others may take: a sentinel that is frozen costs each connect no more. */
+/** What the others have besides, once one has answered: a sentinel that is frozen costs each connect no more. */
 const PATIENCE_MS = 100;
 
 /** What sentinels say. */
@@ -40,7 +40,10 @@ export class Sentinels {
     this.#listed = sentinels;
   }
 
-  /** What they say: the newest first, then what most say. Once one has answered, the others have as long again and 100 ms. Within half of `ms`; at least one; nothing is open afterwards. */
+  /**
+   * What they say, the newest first, then what most say: at least one word, within half of `ms`. Once one has answered,
+   * the others have as long again and 100 ms. Nothing is open afterwards.
+   */
   async ask(ms: number, signal?: AbortSignal): Promise<Word[]> {
     const startedAt = monotonic();
     const enough = new AbortController();

@@ -9,6 +9,7 @@ import { ConnectionManager } from "../../src/index.js";
 import type * as Tasks from "../fixtures/soak-tasks.js";
 import { nothingIsOpen } from "../support/leak-check.js";
 import { fixture } from "../support/manage.js";
+import { seeded } from "../support/seeded.js";
 import { silent } from "../support/silent.js";
 import { startProxy } from "../support/proxy.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
@@ -127,15 +128,4 @@ function print(): void {
 
 function mb(bytes: number): number {
   return Math.round(bytes / 1e6);
-}
-
-/** mulberry32: the same schedule for the same seed. */
-function seeded(from: number): () => number {
-  let state = from | 0;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
