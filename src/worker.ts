@@ -31,7 +31,7 @@ export function getRedis(options?: AcquireOptions): Promise<RedisHandle> {
  * Runs `fn` with a client of its own, for WATCH, MULTI, BLPOP, XREAD BLOCK, SUBSCRIBE or MONITOR; it comes back on
  * every path, and the next holder finds it clean. When `signal` aborts during a blocking command, the connection is closed and
  * the command rejects (REPLY_LOST); one that begins later is not sent (NOT_SENT).
- * @throws REDTHREAD_ACQUIRE_TIMEOUT, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, and what `fn` throws
+ * @throws REDTHREAD_ACQUIRE_TIMEOUT, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, `signal.reason`, and what `fn` throws
  */
 export function withDedicated<T>(fn: (redis: RedisHandle) => Promise<T>, options?: AcquireOptions): Promise<T> {
   const signal = options?.signal;

@@ -30,7 +30,7 @@ export interface Health {
   readonly live: boolean;
   /** Whether new work should be sent here. */
   readonly ready: boolean;
-  /** Why it is not ready; also while it is, that a node of a Cluster is away. */
+  /** Why it is not ready; also while it is, that a node of a Cluster is away, or subscriptions are not back yet. */
   readonly reasons: readonly string[];
 }
 
@@ -197,6 +197,8 @@ export class ConnectionManager<
    * Subscribed when it resolves, and again after every reconnect, of which `onGap` tells. The function it gives ends
    * the subscription, and can be called again if it rejects. Both listeners run in the AsyncLocalStorage of this call;
    * one that throws or rejects is logged.
+   * @throws REDTHREAD_CONFIG_INVALID (a sharded pattern), REDTHREAD_CONNECT_FAILED at `retry.deadlineMs`,
+   * REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN
    */
   async subscribe<Buffers extends boolean = false>(
     channel: string,
