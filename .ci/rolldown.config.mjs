@@ -65,8 +65,8 @@ const commonJsEntry = {
 };
 
 /**
- * A map names the source line of each line and leaves out the columns: they are nine tenths of it, and a stack trace is
- * as useful without them.
+ * A map names the source line of each line and no column: the columns are nine tenths of a map, and a stack trace is as
+ * useful without them.
  */
 const thinMaps = {
   name: "thin maps",
@@ -74,7 +74,7 @@ const thinMaps = {
     for (const file of Object.values(bundle)) {
       if (!file.fileName.endsWith(".map")) continue;
       const map = JSON.parse(file.source);
-      const mappings = encode(decode(map.mappings).map(([first]) => (first ? [first.slice(0, 4)] : [])));
+      const mappings = encode(decode(map.mappings).map(([first]) => (first ? [[0, first[1], first[2], 0]] : [])));
       file.source = JSON.stringify({ ...map, names: [], mappings });
     }
   },
@@ -91,6 +91,7 @@ function isOurs(id) {
 const modules = defineConfig({
   input: Object.fromEntries(entries.map((name) => [name, `${name}.ts`])),
   platform: "node",
+  experimental: { attachDebugInfo: "none" },
   external: (id) => !isOurs(id),
   plugins: [commonJsEntry, thinMaps],
   output: {
@@ -100,11 +101,11 @@ const modules = defineConfig({
     sourcemap: true,
     sourcemapExcludeSources: true,
     comments: false,
-    // Local names are half of the code's bytes, and nobody meets them: what stack traces name stays as it is. Statements
-    // are not joined either: each keeps its line.
+    // Local names are half of the code's bytes, and nobody meets them: functions and classes, which stack traces name, keep
+    // theirs. Statements are not joined either: each keeps its line.
     minify: {
       compress: { sequences: false, joinVars: false, keepNames: { function: true, class: true } },
-      mangle: { toplevel: false },
+      mangle: { toplevel: true, keepNames: { function: true, class: true } },
       codegen: { removeWhitespace: false },
     },
     // As deep as the modules in them are in dist: what they find by `import.meta.url` is where they look for it.

@@ -97,36 +97,42 @@ export class ThreadClients {
   }
 
   async acquireDedicated(signal?: AbortSignal): Promise<DedicatedLease> {
-    const { lease, release } = await this.#acquire(signal);
+    const lease = await this.#counted(this.#dedicated.acquire(signal));
+    const unlisten = this.#taken(lease, signal);
+    const release = async (): Promise<void> => {
+      unlisten?.();
+      await lease.release();
+      this.#report();
+    };
     return { redis: lease.client.redis, release, [Symbol.asyncDispose]: release };
   }
 
   async withDedicated<T>(fn: (redis: RedisHandle) => Promise<T>, signal?: AbortSignal): Promise<T> {
-    const { lease, release } = await this.#acquire(signal);
+    const lease = await this.#counted(this.#dedicated.acquire(signal));
+    const unlisten = this.#taken(lease, signal);
     try {
       return await fn(lease.client.redis);
     } finally {
-      await release();
+      unlisten?.();
+      await lease.release();
+      this.#report();
     }
   }
 
-  async #acquire(signal?: AbortSignal): Promise<{ lease: Lease<AnyClient>; release: () => Promise<void> }> {
-    const lease = await this.#counted(this.#dedicated.acquire(signal));
+  /** Until the function it gives is called, an abort of the signal calls the client off. */
+  #taken({ client }: Lease<AnyClient>, signal?: AbortSignal): (() => void) | undefined {
     this.#report();
-    const { redis } = lease.client;
+    if (!signal) return undefined;
+    const { redis } = client;
     let calledOff: typeof redis.calledOff;
-    const callOff = ({ reason }: AbortSignal): void => {
-      redis.calledOff = calledOff = { reason };
-      lease.client.callOff(reason);
-    };
-    const unlisten = signal && onAbort(signal, () => callOff(signal));
-    const release = async (): Promise<void> => {
-      unlisten?.();
+    const unlisten = onAbort(signal, () => {
+      redis.calledOff = calledOff = { reason: signal.reason };
+      client.callOff(signal.reason);
+    });
+    return () => {
+      unlisten();
       if (redis.calledOff === calledOff) redis.calledOff = undefined; // else it is the next holder's
-      await lease.release();
-      this.#report();
     };
-    return { lease, release };
   }
 
   /** See `ConnectGate`. */
