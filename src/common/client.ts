@@ -329,25 +329,27 @@ export class Client implements Gate {
     const { retry, logger, name } = this.#options;
     const deadline = monotonic() + limits.deadlineMs;
     const isRetryable = (error: unknown): boolean => this.#mayBeMended(error) || isRetryableError(error);
-    const options = { ...retry, ...limits, logger, signal: this.#life.signal, isRetryable };
+    const { signal } = this.#life;
+    const options = { ...retry, ...limits, logger, signal, isRetryable };
+    let refusals = 0;
+    const attempt = async (): Promise<void> => {
+      try {
+        await this.#dialer.attempt(deadline - monotonic());
+      } catch (error) {
+        // A rotation is over soon. A server that refuses a login again and again is spared, more and more.
+        if (this.#mayBeMended(error))
+          await sleep(Math.min(retry.baseDelayMs * ++refusals, retry.maxDelayMs), signal).catch(() => {});
+        throw error;
+      }
+    };
     try {
-      await connRetry("Redis", `connecting ${name}`, options)(() => this.#attempt(deadline - monotonic()))();
+      await connRetry("Redis", `connecting ${name}`, options)(attempt)();
       this.#connecting = undefined;
     } catch (error) {
       this.#connecting = undefined; // before anybody hears of it and tries again
       if (this.#life.signal.aborted) throw this.#traffic.errors.closed();
       this.#become("disconnected");
       this.#traffic.rejectHeld(error);
-      throw error;
-    }
-  }
-
-  async #attempt(leftMs: number): Promise<void> {
-    try {
-      await this.#dialer.attempt(leftMs);
-    } catch (error) {
-      // A server that refuses a login again and again is to be spared.
-      if (this.#mayBeMended(error)) await sleep(this.#options.retry.maxDelayMs, this.#life.signal).catch(() => {});
       throw error;
     }
   }
