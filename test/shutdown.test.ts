@@ -13,7 +13,7 @@ import { configFor } from "./support/fast-config.js";
 import { eventually, gate } from "./support/gate.js";
 import { leakCheck } from "./support/leak-check.js";
 import { code, fixture, manage } from "./support/manage.js";
-import { Program } from "./support/program.js";
+import { type Exit, Program } from "./support/program.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
 let server: RedisServer;
@@ -103,6 +103,11 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
   });
 }
 
+/** On a busy machine a forced thread may exit after the shutdown's bound: then the process ends by the signal. */
+function hasFailed({ code, signal }: Exit): boolean {
+  return code === 1 || signal === "SIGTERM";
+}
+
 test("an endless loop costs its own thread's tasks, and the shutdown still ends in time", async (t) => {
   const limits = { drainMs: 1_000, closeMs: 1_000 };
   const work = ["work", { started: "started", until: "go" }, 8] as const;
@@ -116,11 +121,12 @@ test("an endless loop costs its own thread's tasks, and the shutdown still ends 
   service.signal("SIGTERM");
   await service.hears("shutting down");
   await server.admin.set("go", 1);
-  const { code: exitCode, ms } = await service.exit;
+  const exit = await service.exit;
+  const { ms } = exit;
   const { durationMs, tasks, threads } = reportOf(service);
   assert.ok(durationMs <= limits.drainMs + limits.closeMs + 500, `${durationMs} ms`);
   assert.ok(ms - durationMs < 2_000, `the process outlived its report by ${ms - durationMs} ms`);
-  assert.equal(exitCode, 1);
+  assert.ok(hasFailed(exit), service.transcript);
   // However they were dealt: what shares the loop's thread is lost, and everything else finishes.
   const values = service.all("value").map(({ value }) => value);
   assert.equal(new Set(values).size, 1);
@@ -157,7 +163,7 @@ test("a task held by a BLPOP that nobody answers does not hold the shutdown", as
   const service = await startService(t, { run: [["block", "started", 1]], shutdown: limits });
   await started("started", 1);
   service.signal("SIGTERM");
-  assert.equal((await service.exit).code, 1);
+  assert.ok(hasFailed(await service.exit), service.transcript);
   assert.equal(service.all("error")[0]!["error"], "REDTHREAD_TASK_ABORTED");
   const { durationMs } = reportOf(service);
   assert.ok(durationMs <= limits.drainMs + limits.closeMs + 500, `${durationMs} ms`);

@@ -128,16 +128,14 @@ export class ClusterField implements Field {
 
   /** Redis 7.0 can forget, in a failover after a move, that a slot is its own, while all others say so. */
   async #repair(): Promise<void> {
-    for (const { master, slots } of await this.shards()) {
-      const own = (await master.admin.cluster("SLOTS")) as readonly SlotRow[];
-      const has = (slot: number): boolean => own.some(([first, last]) => first <= slot && slot <= last);
-      for (const [first, last] of slots) {
-        for (let slot = first; slot <= last; slot++) {
-          if (has(slot)) continue;
-          this.#repaired.add(slot);
-          console.log(`slot ${slot} is given back to ${master.port}`);
-          await master.admin.cluster("ADDSLOTS", slot);
-        }
+    const owners = await Promise.all(this.nodes.map(({ admin }) => ownersBySlot(admin)));
+    for (const [at, { admin, port }] of this.nodes.entries()) {
+      for (const [slot, owner] of owners.flatMap((others) => [...others])) {
+        if (owner !== port || owners[at]!.has(slot)) continue;
+        owners[at]!.set(slot, port);
+        this.#repaired.add(slot);
+        console.log(`slot ${slot} is given back to ${port}`);
+        await admin.cluster("ADDSLOTS", slot);
       }
     }
   }
@@ -152,6 +150,14 @@ export class ClusterField implements Field {
     if (inSync !== this.nodes.length / 2) return false;
     return isComplete(await this.nodes[0]!.admin.cluster("SLOTS")) && (await this.isAgreed());
   }
+}
+
+/** The ports of the masters by their slots, as one node says. */
+async function ownersBySlot(admin: RedisServer["admin"]): Promise<Map<number, number>> {
+  const owners = new Map<number, number>();
+  for (const [first, last, master] of (await admin.cluster("SLOTS")) as readonly SlotRow[])
+    for (let slot = first; slot <= last; slot++) owners.set(slot, master![1]);
+  return owners;
 }
 
 function isComplete(map: readonly SlotRow[]): boolean {
