@@ -104,8 +104,8 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
 }
 
 /** On a busy machine a forced thread may exit after the shutdown's bound: then the process ends by the signal. */
-function hasFailed({ code, signal }: Exit): boolean {
-  return code === 1 || signal === "SIGTERM";
+function hasFailed(exit: Exit): boolean {
+  return exit.code === 1 || exit.signal === "SIGTERM";
 }
 
 test("an endless loop costs its own thread's tasks, and the shutdown still ends in time", async (t) => {
