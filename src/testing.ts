@@ -3,7 +3,7 @@ import { ConnectGate } from "./common/connect-gate.js";
 import { loadConfig } from "./common/env.js";
 import { fromErrorData } from "./common/envelope.js";
 import { type Outcome, ShuttingDownError, TaskAbortedError, ThreadStartFailedError } from "./common/errors.js";
-import { Ledger } from "./common/ledger.js";
+import { Ledger, LedgerTotals } from "./common/ledger.js";
 import { type Logger, noopLogger } from "./common/log.js";
 import type { Config, ConnectOptions, RedisOptions } from "./common/options.js";
 import type { FromThread } from "./common/protocol.js";
@@ -11,6 +11,8 @@ import { UNREAD_MS, within } from "./common/time.js";
 import { Dispatcher } from "./main/dispatcher.js";
 import { badRunOptions } from "./main/job.js";
 import type { ConnectionManager } from "./main/manager.js";
+import { collectStats, type Stats } from "./main/stats.js";
+import { mapTasks } from "./main/task-map.js";
 import { Thread } from "./main/thread.js";
 import { closeCurrent } from "./thread/current.js";
 import { Runtime, type TasksModule } from "./thread/runtime.js";
@@ -55,6 +57,9 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
   readonly #dispatcher: Dispatcher;
   readonly #thread: Thread;
   readonly #ledger = new Ledger(1);
+  readonly #totals = new LedgerTotals();
+  readonly #gateBuffer: SharedArrayBuffer;
+  readonly #gate: ConnectGate;
   #hangUp: (() => void) | undefined;
   #onReady!: () => void;
   #onFailed!: (cause: unknown) => void;
@@ -74,14 +79,39 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
       logger,
     });
     this.#thread = new OwnThread(1, this.#ledger.row(0));
+    this.#gateBuffer = ConnectGate.buffer(config);
+    this.#gate = new ConnectGate(this.#gateBuffer, config, ConnectGate.mainSlot(config));
+  }
+
+  /** As the manager's: resolves at once, because `setup` has run. @throws REDTHREAD_SHUTTING_DOWN */
+  async ready(): Promise<void> {
+    const refused = this.#refusal();
+    if (refused) throw refused;
   }
 
   /** As the manager's `run`, with the same options and errors; but a task that goes on after its abort is left alone. */
   readonly run: ConnectionManager<Tasks>["run"] = (name, ...[input, options = {}]) => {
-    const refused = this.#closing ? new ShuttingDownError("it is closed", { outcome: "refused" }) : undefined;
-    const bad = refused ?? badRunOptions(name, options);
+    const bad = this.#refusal() ?? badRunOptions(name, options);
     return bad ? Promise.reject(bad) : (this.#dispatcher.run(name, input, options) as Promise<never>);
   };
+
+  /** As the manager's `map`. */
+  readonly map: ConnectionManager<Tasks>["map"] = (name, inputs, options) =>
+    mapTasks(this.#dispatcher, 1, () => this.#refusal(), name, inputs, options) as never;
+
+  /** As the manager's, of this one thread; there is no primary client. */
+  stats(): Stats {
+    return collectStats({
+      clients: { primary: { state: "disconnected", ageMs: 0, rotations: 0 }, open: 0 },
+      gate: this.#gate,
+      maxConnections: undefined,
+      dispatcher: this.#dispatcher,
+      threads: Object.assign([this.#thread], { died: 0 }),
+      totals: this.#totals,
+      recycled: 0,
+      maxDedicated: this.#config.dedicated.max,
+    });
+  }
 
   /**
    * Lets running tasks end (for `shutdown.drainMs`), runs `teardown` and closes this thread's clients: no connection is
@@ -120,14 +150,18 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
     this.#dispatcher.threadReady(this.#thread);
   }
 
+  #refusal(): Error | undefined {
+    return this.#closing && new ShuttingDownError("it is closed", { outcome: "refused" });
+  }
+
   /** The same code that runs in a thread, at the other end of the same link. */
   #begin(): Runtime {
     const { port1, port2 } = new MessageChannel();
     this.#thread.greeted({ threadId, performance }, port2, (message) => this.#receive(message));
     this.#hangUp = () => port2.close();
     const config = { tasks: "", ...this.#config }; // a module that is there already has no name
-    const gate = ConnectGate.buffer(config);
-    return new Runtime(port1, { config, ledger: this.#ledger.buffer, gate, hasProvider: false }, 0);
+    const shared = { ledger: this.#ledger.buffer, gate: this.#gateBuffer };
+    return new Runtime(port1, { config, ...shared, hasProvider: false }, 0);
   }
 
   #receive(message: FromThread): void {

@@ -90,6 +90,23 @@ test("timeouts, signals, reports and log lines reach who asked for them", DEADLI
   assert.deepEqual(lines, [["a line", { threadId: 0, task: "log", taskId: 4 }]]);
 });
 
+test("map, stats and ready are there as in a manager", DEADLINE, async (t) => {
+  const run = await runInProcess(tasks, options(t));
+  await run.ready();
+  const digests: string[] = [];
+  for await (const value of run.map("echo", ["a", "b", "c"])) digests.push(value as string);
+  assert.deepEqual(digests, ["a", "b", "c"]);
+  await run.run("incr", "counted");
+  const { tasks: tally, threads, connections, breaker, totals } = run.stats();
+  assert.equal(tally.done, 4);
+  assert.deepEqual([connections.open, breaker.state, totals.acquires], [1, "closed", 1]);
+  const [{ state, done, running } = assert.fail()] = threads;
+  assert.deepEqual([threads.length, state, done, running], [1, "ready", 4, 0]);
+  await run.close();
+  await assert.rejects(run.ready(), code("SHUTTING_DOWN"));
+  await assert.rejects(run.map("echo", [1]).next(), code("SHUTTING_DOWN"));
+});
+
 test("close waits for what runs, then takes nothing more", DEADLINE, async (t) => {
   const run = await runInProcess(tasks, options(t));
   const last = run.run("delayed", 100);

@@ -1,4 +1,3 @@
-import { AsyncResource } from "node:async_hooks";
 import { ConnectGate } from "../common/connect-gate.js";
 import { loadConfig } from "../common/env.js";
 import { sameError } from "../common/envelope.js";
@@ -12,14 +11,14 @@ import { warnOfFewClients, warnOfFewPlaces } from "./capacity.js";
 import { MainClients } from "./clients.js";
 import { dashboard, type DashboardOptions, type RequestHandler } from "./dashboard.js";
 import { Dispatcher } from "./dispatcher.js";
-import { badRunOptions, type Job, type JobCallbacks, type RunOptions } from "./job.js";
+import { badRunOptions, type RunOptions } from "./job.js";
 import { createLogger } from "./logger.js";
 import { Recycler } from "./recycler.js";
 import { type ShutdownReport, shutDown } from "./shutdown.js";
 import { handleSignals } from "./signals.js";
 import { collectStats, type Stats } from "./stats.js";
 import { type OnMessage, type SubscribeOptions, Subscriptions } from "./subscriptions.js";
-import { badMapOptions, givenUp, type MapOptions, type MapOutcome, TaskMap } from "./task-map.js";
+import { type MapOptions, type MapOutcome, mapTasks } from "./task-map.js";
 import type { TaskInput, TaskName, TaskResult } from "./task-types.js";
 import type { Thread } from "./thread.js";
 import { ThreadCredentials } from "./thread-credentials.js";
@@ -176,21 +175,9 @@ export class ConnectionManager<
     inputs: Iterable<TaskInput<Tasks[Name]>> | AsyncIterable<TaskInput<Tasks[Name]>>,
     options: MapOptions & { readonly onError?: OnError } = {},
   ): AsyncIterableIterator<OnError extends "collect" ? MapOutcome<TaskResult<Tasks[Name]>> : TaskResult<Tasks[Name]>> {
-    const { count } = this.#config.threads;
-    const { concurrency } = options;
-    const bad = badMapOptions(name, options);
-    const submit = (input: unknown, callbacks: JobCallbacks): Job | undefined =>
-      this.#dispatcher.submit(name, input, options, callbacks);
-    return new TaskMap({
-      inputs,
-      options,
-      limit: () => concurrency ?? 2 * count * this.#dispatcher.taken(name),
-      // Later tasks are submitted when results come: for tracers and AsyncLocalStorage they belong to this call all the same.
-      submit: AsyncResource.bind(submit),
-      withdraw: (job, reason) => this.#dispatcher.withdraw(job, reason),
-      room: () => this.#dispatcher.room(),
-      refusal: () => bad ?? this.#refusal() ?? this.#threads.startFailure() ?? givenUp(name, options),
-    }) as never; // typed by the tasks module, as `run` is
+    const refusal = (): Error | undefined => this.#refusal() ?? this.#threads.startFailure();
+    // Typed by the tasks module, as `run` is.
+    return mapTasks(this.#dispatcher, this.#config.threads.count, refusal, name, inputs, options) as never;
   }
 
   /**

@@ -5,8 +5,7 @@ import type { LedgerField, LedgerTotals } from "../common/ledger.js";
 import type { CloseReason } from "../common/pool.js";
 import type { MainClients } from "./clients.js";
 import type { Dispatcher, TaskTally } from "./dispatcher.js";
-import type { ThreadState } from "./thread.js";
-import type { Threads } from "./threads.js";
+import type { Thread, ThreadState } from "./thread.js";
 
 export interface Stats {
   readonly primary: { readonly state: ConnectionState; readonly ageMs: number; readonly rotations: number };
@@ -63,11 +62,11 @@ export interface ThreadStats {
 }
 
 export interface StatsSources {
-  readonly clients: MainClients;
-  readonly gate: ConnectGate;
+  readonly clients: Pick<MainClients, "open"> & { readonly primary: Stats["primary"] };
+  readonly gate: Pick<ConnectGate, "connecting" | "state">;
   readonly maxConnections: number | undefined;
   readonly dispatcher: Dispatcher;
-  readonly threads: Threads;
+  readonly threads: Iterable<Thread> & { readonly died: number };
   readonly totals: LedgerTotals;
   readonly recycled: number;
   readonly maxDedicated: number;

@@ -1,5 +1,7 @@
+import { AsyncResource } from "node:async_hooks";
 import { ConfigInvalidError, TaskAbortedError } from "../common/errors.js";
 import { Fifo } from "../common/fifo.js";
+import type { Dispatcher } from "./dispatcher.js";
 import { badRunOptions, type Job, type JobCallbacks, type RunOptions } from "./job.js";
 
 export interface MapOptions extends Omit<RunOptions, "transferList"> {
@@ -256,7 +258,31 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
   }
 }
 
-export function badMapOptions(name: string, options: MapOptions): Error | undefined {
+/** `refusal`: why no tasks are taken now, if so. */
+export function mapTasks(
+  dispatcher: Dispatcher,
+  threads: number,
+  refusal: () => Error | undefined,
+  name: string,
+  inputs: TaskMapParts["inputs"],
+  options: MapOptions = {},
+): TaskMap {
+  const bad = badMapOptions(name, options);
+  const submit = (input: unknown, callbacks: JobCallbacks): Job | undefined =>
+    dispatcher.submit(name, input, options, callbacks);
+  return new TaskMap({
+    inputs,
+    options,
+    limit: () => options.concurrency ?? 2 * threads * dispatcher.taken(name),
+    // Later tasks are submitted when results come: for tracers and AsyncLocalStorage they belong to this call all the same.
+    submit: AsyncResource.bind(submit),
+    withdraw: (job, reason) => dispatcher.withdraw(job, reason),
+    room: () => dispatcher.room(),
+    refusal: () => bad ?? refusal() ?? givenUp(name, options),
+  });
+}
+
+function badMapOptions(name: string, options: MapOptions): Error | undefined {
   const { concurrency = 1 } = options;
   if (Number.isInteger(concurrency) && concurrency > 0) return badRunOptions(name, options);
   return new ConfigInvalidError(
@@ -265,7 +291,7 @@ export function badMapOptions(name: string, options: MapOptions): Error | undefi
 }
 
 /** What ends the whole map when its caller's signal is aborted. */
-export function givenUp(name: string, { signal }: MapOptions): Error | undefined {
+function givenUp(name: string, { signal }: MapOptions): Error | undefined {
   if (!signal?.aborted) return undefined;
   return new TaskAbortedError(`map() of task ${name} was given up by its caller's signal`, {
     outcome: "not-sent",
