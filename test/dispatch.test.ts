@@ -222,6 +222,31 @@ test("where a task waits in a blocked thread and nothing in the queue, it is tak
   assert.deepEqual(await Promise.all(blocked), [true, true]); // released, not timed out
 });
 
+test("what was given up in a blocked thread, and not begun there, begins nowhere", async (t) => {
+  const shutdown = { cancelGraceMs: 3_000 };
+  const manager = manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), threads: { count: 2 }, shutdown });
+  await manager.ready();
+  await Promise.all(Array.from({ length: 20 }, () => manager.run("incr", "warm"))); // known as short
+  const cells = [1, 2].map(() => new Int32Array(new SharedArrayBuffer(4)));
+  const blocked: Promise<boolean>[] = [];
+  const threads: number[] = [];
+  for (const cell of cells) {
+    blocked.push(manager.run("awaitCell", cell));
+    await eventually(() => running(manager).filter((count) => count === 1).length === blocked.length);
+    threads.push(running(manager).findIndex((count, at) => count === 1 && !threads.includes(at)));
+  }
+  const stop = new AbortController();
+  const behind = manager.run("incr", "begun", { signal: stop.signal, awaitOutcome: true });
+  await eventually(() => running(manager).includes(2));
+  stop.abort();
+  release(cells[threads[0] === running(manager).indexOf(2) ? 1 : 0]!); // the other one
+  await assert.rejects(behind, code("TASK_ABORTED"));
+  for (const cell of cells) release(cell);
+  await Promise.all(blocked);
+  await Promise.all([1, 2].map(() => manager.run("echo", 0, { exclusive: true })));
+  assert.equal(await server.admin.get("begun"), null);
+});
+
 test("callers of tasks that take no time come to share messages, whenever each of them began", async (t) => {
   const manager = managed(t, { count: 1 });
   await manager.ready();

@@ -138,6 +138,31 @@ test("a caller's signal ends a waiting task as not sent and a running one as unk
   assert.equal(await manager.run("echo", 2), 2);
 });
 
+test("where the caller awaits its outcome, what a task does after the abort counts, for cancelGraceMs", async (t) => {
+  const manager = managed(t, { shutdown: { cancelGraceMs: 200 } });
+  await manager.ready();
+  const given = (started: string): [Promise<string>, AbortController] => {
+    const stop = new AbortController();
+    const until = `${started}:until`;
+    return [manager.run("stubborn", { started, until }, { signal: stop.signal, awaitOutcome: true }), stop];
+  };
+  const [own, stopOwn] = given("own");
+  await eventually(async () => (await server.admin.get("own")) === "1");
+  const throwing = new AbortController();
+  const thrown = manager.run("waitForKey", "never", { signal: throwing.signal, awaitOutcome: true });
+  await eventually(() => manager.stats().threads.reduce((sum, { running }) => sum + running, 0) === 2);
+  await server.admin.set("own:until", "its result");
+  stopOwn.abort();
+  throwing.abort("user left");
+  assert.equal(await own, "its result");
+  await assert.rejects(thrown, /^TaskAbortedError: task waitForKey was given up by its caller: user left$/);
+  const [deaf, stopDeaf] = given("deaf");
+  await eventually(async () => (await server.admin.get("deaf")) === "1");
+  stopDeaf.abort("user left");
+  await assert.rejects(deaf, /was given up by its caller's signal: user left$/);
+  await server.admin.set("deaf:until", 1);
+});
+
 test("a hundred tasks that share a signal are all given up, without a warning of a leak", async (t) => {
   const warnings: string[] = [];
   const onWarning = ({ name }: Error): number => warnings.push(name);

@@ -7,6 +7,8 @@ import { isCloneable } from "./uncloneable.js";
 /** Cause chains are short; one this deep is a cycle or a bug, and the rest tells nothing. */
 const MAX_DEPTH = 8;
 const OWN_PARTS = new Set(["name", "message", "stack", "cause", "errors"]);
+/** Of an error that came as data, the names of its classes. An adapter, maybe of another copy of this package, looks for it. */
+const CLASSES = Symbol.for("redthread.classes");
 
 /**
  * An error as data that survives any channel: name, message, stack, own cloneable fields, causes. Never throws, whatever
@@ -29,6 +31,7 @@ function readError(error: unknown, depth: number): ErrorData {
     name: String(name),
     message: String(message),
     fields: cloneableFields(error),
+    ...(depth === 0 ? { classes: classesOf(error) } : {}),
     ...(isDom ? { isDom } : {}),
     ...(typeof stack === "string" ? { stack } : {}),
     ...(cause !== undefined && deeper ? { cause: readError(cause, depth + 1) } : {}),
@@ -63,7 +66,7 @@ function isDomException(error: unknown): error is DOMException {
 /** The error again, of its own class where that is one of redthread's or of the language's, or the server's reply. */
 export function fromErrorData(data: ErrorData): unknown {
   if ("thrown" in data) return data.thrown;
-  const { name, message, stack, fields, cause, errors, isDom = false } = data;
+  const { name, message, stack, fields, cause, errors, classes, isDom = false } = data;
   const error = isDom
     ? new DOMException(message, name)
     : errors
@@ -74,6 +77,7 @@ export function fromErrorData(data: ErrorData): unknown {
   if (stack !== undefined) define(error, "stack", stack);
   // Not assigned: a field can have any name, "__proto__" too.
   for (const [key, value] of Object.entries(fields)) define(error, key, value, true);
+  if (classes) define(error, CLASSES, classes);
   return error;
 }
 
@@ -109,8 +113,18 @@ function codeOf(made: (typeof ERROR_CLASSES)[number]): string {
   return code;
 }
 
-function define(error: Error, key: string, value: unknown, enumerable = false): void {
+function define(error: Error, key: string | symbol, value: unknown, enumerable = false): void {
   Object.defineProperty(error, key, { value, configurable: true, writable: true, enumerable });
+}
+
+/** Bounded: a prototype may be a proxy that is its own. */
+function classesOf(error: object): string[] {
+  const names: string[] = [];
+  let made = Object.getPrototypeOf(error) as object | null;
+  for (; made && names.length < MAX_DEPTH; made = Object.getPrototypeOf(made) as object | null) {
+    names.push(String(made.constructor?.name));
+  }
+  return names;
 }
 
 function cloneableFields(error: Error): Record<string, unknown> {

@@ -49,7 +49,7 @@ export type ToThread =
     }
   /** A message of the thread could not be read: what does it still run? */
   | { readonly type: "audit" }
-  | { readonly type: "cancel"; readonly id: number; readonly reason: CancelReason }
+  | { readonly type: "cancel"; readonly id: number; readonly reason: CancelReason; readonly why: string | undefined }
   | LoginMessage
   | { readonly type: "exit" }
   | { readonly type: "close"; readonly closeMs: number; readonly graceMs: number };
@@ -157,6 +157,8 @@ export type ErrorData =
       readonly message: string;
       readonly stack?: string;
       readonly fields: Readonly<Record<string, unknown>>;
+      /** The names of its class and of those above it; not of causes. */
+      readonly classes?: readonly string[];
       /** It is a DOMException, as each AbortSignal's own reason. */
       readonly isDom?: boolean;
       readonly cause?: ErrorData;

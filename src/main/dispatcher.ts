@@ -48,7 +48,7 @@ export class Dispatcher {
   readonly #queue = new TaskQueue();
   readonly #pace = new Pace();
   readonly #loads: Loads;
-  readonly #aborts = new AbortWatch<Job>((job, reason) => this.#giveUp(job, "aborted", job.aborted(reason)));
+  readonly #aborts = new AbortWatch<Job>((job, reason) => this.#abort(job, job.aborted(reason)));
   /** Of the queue, those whose callers still wait; reserved ones are no longer in it. */
   #queued = 0;
   #ids = 0;
@@ -354,6 +354,11 @@ export class Dispatcher {
         continue;
       }
       job.thread = undefined;
+      const { signal } = job.options;
+      if (signal?.aborted) {
+        this.#abandon(job, job.aborted(signal.reason)); // it was to await its outcome, and has begun nowhere
+        continue;
+      }
       this.#queue.unshift(job);
       this.#queued++;
     }
@@ -365,6 +370,11 @@ export class Dispatcher {
     load.remove(job);
     names.add(job.name);
     return job;
+  }
+
+  #abort(job: Job, error: Error): void {
+    if (job.options.awaitOutcome && job.thread) this.#cancel(job, job.thread, "aborted", error);
+    else this.#giveUp(job, "aborted", error);
   }
 
   /** The caller is told at once; a task that runs already keeps its place in the thread until it has ended. */
@@ -382,12 +392,17 @@ export class Dispatcher {
     else if (job.fail(error)) this.#failed++;
   }
 
-  /** Aborts the task's signal; a thread that cannot even hear of it, or has nothing else to do, is ended after the grace. */
-  #cancel({ id, options }: Job, thread: Thread, reason: CancelReason, error: Error): void {
-    const cancelled = thread.post({ type: "cancel", id, reason });
-    if (options.cancel === "cooperative") return;
+  /**
+   * Aborts the task's signal. After the grace its caller has waited long enough, and a thread that cannot even hear of it,
+   * or has nothing else to do, is ended.
+   */
+  #cancel(job: Job, thread: Thread, reason: CancelReason, error: Error): void {
+    const { id, options } = job;
+    const why: unknown = options.signal?.reason;
+    const cancelled = thread.post({ type: "cancel", id, reason, why: typeof why === "string" ? why : undefined });
     setTimeout(() => {
-      if (!this.#loads.of(thread)?.get(id)) return;
+      this.#abandon(job, error);
+      if (options.cancel === "cooperative" || !this.#loads.of(thread)?.get(id)) return;
       if (options.exclusive || !thread.hasHeard(cancelled)) thread.end(error);
     }, this.#cancelGraceMs).unref();
   }

@@ -17,7 +17,7 @@ import { isTooDeep, uncloneablePath } from "../common/uncloneable.js";
 import type { Thread } from "./thread.js";
 
 export interface RunOptions {
-  /** Aborts the task's own signal and rejects TASK_ABORTED. */
+  /** Aborts the task's own signal and rejects TASK_ABORTED. A reason that is a text is in both their messages. */
   readonly signal?: AbortSignal;
   /** From this call to the result; then TASK_TIMEOUT. Default: none. */
   readonly timeoutMs?: number;
@@ -35,6 +35,11 @@ export interface RunOptions {
    * loop is blocked or the task is exclusive, and with it the tasks beside it; "cooperative" never does.
    */
   readonly cancel?: "thread" | "cooperative";
+  /**
+   * After the signal's abort a task that has been sent to its thread has `cancelGraceMs` to settle, and its own result or
+   * error counts; TASK_ABORTED comes only then. Default false: TASK_ABORTED at once.
+   */
+  readonly awaitOutcome?: boolean;
   /**
    * Hears, while the task runs, each value that it gives to its context's `report`, in the AsyncLocalStorage of this call. If it
    * throws or rejects, the task is given up; a rejection is logged as well.
@@ -152,8 +157,11 @@ export class Job {
   }
 
   aborted(cause: unknown): TaskAbortedError {
-    const { name } = this;
-    return new TaskAbortedError(`task ${name} was given up by its caller's signal`, { outcome: this.#outcome, cause });
+    const why = typeof cause === "string" ? `: ${cause}` : "";
+    return new TaskAbortedError(`task ${this.name} was given up by its caller's signal${why}`, {
+      outcome: this.#outcome,
+      cause,
+    });
   }
 
   notCloneable(cause: unknown): NotCloneableError {

@@ -99,7 +99,7 @@ export class Runtime {
         this.#audit();
         break;
       case "cancel":
-        this.#running.get(message.id)?.abort(message.reason);
+        this.#running.get(message.id)?.abort(message.reason, message.why);
         break;
       case "login":
         this.#logins?.came(message.login);

@@ -98,8 +98,9 @@ export class ThreadTask implements TaskContext {
     return this.#name;
   }
 
-  abort(reason: CancelReason): void {
-    this.#abortReason ??= abortError(reason, this.#name);
+  /** `why`: what the caller's signal said, if that was a text. */
+  abort(reason: CancelReason, why?: string): void {
+    this.#abortReason ??= abortError(reason, this.#name, why);
     const controller = this.#controller;
     // The listeners are the task's, and may enter an AsyncLocalStorage.
     if (controller) this.#scope.runInAsyncScope(() => controller.abort(this.#abortReason));
@@ -142,8 +143,10 @@ export function runTraced(task: ThreadTask, run: TaskFunction): Promise<unknown>
   return task.runWithin(traced, run) as Promise<unknown>;
 }
 
-function abortError(reason: CancelReason, name: string): Error {
+function abortError(reason: CancelReason, name: string, why: string | undefined): Error {
   if (reason === "timeout") return new TaskTimeoutError(`task ${name} did not settle in time`);
   const who = reason === "shutdown" ? "the shutdown" : "its caller";
-  return new TaskAbortedError(`task ${name} was given up by ${who}`);
+  return new TaskAbortedError(`task ${name} was given up by ${who}${why === undefined ? "" : `: ${why}`}`, {
+    cause: why,
+  });
 }
