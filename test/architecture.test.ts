@@ -28,7 +28,11 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "src/helper": ["src/helper", "src/common"],
   "src/cli": ["src/cli", "src/common"],
   // The faces, as users do, and tools without state that both sides have.
-  "src/adapters": ["src/adapters", "src", "src/common/channels.ts", "src/common/log.ts", "src/common/time.ts"],
+  "src/adapters": [
+    "src/adapters",
+    "src",
+    ...["channels", "errors", "log", "time"].map((tool) => `src/common/${tool}.ts`),
+  ],
   "src/dashboard.ts": ["src/main"],
   "src/index.ts": ["src/main", "src/common"],
   "src/worker.ts": ["src/thread", "src/common"],

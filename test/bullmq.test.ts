@@ -1,10 +1,9 @@
 import assert from "node:assert/strict";
 import { after, before, test, type TestContext } from "node:test";
-import { createWorker, type JobWorker, type JobWorkerOptions } from "../src/adapters/bullmq.js";
 import type { ConnectionManager, ManagerOptions } from "../src/index.js";
 import type * as Tasks from "./fixtures/job-tasks.js";
 import { eventually } from "./support/gate.js";
-import { TestQueue } from "./support/jobs.js";
+import { TestQueue, work } from "./support/jobs.js";
 import { code, fixture, manage } from "./support/manage.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
@@ -21,23 +20,10 @@ function managed(t: TestContext, overrides: Partial<ManagerOptions> = {}): Conne
   return manage<typeof Tasks>(t, server, { tasks: fixture("job-tasks"), ...overrides });
 }
 
-async function work(
-  manager: ConnectionManager<typeof Tasks>,
-  queue: TestQueue,
-  options: Partial<JobWorkerOptions<typeof Tasks>> = {},
-): Promise<JobWorker> {
-  const jobs = await createWorker(manager, queue.name, {
-    connection: { host: "127.0.0.1", port: server.port },
-    ...options,
-  });
-  jobs.worker.on("error", () => {}); // BullMQ writes to the console what nobody listens to
-  return jobs;
-}
-
 test("a job runs as the task of its name, with its data as input and itself as context", DEADLINE, async (t) => {
   const manager = managed(t);
   await using queue = new TestQueue(server, "names");
-  await using jobs = await work(manager, queue);
+  await using jobs = await work(manager, server, queue);
   assert.equal(jobs.worker.concurrency, 4);
   const effect = await queue.add("effect", { id: 1, ms: 0 });
   assert.equal((await queue.reaches(effect, "completed")).returnvalue, 1);
@@ -49,7 +35,7 @@ test("a job runs as the task of its name, with its data as input and itself as c
 test("task and run options can be chosen by job", DEADLINE, async (t) => {
   const manager = managed(t);
   await using queue = new TestQueue(server, "chosen");
-  await using _ = await work(manager, queue, {
+  await using _ = await work(manager, server, queue, {
     task: ({ name }) => (name === "long" ? "waitForKey" : "whoAmI"),
     run: ({ name }) => (name === "long" ? { timeoutMs: 50 } : {}),
   });
@@ -61,7 +47,7 @@ test("task and run options can be chosen by job", DEADLINE, async (t) => {
 test("progress and log rows of a task are in its job when the job completes", DEADLINE, async (t) => {
   const manager = managed(t);
   await using queue = new TestQueue(server, "reports");
-  await using _ = await work(manager, queue);
+  await using _ = await work(manager, server, queue);
   const job = await queue.reaches(await queue.add("reports", 20), "completed");
   assert.deepEqual(job.progress, { done: 20 });
   const { logs } = await queue.getJobLogs(job.id!);
@@ -74,7 +60,7 @@ test("progress and log rows of a task are in its job when the job completes", DE
 test("a job that blocks its thread for longer than its lock lasts keeps its lock", DEADLINE, async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   await using queue = new TestQueue(server, "blocked");
-  await using jobs = await work(manager, queue, { lockDuration: 2_000, stalledInterval: 200 });
+  await using jobs = await work(manager, server, queue, { lockDuration: 2_000, stalledInterval: 200 });
   let stalled = 0;
   jobs.worker.on("stalled", () => stalled++);
   const renewed = new Promise((resolve) => jobs.worker.once("locksRenewed", resolve));
@@ -87,7 +73,7 @@ test("a job that blocks its thread for longer than its lock lasts keeps its lock
 test("a job whose thread dies fails, and is repeated by its attempts", DEADLINE, async (t) => {
   const manager = managed(t);
   await using queue = new TestQueue(server, "deaths");
-  await using jobs = await work(manager, queue);
+  await using jobs = await work(manager, server, queue);
   const failures: Error[] = [];
   jobs.worker.on("failed", (_job, error) => failures.push(error));
   const job = await queue.reaches(await queue.add("dieOnce", "deaths", { attempts: 3 }), "completed");
@@ -100,7 +86,7 @@ test("a job whose thread dies fails, and is repeated by its attempts", DEADLINE,
 test("a failure that comes again whatever is repeated is not repeated", DEADLINE, async (t) => {
   const manager = managed(t);
   await using queue = new TestQueue(server, "pointless");
-  await using jobs = await work(manager, queue);
+  await using jobs = await work(manager, server, queue);
   const codes = new Map<string, unknown>();
   jobs.worker.on("failed", (job, error) => codes.set(job!.name, (error as { code?: unknown }).code));
   for (const name of ["ecko", "uncloneable", "giveUp"]) {
@@ -116,7 +102,7 @@ test("a failure that comes again whatever is repeated is not repeated", DEADLINE
 test("cancelling a job aborts its task's signal, and so does the loss of its lock", DEADLINE, async (t) => {
   const manager = managed(t);
   await using queue = new TestQueue(server, "cancels");
-  await using jobs = await work(manager, queue, { lockDuration: 1_000 });
+  await using jobs = await work(manager, server, queue, { lockDuration: 1_000 });
   const started = (key: string): Promise<boolean> =>
     eventually(async () => (await server.admin.get(`${key}:started`)) === "1", WAIT_MS);
   const aborted = (key: string): Promise<boolean> =>
@@ -126,7 +112,7 @@ test("cancelling a job aborts its task's signal, and so does the loss of its loc
   await started("cancelled");
   assert.equal(jobs.worker.cancelJob(cancelled.id!, "enough"), true);
   const { failedReason } = await queue.reaches(cancelled, "failed");
-  assert.match(failedReason, /given up by its caller/);
+  assert.match(failedReason, /given up by its caller: enough$/);
   await aborted("cancelled");
 
   const robbed = await queue.add("untilAborted", "robbed", { removeOnFail: true });
@@ -141,7 +127,7 @@ test(
   async (t) => {
     const manager = managed(t, { threads: { count: 1 } });
     await using queue = new TestQueue(server, "closing");
-    await using jobs = await work(manager, queue, { concurrency: 1 });
+    await using jobs = await work(manager, server, queue, { concurrency: 1 });
     const running = await queue.add("waitForKey", "closing");
     const waiting = await queue.add("effect", { id: 2, ms: 0 });
     await eventually(async () => (await server.admin.get("closing:started")) === "1", WAIT_MS);
@@ -162,7 +148,7 @@ test(
   async (t) => {
     const manager = managed(t, { threads: { count: 1, concurrency: 1 } });
     await using queue = new TestQueue(server, "late");
-    const jobs = await work(manager, queue, { concurrency: 2 });
+    const jobs = await work(manager, server, queue, { concurrency: 2 });
     const running = await queue.add("untilAborted", "late");
     await eventually(async () => (await server.admin.get("late:started")) === "1", WAIT_MS);
     const unstarted = await queue.add("effect", { id: 3, ms: 0 });
@@ -179,7 +165,7 @@ test(
   async (t) => {
     const manager = managed(t);
     await using queue = new TestQueue(server, "refused");
-    await using jobs = await work(manager, queue);
+    await using jobs = await work(manager, server, queue);
     await manager.shutdown();
     const job = await queue.add("effect", { id: 4, ms: 0 });
     await eventually(() => jobs.worker.isPaused(), WAIT_MS);
@@ -190,7 +176,7 @@ test(
 test("a job for which the manager has no place comes again later, at no cost", DEADLINE, async (t) => {
   const manager = managed(t, { threads: { count: 1, concurrency: 1 }, queue: { max: 1 } });
   await using queue = new TestQueue(server, "full");
-  await using _ = await work(manager, queue, { concurrency: 8 });
+  await using _ = await work(manager, server, queue, { concurrency: 8 });
   const added = await queue.addBulk(
     Array.from({ length: 8 }, (_item, i) => ({ name: "effect", data: { id: 100 + i, ms: 20 } })),
   );
@@ -200,7 +186,7 @@ test("a job for which the manager has no place comes again later, at no cost", D
 test("the number of jobs at once follows the threads that are ready", DEADLINE, async (t) => {
   const manager = managed(t);
   await using queue = new TestQueue(server, "following");
-  await using jobs = await work(manager, queue, { jobsPerThread: 3 });
+  await using jobs = await work(manager, server, queue, { jobsPerThread: 3 });
   assert.equal(jobs.worker.concurrency, 6);
   await server.admin.set("no new threads", 1);
   t.after(() => server.admin.del("no new threads"));
@@ -208,4 +194,20 @@ test("the number of jobs at once follows the threads that are ready", DEADLINE, 
   await eventually(() => jobs.worker.concurrency === 3, WAIT_MS);
   await server.admin.del("no new threads");
   await eventually(() => jobs.worker.concurrency === 6, WAIT_MS);
+});
+
+test("a concurrency that is set by hand stays", DEADLINE, async (t) => {
+  const manager = managed(t);
+  await using queue = new TestQueue(server, "by hand");
+  await using followed = await work(manager, server, queue);
+  await using set = await work(manager, server, queue);
+  set.worker.concurrency = 20;
+  followed.worker.concurrency = 4; // what it is already
+  await using following = await work(manager, server, queue);
+  await server.admin.set("no new threads", 1);
+  t.after(() => server.admin.del("no new threads"));
+  await queue.add("dieOnce", "by hand");
+  await eventually(() => following.worker.concurrency === 2, WAIT_MS);
+  await eventually(() => manager.stats().threads.filter(({ state }) => state === "ready").length === 1, WAIT_MS);
+  assert.deepEqual([set.worker.concurrency, followed.worker.concurrency], [20, 4]);
 });

@@ -1,7 +1,17 @@
 import { types } from "node:util";
-import { DelayedError, type Job, UnrecoverableError, WaitingError, Worker, type WorkerOptions } from "bullmq";
-import type { ConnectionManager, RunOptions, TaskName } from "../index.js";
+import {
+  DelayedError,
+  type Job,
+  type SandboxedJob,
+  UnrecoverableError,
+  WaitingError,
+  Worker,
+  type WorkerOptions,
+} from "bullmq";
+import { ConfigInvalidError } from "../common/errors.js";
 import { within } from "../common/time.js";
+import type { ConnectionManager, RunOptions, TaskName } from "../index.js";
+import type { InProcess } from "../testing.js";
 import { JobReports } from "./job-reports.js";
 
 /** Of a task that runs as a job, its context's `context`: in its log lines, too. */
@@ -13,15 +23,21 @@ export interface JobContext {
   readonly attempt: number;
 }
 
+/** A task's job, as `jobOf` of redthread/bullmq/worker gives it. */
+export type TaskJob<Data = unknown, Result = unknown> = SandboxedJob<Data, Result> & { readonly token: string };
+
 export type JobRunOptions = Pick<RunOptions, "cancel" | "exclusive" | "priority" | "timeoutMs">;
 
 export interface JobWorkerOptions<Tasks extends object> extends Omit<
   WorkerOptions,
-  "autorun" | "concurrency" | "useWorkerThreads" | "workerForkOptions" | "workerThreadsOptions"
+  "concurrency" | "useWorkerThreads" | "workerForkOptions" | "workerThreadsOptions"
 > {
   /** The task that a job runs as; its input is the job's data. Default: the task of the job's name. */
   readonly task?: TaskName<Tasks> | ((job: Job) => TaskName<Tasks>);
-  /** Jobs at once in this process. Default: `jobsPerThread` for each thread that is ready, at least as many. */
+  /**
+   * Jobs at once in this process. Default: `jobsPerThread` for each thread that is ready, at least as many; until somebody
+   * sets `worker.concurrency`.
+   */
   readonly concurrency?: number;
   /** Default 2: one computes while the other fetches what it needs. */
   readonly jobsPerThread?: number;
@@ -32,7 +48,10 @@ export interface JobWorkerOptions<Tasks extends object> extends Omit<
 export interface CloseOptions {
   /** What runs has so long to end; then it is given up. Default 10 000. */
   readonly drainMs?: number;
-  /** And so long until BullMQ's connections are closed; then they are cut. Default 2 000. */
+  /**
+   * And so long until BullMQ's connections are closed; then they are cut. Default 2 000. More than `shutdown.cancelGraceMs`:
+   * what is given up has that long to end by itself.
+   */
   readonly closeMs?: number;
 }
 
@@ -55,22 +74,32 @@ const POINTLESS = ["TASK_NOT_FOUND", "NOT_CLONEABLE", "CONFIG_INVALID", "NEEDS_D
 const NO_PLACE = ["QUEUE_FULL", "THREAD_START_FAILED"];
 const NO_PLACE_MS = 1_000;
 const FOLLOW_MS = 1_000;
+/** What BullMQ takes for "the job is elsewhere": neither completed nor failed. */
+const MOVED = new Set(["DelayedError", "WaitingError", "WaitingChildrenError"]);
+/** On an error of the task's own: the names of its classes. What the manager rejects with has none. */
+const CLASSES = Symbol.for("redthread.classes");
+const RUN_OPTIONS = new Set(["cancel", "exclusive", "priority", "timeoutMs"]);
+/** What BullMQ would not heed, nor this adapter: of its sandbox, and of `manager.run`. */
+const NOT_HERE = /^(useWorkerThreads|worker(Fork|Threads)Options|awaitOutcome|context|onReport|signal|transferList)$/;
 
 /**
- * Takes the jobs of a BullMQ queue and runs each as a task in the manager's threads, from the moment it resolves: the
- * threads are up by then. Locks are renewed on the main thread, also while a job blocks its own. BullMQ's connections
+ * Takes the jobs of a BullMQ queue and runs each as a task in the manager's threads, from the moment it resolves (with
+ * `autorun: false` from `worker.run()`): the threads are up by then. Locks are renewed on the main thread, also while a job blocks its own. BullMQ's connections
  * are its own: close the worker before the manager.
- * @throws what `manager.ready()` throws, and BullMQ's own errors about its options
+ * @throws what `manager.ready()` throws, REDTHREAD_CONFIG_INVALID for options that would not be heeded, and BullMQ's own
+ *   errors about its options
  */
 export async function createWorker<Tasks extends object>(
-  manager: ConnectionManager<Tasks>,
+  manager: ConnectionManager<Tasks> | InProcess<Tasks>,
   queueName: string,
   { task, run = {}, concurrency, jobsPerThread = 2, ...bullmq }: JobWorkerOptions<Tasks>,
 ): Promise<JobWorker> {
+  refuse(Object.keys(bullmq).filter((name) => RUN_OPTIONS.has(name) || NOT_HERE.test(name)));
+  if (typeof run === "object") checked(run);
   await manager.ready();
   const plan: Plan = {
     taskOf: typeof task === "function" ? task : ({ name }) => task ?? name,
-    runOptionsOf: typeof run === "function" ? run : () => run,
+    runOptionsOf: typeof run === "function" ? (job) => checked(run(job)) : () => run,
     concurrency,
     jobsPerThread,
   };
@@ -93,16 +122,17 @@ export class JobWorker implements AsyncDisposable {
     // Three parameters, or BullMQ makes no signal.
     this.#worker = new CuttableWorker(queueName, (job, token, signal) => this.#process(job, token, signal), {
       ...options,
-      autorun: false,
+      autorun: false, // not before it has its listeners
       concurrency,
     });
     // A job whose lock is lost is another worker's by now: what still runs here is given up.
     this.#worker.on("lockRenewalFailed", (ids) => ids.forEach((id) => this.#worker.cancelJob(id, "its lock was lost")));
     if (plan.concurrency === undefined) this.#following = setInterval(() => this.#follow(), FOLLOW_MS).unref();
-    this.#worker.run().catch(this.#onError);
+    this.#worker.onConcurrency = () => clearInterval(this.#following);
+    if (options.autorun !== false) this.#worker.run().catch(this.#onError);
   }
 
-  /** BullMQ's own: for its events, `cancelJob`, `pause` and `resume`. */
+  /** BullMQ's own: for its events, `run`, `cancelJob`, `concurrency`, `pause` and `resume`. */
   get worker(): Worker {
     return this.#worker;
   }
@@ -122,9 +152,12 @@ export class JobWorker implements AsyncDisposable {
   async #process(job: Job, token: string | undefined, signal: AbortSignal | undefined): Promise<unknown> {
     const reports = new JobReports(job, this.#onError);
     try {
-      return await this.#run(job, signal, reports.hear);
+      const result = await this.#run(job, signal, reports.hear);
+      // As JSON the bytes of another view would be an object of numbers.
+      return types.isUint8Array(result) ? Buffer.from(result.buffer, result.byteOffset, result.byteLength) : result;
     } catch (error) {
-      throw await this.#judge(error, job, token, signal);
+      await reports.written;
+      throw await this.#judge(error, job, reports.hasMoved, token, signal);
     } finally {
       await reports.written;
     }
@@ -138,6 +171,7 @@ export class JobWorker implements AsyncDisposable {
       ...runOptionsOf(job),
       context,
       onReport,
+      awaitOutcome: true,
       ...(signal && { signal }),
     });
   }
@@ -146,8 +180,12 @@ export class JobWorker implements AsyncDisposable {
    * What BullMQ is to make of a failure. A job that may have run fails, and is repeated by its attempts; one that never
    * started is given back, and that costs it none.
    */
-  async #judge(error: unknown, job: Job, token?: string, signal?: AbortSignal): Promise<unknown> {
-    if (hasCode(error, POINTLESS)) return unrecoverable(error as Error);
+  async #judge(error: unknown, job: Job, hasMoved: boolean, token?: string, signal?: AbortSignal): Promise<unknown> {
+    // BullMQ looks at the message of whatever is thrown.
+    if (!types.isNativeError(error)) return new Error(`the task threw ${String(error)}`, { cause: error });
+    if (hasCode(error, POINTLESS)) return unrecoverable(error);
+    const { [CLASSES]: classes } = error as { [CLASSES]?: readonly string[] };
+    if (classes) return thrown(error, [error.name, ...classes], hasMoved);
     if (hasCode(error, NO_PLACE)) {
       await job.moveToDelayed(Date.now() + NO_PLACE_MS, token);
       return new DelayedError();
@@ -157,14 +195,13 @@ export class JobWorker implements AsyncDisposable {
       await job.moveToWait(token);
       return new WaitingError();
     }
-    // BullMQ looks at the message of whatever is thrown.
-    return types.isNativeError(error) ? error : new Error(`the task threw ${String(error)}`, { cause: error });
+    return error;
   }
 
   /** The manager, or this worker, closes and the job was not started. */
-  #isLeftByShutdown(error: unknown, signal?: AbortSignal): boolean {
-    const { outcome } = Object(error) as { outcome?: unknown };
-    if (hasCode(error, ["SHUTTING_DOWN"])) return outcome === "refused"; // otherwise it is the task that was refused something
+  #isLeftByShutdown(error: Error, signal?: AbortSignal): boolean {
+    if (hasCode(error, ["SHUTTING_DOWN"])) return true;
+    const { outcome } = error as { outcome?: unknown };
     const isCancelled = signal?.aborted === true && this.#closing === undefined;
     return hasCode(error, ["TASK_ABORTED"]) && outcome === "not-sent" && !isCancelled;
   }
@@ -179,7 +216,7 @@ export class JobWorker implements AsyncDisposable {
   }
 
   #follow(): void {
-    this.#worker.concurrency = this.#jobsAtOnce();
+    this.#worker.follow(this.#jobsAtOnce());
   }
 
   #jobsAtOnce(): number {
@@ -193,8 +230,27 @@ export class JobWorker implements AsyncDisposable {
   };
 }
 
-/** Its own `close()` waits for a Redis that is gone: what it awaits of its connections never comes, and its timers go on. */
+/**
+ * Tells who sets its concurrency, and can be cut. Its own `close()` waits for a Redis that is gone: what it awaits of its connections never comes, and
+ * its timers go on.
+ */
 class CuttableWorker extends Worker {
+  /** Somebody else than `follow` has set it. */
+  onConcurrency: (() => void) | undefined;
+
+  override get concurrency(): number {
+    return super.concurrency;
+  }
+
+  override set concurrency(jobs: number) {
+    super.concurrency = jobs;
+    this.onConcurrency?.(); // there is none yet while BullMQ's constructor sets it
+  }
+
+  follow(jobs: number): void {
+    super.concurrency = jobs;
+  }
+
   cut(): void {
     // What these wait for may never come either; what they stop and disconnect, they do at once. A connection that never
     // was one is ended by `close`, one that `close` has begun to end by `disconnect`.
@@ -203,8 +259,34 @@ class CuttableWorker extends Worker {
   }
 }
 
-function hasCode(error: unknown, codes: readonly string[]): boolean {
-  const { code } = Object(error) as { code?: unknown };
+function checked(run: JobRunOptions): JobRunOptions {
+  refuse(
+    Object.keys(run).filter((name) => !RUN_OPTIONS.has(name)),
+    "run.",
+  );
+  return run;
+}
+
+/** @throws CONFIG_INVALID */
+function refuse(names: readonly string[], where = ""): void {
+  if (names.length === 0) return;
+  const problems = names.map((name) => `${where}${name} is no option of createWorker`);
+  throw new ConfigInvalidError(problems.join("; "), { problems });
+}
+
+/** What BullMQ is to make of an error of the task's own. It looks for its own classes, and theirs are in another thread. */
+function thrown(error: Error, names: readonly string[], hasMoved: boolean): Error {
+  if (names.includes("UnrecoverableError")) {
+    return Object.setPrototypeOf(error, UnrecoverableError.prototype) as Error;
+  }
+  const moved = names.find((name) => MOVED.has(name));
+  if (!moved) return error;
+  if (hasMoved) return new DelayedError();
+  return new UnrecoverableError(`the task threw ${moved}, but moved its job nowhere: call a method of jobOf() first`);
+}
+
+function hasCode(error: Error, codes: readonly string[]): boolean {
+  const { code } = error as { code?: unknown };
   return codes.some((one) => code === `REDTHREAD_${one}`);
 }
 

@@ -1,8 +1,21 @@
 import { type Job, type JobState, Queue } from "bullmq";
+import { createWorker, type JobWorker, type JobWorkerOptions } from "../../src/adapters/bullmq.js";
 import { eventually } from "./gate.js";
 import type { RedisServer } from "./redis-server.js";
 
 const DEADLINE_MS = 30_000;
+
+/** Works off a queue on this server. */
+export async function work<Tasks extends object>(
+  manager: Parameters<typeof createWorker<Tasks>>[0],
+  { port }: Pick<RedisServer, "port">,
+  { name }: Pick<Queue, "name">,
+  options: Partial<JobWorkerOptions<Tasks>> = {},
+): Promise<JobWorker> {
+  const jobs = await createWorker(manager, name, { connection: { host: "127.0.0.1", port }, ...options });
+  jobs.worker.on("error", () => {}); // BullMQ writes to the console what nobody listens to
+  return jobs;
+}
 
 /** A BullMQ queue that is closed at the end of its block. */
 export class TestQueue extends Queue implements AsyncDisposable {
