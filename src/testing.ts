@@ -110,6 +110,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
       totals: this.#totals,
       recycled: 0,
       maxDedicated: this.#config.dedicated.max,
+      places: 1,
     });
   }
 

@@ -1,4 +1,4 @@
-import type { Stats, ThreadStats } from "../index.js";
+import type { Stats, TaskMessage, ThreadStats } from "../index.js";
 
 /** What of a manager the adapters look at. */
 export interface Observed {
@@ -11,23 +11,26 @@ export type Sample = readonly [value: number, attributes?: Readonly<Record<strin
 
 export interface Measure {
   readonly name: string;
-  /** `counter`: only grows. `sum`: goes up and down, and adds up over processes. `gauge`: does not add up. */
-  readonly kind: "counter" | "sum" | "gauge";
+  /** `counter` only grows. `sum` goes up and down, and adds up over processes. The others are joined so, because they do not. */
+  readonly kind: "counter" | "sum" | "average" | "max" | "min";
   /** As UCUM has it. */
   readonly unit: string;
   readonly help: string;
-  /** The names of its samples' attributes. Default: none. */
+  /** The names of its samples' attributes, beside `MANAGER`. Default: none. */
   readonly attributes?: readonly string[];
   readonly read: (stats: Stats) => readonly Sample[];
 }
 
+/** Every sample has it: a process may have several managers. */
+export const MANAGER = "redthread.manager";
 export const POOL_NAME = "db.client.connection.pool.name";
 /** The dedicated clients of all threads count as one pool: each thread has one, with the same options. */
 export const DEDICATED = { [POOL_NAME]: "redthread.dedicated" };
 const STATE = "db.client.connection.state";
 const OUTCOME = "redthread.task.outcome";
 const THREAD_STATE = "redthread.thread.state";
-const THREAD_ID = "redthread.thread.id";
+/** Ids of threads are never used again: each new thread would add a series. */
+const PLACE = "redthread.thread.place";
 const REASON = "redthread.reason";
 const STATES: readonly ThreadStats["state"][] = ["starting", "ready", "closing", "closed", "dead"];
 const MB = 2 ** 20;
@@ -39,7 +42,7 @@ export const MEASURES: readonly Measure[] = [
     name: "db.client.connection.count",
     kind: "sum",
     unit: "{connection}",
-    help: "Dedicated clients by state: idle, or used by a task",
+    help: "Dedicated clients by state",
     attributes: [POOL_NAME, STATE],
     read: ({ threads }) => [
       [dedicated(threads, "idle"), { ...DEDICATED, [STATE]: "idle" }],
@@ -50,7 +53,7 @@ export const MEASURES: readonly Measure[] = [
     name: "db.client.connection.limit",
     kind: "sum",
     unit: "{connection}",
-    help: "Dedicated clients that there may be: dedicated.max of each thread",
+    help: "Dedicated clients that there may be",
     attributes: [POOL_NAME],
     read: ({ threads }) => [[dedicated(threads, "max"), DEDICATED]],
   },
@@ -58,7 +61,7 @@ export const MEASURES: readonly Measure[] = [
     name: "db.client.connection.idle.max",
     kind: "sum",
     unit: "{connection}",
-    help: "Dedicated clients that may be idle: all of them, for dedicated.idleTimeoutMs",
+    help: "Dedicated clients that may be idle: all",
     attributes: [POOL_NAME],
     read: ({ threads }) => [[dedicated(threads, "max"), DEDICATED]],
   },
@@ -105,7 +108,7 @@ export const MEASURES: readonly Measure[] = [
     name: "redthread.tasks",
     kind: "counter",
     unit: "{task}",
-    help: "Tasks by what their callers heard: done, failed by their own error, abandoned on the way, refused by a full queue",
+    help: "Tasks by what their callers heard",
     attributes: [OUTCOME],
     read: ({ tasks }) => Object.entries(tasks).map(([outcome, count]) => [count, { [OUTCOME]: outcome }]),
   },
@@ -114,8 +117,8 @@ export const MEASURES: readonly Measure[] = [
     kind: "sum",
     unit: "{task}",
     help: "Tasks that a thread has been given and not ended",
-    attributes: [THREAD_ID],
-    read: ({ threads }) => threads.map(({ threadId, running }) => [running, thread(threadId)]),
+    attributes: [PLACE],
+    read: (stats) => byPlace(stats, ({ running }) => running),
   },
   {
     name: "redthread.threads",
@@ -130,7 +133,7 @@ export const MEASURES: readonly Measure[] = [
     name: "redthread.threads.recycled",
     kind: "counter",
     unit: "{thread}",
-    help: "Threads that were replaced because of threads.maxTasks or threads.maxHeapMb",
+    help: "Threads that were replaced as worn",
     read: ({ recycled }) => [[recycled]],
   },
   {
@@ -142,19 +145,19 @@ export const MEASURES: readonly Measure[] = [
   },
   {
     name: "redthread.thread.loop_busy",
-    kind: "gauge",
+    kind: "average",
     unit: "1",
-    help: "Share of the time since it was last read, at least a second, in which the thread's loop was busy",
-    attributes: [THREAD_ID],
-    read: ({ threads }) => threads.map(({ threadId, loopBusy }) => [loopBusy, thread(threadId)]),
+    help: "Share of the time since the last read in which the thread's loop was busy",
+    attributes: [PLACE],
+    read: (stats) => byPlace(stats, ({ loopBusy }) => loopBusy, Math.max),
   },
   {
     name: "redthread.thread.heap",
-    kind: "gauge",
+    kind: "sum",
     unit: "By",
-    help: "The thread's V8 heap in use and its buffers, garbage included, as it last said",
-    attributes: [THREAD_ID],
-    read: ({ threads }) => threads.map(({ threadId, heapMb }) => [heapMb * MB, thread(threadId)]),
+    help: "V8's heap in use and its buffers, garbage included",
+    attributes: [PLACE],
+    read: (stats) => byPlace(stats, ({ heapMb }) => heapMb * MB),
   },
   {
     name: "redthread.connections.open",
@@ -186,16 +189,16 @@ export const MEASURES: readonly Measure[] = [
   },
   {
     name: "redthread.breaker.open",
-    kind: "gauge",
+    kind: "max",
     unit: "{flag}",
-    help: "1 while Redis is away and one prober tries for all, else 0",
+    help: "1 while Redis is away",
     read: ({ breaker }) => [[breaker.state === "closed" ? 0 : 1]],
   },
   {
     name: "redthread.primary.connected",
-    kind: "gauge",
+    kind: "min",
     unit: "{flag}",
-    help: "1 while the primary client is connected, else 0",
+    help: "1 while the primary client is connected",
     read: ({ primary }) => [[primary.state === "connected" ? 1 : 0]],
   },
   {
@@ -209,14 +212,14 @@ export const MEASURES: readonly Measure[] = [
     name: "redthread.acquires",
     kind: "counter",
     unit: "{acquire}",
-    help: "Calls of getRedis, withDedicated and acquireDedicated in threads",
+    help: "Calls for a client in threads",
     read: ({ totals }) => [[totals.acquires]],
   },
   {
     name: "redthread.cache_hits",
     kind: "counter",
     unit: "{acquire}",
-    help: "Of these, those answered by the thread's cached client without asking Redis",
+    help: "Of these, those answered without asking Redis",
     read: ({ totals }) => [[totals.cacheHits]],
   },
   {
@@ -233,6 +236,46 @@ function dedicated(threads: readonly ThreadStats[], field: "out" | "idle" | "wai
   return threads.reduce((sum, one) => sum + one.dedicated[field], 0);
 }
 
-function thread(threadId: number): Record<string, number> {
-  return { [THREAD_ID]: threadId };
+/**
+ * One sample for each place, also where no thread lives: OpenTelemetry's SDK shows the last value for ever of what is no
+ * longer observed. While a thread is recycled, its replacement has the same place.
+ */
+function byPlace(
+  { places, threads }: Stats,
+  value: (thread: ThreadStats) => number,
+  join: (a: number, b: number) => number = (a, b) => a + b,
+): Sample[] {
+  const values = Array.from({ length: places }, () => 0);
+  for (const thread of threads) values[thread.place] = join(values[thread.place]!, value(thread));
+  return values.map((one, place) => [one, { [PLACE]: place }]);
+}
+
+/** As the semantic conventions of `error.type` have it. */
+const OTHER = "_OTHER";
+const MOST = 50;
+
+/**
+ * The values of an attribute that outsiders may choose, and each is a series for the life of the process: the known ones
+ * are kept apart, of the others only the first 50.
+ */
+export class Bounded {
+  readonly #kept = new Set<string>();
+  #others = 0;
+
+  /** By default for codes: ours are known. */
+  of(value: string, isKnown = isOurs(value)): string {
+    if (this.#kept.has(value)) return value;
+    if (!isKnown && ++this.#others > MOST) return OTHER;
+    this.#kept.add(value);
+    return value;
+  }
+}
+
+/** Whoever adds jobs to a queue chooses names. A task that did something, be it throw, exists. */
+export function knownName(names: Bounded, { task, code = "" }: TaskMessage): string {
+  return code === "REDTHREAD_TASK_NOT_FOUND" ? OTHER : names.of(task, !isOurs(code));
+}
+
+function isOurs(code: string): boolean {
+  return code.startsWith("REDTHREAD_");
 }

@@ -1,18 +1,35 @@
 import { Counter, Gauge, Histogram, register as globalRegistry, type Registry } from "prom-client";
-import { taskChannel } from "../common/channels.js";
+import { taskChannel, type TaskMessage, type TraceContext } from "../common/channels.js";
 import { listen } from "./listen.js";
-import { type Measure, MEASURES, type Observed, type Sample } from "./measures.js";
+import { Bounded, knownName, MANAGER, type Measure, MEASURES, type Observed, type Sample } from "./measures.js";
 
 export interface RegisterOptions {
-  /** Default: prom-client's global one. */
-  readonly registry?: Registry;
+  /** Default: prom-client's global one. Several managers may share it. */
+  readonly registry?: Omit<Registry, "contentType" | "setContentType">;
   /** Before each metric's name. Default "". */
   readonly prefix?: string;
+  /** The label `manager`. Default: `manager.id`, 1 for the first of the process. */
+  readonly name?: string;
   /**
    * Bounds in seconds: with them, each task's duration and wait go into histograms by the task's name, from a
    * subscription to `redthread:task`. Default: none.
    */
   readonly taskBuckets?: readonly number[];
+}
+
+/** A manager, as its metrics know it. */
+interface Source {
+  readonly name: string;
+  readonly stats: Observed["stats"];
+}
+
+/** prom-client's metrics keep what they are configured with. */
+type Shared<Metric> = Metric & { readonly sources: Set<Source>; readonly enableExemplars?: boolean };
+
+interface Config {
+  readonly name: string;
+  readonly help: string;
+  readonly labelNames: string[];
 }
 
 /**
@@ -21,63 +38,86 @@ export interface RegisterOptions {
  */
 export function register(
   manager: Observed,
-  { registry = globalRegistry, prefix = "", taskBuckets }: RegisterOptions = {},
+  { registry = globalRegistry, prefix = "", name = String(manager.id), taskBuckets }: RegisterOptions = {},
 ): () => void {
-  const stats = oncePerTurn(() => manager.stats());
-  const registered = MEASURES.map((measure) => {
-    const { kind, help, attributes: labels = [], read } = measure;
-    const name = prefix + promName(measure);
-    const Metric = kind === "counter" ? Counter : Gauge;
-    const metric = new Metric({
-      name,
-      help,
-      labelNames: labels.map(labelName),
-      registers: [registry],
-      collect(this: Counter | Gauge) {
-        this.reset();
-        const samples = read(stats());
-        if (samples.length === 0) this.remove(); // reset() left a zero where there are no labels
-        for (const [value, attributes = {}] of samples) this.inc(labelsOf(attributes), value);
-      },
-    });
-    return { name, metric };
-  });
-  const histograms = taskBuckets ? timeTasks(manager, registry, prefix, [...taskBuckets]) : undefined;
-  return () => {
-    histograms?.();
-    for (const { name, metric } of registered) {
+  const source = { name, stats: oncePerTurn(() => manager.stats()) };
+  const stops: (() => void)[] = [];
+  /** One metric for all managers of the registry: the first one makes it, and with the last one it goes. */
+  const share = <Metric>(Kind: new (config: Config) => Metric, config: Config): Shared<Metric> => {
+    const full = { ...config, name: prefix + config.name, registers: [registry], sources: new Set() };
+    const found = registry.getSingleMetric(full.name) as unknown as Shared<Metric> | undefined;
+    const metric = found?.sources ? found : (new Kind(full) as Shared<Metric>);
+    metric.sources.add(source);
+    stops.push(() => {
+      metric.sources.delete(source);
+      if (metric.sources.size > 0) return;
       // Another's of that name may have come after a first call of this.
-      if (registry.getSingleMetric(name) === metric) registry.removeSingleMetric(name);
-    }
+      if (registry.getSingleMetric(full.name) === (metric as unknown)) registry.removeSingleMetric(full.name);
+    });
+    return metric;
+  };
+  for (const measure of MEASURES)
+    share<Counter | Gauge>(measure.kind === "counter" ? Counter : Gauge, configOf(measure));
+  if (taskBuckets) {
+    const { contentType } = registry as Partial<Registry>;
+    const enableExemplars = contentType?.startsWith("application/openmetrics-text");
+    const histogram = (what: string, help: string, ...labels: string[]): Shared<Histogram> => {
+      const labelNames = ["manager", "task", ...labels];
+      const config = {
+        name: `redthread_task_${what}_seconds`,
+        help,
+        labelNames,
+        buckets: [...taskBuckets],
+        enableExemplars,
+      };
+      return share<Histogram>(Histogram, config);
+    };
+    const duration = histogram(
+      "duration",
+      "From run() to the outcome, by the task's name; error is the code of one that was not done",
+      "error",
+    );
+    const wait = histogram("wait", "From run() until the task was sent to a thread");
+    const names = new Bounded();
+    const codes = new Bounded();
+    const asyncEnd = (message: TaskMessage): void => {
+      const { manager: id, durationMs = 0, waitMs, code = "", trace } = message;
+      if (id !== manager.id) return;
+      const labels = { manager: name, task: knownName(names, message) };
+      observe(duration, { ...labels, error: code && codes.of(code) }, durationMs, trace);
+      if (waitMs !== undefined) observe(wait, labels, waitMs, trace);
+    };
+    stops.push(listen(taskChannel, { asyncEnd }));
+  }
+  return () => {
+    for (const stop of stops) stop();
   };
 }
 
-function timeTasks(manager: Observed, registry: Registry, prefix: string, buckets: number[]): () => void {
-  const common = { buckets, registers: [registry] };
-  const duration = new Histogram({
-    ...common,
-    name: `${prefix}redthread_task_duration_seconds`,
-    help: "From run() to the outcome, by the task's name; error is the code of one that was not done",
-    labelNames: ["task", "error"],
-  });
-  const wait = new Histogram({
-    ...common,
-    name: `${prefix}redthread_task_wait_seconds`,
-    help: "From run() until the task was sent to a thread",
-    labelNames: ["task"],
-  });
-  const stop = listen(taskChannel, {
-    asyncEnd({ manager: id, task, durationMs = 0, waitMs, code = "" }) {
-      if (id !== manager.id) return;
-      duration.observe({ task, error: code }, durationMs / 1_000);
-      if (waitMs !== undefined) wait.observe({ task }, waitMs / 1_000);
+function configOf(measure: Measure): Config {
+  const { kind, help, attributes = [], read } = measure;
+  const config = {
+    name: promName(measure),
+    help,
+    labelNames: [MANAGER, ...attributes].map(labelName),
+    aggregator: kind === "counter" ? "sum" : kind,
+    collect(this: Shared<Counter | Gauge>) {
+      this.reset();
+      for (const { name, stats } of this.sources) {
+        for (const [value, others] of read(stats())) this.inc(labelsOf({ [MANAGER]: name, ...others }), value);
+      }
     },
-  });
-  return () => {
-    stop();
-    registry.removeSingleMetric(`${prefix}redthread_task_duration_seconds`);
-    registry.removeSingleMetric(`${prefix}redthread_task_wait_seconds`);
   };
+  return config;
+}
+
+function observe(metric: Shared<Histogram>, labels: Record<string, string>, ms: number, trace?: TraceContext): void {
+  const value = ms / 1_000;
+  if (!metric.enableExemplars) return metric.observe(labels, value);
+  const [, traceId = "", spanId = "", flags = ""] = trace?.traceparent.split("-") ?? [];
+  // Of a trace that is not sampled nobody finds anything.
+  const exemplarLabels = Number.parseInt(flags, 16) & 1 ? { trace_id: traceId, span_id: spanId } : {};
+  metric.observe({ labels, value, exemplarLabels });
 }
 
 /** As OpenTelemetry's exporters for Prometheus name it. */

@@ -206,6 +206,7 @@ export class ConnectionManager<
       totals: this.#totals,
       recycled: this.#recycler.recycled,
       maxDedicated: this.#config.dedicated.max,
+      places: this.#config.threads.count,
     });
   }
 

@@ -22,6 +22,8 @@ export interface Stats {
   readonly died: number;
   /** Over all threads so far, also those that are gone. */
   readonly totals: Totals;
+  /** `threads.count`. */
+  readonly places: number;
   readonly threads: readonly ThreadStats[];
 }
 
@@ -38,6 +40,8 @@ export interface Totals {
 
 export interface ThreadStats {
   readonly threadId: number;
+  /** From 0: a thread has that of the one it replaces. */
+  readonly place: number;
   readonly state: ThreadState;
   readonly running: number;
   readonly done: number;
@@ -70,11 +74,12 @@ export interface StatsSources {
   readonly totals: LedgerTotals;
   readonly recycled: number;
   readonly maxDedicated: number;
+  readonly places: number;
 }
 
 /** Everything at once and without a message: a thread blocked by CPU shows its last numbers. */
 export function collectStats(sources: StatsSources): Stats {
-  const { clients, gate, maxConnections = null, dispatcher, threads, totals, recycled, maxDedicated } = sources;
+  const { clients, gate, maxConnections = null, dispatcher, threads, totals, recycled, maxDedicated, places } = sources;
   const { primary } = clients;
   const living = [...threads];
   const rows = living.map(({ row }) => row);
@@ -95,8 +100,10 @@ export function collectStats(sources: StatsSources): Stats {
       reconnects: total("reconnects"),
       closed: closedBy(total),
     },
+    places,
     threads: living.map((thread) => ({
       threadId: thread.threadId,
+      place: thread.place,
       state: thread.state,
       ...dispatcher.countsOf(thread),
       acquires: thread.row.get("acquires"),

@@ -22,6 +22,8 @@ const SHARE_MS = 1_000;
 export class Thread {
   readonly token: number;
   readonly row: LedgerRow;
+  /** Among the threads of its manager. */
+  readonly place: number;
   readonly startedAt = monotonic();
   /** Resolves when the thread has confirmed that it closed, or is dead. */
   readonly answered: Promise<void>;
@@ -49,9 +51,10 @@ export class Thread {
   #onAnswered!: () => void;
   #end: () => void = () => {};
 
-  constructor(token: number, row: LedgerRow) {
+  constructor(token: number, row: LedgerRow, place = 0) {
     this.token = token;
     this.row = row;
+    this.place = place;
     this.answered = new Promise((resolve) => (this.#onAnswered = resolve));
   }
 

@@ -155,15 +155,18 @@ export class Threads {
   }
 
   get #isMissingOne(): boolean {
-    const staying = [...this.#threads].filter(({ isRetiring }) => !isRetiring);
-    return staying.length < this.#options.config.threads.count;
+    return this.#staying.length < this.#options.config.threads.count;
+  }
+
+  get #staying(): Thread[] {
+    return [...this.#threads].filter(({ isRetiring }) => !isRetiring);
   }
 
   #start(): void {
     const { ledger } = this.#options;
     const row = ledger.take();
     const token = ++this.#tokens;
-    const thread = new Thread(token, ledger.row(row));
+    const thread = new Thread(token, ledger.row(row), this.#freePlace());
     this.#threads.add(thread);
     const job: Serve = { serve: token, row };
     const ended = this.#serve(thread, job)
@@ -173,6 +176,14 @@ export class Threads {
       )
       .finally(() => this.#ends.delete(ended));
     this.#ends.add(ended);
+  }
+
+  /** The first that no thread has which stays. */
+  #freePlace(): number {
+    const staying = this.#staying;
+    let place = 0;
+    while (staying.some((thread) => thread.place === place)) place++;
+    return place;
   }
 
   /** Its whole life, once it is its turn to begin. */
