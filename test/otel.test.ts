@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, test, type TestContext } from "node:test";
-import { context, trace } from "@opentelemetry/api";
+import { type Attributes, type Context, context, trace } from "@opentelemetry/api";
 import { AsyncLocalStorageContextManager } from "@opentelemetry/context-async-hooks";
 import {
   AggregationTemporality,
@@ -8,6 +8,7 @@ import {
   MeterProvider,
   type MetricData,
   PeriodicExportingMetricReader,
+  type ViewOptions,
 } from "@opentelemetry/sdk-metrics";
 import {
   AlwaysOffSampler,
@@ -17,8 +18,10 @@ import {
   TracerProvider,
 } from "@opentelemetry/sdk-trace";
 import { instrument } from "../src/adapters/otel.js";
-import type { ConnectionManager } from "../src/index.js";
+import type { ConnectionManager, ManagerOptions } from "../src/index.js";
 import type * as Tasks from "./fixtures/traced-tasks.js";
+import type * as WornTasks from "./fixtures/worn-tasks.js";
+import { eventually } from "./support/gate.js";
 import { fixture, manage } from "./support/manage.js";
 import { plainSpans } from "./support/plain-spans.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
@@ -36,28 +39,43 @@ interface Traced {
   readonly manager: ConnectionManager<typeof Tasks>;
   readonly exporter: InMemorySpanExporter;
   readonly tracerProvider: TracerProvider;
+  readonly meterProvider: MeterProvider;
   readonly stop: () => void;
   /** Collects once. */
   readonly metrics: () => Promise<Map<string, MetricData>>;
 }
 
-function traced(t: TestContext, sampler?: Sampler): Traced {
-  const manager = manage<typeof Tasks>(t, server, { tasks: fixture("traced-tasks"), threads: { count: 1 } });
+interface TracedOptions extends Partial<ManagerOptions> {
+  readonly sampler?: Sampler;
+  readonly views?: ViewOptions[];
+}
+
+function traced(t: TestContext, { sampler, views = [], ...options }: TracedOptions = {}): Traced {
+  const common = { tasks: fixture("traced-tasks"), threads: { count: 1 } };
+  const manager = manage<typeof Tasks>(t, server, { ...common, ...options });
   const exporter = new InMemorySpanExporter();
   const spanProcessors = [new SimpleSpanProcessor({ exporter })];
   const tracerProvider = new TracerProvider({ spanProcessors, ...(sampler && { sampler }) });
   const collected = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE);
   const reader = new PeriodicExportingMetricReader({ exporter: collected, exportIntervalMillis: 2 ** 30 });
-  const meterProvider = new MeterProvider({ readers: [reader] });
+  const meterProvider = new MeterProvider({ readers: [reader], views });
   t.after(() => meterProvider.shutdown());
-  const stop = instrument(manager, { meterProvider, tracerProvider });
+  const stop = instrument(manager, { meterProvider, tracerProvider, name: "main" });
   t.after(stop);
   const metrics = async (): Promise<Map<string, MetricData>> => {
     await reader.forceFlush();
     const all = (collected.getMetrics().at(-1)?.scopeMetrics ?? []).flatMap((scope) => scope.metrics);
     return new Map(all.map((metric) => [metric.descriptor.name, metric]));
   };
-  return { manager, exporter, tracerProvider, stop, metrics };
+  return { manager, exporter, tracerProvider, meterProvider, stop, metrics };
+}
+
+/** Values and attributes of each series, the manager's name left out where it is "main". */
+function pointsOf(metric: MetricData | undefined): [number, Attributes][] {
+  return metric!.dataPoints.map(({ value, attributes }) => {
+    const { "redthread.manager": name, ...others } = attributes;
+    return [value as number, name === "main" ? others : { ...attributes }];
+  });
 }
 
 test(
@@ -101,6 +119,8 @@ test(
     const main = plainSpans(exporter);
     const inThread = await manager.run("spans");
     const failed = [...main, ...inThread].filter(({ hasFailed }) => hasFailed);
+    const status = failed.map(({ attributes }) => attributes["db.response.status_code"]);
+    assert.deepEqual(status, [undefined, "WRONGTYPE", undefined], "of the command, as the server said it");
     assert.deepEqual(
       failed.map(({ name, attributes }) => [name, attributes["error.type"]]),
       [
@@ -144,8 +164,72 @@ test("tasks of map() are children of the span that called it, also those submitt
   assert.ok(runs.every(({ parentId }) => parentId === batch.spanId));
 });
 
+test("after a thousand tasks of a map() each has a trace of its own, linked to the caller's span", LIMIT, async (t) => {
+  const { manager, exporter, tracerProvider } = traced(t);
+  const inputs = Array.from({ length: 1_003 }, () => undefined);
+  await tracerProvider.getTracer("test").startActiveSpan("batch", async (span) => {
+    for await (const spans of manager.map("nothing", inputs)) assert.equal(spans, undefined);
+    span.end();
+  });
+  const spans = plainSpans(exporter);
+  const batch = spans.find(({ name }) => name === "batch")!;
+  const runs = spans.filter(({ name }) => name === "run nothing");
+  const children = runs.filter(({ parentId }) => parentId === batch.spanId);
+  const others = runs.filter(({ parentId }) => parentId === undefined);
+  assert.deepEqual([children.length, others.length], [1_000, 3]);
+  assert.ok(children.every(({ traceId, links }) => traceId === batch.traceId && links.length === 0));
+  assert.equal(new Set([batch, ...others].map(({ traceId }) => traceId)).size, 4);
+  for (const { links } of others) assert.deepEqual(links, [batch.spanId]);
+});
+
+test("a pipeline and a transaction are one operation each, with the number of their commands", LIMIT, async (t) => {
+  const { manager } = traced(t);
+  await manager.run("batches", "batch:key");
+  const spans = await manager.run("spans");
+  const task = spans.find(({ name }) => name === "batches")!;
+  assert.deepEqual(
+    spans
+      .filter(({ parentId }) => parentId === task.spanId)
+      .map(({ name, attributes, hasFailed }) => [name, attributes["db.operation.batch.size"], hasFailed]),
+    [
+      ["PIPELINE", 2, false],
+      ["PIPELINE GET", 3, false],
+      ["MULTI INCR", 2, false],
+      ["MULTI", 2, false],
+      ["STRLEN", undefined, false],
+      ["MULTI", 0, false],
+      ["PIPELINE", 2, true],
+    ],
+  );
+  const { attributes } = spans.find(({ name, hasFailed }) => name === "PIPELINE" && hasFailed)!;
+  assert.equal(attributes["db.operation.name"], "PIPELINE");
+  assert.equal(attributes["db.response.status_code"], "WRONGTYPE");
+  const operations = new Set((await manager.run("operations")).map((one) => one["db.operation.name"]));
+  for (const name of ["PIPELINE", "PIPELINE GET", "MULTI INCR", "MULTI", "STRLEN"]) assert.ok(operations.has(name));
+  assert.ok(!operations.has("INCR") && !operations.has("EXEC"));
+});
+
+test("the PING of a check has no span under the task that causes it; that of a task has", LIMIT, async (t) => {
+  const { manager } = traced(t, { redis: { idleCheckMs: 0 } });
+  await manager.run("score", "1");
+  await manager.run("spans");
+  await manager.run("score", "2");
+  await manager.run("ping");
+  const spans = await manager.run("spans");
+  const nameOf = (id: string | undefined): string | undefined => spans.find(({ spanId }) => spanId === id)?.name;
+  const commands = spans.filter(({ attributes }) => attributes["db.system.name"] === "redis");
+  assert.deepEqual(
+    commands.map(({ name, parentId }) => [name, nameOf(parentId)]),
+    [
+      ["SET", "score"],
+      ["INCR", "score"],
+      ["PING", "ping"],
+    ],
+  );
+});
+
 test("a trace that is not sampled on the main thread is not sampled in the thread", LIMIT, async (t) => {
-  const { manager, stop } = traced(t, new AlwaysOffSampler());
+  const { manager, stop } = traced(t, { sampler: new AlwaysOffSampler() });
   await manager.run("score", "1");
   assert.deepEqual(await manager.run("spans"), []);
   stop(); // from here on no trace comes with a task: the thread begins its own
@@ -159,8 +243,7 @@ test("metrics follow the semantic conventions and tell what stats() tells", LIMI
   await manager.run("score", "1");
   await assert.rejects(manager.run("wrongType", "w"), /WRONGTYPE/);
   const all = await metrics();
-  const points = (name: string): [number, unknown][] =>
-    all.get(name)!.dataPoints.map(({ value, attributes }) => [value as number, attributes]);
+  const points = (name: string): [number, Attributes][] => pointsOf(all.get(name));
   const pool = { "db.client.connection.pool.name": "redthread.dedicated" };
   assert.deepEqual(points("db.client.connection.count"), [
     [1, { ...pool, "db.client.connection.state": "idle" }],
@@ -175,11 +258,11 @@ test("metrics follow the semantic conventions and tell what stats() tells", LIMI
   ] as const) {
     assert.deepEqual(points(`db.client.connection.${name}`), [[value, pool]], name);
   }
-  const outcomes = new Map(points("redthread.tasks").map(([n, at]) => [Object.values(at as object)[0], n]));
+  const outcomes = new Map(points("redthread.tasks").map(([n, at]) => [at["redthread.task.outcome"], n]));
   assert.deepEqual(Object.fromEntries(outcomes), { done: 1, failed: 1, abandoned: 0, refused: 0 });
-  const { threadId } = manager.stats().threads[0]!;
-  assert.deepEqual(points("redthread.tasks.running"), [[0, { "redthread.thread.id": threadId }]]);
-  const durations = all.get("redthread.task.duration")!.dataPoints.map(({ attributes }) => attributes);
+  assert.deepEqual(points("redthread.tasks.running"), [[0, { "redthread.thread.place": 0 }]]);
+  assert.equal(all.get("redthread.tasks.running")!.dataPoints[0]!.attributes["redthread.manager"], "main");
+  const durations = points("redthread.task.duration").map(([, attributes]) => attributes);
   assert.deepEqual(durations, [
     { "redthread.task.name": "score" },
     { "redthread.task.name": "wrongType", "error.type": "WRONGTYPE" },
@@ -196,6 +279,80 @@ test("a thread's own meter has the times of connections, waits, leases and comma
     "db.client.connection.use_time": 1,
   });
   assert.ok(commands! >= 2);
+});
+
+test("managers that share a meter provider are told apart", LIMIT, async (t) => {
+  const { manager, meterProvider, metrics } = traced(t);
+  const other = manage<typeof Tasks>(t, server, { tasks: fixture("traced-tasks"), threads: { count: 1 } });
+  t.after(instrument(other, { meterProvider }));
+  await manager.run("nothing");
+  for (let i = 0; i < 2; i++) await other.run("nothing");
+  const all = await metrics();
+  const id = { "redthread.manager": String(other.id) };
+  const done = pointsOf(all.get("redthread.tasks")).filter(([, at]) => at["redthread.task.outcome"] === "done");
+  const outcome = { "redthread.task.outcome": "done" };
+  assert.deepEqual(done, [
+    [1, outcome],
+    [2, { ...outcome, ...id }],
+  ]);
+  const durations = all.get("redthread.task.duration")!.dataPoints;
+  assert.deepEqual(
+    durations.map(({ value }) => (value as { count: number }).count),
+    [1, 2],
+  );
+});
+
+test("a place has one series, whatever threads have it, and shows nothing once there is none", LIMIT, async (t) => {
+  const recycling = { tasks: fixture("worn-tasks"), threads: { count: 1, maxTasks: 1 } };
+  const { manager, metrics } = traced(t, recycling);
+  const worn = manager as unknown as ConnectionManager<typeof WornTasks>;
+  const ids = new Set<number>();
+  while (ids.size < 4) {
+    ids.add(await worn.run("add", "recycled:otel"));
+    await metrics();
+  }
+  const heap = async (): Promise<[number, Attributes][]> => pointsOf((await metrics()).get("redthread.thread.heap"));
+  await eventually(async () => (await heap())[0]![0] > 0);
+  assert.deepEqual(
+    (await heap()).map(([, attributes]) => attributes),
+    [{ "redthread.thread.place": 0 }],
+  );
+  await manager.shutdown();
+  assert.deepEqual(await heap(), [[0, { "redthread.thread.place": 0 }]]);
+});
+
+test("names of tasks and commands that do not exist are no series each", LIMIT, async (t) => {
+  const { manager, exporter, metrics } = traced(t);
+  const unknown = Array.from({ length: 200 }, (_, i) => manager.run(`job-${i}` as "nothing"));
+  for (const { status } of await Promise.allSettled(unknown)) assert.equal(status, "rejected");
+  assert.deepEqual(
+    pointsOf((await metrics()).get("redthread.task.duration")).map(([, attributes]) => attributes),
+    [{ "redthread.task.name": "_OTHER", "error.type": "REDTHREAD_TASK_NOT_FOUND" }],
+  );
+  const spans = plainSpans(exporter);
+  assert.ok(spans.every(({ name }) => name === "run _OTHER"));
+  assert.equal(new Set(spans.map(({ attributes }) => attributes["redthread.task.name"])).size, 200);
+  await manager.run("unknownCommands", 200);
+  const operations = (await manager.run("operations")).map((one) => String(one["db.operation.name"]));
+  assert.equal(operations.filter((name) => name.startsWith("NONE")).length, 50);
+  assert.equal(operations.filter((name) => name === "_OTHER").length, 1);
+});
+
+test("a task's time is recorded in the context of its span, where an SDK finds its exemplars", LIMIT, async (t) => {
+  const recorded: Record<string, unknown>[] = [];
+  const attributesProcessors = [
+    {
+      process(incoming: Attributes, within?: Context): Attributes {
+        recorded.push({ traceId: within && trace.getSpanContext(within)?.traceId });
+        return incoming;
+      },
+    },
+  ];
+  const views = [{ instrumentName: "redthread.task.*", attributesProcessors }];
+  const { manager, exporter } = traced(t, { views });
+  await manager.run("nothing");
+  const [{ traceId } = { traceId: undefined }] = plainSpans(exporter);
+  assert.deepEqual(recorded, [{ traceId }, { traceId }]);
 });
 
 test("after its end an instrumentation leaves neither spans nor metrics, and tasks run on", LIMIT, async (t) => {

@@ -12,6 +12,7 @@ import {
   ROOT_CONTEXT,
   type Span,
   SpanKind,
+  type SpanOptions,
   SpanStatusCode,
   trace,
   type Tracer,
@@ -24,13 +25,23 @@ import {
   type ConnectionMessage,
   type ExecutionMessage,
   leaseChannel,
+  pipelined,
   taskChannel,
   type TaskMessage,
   type TraceContext,
 } from "../common/channels.js";
 import { errorCode } from "../common/log.js";
 import { listen, type Listeners } from "./listen.js";
-import { DEDICATED, type Measure, MEASURES, type Observed, POOL_NAME } from "./measures.js";
+import {
+  Bounded,
+  DEDICATED,
+  knownName,
+  MANAGER,
+  type Measure,
+  MEASURES,
+  type Observed,
+  POOL_NAME,
+} from "./measures.js";
 
 export interface InstrumentOptions {
   /** Default: the global one. */
@@ -39,9 +50,14 @@ export interface InstrumentOptions {
   readonly tracerProvider?: TracerProvider;
 }
 
+export interface InstrumentManagerOptions extends InstrumentOptions {
+  /** The attribute `redthread.manager`. Default: `manager.id`, 1 for the first of the process. */
+  readonly name?: string;
+}
+
 export interface InstrumentThreadOptions extends InstrumentOptions {
   /**
-   * Also a span for each Redis command under a span, and `db.client.operation.duration`, from the channels of ioredis.
+   * Also a span for each Redis command or pipeline under a span, and `db.client.operation.duration`, from the channels of ioredis.
    * Not beside an instrumentation of ioredis: there would be two of each. Default false.
    */
   readonly commands?: boolean;
@@ -52,21 +68,25 @@ const SCOPE = "redthread";
 const OPERATION_S = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10];
 const SECONDS = [...OPERATION_S, 30, 60];
 
+/** Of one `map`: the next ones begin traces of their own, for no backend shows a trace without end. */
+const CHILDREN = 1_000;
+
 /**
  * On the main thread: metrics read from `manager.stats()`, and a span for each task of `run` and `map`, from the call to
- * the outcome, a child of the span that is active at the call. Its context travels to the thread with the task. The
- * function it gives ends all of it.
+ * the outcome, a child of the span that is active at the call; after 1 000 of a `map` linked to it instead. Its context
+ * travels to the thread with the task. The function it gives ends all of it.
  */
 export function instrument(
   manager: Observed,
-  { meterProvider = metrics.getMeterProvider(), tracerProvider = trace.getTracerProvider() }: InstrumentOptions = {},
+  {
+    meterProvider = metrics.getMeterProvider(),
+    tracerProvider = trace.getTracerProvider(),
+    name = String(manager.id),
+  }: InstrumentManagerOptions = {},
 ): () => void {
   const meter = meterProvider.getMeter(SCOPE);
-  return all([
-    observeStats(manager, meter),
-    listen(taskChannel, taskSpans(manager, tracerProvider.getTracer(SCOPE))),
-    listen(taskChannel, taskTimes(manager, meter)),
-  ]);
+  const listeners = traceTasks(manager, tracerProvider.getTracer(SCOPE), meter, name);
+  return all([observeStats(manager, meter, name), listen(taskChannel, listeners)]);
 }
 
 /**
@@ -88,13 +108,13 @@ export function instrumentThread({
 
 // Main thread
 
-function observeStats(manager: Observed, meter: Meter): () => void {
+function observeStats(manager: Observed, meter: Meter, name: string): () => void {
   const observed = MEASURES.map((measure) => [measure, observable(meter, measure)] as const);
   const instruments = observed.map(([, one]) => one);
   const observe: Parameters<Meter["addBatchObservableCallback"]>[0] = (result) => {
     const stats = manager.stats();
     for (const [{ read }, one] of observed) {
-      for (const [value, attributes] of read(stats)) result.observe(one, value, attributes);
+      for (const [value, attributes] of read(stats)) result.observe(one, value, { ...attributes, [MANAGER]: name });
     }
   };
   meter.addBatchObservableCallback(observe, instruments);
@@ -102,42 +122,50 @@ function observeStats(manager: Observed, meter: Meter): () => void {
 }
 
 function observable(meter: Meter, { name, kind, unit, help: description }: Measure): Observable {
-  if (kind === "counter") return meter.createObservableCounter(name, { unit, description });
-  if (kind === "sum") return meter.createObservableUpDownCounter(name, { unit, description });
-  return meter.createObservableGauge(name, { unit, description });
+  const create = CREATE[kind as keyof typeof CREATE] ?? "createObservableGauge";
+  return meter[create](name, { unit, description });
 }
 
-function taskSpans(manager: Observed, tracer: Tracer): Listeners<TaskMessage> {
+const CREATE = { counter: "createObservableCounter", sum: "createObservableUpDownCounter" } as const;
+
+function traceTasks(manager: Observed, tracer: Tracer, meter: Meter, name: string): Listeners<TaskMessage> {
+  const duration = seconds(meter, "redthread.task.duration", "From run() to the outcome, by the task's name");
+  const wait = seconds(meter, "redthread.task.wait", "From run() until the task was sent to a thread");
+  const names = new Bounded();
+  const codes = new Bounded();
   const spans = new WeakMap<TaskMessage, Span>();
   return {
     start(message) {
       if (message.manager !== manager.id) return;
-      const span = tracer.startSpan(`run ${message.task}`, { attributes: taskAttributes(message) });
+      const span = tracer.startSpan(`run ${message.task}`, {
+        ...parentOf(message),
+        attributes: taskAttributes(message),
+      });
       spans.set(message, span);
       const carried = traceContextOf(span);
       if (carried) message.trace = carried;
     },
     asyncEnd(message) {
-      const { threadId, waitMs } = message;
+      const { task, durationMs = 0, threadId, waitMs, code } = message;
+      if (message.manager !== manager.id) return;
       const span = spans.get(message);
-      if (threadId !== undefined) span?.setAttribute("redthread.thread.id", threadId);
-      if (waitMs !== undefined) span?.setAttribute("redthread.task.wait", waitMs / 1_000);
-      if (span) end(span, message.code);
+      const within = span && trace.setSpan(ROOT_CONTEXT, span);
+      const known = knownName(names, message);
+      const attributes = { [MANAGER]: name, "redthread.task.name": known };
+      duration(durationMs, { ...attributes, ...errorType(code && codes.of(code)) }, within);
+      if (waitMs !== undefined) wait(waitMs, attributes, within);
+      if (!span) return;
+      if (known !== task) span.updateName(`run ${known}`);
+      if (threadId !== undefined) span.setAttribute("redthread.thread.id", threadId);
+      if (waitMs !== undefined) span.setAttribute("redthread.task.wait", waitMs / 1_000);
+      end(span, errorType(code));
     },
   };
 }
 
-function taskTimes(manager: Observed, meter: Meter): Listeners<TaskMessage> {
-  const duration = seconds(meter, "redthread.task.duration", "From run() to the outcome, by the task's name");
-  const wait = seconds(meter, "redthread.task.wait", "From run() until the task was sent to a thread");
-  return {
-    asyncEnd({ manager: id, task, durationMs = 0, waitMs, code }) {
-      if (id !== manager.id) return;
-      const named = { "redthread.task.name": task };
-      duration(durationMs, { ...named, ...errorType(code) });
-      if (waitMs !== undefined) wait(waitMs, named);
-    },
-  };
+function parentOf({ index = 0 }: TaskMessage): SpanOptions {
+  const caller = trace.getSpanContext(context.active());
+  return index < CHILDREN || !caller ? {} : { root: true, links: [{ context: caller }] };
 }
 
 // Thread
@@ -156,7 +184,7 @@ function executionSpans(tracer: Tracer): Listeners<ExecutionMessage> {
     },
     asyncEnd(message) {
       const span = spans.get(message);
-      if (span) end(span, message.code);
+      if (span) end(span, errorType(message.code));
     },
   };
 }
@@ -203,43 +231,84 @@ interface CommandMessage {
 /** Of each new connection, in whose task's context it may be; an old server does not know all of them. */
 const HANDSHAKE = new Set(["hello", "auth", "client"]);
 
+/** A command, or all commands of a pipeline. */
 interface Running {
   readonly startedAt: number;
+  readonly name: string;
   readonly attributes: Attributes;
   readonly span: Span | undefined;
+  /** Commands whose replies are still to come. */
+  left: number;
+  error?: unknown;
 }
 
 function commandTimes(tracer: Tracer, meter: Meter): Listeners<CommandMessage> {
   const record = seconds(meter, "db.client.operation.duration", "Duration of database client operations", OPERATION_S);
-  const running = new WeakMap<CommandMessage, Running>();
+  const names = new Bounded();
+  const codes = new Bounded();
+  /** By the message of each command, and by the commands of a pipeline. */
+  const running = new WeakMap<object, Running>();
+  const begin = (message: CommandMessage, commands: readonly { readonly name: string }[]): Running => {
+    const { name, ...size } = operationOf(commands.map((one) => one.name.toUpperCase()));
+    const attributes = { ...commandAttributes(message), "db.operation.name": name };
+    // Under a span that has ended nobody would look for it.
+    const span = trace.getSpan(context.active())?.isRecording()
+      ? tracer.startSpan(name, { kind: SpanKind.CLIENT, attributes: { ...attributes, ...size } })
+      : undefined;
+    return { startedAt: performance.now(), name, attributes, span, left: 0 };
+  };
   return {
     start(message) {
-      if (HANDSHAKE.has(message.command)) return;
-      const attributes = commandAttributes(message);
-      // A heartbeat's PING runs in the context of the task that connected first: that one's span has ended.
-      const isWanted = trace.getSpan(context.active())?.isRecording();
-      const name = String(attributes["db.operation.name"]);
-      const span = isWanted ? tracer.startSpan(name, { kind: SpanKind.CLIENT, attributes }) : undefined;
-      running.set(message, { startedAt: performance.now(), attributes, span });
+      const { commands } = pipelined;
+      if (!commands && HANDSHAKE.has(message.command)) return;
+      const one = running.get(commands ?? message) ?? begin(message, commands ?? [{ name: message.command }]);
+      one.left++;
+      running.set(message, one);
+      if (commands) running.set(commands, one);
     },
     asyncEnd(message) {
       const one = running.get(message);
       if (!one) return;
-      const code = message.error === undefined ? undefined : errorCode(message.error);
-      record(performance.now() - one.startedAt, { ...one.attributes, ...errorType(code) });
-      if (one.span) end(one.span, code);
+      one.error ??= message.error;
+      if (--one.left > 0) return;
+      const { startedAt, name, attributes, span, error } = one;
+      const known = names.of(name, error === undefined);
+      const within = span && trace.setSpan(context.active(), span);
+      record(
+        performance.now() - startedAt,
+        { ...attributes, "db.operation.name": known, ...failureOf(error, codes) },
+        within,
+      );
+      if (span) end(span, failureOf(error));
     },
   };
 }
 
-function commandAttributes({ command, database, serverAddress, serverPort }: CommandMessage): Attributes {
+/** As the semantic conventions name a pipeline; that of a single command is named as the command. */
+function operationOf(names: readonly string[]): { readonly name: string; readonly "db.operation.batch.size"?: number } {
+  const isTransaction = names[0] === "MULTI" && names.length > 1;
+  const batch = isTransaction ? names.slice(1, -1) : names;
+  const [first] = batch;
+  if (first !== undefined && batch.length === 1) return { name: first };
+  const kind = isTransaction ? "MULTI" : "PIPELINE";
+  const isUniform = first !== undefined && batch.every((name) => name === first);
+  return { name: isUniform ? `${kind} ${first}` : kind, "db.operation.batch.size": batch.length };
+}
+
+function commandAttributes({ database, serverAddress, serverPort }: CommandMessage): Attributes {
   return {
     "db.system.name": "redis",
-    "db.operation.name": command.toUpperCase(),
     "db.namespace": String(database),
     "server.address": serverAddress,
     ...(serverPort === undefined ? {} : { "server.port": serverPort }),
   };
+}
+
+/** `codes` bounds how many there are. */
+function failureOf(error: unknown, codes?: Bounded): Attributes {
+  if (error === undefined) return {};
+  const code = codes?.of(errorCode(error)) ?? errorCode(error);
+  return { "error.type": code, ...(Object(error).name === "ReplyError" && { "db.response.status_code": code }) };
 }
 
 // Both
@@ -253,9 +322,10 @@ function seconds(
   name: string,
   description: string,
   explicitBucketBoundaries = SECONDS,
-): (durationMs: number, attributes: Attributes) => void {
+): (durationMs: number, attributes: Attributes, within?: Context) => void {
   const histogram = meter.createHistogram(name, { unit: "s", description, advice: { explicitBucketBoundaries } });
-  return (durationMs, attributes) => histogram.record(durationMs / 1_000, attributes);
+  // An SDK that has exemplars takes them from the span in the context.
+  return (durationMs, attributes, within) => histogram.record(durationMs / 1_000, attributes, within);
 }
 
 function errorType(code: string | undefined): Attributes {
@@ -263,8 +333,8 @@ function errorType(code: string | undefined): Attributes {
 }
 
 /** An error's message can quote users' values: only its code goes out. */
-function end(span: Span, code: string | undefined): void {
-  if (code !== undefined) span.setStatus({ code: SpanStatusCode.ERROR }).setAttribute("error.type", code);
+function end(span: Span, failure: Attributes): void {
+  if ("error.type" in failure) span.setStatus({ code: SpanStatusCode.ERROR }).setAttributes(failure);
   span.end();
 }
 

@@ -27,6 +27,8 @@ export interface TaskMessage extends Ended {
   readonly manager: number;
   readonly taskId: number;
   readonly task: string;
+  /** Of `map`: which of its inputs, from 0. */
+  readonly index?: number;
   /** From `start` until it was sent to a thread, for the last time if more than once. */
   waitMs?: number;
   /** Where it was sent. */
@@ -104,6 +106,9 @@ export const connectionChannel = channel("redthread:connection") as Channel<unkn
 export const breakerChannel = channel("redthread:breaker") as Channel<unknown, BreakerMessage>;
 export const threadChannel = channel("redthread:thread") as Channel<unknown, ThreadMessage>;
 export const rotationChannel = channel("redthread:rotation") as Channel<unknown, RotationMessage>;
+
+/** Set while ioredis tells `ioredis:command` of each command of a pipeline, which is written at once. */
+export const pipelined: { commands?: readonly { readonly name: string }[] | undefined } = {};
 
 /**
  * One message on its way through a tracing channel: start, end, error if it failed, asyncStart, asyncEnd. As Node's own

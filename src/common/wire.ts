@@ -1,3 +1,5 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+import { pipelined } from "./channels.js";
 import { serverName } from "./endpoint.js";
 import { Command, type QueuedCommand, Redis, type RedisOptions } from "./ioredis.js";
 import type { PipedCommands } from "./outgoing.js";
@@ -16,6 +18,9 @@ const RULED_BY_US = {
   disconnectTimeout: 100,
 } as const;
 
+/** A PING of ours is no part of the task that happens to be the one that causes it. */
+const outside = AsyncLocalStorage.snapshot();
+
 /** An ioredis connection that does nothing by itself: it opens, sends and ends when it is told to. */
 export class Wire extends Redis {
   /** Writes to the socket that belong to what is in ioredis' queue. Where there were others, replies would go to the wrong commands. */
@@ -32,12 +37,12 @@ export class Wire extends Redis {
 
   /** Straight onto the socket; rejections are the caller's to handle. */
   async own(name: string, ...args: string[]): Promise<unknown> {
-    return await this.transmit(new Command(name, args, { replyEncoding: "utf8" }));
+    return await outside(() => this.transmit(new Command(name, args, { replyEncoding: "utf8" })));
   }
 
   /** The same for arguments of any kind, with an answer in bytes. */
   async ownBytes(name: string, ...args: (string | Buffer)[]): Promise<unknown> {
-    return await this.transmit(new Command(name, args));
+    return await outside(() => this.transmit(new Command(name, args)));
   }
 
   /** Onto the socket. The promise returned may be a traced one: hand it on, or handle it. */
@@ -57,12 +62,14 @@ export class Wire extends Redis {
   transmitAll({ commands, stream }: PipedCommands): void {
     const { length } = this.commandQueue;
     this.#expect(commands.length);
+    pipelined.commands = commands;
     try {
       for (const command of commands) {
         if (!this.stream.writable) return; // ended meanwhile, by who listens
         super.sendCommand(command, stream);
       }
     } finally {
+      pipelined.commands = undefined;
       this.#correct(this.commandQueue.length - length, commands.length);
     }
   }

@@ -102,7 +102,7 @@ export class Dispatcher {
     const job = new Job(++this.#ids, name, input, options, callbacks);
     const { signal } = options;
     if (signal?.aborted) job.fail(job.aborted(signal.reason));
-    else if (taskChannel.hasSubscribers) this.#trace(job).start(() => this.#accept(job));
+    else if (taskChannel.hasSubscribers) this.#trace(job, callbacks).start(() => this.#accept(job));
     else this.#accept(job);
     return job;
   }
@@ -253,8 +253,10 @@ export class Dispatcher {
     if (!job.settled) this.#giveUp(job, "aborted", error as Error);
   }
 
-  #trace(job: Job): Trace<TaskMessage> {
-    return (job.trace = new Trace(taskChannel, { manager: this.#manager, taskId: job.id, task: job.name }));
+  #trace(job: Job, { index }: JobCallbacks): Trace<TaskMessage> {
+    const numbered = index === undefined ? {} : { index };
+    const message: TaskMessage = { manager: this.#manager, taskId: job.id, task: job.name, ...numbered };
+    return (job.trace = new Trace(taskChannel, message));
   }
 
   #accept(job: Job): void {

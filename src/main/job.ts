@@ -51,6 +51,8 @@ export interface RunOptions {
 
 /** Who hears of a job's one outcome. */
 export interface JobCallbacks {
+  /** Of `map`: which of its inputs. */
+  readonly index?: number;
   readonly resolve: (value: unknown) => void;
   readonly reject: (error: unknown) => void;
 }

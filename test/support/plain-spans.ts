@@ -9,6 +9,8 @@ export interface PlainSpan {
   readonly parentId: string | undefined;
   readonly hasFailed: boolean;
   readonly attributes: Attributes;
+  /** The ids of the spans that it is linked to. */
+  readonly links: readonly string[];
 }
 
 /** What was exported since the last time, in the order of ending. */
@@ -20,6 +22,7 @@ export function plainSpans(exporter: InMemorySpanExporter): PlainSpan[] {
     parentId: span.parentSpanContext?.spanId,
     hasFailed: span.status.code === SpanStatusCode.ERROR,
     attributes: { ...span.attributes },
+    links: span.links.map(({ context }) => context.spanId),
   }));
   exporter.reset();
   return spans;
