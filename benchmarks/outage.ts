@@ -2,6 +2,7 @@
 import { absenceRivals } from "./outage/absence.js";
 import { blackHoleRivals } from "./outage/black-hole.js";
 import { blockedRivals } from "./outage/blocked.js";
+import { CALLERS, callerRivals } from "./outage/callers.js";
 import { crashRivals } from "./outage/crashes.js";
 import type { Rival } from "./outage/rival.js";
 import type { Panel } from "./support/chart.js";
@@ -47,6 +48,10 @@ const parts: readonly Part[] = [
     part: `black hole of ${DARK_MS / 1_000} s, back for new connections`,
     rivals: blackHoleRivals({ ...blackHole, back: "for new connections" }),
   },
+  ...(["wait", "fail"] as const).map((whenDown) => ({
+    part: `${CALLERS} callers, Redis away for ${AWAY_MS / 1_000} s, whenDown ${whenDown}`,
+    rivals: callerRivals(whenDown, AWAY_MS),
+  })),
 ];
 
 /** One line per figure: the parts have little in common. */
@@ -86,6 +91,7 @@ report(
     notes: [
       `–: not within ${CAP_MS / 1_000} s; null in the JSON, and drawn as that long`,
       "absence: 8 threads with 4 dedicated clients each beside 40 clients; a listener in Redis' place hangs up and counts",
+      "callers: half of them manager.use(), half run(); deadlines of 5 s, ioredis without one; its lines are its error events",
       "blocked: with a command deadline of 1 s; black hole: with deadlines and heartbeat of 1 s",
     ],
     chart: {
@@ -100,6 +106,8 @@ report(
         panel(named[2]!, "rejected", named[2]!),
         panel(named[3]!, "rejected", named[3]!),
         panel(named[5]!, "all serve again after, ms", named[5]!),
+        panel(named[6]!, "slowest call, ms", `slowest call, ms: ${named[6]}`),
+        panel(named[7]!, "slowest call, ms", `slowest call, ms: ${named[7]}`),
       ],
     },
   },

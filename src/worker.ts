@@ -18,9 +18,11 @@ interface AcquireOptions {
 }
 
 /**
- * This thread's cached client, connected and checked. Concurrent first calls share one connect; a failed one is not
- * kept. In a thread that no manager started it is configured by the environment.
- * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, REDTHREAD_CONFIG_INVALID
+ * This thread's cached client, checked. Concurrent first calls share one connect; a failed one is not kept. While Redis is
+ * away it is given all the same, and its commands go by their deadlines. In a thread that no manager started it is
+ * configured by the environment.
+ * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED (at its first connect); REDTHREAD_SHUTTING_DOWN,
+ * REDTHREAD_CONFIG_INVALID, `signal.reason`
  */
 export function getRedis(options?: AcquireOptions): Promise<RedisHandle> {
   const signal = options?.signal;

@@ -13,16 +13,9 @@ class FakeClient {
   checks = 0;
   closed = false;
   answer: Gate | undefined;
-  connecting: Promise<void> = Promise.resolve();
-  readonly lost: () => void;
 
-  constructor(lost: () => void) {
-    this.lost = lost;
-  }
-
-  isAlive = (): boolean => !this.closed;
-  isFresh = (): boolean => this.isFreshNow && !this.closed;
-  connect = (): Promise<void> => this.connecting;
+  isAlive = (): boolean => this.state === "connected";
+  isFresh = (): boolean => this.isFreshNow && this.isAlive();
 
   async check(): Promise<boolean> {
     this.checks++;
@@ -49,9 +42,9 @@ function share(
 ): Shared {
   const clients: FakeClient[] = [];
   let attempts = 0;
-  const open = async (signal: AbortSignal, onLost: () => void): Promise<Client> => {
+  const open = async (signal: AbortSignal): Promise<Client> => {
     await opening(attempts++, signal);
-    const client = new FakeClient(onLost);
+    const client = new FakeClient();
     clients.push(client);
     return client as unknown as Client;
   };
@@ -137,21 +130,26 @@ test("a client that was idle is asked before it is handed out, and who gives up 
   assert.equal(hits, 0); // asked for, not just taken
 });
 
-test("a client that is lost in the turn that found it fresh is not handed out before it is back", async () => {
-  const { shared, clients } = share();
-  await shared.get();
-  await shared.get(); // found fresh
-  const [client] = clients;
-  const back = gate();
-  let isBack = false;
-  void back.promise.then(() => (isBack = true));
-  client!.connecting = back.promise;
-  client!.isFreshNow = false;
-  client!.lost();
-  const waiting = shared.get().then(() => isBack);
+test("a client that is away is handed out as it is, not asked and not replaced, and an abort still counts", async () => {
+  let hits = 0;
+  const { shared, clients } = share({ ttlMs: 0, onHit: () => hits++ });
+  const handle = await shared.use(async (redis) => redis);
   await turn();
-  back.open();
-  assert.ok(await waiting);
+  await turn();
+  const { rotations } = shared;
+  const client = clients.at(-1)!;
+  client.state = "connecting";
+  hits = 0;
+  assert.equal(await shared.get(), client.redis);
+  assert.equal(await shared.use(async (redis) => redis), client.redis);
+  await turn();
+  assert.deepEqual([shared.rotations, client.checks, hits], [rotations, 0, 2]);
+  await assert.rejects(shared.get(AbortSignal.abort(new Error("enough"))), /enough/);
+  client.state = "connected";
+  await shared.use(async () => {});
+  await turn();
+  assert.equal(shared.rotations, rotations + 1);
+  assert.notEqual(handle, client.redis);
 });
 
 test("with its ttl over a client is replaced behind its callers' backs, and closed after its last user", async () => {

@@ -9,8 +9,8 @@ import { abortable, monotonic, sleep } from "./time.js";
 const GRACE_MS = 1_000;
 
 export interface SharedClientOptions {
-  /** A connected client, or its error; nothing is left open by a failure or an abort. `onLost` is told of every loss. */
-  readonly open: (signal: AbortSignal, onLost: () => void) => Promise<AnyClient>;
+  /** A connected client, or its error; nothing is left open by a failure or an abort. */
+  readonly open: (signal: AbortSignal) => Promise<AnyClient>;
   /** How long a client is handed out before another takes its place. Default Infinity. */
   readonly ttlMs?: number;
   /** Share of the ttl by which each one varies. Default 0. */
@@ -70,7 +70,8 @@ export class SharedClient {
   }
 
   /**
-   * The current client's handle, connected and checked: use it in this turn and the second after it.
+   * The current client's handle, checked: use it in this turn and the second after it. While Redis is away it is given
+   * all the same, and each command goes by its own deadline. The errors are those of the first connect.
    * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, `signal.reason`
    */
   get(signal?: AbortSignal): Promise<RedisHandle> {
@@ -86,19 +87,15 @@ export class SharedClient {
     });
   }
 
-  /** Of the current entry, if it needs neither a PING nor a rotation: known until the end of this turn, or its loss. */
+  /** Of the current entry, if it needs neither a PING nor a rotation: known until the end of this turn. */
   #checkOnce(): Promise<RedisHandle> | undefined {
     const entry = this.#current;
     const now = monotonic();
     if (!entry || now >= entry.expiresAt || !entry.client.isFresh(this.#options.idleCheckMs, now)) return undefined;
     entry.handedOutAt = now;
-    setImmediate(this.#forget);
+    setImmediate(() => (this.#checked = undefined));
     return (this.#checked = entry.handle);
   }
-
-  readonly #forget = (): void => {
-    this.#checked = undefined;
-  };
 
   /** Runs `fn` with the current client, which stays open until `fn` is done, however many rotations that takes. */
   async use<T>(fn: (redis: RedisHandle) => Promise<T>, signal?: AbortSignal): Promise<T> {
@@ -117,11 +114,13 @@ export class SharedClient {
 
   async #borrow(signal?: AbortSignal): Promise<Entry> {
     this.#life.signal.throwIfAborted();
+    signal?.throwIfAborted();
     if (!this.#current) await abortable(this.#openOnce(), signal);
     const entry = this.#current!;
     entry.users++; // counted in the turn that chose it, before a rotation can retire it
     try {
-      if (monotonic() >= entry.expiresAt) this.#rotateOnce();
+      // One that is away will have a new connection anyway.
+      if (monotonic() >= entry.expiresAt && entry.client.isAlive()) this.#rotateOnce();
       await this.#check(entry.client, signal);
       return entry;
     } catch (error) {
@@ -131,10 +130,11 @@ export class SharedClient {
   }
 
   async #check(client: AnyClient, signal?: AbortSignal): Promise<void> {
-    if (client.isFresh(this.#options.idleCheckMs)) return this.#options.onHit?.();
-    if (client.isAlive()) await abortable(client.check(), signal);
-    // Whatever the PING found out, this waits for the connection that is, or will be, there.
-    await client.connect(signal);
+    if (client.isAlive() && !client.isFresh(this.#options.idleCheckMs)) await abortable(client.check(), signal);
+    else this.#options.onHit?.();
+    this.#life.signal.throwIfAborted();
+    // It seeks its lost connection for as long as that takes: only one that has given up is connected here.
+    if (client.state === "disconnected") await client.connect(signal);
   }
 
   #openOnce(): Promise<Entry> {
@@ -145,7 +145,7 @@ export class SharedClient {
 
   async #open(): Promise<Entry> {
     const { open, ttlMs = Infinity, jitter = 0, closeMs } = this.#options;
-    const client = await open(this.#life.signal, this.#forget);
+    const client = await open(this.#life.signal);
     if (this.#life.signal.aborted) {
       await client.close(closeMs);
       throw this.#life.signal.reason;

@@ -33,7 +33,7 @@ export class Line {
   async run(kind: Exclude<SyncKind, "open" | "close">, request: unknown): Promise<unknown> {
     this.#calls++;
     try {
-      if (this.#client.state === "disconnected") await this.#client.connect(); // it had been given up
+      if (this.#client.state === "disconnected") void this.#client.connect().catch(() => {}); // it had been given up
       const { redis } = this.#client;
       if (kind === "pipeline") return await this.#pipeline(redis, request as Command[]);
       return await this.#call(redis, request as Command);

@@ -43,14 +43,11 @@ export class MainClients {
     const { redis, retry, appName, shutdown } = config;
     return new SharedClient({
       ...lifetime,
-      open: async (signal, onLost) => {
+      open: async (signal) => {
         // Not at load: while ioredis is loaded here, the threads are loading theirs.
         const { openClient } = await import("../common/open-client.js");
-        const onState = (state: ConnectionState, previous: ConnectionState): void => {
-          this.#count(state, previous);
-          if (previous === "connected") onLost();
-        };
         const name = connectionName(appName, role);
+        const onState = this.#count.bind(this);
         const events = { onState, onResubscribed };
         return openClient({ redis, retry, role, logger, name, gate, logins, ...events }, shutdown.closeMs, signal);
       },

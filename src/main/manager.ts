@@ -126,14 +126,15 @@ export class ConnectionManager<
    */
   async ready(): Promise<void> {
     const [redis] = await Promise.all([this.getRedis(), this.#allThreadsReady()]);
+    await redis.connect(); // it may have been connected before, and be away now
     await warnOfFewPlaces(redis, this.#config, this.#logger);
     await warnOfFewClients(redis, this.#config, this.#logger);
   }
 
   /**
    * The primary client, replaced every `primary.ttlMs` without a gap: use it in this turn and the second after it, or
-   * hold it with `use`.
-   * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN
+   * hold it with `use`. While Redis is away it is given all the same, and its commands go by their deadlines.
+   * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED (at its first connect); REDTHREAD_SHUTTING_DOWN, `signal.reason`
    */
   async getRedis({ signal }: { signal?: AbortSignal } = {}): Promise<RedisHandle> {
     this.#refuseIfClosed();
@@ -184,8 +185,8 @@ export class ConnectionManager<
    * Subscribed when it resolves, and again after every reconnect, of which `onGap` tells. The function it gives ends
    * the subscription, and can be called again if it rejects. Both listeners run in the AsyncLocalStorage of this call;
    * one that throws or rejects is logged.
-   * @throws REDTHREAD_CONFIG_INVALID (a sharded pattern), REDTHREAD_CONNECT_FAILED at `retry.deadlineMs`,
-   * REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN
+   * @throws REDTHREAD_CONFIG_INVALID (a sharded pattern), REDTHREAD_NOT_SENT or REDTHREAD_CIRCUIT_OPEN (Redis is away),
+   * REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED (at the first connect), REDTHREAD_SHUTTING_DOWN
    */
   async subscribe<Buffers extends boolean = false>(
     channel: string,

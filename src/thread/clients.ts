@@ -58,7 +58,7 @@ export class ThreadClients {
     this.#gate = managed ? new ConnectGate(managed.gate, config, managed.slot) : ownGate(config);
     this.#closeMs = shutdown.closeMs;
     this.#shared = new SharedClient({
-      open: (signal, onLost) => this.#open("thread", retry, signal, onLost),
+      open: (signal) => this.#open("thread", retry, signal),
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,
       onHit: managed?.row.counter("cacheHits"),
@@ -153,7 +153,7 @@ export class ThreadClients {
     return acquiring;
   }
 
-  #open(role: ClientRole, retry: RetryConfig, signal?: AbortSignal, onLost?: () => void): Promise<AnyClient> {
+  #open(role: ClientRole, retry: RetryConfig, signal?: AbortSignal): Promise<AnyClient> {
     const { config, logger, managed } = this.#options;
     const options: OpenOptions = {
       gate: this.#gate,
@@ -163,10 +163,7 @@ export class ThreadClients {
       role,
       logger,
       name: connectionName(config.appName, role),
-      onState: (state, previous) => {
-        this.#count(state, previous);
-        if (previous === "connected") onLost?.();
-      },
+      onState: (state, previous) => this.#count(state, previous),
       onReconnected: () => this.#row?.add("reconnects", 1),
     };
     return openClient(options, this.#closeMs, signal);

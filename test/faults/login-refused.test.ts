@@ -14,7 +14,7 @@ before(async () => {
 after(() => server.stop());
 
 const USER = ["ACL", "SETUSER", "rotating", "on", "~*", "&*", "+@all"] as const;
-const redis = { username: "rotating", password: "good" };
+const redis = { username: "rotating", password: "good", commandTimeoutMs: 30_000 };
 const retry = { baseDelayMs: 10, maxDelayMs: 100 };
 
 test("a login that is refused for a while after it was good ends no client, and health says so", async (t) => {

@@ -2,11 +2,21 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer, type AddressInfo } from "node:net";
 import { after, before, test } from "node:test";
+import type { ConnectionManager } from "../../src/index.js";
 import type * as Tasks from "../fixtures/tasks.js";
 import { eventually } from "../support/gate.js";
 import { hangUpOn } from "../support/hang-up.js";
+import { rejection } from "../support/make-client.js";
 import { code, fixture, manage } from "../support/manage.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
+
+/** Every thread has its client. */
+async function connectAll(manager: ConnectionManager<typeof Tasks>): Promise<void> {
+  await eventually(async () => {
+    await Promise.all(Array.from({ length: 16 }, () => manager.run("incr", "connected")));
+    return manager.stats().threads.every(({ acquires }) => acquires > 0);
+  }, 15_000);
+}
 
 let server: RedisServer;
 before(async () => {
@@ -75,6 +85,55 @@ test("with whenDown fail a command says CIRCUIT_OPEN, and when the next probe is
   await own.start();
   await eventually(() => manager.stats().primary.state === "connected");
   assert.equal(await redis.get("k"), null);
+});
+
+for (const [whenDown, expected] of [
+  ["wait", "NOT_SENT"],
+  ["fail", "CIRCUIT_OPEN"],
+] as const) {
+  test(`while Redis is away its clients are handed out, and with whenDown ${whenDown} each command is ${expected}`, async (t) => {
+    const own = await startRedis();
+    const manager = manage<typeof Tasks>(t, own, {
+      tasks: fixture("tasks"),
+      redis: { whenDown, commandTimeoutMs: 1_000 },
+    });
+    t.after(() => own.stop());
+    await manager.ready();
+    const held = await manager.getRedis();
+    const stop = await manager.subscribe("news", () => {});
+    await connectAll(manager);
+    await own.kill();
+    await eventually(() => manager.stats().connections.open === 0 && manager.stats().breaker.state !== "closed");
+    const calls = Array.from({ length: 16 }, () => [
+      held.get("k"),
+      manager.getRedis().then((redis) => redis.get("k")),
+      manager.use((redis) => redis.get("k")),
+      manager.run("incr", "n"),
+      manager.subscribe("more", () => {}),
+    ]);
+    const settled = Promise.all(calls.flat().map((call) => rejection(call)));
+    for (const error of await eventually(() => settled, 10_000, "every call has ended"))
+      assert.ok(code(expected)(error), String(error));
+    await own.start();
+    await eventually(async () => (await manager.run("incr", "n").catch(() => 0)) > 0, 15_000);
+    await eventually(() => manager.stats().primary.state === "connected", 15_000);
+    assert.equal(await manager.use((redis) => redis.get("k")), null);
+    await eventually(() => manager.health().ready, 15_000);
+    await stop();
+  });
+}
+
+test("ready() does not take a client that is away for one that is connected", async (t) => {
+  const own = await startRedis();
+  const manager = manage<typeof Tasks>(t, own, { tasks: fixture("tasks"), retry: { deadlineMs: 300 } });
+  t.after(() => own.stop());
+  await manager.ready();
+  await own.kill();
+  await eventually(() => manager.stats().primary.state === "connecting");
+  assert.equal(manager.health().ready, false);
+  await assert.rejects(manager.ready(), code("CONNECT_FAILED"));
+  await own.start();
+  await eventually(() => manager.ready().then(() => true), 15_000);
 });
 
 test("a server that is full is suspected of it, instead of a bare EPIPE", async (t) => {

@@ -53,7 +53,8 @@ async function assertConnectFails(t: TestContext, server: RedisServer, reply: st
 test("LOADING: after a restart with much data no task fails; each waits until the server serves", async (t) => {
   const slow = ["--key-load-delay", "300", "--loading-process-events-interval-bytes", "1024"];
   const server = await startServer({ args: ["--enable-debug-command", "local", ...slow] });
-  const manager = manage<typeof Tasks>(t, server, { tasks: fixture("tasks") });
+  const patient = { commandTimeoutMs: 30_000 };
+  const manager = manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), redis: patient });
   await manager.ready();
   await server.admin.call("DEBUG", "POPULATE", "5000");
   await server.admin.call("SAVE");

@@ -1,0 +1,87 @@
+import { Redis } from "ioredis";
+import { ConnectionManager, type Logger } from "redthread";
+import { eventually } from "../../test/support/gate.js";
+import { type RedisServer, startRedis } from "../../test/support/redis-server.js";
+import type * as Tasks from "../contenders/outage-tasks.js";
+import type { Sample } from "../support/interleave.js";
+import { REDTHREAD, type Rival, TASKS } from "./rival.js";
+
+export const CALLERS = 64;
+const THREADS = 2;
+const PAUSE_MS = 10;
+
+export type WhenDown = "wait" | "fail";
+
+/** Redis is away, nobody listens on its port, and callers go on calling: how long does each of them wait? */
+export function callerRivals(whenDown: WhenDown, awayMs: number): Rival[] {
+  const name = whenDown === "wait" ? "ioredis, defaults" : "ioredis, no offline queue";
+  return [
+    { name: REDTHREAD, measure: () => redthread(whenDown, awayMs) },
+    { name, measure: () => byHand(whenDown, awayMs) },
+  ];
+}
+
+async function redthread(whenDown: WhenDown, awayMs: number): Promise<Sample> {
+  await using server = await startRedis();
+  let lines = 0;
+  const count = (): void => void lines++;
+  const logger: Logger = { debug() {}, info: count, warn: count, error: count };
+  await using manager = new ConnectionManager<typeof Tasks>({
+    tasks: TASKS,
+    env: {},
+    logger,
+    redis: { port: server.port, whenDown },
+    threads: { count: THREADS },
+  });
+  await manager.ready();
+  const connected = async (): Promise<boolean> => {
+    await manager.run("incr", "n");
+    return manager.stats().connections.open === THREADS + 1;
+  };
+  await eventually(connected, 30_000);
+  lines = 0;
+  const calls = [() => manager.use((redis) => redis.incr("n")), () => manager.run("incr", "n")];
+  const isAway = (): boolean => manager.stats().connections.open === 0;
+  return { ...(await outlast(server, calls, isAway, awayMs)), "log lines": lines };
+}
+
+async function byHand(whenDown: WhenDown, awayMs: number): Promise<Sample> {
+  await using server = await startRedis();
+  const redis = new Redis(server.port, { enableOfflineQueue: whenDown === "wait" });
+  let lines = 0;
+  redis.on("error", () => lines++);
+  try {
+    await eventually(async () => (await redis.incr("n")) > 0, 30_000);
+    lines = 0;
+    const calls = [() => redis.incr("n")];
+    const isAway = (): boolean => redis.status !== "ready";
+    return { ...(await outlast(server, calls, isAway, awayMs)), "log lines": lines };
+  } finally {
+    redis.disconnect();
+  }
+}
+
+async function outlast(
+  server: RedisServer,
+  calls: readonly (() => Promise<unknown>)[],
+  isAway: () => boolean,
+  awayMs: number,
+): Promise<Sample> {
+  await server.kill();
+  await eventually(isAway, 30_000);
+  let [isOver, failed, slowestMs] = [false, 0, 0];
+  const caller = async (call: () => Promise<unknown>): Promise<void> => {
+    while (!isOver) {
+      const startedAt = performance.now();
+      await call().catch(() => failed++);
+      slowestMs = Math.max(slowestMs, performance.now() - startedAt);
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    }
+  };
+  const callers = Array.from({ length: CALLERS }, (_, i) => caller(calls[i % calls.length]!));
+  await new Promise((resolve) => setTimeout(resolve, awayMs));
+  await server.start();
+  isOver = true;
+  await Promise.all(callers);
+  return { "slowest call, ms": slowestMs, "calls that failed": failed };
+}
