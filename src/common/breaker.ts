@@ -1,4 +1,5 @@
 import { breakerChannel } from "./channels.js";
+import { Outage } from "./outage.js";
 import { abortable, sharedClock } from "./time.js";
 
 export type BreakerState = "closed" | "open" | "half-open";
@@ -7,6 +8,7 @@ const STATE = 0;
 const NEXT_PROBE = 1;
 const PROBER = 2;
 const LEASE_ENDS = 3;
+const OWN_CELLS = 4;
 const CLOSED = 0;
 const OPEN = 1;
 
@@ -36,13 +38,15 @@ export interface Admission {
  * brought, and must not keep the others, its own helper among them, from finding out.
  */
 export class Breaker {
-  static readonly CELLS = 4;
+  static readonly CELLS = OWN_CELLS + Outage.CELLS;
+  readonly outage: Outage;
   readonly #cells: Int32Array<SharedArrayBuffer>;
   readonly #slot: number;
 
   constructor(cells: Int32Array<SharedArrayBuffer>, slot: number) {
     this.#cells = cells;
     this.#slot = slot;
+    this.outage = new Outage(cells.subarray(OWN_CELLS));
   }
 
   get state(): BreakerState {
@@ -92,6 +96,7 @@ export class Breaker {
 
   /** Nobody connects to that server any more: none is waited for, and none is to be found away. */
   dismiss(): void {
+    this.outage.end();
     this.#close();
   }
 

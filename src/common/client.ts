@@ -10,6 +10,7 @@ import { Handshake } from "./handshake.js";
 import { IdleCheck } from "./idle-check.js";
 import type { QueuedCommand } from "./ioredis.js";
 import type { KeyPositions } from "./key-positions.js";
+import { quiet } from "./log.js";
 import { LoginRenewal } from "./login-renewal.js";
 import type { MasterWatch } from "./master-watch.js";
 import type { RetryConfig } from "./options.js";
@@ -162,11 +163,8 @@ export class Client implements Gate {
     if (this.state === "disconnected") return abortable(this.#startConnecting(retry), signal);
     // After a loss (its close event may be still to come) the attempts go on for as long as it takes; this caller's
     // patience is its own.
-    await within(
-      abortable(this.#startConnecting(FOR_EVER), signal),
-      retry.deadlineMs,
-      () => this.#dialer.lastFailure ?? this.#dialer.connectFailed(),
-    );
+    const giveUp = (): Error => this.#dialer.lastFailure ?? this.#dialer.connectFailed();
+    await within(abortable(this.#startConnecting(FOR_EVER), signal), retry.deadlineMs, giveUp);
   }
 
   /** The free look: no system call, no promise. */
@@ -330,7 +328,8 @@ export class Client implements Gate {
     const deadline = monotonic() + limits.deadlineMs;
     const isRetryable = (error: unknown): boolean => this.#mayBeMended(error) || isRetryableError(error);
     const { signal } = this.#life;
-    const options = { ...retry, ...limits, logger, signal, isRetryable };
+    // An outage is told once for all clients, and the failure of a single attempt is heard by whoever makes the next one.
+    const options = { ...retry, ...limits, logger: quiet(logger, limits.attempts > 1), signal, isRetryable };
     let refusals = 0;
     const attempt = async (): Promise<void> => {
       try {

@@ -4,6 +4,7 @@ import { CircuitOpenError } from "./errors.js";
 import { MasterWatch } from "./master-watch.js";
 import { NodeBreakers } from "./node-breakers.js";
 import type { Config, Endpoint } from "./options.js";
+import type { Outage } from "./outage.js";
 import { type PermitKind, Permits } from "./permits.js";
 import { within } from "./time.js";
 
@@ -19,12 +20,15 @@ export interface Entry {
 }
 
 /** The gate as the connections to one server see it. */
-export type ServerGate = Pick<ConnectGate, "enter" | "explain" | "masterCells">;
+export type ServerGate = Pick<ConnectGate, "enter" | "explain" | "masterCells" | "server" | "outage">;
 
 const OWN_CELLS = Breaker.CELLS + MasterWatch.CELLS;
 
 /** Every connection of the process enters here: within the budget, behind the breaker, a few handshakes at once. */
 export class ConnectGate {
+  /** Where it leads, in logs. */
+  readonly server: string = "Redis";
+  readonly outage: Outage;
   readonly #breaker: Breaker;
   /** Of a Cluster's nodes; the one above is then nobody's. */
   readonly #nodes: NodeBreakers | undefined;
@@ -63,6 +67,7 @@ export class ConnectGate {
     const slots = slotsOf(threads.count);
     const handshakeCells = Permits.cells(slots, connections.connecting);
     this.#breaker = new Breaker(cells.subarray(0, Breaker.CELLS), slot);
+    this.outage = this.#breaker.outage;
     if (config.redis.clusterNodes) this.#nodes = new NodeBreakers(all.subarray(cells.length), slot);
     this.masterCells = cells.subarray(Breaker.CELLS, OWN_CELLS);
     this.#handshakes = new Permits(cells.subarray(OWN_CELLS, OWN_CELLS + handshakeCells), {
@@ -123,6 +128,8 @@ export class ConnectGate {
       explain: () => explain(breaker, `node ${addressOf(endpoint)}`),
     };
     return {
+      server: "a node of the Cluster",
+      outage: breaker.outage,
       masterCells: this.masterCells,
       explain: server.explain,
       enter: (kind, ms, signal) => this.#enterWithin(kind, ms, signal, server),

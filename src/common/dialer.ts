@@ -1,8 +1,9 @@
 import type { Entry, ServerGate } from "./connect-gate.js";
+import { addressOf } from "./endpoint.js";
 import { AuthFailedError, ConnectFailedError, MaxclientsSuspectedError } from "./errors.js";
 import { isDenied } from "./permissions.js";
 import type { Handle } from "./handle.js";
-import type { Logger } from "./log.js";
+import { errorCode, type Logger } from "./log.js";
 import type { Login, Logins } from "./logins.js";
 import type { ClientRole } from "./names.js";
 import { MasterWatch } from "./master-watch.js";
@@ -51,6 +52,8 @@ export class Dialer {
   #login: Login | undefined;
   /** Which the server refused at the last attempt. */
   #refused: Login | undefined;
+  /** Where the attempt led, or whom it asked. */
+  #address = "";
 
   constructor(handle: Handle, options: DialerOptions, life: AbortSignal) {
     this.#handle = handle;
@@ -63,7 +66,7 @@ export class Dialer {
     const giveUpAt = monotonic() + leftMs;
     await this.#loginArrives(0, leftMs);
     try {
-      await this.#dial(giveUpAt - monotonic());
+      await this.#dial(giveUpAt - monotonic(), true);
     } catch (error) {
       const refused = this.#refused;
       this.#refused = undefined;
@@ -117,7 +120,8 @@ export class Dialer {
     await within(logins.newerThan(refused, this.#life), Math.max(leftMs, 1), missing);
   }
 
-  async #dial(leftMs: number): Promise<void> {
+  /** `mayRepeat`: credentials that are refused are fetched afresh, and nobody needs to know. */
+  async #dial(leftMs: number, mayRepeat = false): Promise<void> {
     await this.#handle.hangUp();
     const { gate, redis } = this.#options;
     const giveUpAt = monotonic() + leftMs;
@@ -135,7 +139,8 @@ export class Dialer {
     };
     this.takeLogin();
     const ms = Math.min(redis.connectTimeoutMs, Math.max(giveUpAt - monotonic(), FAIR_ATTEMPT_MS));
-    const openBy = monotonic() + ms;
+    const startedAt = monotonic();
+    const openBy = startedAt + ms;
     try {
       await this.#openAny(openBy, () => gaveWay);
     } catch (error) {
@@ -143,20 +148,34 @@ export class Dialer {
       // A shutdown, a wrong password or a missing permission says nothing about the server.
       if (this.#life.aborted || gaveWay || failure instanceof AuthFailedError || isDenied(failure)) entry.closed();
       else entry.failed();
+      if (!(this.#life.aborted || gaveWay || (mayRepeat && this.#refused))) this.#tellFailure(failure, startedAt);
       throw (this.lastFailure = failure);
     }
     entry.succeeded();
+    const over = gate.outage.end();
+    if (over) this.#options.logger.info(`connected to ${gate.server} again`, { address: this.#aim, ...over });
     this.#options.onConnected(entry);
+  }
+
+  #tellFailure(failure: Error, startedAt: number): void {
+    const { gate, logger, name } = this.#options;
+    const address = this.#address;
+    const { cause } = failure as { cause?: { code?: string } };
+    const code = (failure instanceof ConnectFailedError && cause?.code) || errorCode(failure);
+    const numbers = gate.outage.failed(`${address} ${code}`, monotonic() - startedAt);
+    if (numbers) logger.warn(`no connection to ${gate.server}`, { name, address, code, ...numbers });
   }
 
   /** With sentinels there can be several addresses: each gets its share of the time, one socket at a time. */
   async #openAny(openBy: number, gaveWay: () => Error | undefined): Promise<void> {
+    this.#address = this.#options.redis.sentinelName ?? "";
     const asked = this.#masterWatch?.candidates(openBy - monotonic(), this.#life);
     const addresses = (await asked?.catch((error) => Promise.reject(this.#judgeAttempt(error, false)))) ?? [undefined];
     const failures: Error[] = [];
     for (const [i, address] of addresses.entries()) {
       if (gaveWay() || (failures.length > 0 && this.#life.aborted)) break;
       if (address) this.#handle.aim(address);
+      if (failures.length === 0) this.#address = this.#aim; // the failure that is told is the first one's
       try {
         return await this.#openOne((openBy - monotonic()) / (addresses.length - i));
       } catch (failure) {
@@ -184,7 +203,8 @@ export class Dialer {
   }
 
   async #open(ms: number): Promise<void> {
-    const timeout = (): Error => new Error(`no connection and no answer within ${Math.round(ms)} ms`);
+    const timeout = (): Error =>
+      Object.assign(new Error(`no connection and no answer within ${Math.round(ms)} ms`), { code: "ETIMEDOUT" });
     const opening = this.#handle
       .dial(this.#options.db())
       .then(() => this.#introduce())
@@ -218,7 +238,8 @@ export class Dialer {
     });
     // A list or an object, as redis.ioredis.replyMapping says.
     const { role } = Array.isArray(reply) ? { role: reply[reply.indexOf("role") + 1] as unknown } : Object(reply);
-    if (role !== undefined && role !== "master") throw new Error(`the sentinels lead to a ${String(role)}`);
+    if (role !== undefined && role !== "master")
+      throw Object.assign(new Error(`the sentinels lead to a ${String(role)}`), { code: "NOT_MASTER" });
   }
 
   #judgeAttempt(error: unknown, accepted: boolean): Error {
@@ -227,7 +248,8 @@ export class Dialer {
     const cause = isReplyError(error) ? error : (this.lastError ?? error);
     if (isReplyError(cause) && !isFull(cause)) {
       const code = replyCode(cause);
-      if (!isAuthReply(cause)) return this.connectFailed(new Error(`the server answered ${code}`));
+      if (!isAuthReply(cause))
+        return this.connectFailed(Object.assign(new Error(`the server answered ${code}`), { code }));
       this.#refused = this.#login;
       const source = this.#login ? "what redis.credentials gives" : "redis.username and redis.password";
       return new AuthFailedError(`Redis refused the credentials of ${this.#options.name} (${code}): check ${source}`, {
@@ -248,6 +270,10 @@ export class Dialer {
       outcome: "not-sent",
       cause,
     });
+  }
+
+  get #aim(): string {
+    return this.#options.redis.path ?? addressOf(this.#handle.aimedAt);
   }
 
   /** What threads and primary live by goes before what tasks lease, or open beside it. */

@@ -18,7 +18,11 @@ export function translated(told: Endpoint, { natMap }: RedisConfig): Endpoint {
 
 /** FNV-1a, for memory that threads share: two addresses that have the same are one in 4 billion. Never 0. */
 export function fingerprint(endpoint: Endpoint): number {
+  return textFingerprint(addressOf(endpoint));
+}
+
+export function textFingerprint(text: string): number {
   let hash = 0x811c9dc5;
-  for (const byte of Buffer.from(addressOf(endpoint))) hash = Math.imul(hash ^ byte, 0x01000193);
+  for (const byte of Buffer.from(text)) hash = Math.imul(hash ^ byte, 0x01000193);
   return hash | 0 || 1;
 }

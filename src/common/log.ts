@@ -41,6 +41,17 @@ export function errorReason(error: unknown): string {
   return (error instanceof Error && error.message) || errorCode(error);
 }
 
+/** Whether the log tells of this attempt: the first, then more and more seldom, down to every 256th. */
+export function isTold(attempt: number): boolean {
+  return attempt % Math.min(2 ** (31 - Math.clz32(attempt)), 256) === 0;
+}
+
+/** Only errors are told, and without `keepsErrors` not even these: somebody else tells of the matter. */
+export function quiet(logger: Logger, keepsErrors: boolean): Logger {
+  const debug: Logger["debug"] = (message, fields) => logger.debug(message, fields);
+  return { debug, info: debug, warn: debug, error: keepsErrors ? (...line) => logger.error(...line) : debug };
+}
+
 /** Adds these fields to every line. */
 export function withFields(logger: Logger, added: LogFields): Logger {
   const lines = LOG_LEVELS.map((level) => [

@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { classifyReply, isReplyError } from "./replies.js";
-import { errorCode, noopLogger, type LogFields, type Logger } from "./log.js";
+import { errorCode, isTold, noopLogger, type LogFields, type Logger } from "./log.js";
 import { isDenied } from "./permissions.js";
 import { monotonic, sleep as timerSleep } from "./time.js";
 
@@ -155,7 +155,8 @@ class RetriedCall {
     const delayMs = random() * Math.min(maxDelayMs, baseDelayMs * 2 ** (this.#attempts - 1));
     const leftMs = this.#startedAt + deadlineMs - this.#now();
     if (this.#attempts >= attempts || delayMs >= leftMs) throw error;
-    this.#logger.warn(`${this.#name} retrying`, {
+    const level = isTold(this.#attempts) ? "warn" : "debug";
+    this.#logger[level](`${this.#name} retrying`, {
       ...this.#fields,
       ...this.#progress(),
       code: errorCode(error),

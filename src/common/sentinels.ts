@@ -121,7 +121,8 @@ export class Sentinels {
       );
     }
     const told = failures.map((error, i) => `${addressOf(this.#listed[i]!)} ${errorReason(error)}`);
-    return new Error(`no sentinel tells where "${this.#redis.sentinelName}" is (${told.join("; ")})`);
+    const unknown = new Error(`no sentinel tells where "${this.#redis.sentinelName}" is (${told.join("; ")})`);
+    return Object.assign(unknown, { code: "NO_SENTINEL" });
   }
 }
 

@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { createServer, type AddressInfo } from "node:net";
 import { after, before, test } from "node:test";
 import type { ConnectionManager } from "../../src/index.js";
+import type { LogFields } from "../../src/common/log.js";
 import type * as Tasks from "../fixtures/tasks.js";
 import { eventually } from "../support/gate.js";
 import { hangUpOn } from "../support/hang-up.js";
@@ -134,6 +135,49 @@ test("ready() does not take a client that is away for one that is connected", as
   await assert.rejects(manager.ready(), code("CONNECT_FAILED"));
   await own.start();
   await eventually(() => manager.ready().then(() => true), 15_000);
+});
+
+test("the log tells of an outage once for all threads: where, why, more and more seldom, and its end", async (t) => {
+  const own = await startRedis();
+  const lines: (readonly [level: string, message: string, fields: LogFields])[] = [];
+  const at =
+    (level: string) =>
+    (message: string, fields: LogFields = {}): void =>
+      void (/Redis/.test(message) && lines.push([level, message, fields]));
+  const manager = manage<typeof Tasks>(t, own, {
+    tasks: fixture("tasks"),
+    threads: { count: 4 },
+    logger: { debug() {}, info: at("info"), warn: at("warn"), error: at("error") },
+  });
+  t.after(() => own.stop());
+  await manager.ready();
+  await connectAll(manager);
+  await Promise.all(Array.from({ length: 8 }, (_, i) => manager.run("watchAndAdd", `l:${i}`)));
+  assert.equal(lines.length, 0);
+  await own.kill();
+  const waiting = Array.from({ length: 8 }, (_, i) => manager.run("watchAndAdd", `l:${i}`));
+  await eventually(() => lines.some(([, , { attempts }]) => Number(attempts) >= 8), 30_000);
+  await own.start();
+  const [, , end] = await eventually(() => lines.find(([level]) => level === "info") ?? false, 30_000);
+  await Promise.all(waiting);
+  await eventually(() => manager.stats().connections.open >= 5, 15_000);
+  const address = `127.0.0.1:${own.port}`;
+  const told = lines.filter(([level]) => level !== "info");
+  told.sort(([, , a], [, , b]) => Number(a["attempts"]) - Number(b["attempts"])); // from several threads
+  const attempts = told.map(([, , fields]) => Number(fields["attempts"]));
+  const codes = told.map(([, , fields]) => fields["code"]);
+  const seldom = [1, 2, 4, 8, 16, 32, 64].filter((n) => n <= Math.max(...attempts));
+  told.forEach(([level, message, fields], i) => {
+    assert.deepEqual([level, message, fields["address"]], ["warn", "no connection to Redis", address]);
+    // A connection that the dying server had accepted already is another reason.
+    assert.ok(seldom.includes(attempts[i]!) || codes.indexOf(codes[i]) === i, JSON.stringify(told));
+  });
+  assert.ok(codes.includes("ECONNREFUSED"), String(codes));
+  for (const n of seldom) assert.ok(attempts.includes(n), String(attempts));
+  assert.equal(new Set(attempts).size, attempts.length, "each is told once, by whichever thread tried");
+  assert.deepEqual(lines.filter(([level]) => level === "info").length, 1);
+  assert.equal(end["address"], address);
+  assert.ok(Number(end["attempts"]) >= 8 && Number(end["awayMs"]) > 0, JSON.stringify(end));
 });
 
 test("a server that is full is suspected of it, instead of a bare EPIPE", async (t) => {

@@ -147,6 +147,8 @@ test("what waits in vain for a node says why, and every line about it has its ad
   assert.match(causes(failure), /ECONNREFUSED|is away/);
   await dead!.start();
   await disconnect(client);
+  const away = lines.find(([message]) => message === "no connection to a node of the Cluster");
+  assert.deepEqual([away?.[1]["address"], away?.[1]["code"]], [`127.0.0.1:${dead!.port}`, "ECONNREFUSED"]);
   const ofNodes = lines.filter(([message]) => message.startsWith("Redis: "));
   assert.ok(ofNodes.length > 0);
   for (const [message, { address }] of ofNodes) assert.match(String(address), /^127\.0\.0\.1:\d+$/, message);
