@@ -361,6 +361,7 @@ test("no reply by the deadline is COMMAND_TIMEOUT, and the late reply goes to no
   await assert.rejects(timedOut, (error: Error & { outcome?: string }) => {
     assert.ok(code("COMMAND_TIMEOUT")(error), String(error));
     assert.equal(error.outcome, "unknown");
+    assert.match(error.message, /within 100 ms \(the server said nothing for \d+ ms\): it may still run/);
     return true;
   });
   await eventually(async () => (await client.redis.echo("mine").catch(() => "")) === "mine");

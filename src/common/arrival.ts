@@ -31,13 +31,18 @@ export class Arrival {
     this.#limit = undefined;
   }
 
+  /** Whether a part of this command's reply has come. */
+  isOf(command: unknown): boolean {
+    return command === this.#command && this.#receivedAt !== -Infinity;
+  }
+
   /**
    * Until when to wait for the reply to this command, which was due at `dueAt`; -Infinity if it is not arriving, or no
    * longer. A loop that was blocked at that time has much to catch up with, perhaps on a busy machine: there a gap says
    * nothing.
    */
   until(command: unknown, dueAt: number, { firedAt }: Expiry): number {
-    if (command !== this.#command || this.#receivedAt === -Infinity) return -Infinity;
+    if (!this.isOf(command)) return -Infinity;
     if (this.#limit === undefined) {
       this.#limit = firedAt + this.#graceMs;
       this.#gapMs = firedAt - dueAt > BLOCKED_MS ? Infinity : GAP_MS;

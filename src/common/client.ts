@@ -80,6 +80,7 @@ export class Client implements Gate {
       name,
       role,
       onTimeout: () => this.#probe.suspect(),
+      receivedAt: () => this.#probe.receivedAt,
       onOutOfStep: (why) => this.#outOfStep(why),
       whyAway: () => (this.isAlive() ? undefined : this.#absence?.why),
     });
@@ -328,7 +329,6 @@ export class Client implements Gate {
     const deadline = monotonic() + limits.deadlineMs;
     const isRetryable = (error: unknown): boolean => this.#mayBeMended(error) || isRetryableError(error);
     const { signal } = this.#life;
-    // An outage is told once for all clients, and the failure of a single attempt is heard by whoever makes the next one.
     const options = { ...retry, ...limits, logger: quiet(logger, limits.attempts > 1), signal, isRetryable };
     let refusals = 0;
     const attempt = async (): Promise<void> => {

@@ -5,9 +5,24 @@ import {
   NeedsDedicatedError,
   NotSentError,
   ReplyLostError,
+  type TimeoutReason,
 } from "./errors.js";
 import type { QueuedCommand } from "./ioredis.js";
 import { wasSent } from "./resend.js";
+import { BLOCKED_MS } from "./time.js";
+
+/** How things stand when a command is given up. */
+interface Moment {
+  /** A part of its reply has come. */
+  readonly isArriving: boolean;
+  /** Something has come since it was given. */
+  readonly isAnswering: boolean;
+  readonly silentMs: number;
+  /** Commands whose replies come before its own. */
+  readonly ahead: number;
+  /** The loop, when it was due. */
+  readonly blockedMs: number;
+}
 
 /** What the commands of one connection reject with: each says whether it left this process. */
 export class CommandErrors {
@@ -81,14 +96,23 @@ export class CommandErrors {
     return wasSent(command) ? this.replyLost(command, cause) : this.notSent(command, cause);
   }
 
-  timedOut(command: QueuedCommand): CommandTimeoutError {
+  timedOut(command: QueuedCommand, moment: Moment): CommandTimeoutError {
     const commandTimeoutMs = this.#commandTimeoutMs;
     const limit = hasOwnTimeout(command) ? `its own timeout and ${commandTimeoutMs}` : commandTimeoutMs;
+    const { silentMs, ahead, blockedMs } = moment;
+    const [reason, why] = reasonOf(moment);
     return new CommandTimeoutError(
-      `no reply to ${nameOf(command)} on ${this.#connection} within ${limit} ms: it may still run`,
-      { outcome: "unknown", command: command.name, commandTimeoutMs },
+      `no reply to ${nameOf(command)} on ${this.#connection} within ${limit} ms (${why}): it may still run`,
+      { outcome: "unknown", command: command.name, commandTimeoutMs, reason, silentMs, ahead, blockedMs },
     );
   }
+}
+
+function reasonOf({ isArriving, isAnswering, silentMs, ahead, blockedMs }: Moment): [TimeoutReason, string] {
+  if (isArriving) return ["reply-arriving", "only a part of it has come"];
+  if (blockedMs > BLOCKED_MS) return ["loop-blocked", `this thread's loop was blocked for ${blockedMs} ms`];
+  if (isAnswering && ahead > 0) return ["queued", `${ahead} commands are ahead of it`];
+  return ["server-silent", `the server said nothing for ${silentMs} ms`];
 }
 
 /** Its holder has given up, and nobody would take what it waits for. */

@@ -47,9 +47,20 @@ export class NotSentError extends RedthreadError {
 export class ReplyLostError extends RedthreadError {
   override readonly code = "REDTHREAD_REPLY_LOST";
 }
+/**
+ * Nothing came from the server for `silentMs`, `ahead` other commands are answered first, only a part of the reply has come, or the
+ * thread's loop was blocked for `blockedMs` at the deadline.
+ */
+export type TimeoutReason = "server-silent" | "queued" | "reply-arriving" | "loop-blocked";
+
 /** The command was written and no reply came by its deadline: it may still run. */
 export class CommandTimeoutError extends RedthreadError {
   override readonly code = "REDTHREAD_COMMAND_TIMEOUT";
+  /** Undefined, as the numbers, where the helper of `redthread/sync` gave no answer. */
+  declare readonly reason?: TimeoutReason;
+  declare readonly silentMs?: number;
+  declare readonly ahead?: number;
+  declare readonly blockedMs?: number;
 }
 /** The command would spoil a client that others share; use `withDedicated`. */
 export class NeedsDedicatedError extends RedthreadError {

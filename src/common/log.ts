@@ -46,7 +46,7 @@ export function isTold(attempt: number): boolean {
   return attempt % Math.min(2 ** (31 - Math.clz32(attempt)), 256) === 0;
 }
 
-/** Only errors are told, and without `keepsErrors` not even these: somebody else tells of the matter. */
+/** For attempts whose outage is told once for all clients: only errors are told, and without `keepsErrors` not even these. */
 export function quiet(logger: Logger, keepsErrors: boolean): Logger {
   const debug: Logger["debug"] = (message, fields) => logger.debug(message, fields);
   return { debug, info: debug, warn: debug, error: keepsErrors ? (...line) => logger.error(...line) : debug };

@@ -17,7 +17,8 @@ export class Probe {
   readonly #handle: Handle;
   readonly #options: ProbeOptions;
   readonly heartbeat: Heartbeat;
-  #receivedAt = 0;
+  /** When something came last, on the monotonic clock. */
+  receivedAt = 0;
   #checking: Promise<boolean> | undefined;
 
   constructor(handle: Handle, options: ProbeOptions) {
@@ -25,7 +26,7 @@ export class Probe {
     this.#options = options;
     this.heartbeat = new Heartbeat({
       everyMs: options.heartbeatMs,
-      receivedAt: () => this.#receivedAt,
+      receivedAt: () => this.receivedAt,
       // What is under way has a deadline, whose end asks the same question.
       probe: () => {
         if (this.isQuiet) void this.check();
@@ -46,11 +47,11 @@ export class Probe {
 
   /** Something has come. */
   received(): void {
-    this.#receivedAt = monotonic();
+    this.receivedAt = monotonic();
   }
 
   hasReceivedWithin(ms: number, now: number): boolean {
-    return now - this.#receivedAt <= ms;
+    return now - this.receivedAt <= ms;
   }
 
   /** Whether the peer answers a PING, or sends anything else, by the command timeout; concurrent callers share one. */
@@ -74,7 +75,7 @@ export class Probe {
     } catch (error) {
       if (isReplyError(error)) return true;
       // The PONG is behind a large reply, or a slow command: whoever sends anything is there.
-      if (isAlive() && this.#receivedAt > askedAt) return true;
+      if (isAlive() && this.receivedAt > askedAt) return true;
       stream.destroy();
       return false;
     }

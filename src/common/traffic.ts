@@ -25,6 +25,8 @@ export interface TrafficOptions {
   readonly role: ClientRole;
   /** A command that was written had no reply by its deadline: is anybody there? */
   readonly onTimeout: () => void;
+  /** When something came last, on the monotonic clock. */
+  readonly receivedAt: () => number;
   /** Replies could go to the wrong commands: the connection is being destroyed. */
   readonly onOutOfStep: (why: string) => void;
   /** Why there is no connection, as far as is known. */
@@ -50,6 +52,7 @@ export class Traffic {
   readonly #role: ClientRole;
   readonly #admission: Admission;
   readonly #onTimeout: () => void;
+  readonly #receivedAt: () => number;
   readonly #onOutOfStep: (why: string) => void;
   readonly #deadlines: Deadlines;
   /** Of those that are held, without a socket that would keep the process alive for them. */
@@ -61,7 +64,8 @@ export class Traffic {
   #isPiping = false;
   #outbox: Outbox | undefined;
 
-  constructor(handle: Handle, { redis, name, role, onTimeout, onOutOfStep, whyAway }: TrafficOptions) {
+  constructor(handle: Handle, options: TrafficOptions) {
+    const { redis, name, role, onTimeout, receivedAt, onOutOfStep, whyAway } = options;
     this.#handle = handle;
     this.#redis = redis;
     this.session = new Session(redis.db);
@@ -69,6 +73,7 @@ export class Traffic {
     this.#role = role;
     this.#admission = new Admission({ handle, session: this.session, errors: this.errors, role });
     this.#onTimeout = onTimeout;
+    this.#receivedAt = receivedAt;
     this.#onOutOfStep = onOutOfStep;
     this.#deadlines = new Deadlines({
       expire: (expiry) => this.#expireWritten(expiry),
@@ -344,7 +349,15 @@ export class Traffic {
         next = Math.min(next, until);
         continue;
       }
-      command.reject(this.errors.timedOut(command));
+      const receivedAt = this.#receivedAt();
+      const moment = {
+        isArriving: this.#arrival.isOf(command),
+        isAnswering: receivedAt > due - this.#redis.commandTimeoutMs,
+        silentMs: Math.round(monotonic() - receivedAt),
+        ahead: i,
+        blockedMs: Math.max(Math.round(expiry.firedAt - due), 0),
+      };
+      command.reject(this.errors.timedOut(command, moment));
       timedOut = true;
     }
     if (timedOut) this.#onTimeout();

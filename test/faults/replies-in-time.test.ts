@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
 import { setTimeout } from "node:timers/promises";
 import type { Client } from "../../src/common/client.js";
+import type { CommandTimeoutError } from "../../src/common/errors.js";
 import { blockLater } from "../support/block.js";
 import { eventually, gate } from "../support/gate.js";
 import { openClient, rejection } from "../support/make-client.js";
@@ -31,6 +32,8 @@ async function openSlowly(
   return { client, proxy };
 }
 
+const reasonOf = (error: unknown): unknown => (error as CommandTimeoutError).reason;
+
 const elapsed = (since: number): number => Math.round(performance.now() - since);
 
 test("a reply of 16 MB that is still arriving at its deadline is waited for, and its connection stays", async (t) => {
@@ -54,7 +57,7 @@ test("a reply that stops arriving is COMMAND_TIMEOUT soon after its deadline, on
   const deadlineMs = 1_200; // in which even a loaded machine begins to answer
   const { client, proxy } = await openSlowly(t, 4_000_000, deadlineMs);
   let startedAt = performance.now();
-  assert.ok(code("COMMAND_TIMEOUT")(await rejection(client.redis.getBuffer("large"))));
+  assert.equal(reasonOf(await rejection(client.redis.getBuffer("large"))), "reply-arriving");
   t.diagnostic(`dribbling: deadline ${deadlineMs} ms, rejected after ${elapsed(startedAt)} ms`);
   assert.ok(elapsed(startedAt) > 2 * deadlineMs - 1);
   assert.ok(elapsed(startedAt) < 2 * deadlineMs + 250 + 1_000, "the promise, and a second for a loaded machine");
@@ -68,7 +71,7 @@ test("a reply that stops arriving is COMMAND_TIMEOUT soon after its deadline, on
     const stopped = rejection(client.redis.getBuffer("large"));
     client.redis.stream.once("data", () => proxy.blackhole(true));
     try {
-      assert.ok(code("COMMAND_TIMEOUT")(await stopped));
+      assert.equal(reasonOf(await stopped), "reply-arriving");
     } finally {
       proxy.blackhole(false);
     }
@@ -98,6 +101,32 @@ test("a reply that was arriving when its thread was blocked past the deadline is
   proxy.bytesPerSecond = Infinity;
   assert.equal((await reply)!.length, 4_000_000);
   assert.equal(client.redis.stream, stream);
+});
+
+test("a COMMAND_TIMEOUT says what the reply was late for: a silent server, commands ahead, a blocked loop", async (t) => {
+  const client = await openClient(t, server, { role: "dedicated", redis: { commandTimeoutMs: 1_000 } });
+  const paused = await server.admin.client("PAUSE", 60_000, "WRITE");
+  assert.equal(paused, "OK");
+  // The server answers the first, after this was asked, and then holds the writes.
+  const [echo, ...late] = [
+    client.redis.echo("first"),
+    rejection(client.redis.incr("n")),
+    rejection(client.redis.incr("n")),
+  ];
+  assert.equal(await echo, "first");
+  const queued = (await Promise.all(late))[1] as CommandTimeoutError;
+  assert.deepEqual([queued.reason, queued.ahead], ["queued", 1], queued.message);
+  const silent = (await rejection(client.redis.echo("behind"))) as CommandTimeoutError;
+  assert.equal(silent.reason, "server-silent", silent.message);
+  assert.ok(silent.silentMs! >= 900 && silent.ahead! >= 2, JSON.stringify(silent));
+
+  const other = await openClient(t, server, { role: "dedicated", redis: { commandTimeoutMs: 300 } });
+  const unanswered = rejection(other.redis.incr("n"));
+  await blockLater(600);
+  const blocked = (await unanswered) as CommandTimeoutError;
+  assert.equal(blocked.reason, "loop-blocked", blocked.message);
+  assert.ok(blocked.blockedMs! >= 200, JSON.stringify(blocked));
+  await server.admin.client("UNPAUSE");
 });
 
 test("messages of a subscription are no progress of a command that is not answered", async (t) => {
