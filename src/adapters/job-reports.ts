@@ -3,8 +3,7 @@ import { BroadcastChannel } from "node:worker_threads";
 /** What a task reports to the job it runs as; to callers that are not `redthread/bullmq` it is a report like any other. */
 export type JobReport =
   | { readonly bullmq: "progress"; readonly progress: JobProgress }
-  | { readonly bullmq: "log"; readonly row: string }
-  | JobCall;
+  | { readonly bullmq: "log"; readonly row: string };
 
 /** What BullMQ takes as a job's progress: it is kept as JSON. */
 export type JobProgress = string | boolean | number | object;
@@ -44,7 +43,7 @@ export class JobReports {
   }
 
   readonly hear = (value: unknown): void => {
-    const report = value as JobReport | null | undefined;
+    const report = value as JobReport | JobCall | null | undefined;
     if (report?.bullmq === "log") this.#write(() => this.#job.log(report.row));
     if (report?.bullmq === "call") this.#write(() => this.#call(report));
     if (report?.bullmq !== "progress") return;
