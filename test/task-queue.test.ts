@@ -103,3 +103,13 @@ test("tasks that wait for nothing are sent ahead, but not beside one that may ke
   for (const one of Array.from(load.jobs)) load.remove(one);
   assert.equal(fill({ busyMs: 0.125, isImmediate: true }), 4);
 });
+
+test("of names without end only the last thousand are remembered, and one that goes on running is", () => {
+  const pace = new Pace();
+  const unknown = pace.of("never seen");
+  for (let i = 0; i < 5_000; i++) pace.measured(new Set(["steady", `job-${i}`]), 1, true);
+  assert.equal(pace.of("job-0"), unknown);
+  assert.equal(pace.of("job-4000"), unknown);
+  assert.equal(pace.of("job-4999").busyMs, 1);
+  assert.equal(pace.of("steady").isImmediate, true);
+});

@@ -3,6 +3,9 @@ const WEIGHT = 0.2;
 /** So many messages without a task that waited make the next ones immediate. */
 const STREAK = 8;
 
+/** Names that are remembered: whoever adds jobs to a queue can choose names without end. */
+const MOST = 1_000;
+
 /** What the next task of a name is taken for. */
 export interface Expected {
   /** How long it keeps its thread's loop busy: not how long it takes, a BLPOP is not heavy. */
@@ -44,7 +47,9 @@ export class Pace {
     for (const name of names) {
       const known = this.#measured.get(name) ?? new Measured(busyMs);
       known.add(busyMs, areImmediate);
-      this.#measured.set(name, known);
+      this.#measured.delete(name);
+      this.#measured.set(name, known); // the last to go
+      if (this.#measured.size > MOST) this.#measured.delete(this.#measured.keys().next().value!);
     }
   }
 }
