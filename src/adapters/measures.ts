@@ -85,7 +85,7 @@ export const MEASURES: readonly Measure[] = [
     name: "db.client.connection.timeouts",
     kind: "counter",
     unit: "{timeout}",
-    help: "Requests for a dedicated client that ended with ACQUIRE_TIMEOUT",
+    help: "Requests for one that ended with ACQUIRE_TIMEOUT",
     attributes: [POOL_NAME],
     read: ({ totals }) => [[totals.acquireTimeouts, DEDICATED]],
   },
@@ -140,7 +140,7 @@ export const MEASURES: readonly Measure[] = [
     name: "redthread.threads.died",
     kind: "counter",
     unit: "{thread}",
-    help: "Threads that ended although nobody had asked them to close",
+    help: "Threads that ended unasked",
     read: ({ died }) => [[died]],
   },
   {
@@ -184,7 +184,7 @@ export const MEASURES: readonly Measure[] = [
     name: "redthread.connections.reconnects",
     kind: "counter",
     unit: "{connection}",
-    help: "Times that a connection of a thread was lost and came back",
+    help: "Connections of threads that were lost and came back",
     read: ({ totals }) => [[totals.reconnects]],
   },
   {
