@@ -248,6 +248,7 @@ test("what does not add up is not added up over the processes of a cluster", LIM
     return workers.every(({ manager }) => manager.stats().threads[0]!.loopBusy > 0);
   }, 20_000);
   const told = await Promise.all(workers.map(({ registry }) => registry.getMetricsAsJSON()));
+  await Promise.all(workers.map(({ manager }) => manager.shutdown()));
   const sent = JSON.parse(JSON.stringify(told)) as typeof told; // as node:cluster sends it
   const aggregator = AggregatorRegistry as unknown as { aggregate(metrics: typeof sent): Registry };
   const joined = aggregator.aggregate(sent);
@@ -261,7 +262,6 @@ test("what does not add up is not added up over the processes of a cluster", LIM
   assert.equal(await of("redthread_breaker_open"), 0);
   assert.equal(await of("redthread_connections_open"), 2);
   assert.equal(await of("redthread_queue_limit"), 2 * workers[0]!.manager.stats().queue.max);
-  await Promise.all(workers.map(({ manager }) => manager.shutdown()));
 });
 
 test("a registry of OpenMetrics shows a task's trace as exemplar of its time", LIMIT, async (t) => {
