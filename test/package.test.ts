@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { transform } from "esbuild";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
 const run = promisify(execFile);
@@ -64,8 +65,12 @@ async function programsOf(page: string): Promise<[name: string, text: string][]>
   return [...text.matchAll(/^```ts\n(\/\/ (\S+\.ts)\n[^]*?)^```$/gm)].map(([, code, name]) => [name!, code!]);
 }
 
-async function runProgram(name: string, env: NodeJS.ProcessEnv): Promise<{ stdout: string; stderr: string }> {
-  const file = join(folder, "out", name);
+async function runProgram(
+  name: string,
+  env: NodeJS.ProcessEnv,
+  built = "out",
+): Promise<{ stdout: string; stderr: string }> {
+  const file = join(folder, built, name);
   return run(process.execPath, [file], { env: { PATH: process.env["PATH"], ...env }, timeout: 30_000 });
 }
 
@@ -74,22 +79,56 @@ test("every program of README compiles under strict from the packed tarball, and
   const { length } = await programsOf("README.md");
   assert.equal(length, readme.split("\n```ts\n").length - 1, "every block has its file name");
   await run(process.execPath, [tsc, "-p", folder]);
+  await printsAsReadme("out");
   const env = { REDIS_URL: server.url, LOG_LEVEL: "warn" };
-  const programs: Record<string, RegExp> = {
-    "main.js": /^\[ \d+, \d+, \d+ \]\n$/,
-    "service.js": /^996 true \{ live: true, ready: true, reasons: \[\] \}\n$/,
-  };
-  for (const [name, output] of Object.entries(programs)) {
-    const { stdout, stderr } = await runProgram(name, env);
-    assert.match(stdout, output, name);
-    assert.equal(stderr, "", name);
-  }
-  assert.match((await server.admin.get("score:1"))!, /^\d+$/);
   await server.admin.acl("SETUSER", "app", "on", ">a token", "~*", "&*", "+@all");
   const { stdout, stderr } = await runProgram("rotating.js", { ...env, TOKEN: "a token" });
   assert.match(stdout, /^\d+\n$/);
   assert.equal(stderr, "");
   await server.waitForClients((clients) => clients.length === 0);
+});
+
+/** Runs README's programs from this folder. */
+async function printsAsReadme(built: string): Promise<void> {
+  await server.admin.flushall();
+  const programs: Record<string, RegExp> = {
+    "main.js": /^\[ \d+, \d+, \d+ \]\n$/,
+    "service.js": /^996 true \{ live: true, ready: true, reasons: \[\] \}\n$/,
+  };
+  for (const [name, output] of Object.entries(programs)) {
+    const { stdout, stderr } = await runProgram(name, { REDIS_URL: server.url, LOG_LEVEL: "warn" }, built);
+    assert.match(stdout, output, name);
+    assert.equal(stderr, "", name);
+  }
+  assert.match((await server.admin.get("score:1"))!, /^\d+$/);
+}
+
+/** What is left for an author of JavaScript to write. */
+async function withoutTypes(text: string): Promise<string> {
+  return (await transform(text, { loader: "ts", target: "esnext" })).code;
+}
+
+test("README's programs run as printed in JavaScript, on this Node", async () => {
+  await mkdir(join(folder, "written"));
+  for (const [name, text] of await programsOf("README.md")) {
+    await write(join("written", name.replace(/ts$/, "js")), await withoutTypes(text));
+  }
+  await printsAsReadme("written");
+  await server.waitForClients((clients) => clients.length === 0);
+});
+
+test("every example of README and docs is JavaScript that this Node knows, types apart", async () => {
+  const docs = (await readdir(join(root, "docs"))).filter((name) => name.endsWith(".md"));
+  let examples = 0;
+  for (const page of ["README.md", ...docs.map((name) => join("docs", name))]) {
+    const text = await readFile(join(root, page), "utf8");
+    for (const [, example] of text.matchAll(/^```[jt]s\n([^]*?)^```$/gm)) {
+      const name = `example-${examples++}.mjs`;
+      await write(name, await withoutTypes(example!));
+      await run(process.execPath, ["--check", join(folder, name)]);
+    }
+  }
+  assert.ok(examples > 20, String(examples));
 });
 
 test("redthread/sync works from the packed tarball, in a thread of its own, and types what it gives", async () => {
