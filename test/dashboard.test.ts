@@ -4,12 +4,12 @@ import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { accessSync, constants } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
-import { createServer, request as httpRequest } from "node:http";
+import { createServer, request as httpRequest, type RequestListener } from "node:http";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { text } from "node:stream/consumers";
 import { after, before, test, type TestContext } from "node:test";
-import { dashboard, type RequestHandler } from "../src/dashboard.js";
+import { dashboard } from "../src/dashboard.js";
 import type { ConnectionManager, Health, ManagerOptions, Stats } from "../src/index.js";
 import type * as Tasks from "./fixtures/tasks.js";
 import { eventually } from "./support/gate.js";
@@ -31,7 +31,7 @@ function managed(t: TestContext, options: Partial<ManagerOptions> = {}): Connect
 }
 
 /** Where it listens, until the test is over. */
-async function serve(t: TestContext, handler: RequestHandler): Promise<string> {
+async function serve(t: TestContext, handler: RequestListener): Promise<string> {
   const http = createServer(handler).listen(0, "127.0.0.1");
   await once(http, "listening");
   t.after(() => {
@@ -126,10 +126,27 @@ test("under a mount that strips its path, as Express does, the default path is r
   const handler = managed(t).dashboard();
   const url = await serve(t, (request, response) => {
     request.url = request.url!.replace(/^\/redthread(?=[/?]|$)/, "").replace(/^(?!\/)/, "/");
-    handler(request, response);
+    void handler(request, response);
   });
   assert.match((await ask(`${url}/redthread`)).body, /^<!doctype html>/);
   assert.equal((await look(`${url}/redthread`)).stats.threads.length, 2);
+});
+
+test("a request that somebody else has answered meanwhile is left alone", limit, async (t) => {
+  const show = managed(t).dashboard();
+  const shown: Promise<void>[] = [];
+  const url = await serve(t, (request, response) => {
+    const isEarly = request.url === "/";
+    if (isEarly) shown.push(show(request, response)); // the page is still being loaded
+    response.writeHead(503).end("somebody else");
+    if (!isEarly) shown.push(show(request, response));
+  });
+  for (const path of ["/", "/?page", "/?stats", "/elsewhere"]) {
+    const { status, body } = await ask(url + path);
+    assert.deepEqual([status, body], [503, "somebody else"], path);
+  }
+  assert.equal(shown.length, 4);
+  await Promise.all(shown);
 });
 
 test("no secret and no address is on the page or in its numbers", limit, async (t) => {

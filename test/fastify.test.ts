@@ -173,7 +173,7 @@ test("the dashboard is served through a hijacked reply", limit, async (t) => {
   const show = fastify.redthread.dashboard({ path: "/ops/redthread" });
   fastify.get("/ops/redthread", (request, reply) => {
     reply.hijack();
-    show(request.raw, reply.raw);
+    return show(request.raw, reply.raw);
   });
   const url = await fastify.listen({ host: "127.0.0.1", port: 0 });
   assert.match((await ask(`${url}/ops/redthread`)).body, /^<!doctype html>/);

@@ -4,14 +4,14 @@ import type { Stats } from "./stats.js";
 
 export interface DashboardOptions {
   /** The page's heading. Default "redthread". */
-  readonly title?: string;
+  readonly title?: string | undefined;
   /** Between two looks of an open page at the numbers; at least 100. Default 1 000. */
-  readonly intervalMs?: number;
+  readonly intervalMs?: number | undefined;
   /**
    * The path of the page, for servers that leave the whole url to the handler (node:http, Fastify's raw request).
    * Default "/", which is also right where a mount strips its own path, as Express does.
    */
-  readonly path?: string;
+  readonly path?: string | undefined;
 }
 
 /** What is shown: a manager, whatever its tasks. */
@@ -20,7 +20,8 @@ export interface Observed {
   health(): { readonly live: boolean; readonly ready: boolean; readonly reasons: readonly string[] };
 }
 
-export type RequestHandler = (request: IncomingMessage, response: ServerResponse) => void;
+/** Resolves once it has answered; where somebody else has, as a timeout, it leaves that alone. Never rejects. */
+export type RequestHandler = (request: IncomingMessage, response: ServerResponse) => Promise<void>;
 
 const COMMON_HEADERS: OutgoingHttpHeaders = {
   "Cache-Control": "no-store",
@@ -39,7 +40,7 @@ export function dashboard(manager: Observed, options: DashboardOptions = {}): Re
   const { title = "redthread", intervalMs = 1_000, path = "/" } = options;
   check(title, intervalMs, path);
   const mount = withoutSlash(path);
-  return (request, response) => {
+  return async (request, response) => {
     const [pathname = "", query = ""] = (request.url ?? "/").split("?", 2);
     if (withoutSlash(pathname) !== mount) return send(response, 404, "text/plain", "there is nothing here\n");
     if (request.method !== "GET" && request.method !== "HEAD") {
@@ -47,7 +48,9 @@ export function dashboard(manager: Observed, options: DashboardOptions = {}): Re
     }
     // By the query, not by a path below: whether the page's own url ends in a slash is for the mount to say.
     if (new URLSearchParams(query).has("stats")) return send(response, 200, "application/json", look(manager));
-    sendPage(response, title, intervalMs).catch(() => send(response, 500, "text/plain", "the page cannot be read\n"));
+    await sendPage(response, title, intervalMs).catch(() =>
+      send(response, 500, "text/plain", "the page cannot be read\n"),
+    );
   };
 }
 
@@ -68,6 +71,7 @@ function send(
   body: string,
   headers: OutgoingHttpHeaders = {},
 ): void {
+  if (response.headersSent) return;
   response.writeHead(status, {
     ...COMMON_HEADERS,
     ...headers,
