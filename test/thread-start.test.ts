@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { availableCores } from "../src/common/cores.js";
+import type { ThreadStartFailedError } from "../src/index.js";
 import { eventually } from "./support/gate.js";
 import { code, fixture, manage } from "./support/manage.js";
 import { leakCheck } from "./support/leak-check.js";
@@ -50,6 +51,7 @@ test("a tasks module that ends its thread while it loads is THREAD_START_FAILED,
   for (const result of await Promise.allSettled([manager.ready(), manager.run("echo", 1)])) {
     assert.equal(result.status, "rejected");
     assert.ok(code("THREAD_START_FAILED")(result.reason), String(result.reason));
+    assert.equal((result.reason as ThreadStartFailedError).exitCode, 3);
   }
 });
 

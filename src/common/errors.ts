@@ -113,10 +113,14 @@ export class NotCloneableError extends RedthreadError {
 /** A thread could not start: tasks module, `setup`, or silence for `startTimeoutMs`. */
 export class ThreadStartFailedError extends RedthreadError {
   override readonly code = "REDTHREAD_THREAD_START_FAILED";
+  /** What `process.exit()` was given, where that ended the thread. */
+  declare readonly exitCode?: number;
 }
 /** The thread ended under the task; `cause` says why. */
 export class ThreadDiedError extends RedthreadError {
   override readonly code = "REDTHREAD_THREAD_DIED";
+  /** What `process.exit()` was given, where that ended the thread. */
+  declare readonly exitCode?: number;
 }
 /** A stored tensor's header does not describe its bytes. */
 export class TensorInvalidError extends RedthreadError {

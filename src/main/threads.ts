@@ -6,7 +6,7 @@ import { threadEnv } from "../common/env.js";
 import { fromErrorData } from "../common/envelope.js";
 import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
 import type { Ledger, LedgerTotals } from "../common/ledger.js";
-import { errorCode, type Logger } from "../common/log.js";
+import { errorCode, type LogFields, type Logger } from "../common/log.js";
 import { requirePackage } from "../common/packages.js";
 import { permissionFlags } from "../common/permissions.js";
 import type {
@@ -195,14 +195,22 @@ export class Threads {
       this.#startFailed(thread, new Error(`the tasks module was not loaded and set up within ${startTimeoutMs} ms`));
     }, startTimeoutMs).unref();
     let worker: Worker | undefined;
+    let hasThrown = false;
+    let exit: ThreadExit | undefined;
     try {
       if (this.#closing) throw new Error("it had not been started");
       const over = pool.run(job);
       [worker] = pool.threads;
       thread.born(() => void pool.destroy());
-      // One that ends before it has begun its `serve` is not told by piscina.
-      worker!.once("exit", (code) => this.#startFailed(thread, new Error(`it exited with code ${code}`)));
+      worker!.once("error", () => (hasThrown = true));
+      worker!.once("exit", (exitCode) => {
+        exit = new ThreadExit(exitCode);
+        // One that ends before it has begun its `serve` is not told by piscina.
+        this.#startFailed(thread, exit);
+      });
       await over;
+    } catch (reason) {
+      throw hasThrown || !exit ? reason : exit;
     } finally {
       clearTimeout(timer);
       this.#loads.done(thread);
@@ -344,7 +352,7 @@ export class Threads {
     this.#tell("failed", thread, failure.cause);
     const delayMs = this.#nextDelayMs();
     this.#quickDeaths++;
-    logger.error("thread could not start", { threadId: thread.threadId, code: errorCode(failure.cause) });
+    logger.error("thread could not start", endOf(thread, failure.cause));
     onStartFailed(failure);
     // While others serve, the tasks module is good and this may pass; otherwise only somebody's wish tries again. Who
     // is still starting decides which it is: a module that is bad would start each of them anew while the next one tries.
@@ -366,7 +374,7 @@ export class Threads {
     if (monotonic() - thread.startedAt >= SETTLED_MS) this.#quickDeaths = 0;
     const delayMs = this.#quickDeaths === 0 ? 0 : this.#nextDelayMs();
     this.#quickDeaths++;
-    this.#options.logger.error("thread died", { threadId: thread.threadId, code: errorCode(reason), delayMs });
+    this.#options.logger.error("thread died", { ...endOf(thread, reason), delayMs });
     this.#replaceIn(delayMs);
   }
 
@@ -388,10 +396,30 @@ export class Threads {
   }
 }
 
+/** The end by `process.exit()`; piscina has its code only in the text of an error. */
+class ThreadExit extends Error {
+  readonly code = "THREAD_EXITED";
+  readonly exitCode: number;
+
+  constructor(exitCode: number) {
+    super(`it exited with code ${exitCode}`);
+    this.exitCode = exitCode;
+  }
+}
+
+function exitCodeOf(reason: unknown): { readonly exitCode?: number } {
+  return reason instanceof ThreadExit ? { exitCode: reason.exitCode } : {};
+}
+
+/** For the log. */
+function endOf({ threadId }: Thread, reason: unknown): LogFields {
+  return { threadId, code: errorCode(reason), ...exitCodeOf(reason) };
+}
+
 function startFailed(cause: unknown): ThreadStartFailedError {
   const { message = String(cause), permission } = Object(cause) as { message?: string; permission?: string };
   const why = permission === "WorkerThreads" ? "Node's permission model asks for --allow-worker" : message;
-  return new ThreadStartFailedError(`a thread could not start: ${why}`, { cause });
+  return new ThreadStartFailedError(`a thread could not start: ${why}`, { cause, ...exitCodeOf(cause) });
 }
 
 function threadDied(thread: Thread, reason: unknown): ThreadDiedError {
@@ -399,6 +427,7 @@ function threadDied(thread: Thread, reason: unknown): ThreadDiedError {
   return new ThreadDiedError(`thread ${thread.threadId} ended under the task: ${why}`, {
     outcome: "unknown",
     threadId: thread.threadId,
+    ...exitCodeOf(reason),
     cause: reason,
   });
 }

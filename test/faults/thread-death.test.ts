@@ -3,6 +3,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, beforeEach, test } from "node:test";
+import type { ThreadDiedError } from "../../src/index.js";
 import type * as Tasks from "../fixtures/dying-tasks.js";
 import { aheadOfTime } from "../support/clock.js";
 import { eventually } from "../support/gate.js";
@@ -86,6 +87,23 @@ async function tasksFile(name: string, source: string): Promise<string> {
   await writeFile(file, source);
   return file;
 }
+
+test("a task that calls process.exit() rejects with the exit code, which the log has too", async (t) => {
+  const lines: object[] = [];
+  const error = (message: string, fields: object = {}): void => void lines.push({ message, ...fields });
+  const manager = manage<typeof Tasks>(t, server, { tasks: fixture("dying-tasks"), logger: { ...silent, error } });
+  await assert.rejects(manager.run("die", "exit"), (reason: ThreadDiedError & { threadId?: number }) => {
+    const { threadId, exitCode } = reason;
+    assert.deepEqual([code("THREAD_DIED")(reason), exitCode], [true, 3]);
+    assert.deepEqual(lines, [{ message: "thread died", threadId, code: "THREAD_EXITED", exitCode, delayMs: 0 }]);
+    return true;
+  });
+  // An exception ends the thread with a code as well, which says nothing.
+  await assert.rejects(
+    manager.run("die", "throwInTimer"),
+    (reason) => code("THREAD_DIED")(reason) && (reason as ThreadDiedError).exitCode === undefined,
+  );
+});
 
 test("threads that die soon after they are up are replaced later each time", async (t) => {
   const deaths: { delayMs: number }[] = [];
