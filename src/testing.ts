@@ -13,6 +13,7 @@ import { badRunOptions } from "./main/job.js";
 import type { ConnectionManager } from "./main/manager.js";
 import { collectStats, type Stats } from "./main/stats.js";
 import { mapTasks } from "./main/task-map.js";
+import type { AnyTasks } from "./main/task-types.js";
 import { Thread } from "./main/thread.js";
 import { closeCurrent } from "./thread/current.js";
 import { Runtime, type TasksModule } from "./thread/runtime.js";
@@ -21,10 +22,8 @@ export * from "./common/errors.js";
 
 /** As a manager's, without what concerns threads and their number. */
 export interface InProcessOptions extends Omit<ConnectOptions, "connections" | "primary" | "redis" | "threads"> {
-  readonly redis?: Omit<RedisOptions, "credentials">;
+  readonly redis?: Omit<RedisOptions, "credentials"> | undefined;
 }
-
-type AnyTasks = Record<string, (input: never, context: never) => unknown>;
 
 let open: InProcess<object> | undefined;
 
@@ -36,6 +35,14 @@ let open: InProcess<object> | undefined;
  * @throws REDTHREAD_CONFIG_INVALID, and REDTHREAD_THREAD_START_FAILED with what the module or its `setup` threw as cause
  */
 export async function runInProcess<Tasks extends object = AnyTasks>(
+  tasks: URL | string,
+  options?: InProcessOptions,
+): Promise<InProcess<Tasks>>;
+export async function runInProcess<Tasks extends object>(
+  tasks: Tasks,
+  options?: InProcessOptions,
+): Promise<InProcess<Tasks>>;
+export async function runInProcess<Tasks extends object>(
   tasks: URL | string | Tasks,
   options: InProcessOptions = {},
 ): Promise<InProcess<Tasks>> {

@@ -1,21 +1,20 @@
 import type { Transferable } from "node:worker_threads";
 import { disconnect as disconnectOne } from "./common/connect.js";
 import type { RedisHandle } from "./common/ioredis.js";
+import type { AcquireOptions } from "./common/options.js";
 import type { DedicatedLease } from "./thread/clients.js";
 import { closeCurrent, currentClients, madeClients } from "./thread/current.js";
 import { Transfer } from "./thread/results.js";
 
 export * from "./common/errors.js";
-export { cached, threadCached } from "./common/memo.js";
-export { connRetry } from "./common/retry.js";
+export { cached, threadCached, type Cached, type CacheOptions, type ThreadCacheOptions } from "./common/memo.js";
+export { connRetry, type RetryOptions } from "./common/retry.js";
 export { connect } from "./common/connect.js";
-export type { Credentials, CredentialsProvider } from "./common/options.js";
+export type { ChainableCommander, RedisCommander, RedisHandle, Result } from "./common/ioredis.js";
+export type { Logger } from "./common/log.js";
+export type { AcquireOptions, ConnectOptions, Credentials, CredentialsProvider } from "./common/options.js";
 export type { DedicatedLease } from "./thread/clients.js";
 export type { TaskContext } from "./thread/task.js";
-
-interface AcquireOptions {
-  readonly signal?: AbortSignal;
-}
 
 /**
  * This thread's cached client, checked. Concurrent first calls share one connect; a failed one is not kept. While Redis is

@@ -228,6 +228,18 @@ test("a task that starts while the manager drains still has Redis", async (t) =>
   assert.equal(await server.admin.get("worked"), "3");
 });
 
+test("what is undefined in the shutdown's options is as the manager's options say", async (t) => {
+  const manager = closing(t);
+  const task = manager.run("work", { started: "started", until: "go" });
+  await started("started", 1);
+  const done = manager.shutdown({ reason: undefined, lameDuckMs: undefined, drainMs: undefined, closeMs: undefined });
+  await assert.rejects(manager.run("work", { started: "started", until: "go" }), code("SHUTTING_DOWN"));
+  setTimeout(() => void server.admin.set("go", 1), 100);
+  await task;
+  const { reason, tasks } = await done;
+  assert.deepEqual([reason, tasks], ["shutdown", { finished: 1, abandoned: 0 }]);
+});
+
 test("a lame duck takes tasks until its time is over, and not one more", async (t) => {
   const manager = closing(t);
   await manager.ready();

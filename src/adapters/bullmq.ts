@@ -33,26 +33,26 @@ export interface JobWorkerOptions<Tasks extends object> extends Omit<
   "concurrency" | "useWorkerThreads" | "workerForkOptions" | "workerThreadsOptions"
 > {
   /** The task that a job runs as; its input is the job's data. Default: the task of the job's name. */
-  readonly task?: TaskName<Tasks> | ((job: Job) => TaskName<Tasks>);
+  readonly task?: TaskName<Tasks> | ((job: Job) => TaskName<Tasks>) | undefined;
   /**
    * Jobs at once in this process. Default: `jobsPerThread` for each thread that is ready, at least as many; until somebody
    * sets `worker.concurrency`.
    */
-  readonly concurrency?: number;
+  readonly concurrency?: number | undefined;
   /** Default 2: one computes while the other fetches what it needs. */
-  readonly jobsPerThread?: number;
+  readonly jobsPerThread?: number | undefined;
   /** For `manager.run`, the same for each job, or by job. */
-  readonly run?: JobRunOptions | ((job: Job) => JobRunOptions);
+  readonly run?: JobRunOptions | ((job: Job) => JobRunOptions) | undefined;
 }
 
 export interface CloseOptions {
   /** What runs has so long to end; then it is given up. Default 10 000. */
-  readonly drainMs?: number;
+  readonly drainMs?: number | undefined;
   /**
    * And so long until BullMQ's connections are closed; then they are cut. Default 2 000. More than `shutdown.cancelGraceMs`:
    * what is given up has that long to end by itself.
    */
-  readonly closeMs?: number;
+  readonly closeMs?: number | undefined;
 }
 
 /** The part of a manager that jobs need. */

@@ -1,5 +1,5 @@
 import type { FastifyInstance } from "fastify";
-import { ConfigInvalidError, ConnectionManager, type ManagerOptions } from "../index.js";
+import { type AnyTasks, ConfigInvalidError, ConnectionManager, type ManagerOptions } from "../index.js";
 
 /**
  * The types of your tasks, for `fastify.redthread.run`: in your own code,
@@ -7,9 +7,7 @@ import { ConfigInvalidError, ConnectionManager, type ManagerOptions } from "../i
  */
 export interface FastifyTasks {}
 
-type Tasks = FastifyTasks extends { tasks: infer Given extends object }
-  ? Given
-  : Record<string, (input: never, context: never) => unknown>;
+type Tasks = FastifyTasks extends { tasks: infer Given extends object } ? Given : AnyTasks;
 
 declare module "fastify" {
   interface FastifyInstance {
@@ -21,15 +19,15 @@ export interface FastifyRedthreadOptions {
   /** A manager that you made, or the options of one to make. Either is shut down with the server. */
   readonly manager: ConnectionManager<Tasks> | ManagerOptions;
   /** Path of the health route, which answers 200 or 503 with the reasons; false for none. Default "/health". */
-  readonly health?: string | false;
+  readonly health?: string | false | undefined;
   /** The server is not ready before the manager is, and fails to start if that one cannot. Default true. */
-  readonly awaitReady?: boolean;
+  readonly awaitReady?: boolean | undefined;
   /**
    * From the call of `close()`: health is 503, everything else is still served, so that a load balancer can turn away
    * first. Needs `fastify({ return503OnClosing: false })`: by default Fastify itself answers 503 to everything at once.
    * Takes the place of the manager's `shutdown.lameDuckMs`. Default 0.
    */
-  readonly lameDuckMs?: number;
+  readonly lameDuckMs?: number | undefined;
 }
 
 /**

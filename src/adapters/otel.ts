@@ -43,16 +43,18 @@ import {
   POOL_NAME,
 } from "./measures.js";
 
+export type { Observed } from "./measures.js";
+
 export interface InstrumentOptions {
   /** Default: the global one. */
-  readonly meterProvider?: MeterProvider;
+  readonly meterProvider?: MeterProvider | undefined;
   /** Default: the global one. */
-  readonly tracerProvider?: TracerProvider;
+  readonly tracerProvider?: TracerProvider | undefined;
 }
 
 export interface InstrumentManagerOptions extends InstrumentOptions {
   /** The attribute `redthread.manager`. Default: `manager.id`, 1 for the first of the process. */
-  readonly name?: string;
+  readonly name?: string | undefined;
 }
 
 export interface InstrumentThreadOptions extends InstrumentOptions {
@@ -60,7 +62,7 @@ export interface InstrumentThreadOptions extends InstrumentOptions {
    * Also a span for each Redis command or pipeline under a span, and `db.client.operation.duration`, from the channels of ioredis.
    * Not beside an instrumentation of ioredis: there would be two of each. Default false.
    */
-  readonly commands?: boolean;
+  readonly commands?: boolean | undefined;
 }
 
 const SCOPE = "redthread";

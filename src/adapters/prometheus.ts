@@ -3,18 +3,20 @@ import { taskChannel, type TaskMessage, type TraceContext } from "../common/chan
 import { listen } from "./listen.js";
 import { Bounded, knownName, MANAGER, type Measure, MEASURES, type Observed, type Sample } from "./measures.js";
 
+export type { Observed } from "./measures.js";
+
 export interface RegisterOptions {
   /** Default: prom-client's global one. Several managers may share it. */
-  readonly registry?: Omit<Registry, "contentType" | "setContentType">;
+  readonly registry?: Omit<Registry, "contentType" | "setContentType"> | undefined;
   /** Before each metric's name. Default "". */
-  readonly prefix?: string;
+  readonly prefix?: string | undefined;
   /** The label `manager`. Default: `manager.id`, 1 for the first of the process. */
-  readonly name?: string;
+  readonly name?: string | undefined;
   /**
    * Bounds in seconds: with them, each task's duration and wait go into histograms by the task's name, from a
    * subscription to `redthread:task`. Default: none.
    */
-  readonly taskBuckets?: readonly number[];
+  readonly taskBuckets?: readonly number[] | undefined;
 }
 
 /** A manager, as its metrics know it. */

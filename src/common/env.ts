@@ -10,12 +10,12 @@ import { Settings } from "./settings.js";
 
 const { parse: parseDotenv } = requirePackage<typeof import("dotenv")>("dotenv");
 
-export interface LoadOptions {
+export type LoadOptions = {
   /** A manager cannot do without a tasks module; a thread on its own can. Default false. */
-  readonly requireTasks?: boolean;
+  readonly requireTasks?: boolean | undefined;
   /** Where .env and a relative configFile are looked for. Default: process.cwd(). */
-  readonly cwd?: string;
-}
+  readonly cwd?: string | undefined;
+};
 
 const NOT_SETTINGS = ["tasks", "env", "configFile", "logger", "redis.credentials"];
 const CONFIG_FILE = "REDTHREAD_CONFIG_FILE";

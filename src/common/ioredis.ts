@@ -1,14 +1,14 @@
 import type { Command as IoredisCommand, Redis as Ioredis } from "ioredis";
 import { requirePackage } from "./packages.js";
 
-export type { RedisOptions } from "ioredis";
+export type { ChainableCommander, RedisCommander, RedisOptions, Result } from "ioredis";
 
 const ioredis = requirePackage<typeof import("ioredis")>("ioredis");
 
 export const { Command, Redis } = ioredis;
 
-/** An ioredis client, whoever made it: what users hold. */
-export type RedisHandle = Ioredis;
+/** An ioredis client, whoever made it: what users hold. An interface, so that users' declarations can name it. */
+export interface RedisHandle extends Ioredis {}
 export type QueuedCommand = IoredisCommand;
 export type CommandStream = Parameters<RedisHandle["sendCommand"]>[1];
 

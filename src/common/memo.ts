@@ -28,13 +28,13 @@ export interface CacheOptions<Args extends readonly unknown[], Value> extends Om
 }
 
 /** `misses` counts computations begun; who joined one that was under way is a hit. */
-export interface CacheInfo {
+export type CacheInfo = {
   readonly hits: number;
   readonly misses: number;
   readonly size: number;
   readonly max: number;
   readonly ttlMs: number;
-}
+};
 
 export interface Cached<Args extends readonly unknown[], Value> {
   (...args: Args): Promise<Value>;

@@ -1,5 +1,7 @@
 import type { LogFormat, Logger, LogLevel } from "./log.js";
 
+// The parts are types: an interface that a user's declarations name would have to be exported.
+
 /** The configuration in effect: complete, checked, deeply frozen, and plain data, so that it can go to a thread. */
 export interface Config {
   /** The users' tasks module, as a file: href. A thread that no manager started has none. */
@@ -17,7 +19,7 @@ export interface Config {
   readonly log: LogConfig;
 }
 
-export interface RedisConfig {
+export type RedisConfig = {
   /** A name or an address, that of IPv6 with brackets or without. Default "127.0.0.1". */
   readonly host: string;
   /** Default 6379. */
@@ -68,24 +70,24 @@ export interface RedisConfig {
    * has; while none serves, the master is read. Default "master".
    */
   readonly readFrom: "master" | "replica";
-}
+};
 
-export interface Endpoint {
+export type Endpoint = {
   readonly host: string;
   readonly port: number;
-}
+};
 
-export interface ScriptOptions {
+export type ScriptOptions = {
   readonly lua: string;
   /** Without it the first argument of each call says how many keys follow. */
-  readonly numberOfKeys?: number;
-  readonly readOnly?: boolean;
-}
+  readonly numberOfKeys?: number | undefined;
+  readonly readOnly?: boolean | undefined;
+};
 
 type Pem = string | Uint8Array | readonly (string | Uint8Array)[];
 
 /** The part of `tls.connect`'s options that is plain data. */
-export interface TlsOptions {
+export type TlsOptions = {
   readonly ca?: Pem;
   readonly cert?: Pem;
   readonly key?: Pem;
@@ -99,9 +101,9 @@ export interface TlsOptions {
   readonly ciphers?: string;
   readonly ecdhCurve?: string;
   readonly sigalgs?: string;
-}
+};
 
-export interface IoredisOptions {
+export type IoredisOptions = {
   readonly family?: 0 | 4 | 6;
   readonly keepAlive?: number;
   readonly noDelay?: boolean;
@@ -111,16 +113,16 @@ export interface IoredisOptions {
   readonly disableClientInfo?: boolean;
   readonly clientInfoTag?: string;
   readonly showFriendlyErrorStack?: boolean;
-}
+};
 
-export interface PrimaryConfig {
+export type PrimaryConfig = {
   /** Age at which the primary client is replaced. Default 3 600 000. */
   readonly ttlMs: number;
   /** Share of the ttl by which it varies at random, so that many processes do not reconnect together. Default 0.1. */
   readonly jitter: number;
-}
+};
 
-export interface ThreadsConfig {
+export type ThreadsConfig = {
   /** Default: the cores this process may use, cgroup quota included, at least 1. */
   readonly count: number;
   /** Tasks running at once in one thread. Default 32. */
@@ -135,16 +137,16 @@ export interface ThreadsConfig {
   readonly execArgv?: readonly string[];
   /** The threads' process.env. Default: a copy of the main thread's. */
   readonly env?: Readonly<Record<string, string>>;
-}
+};
 
-export interface ResourceLimits {
+export type ResourceLimits = {
   readonly maxOldGenerationSizeMb?: number;
   readonly maxYoungGenerationSizeMb?: number;
   readonly codeRangeSizeMb?: number;
   readonly stackSizeMb?: number;
-}
+};
 
-export interface DedicatedConfig {
+export type DedicatedConfig = {
   /** Dedicated clients per thread. Default 4. */
   readonly max: number;
   /** Default 30 000, at least 250. */
@@ -155,10 +157,10 @@ export interface DedicatedConfig {
   readonly maxLifetimeMs: number;
   /** A lease held for longer is logged as a warning, once, with the stack of its acquire; at least 100. Default: none. */
   readonly leakWarnMs?: number;
-}
+};
 
 /** How connects are retried; see connRetry. */
-export interface RetryConfig {
+export type RetryConfig = {
   /** Default 30 000. */
   readonly deadlineMs: number;
   /** Default 50. */
@@ -167,22 +169,22 @@ export interface RetryConfig {
   readonly maxDelayMs: number;
   /** Calls in all, the first one included. Default Infinity. */
   readonly attempts: number;
-}
+};
 
 /** Of the whole process, over threads, pools, rotations and restarts. */
-export interface ConnectionsConfig {
+export type ConnectionsConfig = {
   /** Sockets to Redis at once; at least threads.count + 2. Default: no limit of its own. */
   readonly max?: number;
   /** Handshakes at once. Default 4. */
   readonly connecting: number;
-}
+};
 
-export interface QueueConfig {
+export type QueueConfig = {
   /** Tasks waiting for a thread; one more rejects QUEUE_FULL. Default 10 000. */
   readonly max: number;
-}
+};
 
-export interface ShutdownConfig {
+export type ShutdownConfig = {
   /** Tasks are still taken while `health().ready` is false already. Default 0. */
   readonly lameDuckMs: number;
   /** For running tasks to finish. Default 10 000. */
@@ -193,14 +195,14 @@ export interface ShutdownConfig {
   readonly cancelGraceMs: number;
   /** Shut down on SIGTERM and SIGINT. Default false. */
   readonly handleSignals: boolean;
-}
+};
 
-export interface LogConfig {
+export type LogConfig = {
   /** Default "info". */
   readonly level: LogLevel;
   /** Default "json". */
   readonly format: LogFormat;
-}
+};
 
 export interface Credentials {
   /** Default: the server's default user. */
@@ -214,17 +216,17 @@ export interface Credentials {
 export type CredentialsProvider = () => Credentials | Promise<Credentials>;
 
 /** Options may be left out or be undefined; both mean: look further down, at last in the defaults. */
-type Optional<T> = { readonly [K in keyof T]?: T[K] | undefined };
+type Optional<T> = { readonly [K in keyof T]?: ({} extends T[K] ? Optional<T[K]> : T[K]) | undefined };
 
 export type RedisOptions = Optional<
   Omit<RedisConfig, "tls" | "sentinels" | "sentinelTls" | "clusterNodes" | "natMap">
 > & {
   /** redis://user:password@host:port/db, rediss:// for TLS, unix:/path. Fields given beside it win over its parts. */
   readonly url?: string | undefined;
-  readonly tls?: boolean | TlsOptions | undefined;
+  readonly tls?: boolean | Optional<TlsOptions> | undefined;
   /** The port is 26379 where none is given. As a variable: `host:port,host:port`. */
   readonly sentinels?: readonly { readonly host: string; readonly port?: number | undefined }[] | undefined;
-  readonly sentinelTls?: boolean | TlsOptions | undefined;
+  readonly sentinelTls?: boolean | Optional<TlsOptions> | undefined;
   /** The port is 6379 where none is given. As a variable: `host:port,host:port`. */
   readonly clusterNodes?: readonly { readonly host: string; readonly port?: number | undefined }[] | undefined;
   /** By `host:port`, as the servers say it. As a variable: `10.0.0.1:6379=localhost:7001,10.0.0.2:6379=…`. */
@@ -254,6 +256,11 @@ export interface ConnectOptions {
   readonly log?: Optional<LogConfig> | undefined;
   /** Receives the records of all threads, on the main thread. Winston is loaded only when none is given. */
   readonly logger?: Logger | undefined;
+}
+
+export interface AcquireOptions {
+  /** Ends the waiting for a client, which rejects with its reason. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 export interface ManagerOptions extends ConnectOptions {

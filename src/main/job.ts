@@ -18,33 +18,33 @@ import type { Thread } from "./thread.js";
 
 export interface RunOptions {
   /** Aborts the task's own signal and rejects TASK_ABORTED. A reason that is a text is in both their messages. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** From this call to the result; then TASK_TIMEOUT. Default: none. */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
   /**
    * Parts of the input that move to the thread, when it is sent there, instead of being copied. An ArrayBuffer moves only if
    * the input's views cover all of it: another part of it, as of a reply's or a small Buffer's, may be somebody else's.
    */
-  readonly transferList?: readonly Transferable[];
+  readonly transferList?: readonly Transferable[] | undefined;
   /** No other task runs in that thread meanwhile. Default false. */
-  readonly exclusive?: boolean;
+  readonly exclusive?: boolean | undefined;
   /** Of the tasks that wait for a thread, those with a higher one go first. Default 0. */
-  readonly priority?: number;
+  readonly priority?: number | undefined;
   /**
    * A task that goes on after its timeout or abort: "thread" (the default) ends its thread after `cancelGraceMs` if the
    * loop is blocked or the task is exclusive, and with it the tasks beside it; "cooperative" never does.
    */
-  readonly cancel?: "thread" | "cooperative";
+  readonly cancel?: "thread" | "cooperative" | undefined;
   /**
    * After the signal's abort a task that has been sent to its thread has `cancelGraceMs` to settle, and its own result or
    * error counts; TASK_ABORTED comes only then. Default false: TASK_ABORTED at once.
    */
-  readonly awaitOutcome?: boolean;
+  readonly awaitOutcome?: boolean | undefined;
   /**
    * Hears, while the task runs, each value that it gives to its context's `report`, in the AsyncLocalStorage of this call. If it
    * throws or rejects, the task is given up; a rejection is logged as well.
    */
-  readonly onReport?: (value: unknown) => void;
+  readonly onReport?: ((value: unknown) => void) | undefined;
   /** Plain data for the task's context, shown in its log lines. Crosses as the input does. */
   readonly context?: unknown;
 }

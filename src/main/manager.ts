@@ -5,7 +5,7 @@ import { ShuttingDownError, TaskAbortedError } from "../common/errors.js";
 import type { RedisHandle } from "../common/ioredis.js";
 import { Ledger, LedgerTotals } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
-import type { CredentialsProvider, ManagerOptions } from "../common/options.js";
+import type { AcquireOptions, CredentialsProvider, ManagerOptions } from "../common/options.js";
 import type { LogRecord, ThreadData } from "../common/protocol.js";
 import { warnOfFewClients, warnOfFewPlaces } from "./capacity.js";
 import { MainClients } from "./clients.js";
@@ -19,7 +19,7 @@ import { handleSignals } from "./signals.js";
 import { collectStats, type Stats } from "./stats.js";
 import { type OnMessage, type SubscribeOptions, Subscriptions } from "./subscriptions.js";
 import { type MapOptions, type MapOutcome, mapTasks } from "./task-map.js";
-import type { TaskInput, TaskName, TaskResult } from "./task-types.js";
+import type { AnyTasks, TaskInput, TaskName, TaskResult } from "./task-types.js";
 import type { Thread } from "./thread.js";
 import { ThreadCredentials } from "./thread-credentials.js";
 import { Threads } from "./threads.js";
@@ -35,11 +35,11 @@ export interface Health {
 
 export interface ShutdownOptions {
   /** In the report and in the log. Default "shutdown". */
-  readonly reason?: string;
+  readonly reason?: string | undefined;
   /** Each overrides its namesake in the manager's options. */
-  readonly lameDuckMs?: number;
-  readonly drainMs?: number;
-  readonly closeMs?: number;
+  readonly lameDuckMs?: number | undefined;
+  readonly drainMs?: number | undefined;
+  readonly closeMs?: number | undefined;
 }
 
 interface Waiting {
@@ -51,9 +51,7 @@ interface Waiting {
  * One per process, on the main thread: owns the primary client, the threads and their shutdown. `Tasks` is the type of
  * the tasks module. Threads start with the manager; the process stays until `shutdown()`.
  */
-export class ConnectionManager<
-  Tasks extends object = Record<string, (input: never, context: never) => unknown>,
-> implements AsyncDisposable {
+export class ConnectionManager<Tasks extends object = AnyTasks> implements AsyncDisposable {
   static #managers = 0;
   /** Names this manager, in its process, in the messages of diagnostics channels. */
   readonly id = ++ConnectionManager.#managers;
@@ -136,13 +134,13 @@ export class ConnectionManager<
    * hold it with `use`. While Redis is away it is given all the same, and its commands go by their deadlines.
    * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED (at its first connect); REDTHREAD_SHUTTING_DOWN, `signal.reason`
    */
-  async getRedis({ signal }: { signal?: AbortSignal } = {}): Promise<RedisHandle> {
+  async getRedis({ signal }: AcquireOptions = {}): Promise<RedisHandle> {
     this.#refuseIfClosed();
     return this.#clients.primary.get(signal);
   }
 
   /** Runs `fn` with the primary client, which is not closed before `fn` is done. */
-  async use<T>(fn: (redis: RedisHandle) => Promise<T>, { signal }: { signal?: AbortSignal } = {}): Promise<T> {
+  async use<T>(fn: (redis: RedisHandle) => Promise<T>, { signal }: AcquireOptions = {}): Promise<T> {
     this.#refuseIfClosed();
     return this.#clients.primary.use(fn, signal);
   }
@@ -171,7 +169,7 @@ export class ConnectionManager<
    * so that memory does not grow with their number. The iterator throws what a task threw, what the inputs threw, and
    * what `run` rejects with; whoever leaves it early gives up the tasks under way.
    */
-  map<Name extends TaskName<Tasks>, OnError extends "throw" | "collect" = "throw">(
+  map<Name extends TaskName<Tasks>, OnError extends MapOptions["onError"] = "throw">(
     name: Name,
     inputs: Iterable<TaskInput<Tasks[Name]>> | AsyncIterable<TaskInput<Tasks[Name]>>,
     options: MapOptions & { readonly onError?: OnError } = {},
@@ -188,7 +186,7 @@ export class ConnectionManager<
    * @throws REDTHREAD_CONFIG_INVALID (a sharded pattern), REDTHREAD_NOT_SENT or REDTHREAD_CIRCUIT_OPEN (Redis is away),
    * REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED (at the first connect), REDTHREAD_SHUTTING_DOWN
    */
-  async subscribe<Buffers extends boolean = false>(
+  async subscribe<Buffers extends boolean | undefined = false>(
     channel: string,
     onMessage: OnMessage<Buffers extends true ? Buffer : string>,
     options?: SubscribeOptions & { readonly buffers?: Buffers },
@@ -235,20 +233,22 @@ export class ConnectionManager<
    * Lets accepted tasks finish, then closes every client of every thread; idempotent, all calls share one report.
    * Takes at most lameDuckMs + drainMs + closeMs + 500 ms, also when a thread spins in an endless loop.
    */
-  shutdown({ reason = "shutdown", ...overrides }: ShutdownOptions = {}): Promise<ShutdownReport> {
-    return (this.#shutdown ??= this.#shutDown(reason, overrides));
+  shutdown(options: ShutdownOptions = {}): Promise<ShutdownReport> {
+    return (this.#shutdown ??= this.#shutDown(options));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.shutdown({ reason: "disposed" });
   }
 
-  async #shutDown(reason: string, overrides: Omit<ShutdownOptions, "reason">): Promise<ShutdownReport> {
+  async #shutDown({ reason = "shutdown", ...given }: ShutdownOptions): Promise<ShutdownReport> {
+    const { shutdown } = this.#config;
+    const { lameDuckMs = shutdown.lameDuckMs, drainMs = shutdown.drainMs, closeMs = shutdown.closeMs } = given;
     this.#phase = "lame duck";
     try {
       return await shutDown(
         reason,
-        { ...this.#config.shutdown, ...overrides },
+        { ...shutdown, lameDuckMs, drainMs, closeMs },
         {
           dispatcher: this.#dispatcher,
           threads: this.#threads,

@@ -14,13 +14,13 @@ export interface SubscribeOptions {
    * The channel belongs to the shard of a Cluster that its name leads to, and hears only what is published by SPUBLISH.
    * Default false.
    */
-  readonly sharded?: boolean;
+  readonly sharded?: boolean | undefined;
   /** `channel` is a glob-style pattern. Default false. */
-  readonly pattern?: boolean;
+  readonly pattern?: boolean | undefined;
   /** Messages are Buffers. Default false: text, which loses bytes that are no UTF-8. */
-  readonly buffers?: boolean;
+  readonly buffers?: boolean | undefined;
   /** Called after each reconnect, before the first message: those published meanwhile were missed. */
-  readonly onGap?: () => void;
+  readonly onGap?: (() => void) | undefined;
 }
 
 interface Subscriber {

@@ -6,18 +6,18 @@ import { badRunOptions, type Job, type JobCallbacks, type RunOptions } from "./j
 
 export interface MapOptions extends Omit<RunOptions, "transferList"> {
   /** Results in the order of their inputs, else as they come. Default true. */
-  readonly ordered?: boolean;
+  readonly ordered?: boolean | undefined;
   /**
    * Inputs that are taken and whose results are not: running, waiting, or waiting to be consumed. Default: twice what
    * the threads take, which is `threads.concurrency` each, and up to 256 each of tasks that wait for nothing and
    * compute for less than 0.5 ms together. It bounds the memory, however many inputs there are.
    */
-  readonly concurrency?: number;
+  readonly concurrency?: number | undefined;
   /**
    * "throw" (the default): the first failure is thrown, the other tasks are given up. "collect": each result comes as a
    * `MapOutcome`, a failure too.
    */
-  readonly onError?: "throw" | "collect";
+  readonly onError?: "throw" | "collect" | undefined;
 }
 
 /** A result of `map` with `onError: "collect"`; `index` is its input's. */

@@ -17,7 +17,7 @@ export interface SyncOptions {
    * Of every call, and of the connect in `openSync`, from 10 ms. As with any client a large reply that is still arriving
    * is waited for, at most once more as long. Default `redis.commandTimeoutMs`.
    */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
 }
 
 /** For a helper that is starting: its modules are loaded from disk, perhaps on a busy machine. */
