@@ -168,8 +168,9 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
     this.#thread.greeted({ threadId, performance }, port2, (message) => this.#receive(message));
     this.#hangUp = () => port2.close();
     const config = { tasks: "", ...this.#config }; // a module that is there already has no name
+    const { taskPrefix } = this.#dispatcher;
     const shared = { ledger: this.#ledger.buffer, gate: this.#gateBuffer };
-    return new Runtime(port1, { config, ...shared, hasProvider: false }, 0);
+    return new Runtime(port1, { config, ...shared, hasProvider: false, taskPrefix }, 0);
   }
 
   #receive(message: FromThread): void {
@@ -195,9 +196,9 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
 
   #write({ records, dropped }: Extract<FromThread, { type: "logs" }>): void {
     this.#thread.row.add("logsTaken", records.length + dropped);
-    for (const { level, message, fields, taskId } of records) {
+    for (const { level, message, fields, job } of records) {
       const write = (): void => this.#logger[level](message, { threadId, ...fields });
-      const scope = taskId === undefined ? undefined : this.#dispatcher.scopeOf(this.#thread, taskId);
+      const scope = job === undefined ? undefined : this.#dispatcher.scopeOf(this.#thread, job);
       if (scope) scope.runInAsyncScope(write);
       else write();
     }

@@ -87,7 +87,8 @@ test(
     const [first, last] = [events[0]!.message, events.at(-1)!.message];
     assert.deepEqual(first, { manager: manager.id, taskId: first.taskId, task: "setSecret" });
     const { durationMs, waitMs, ...rest } = last;
-    assert.deepEqual(rest, { manager: manager.id, taskId: first.taskId + 1, task: "fail", threadId, code: "E_OWN" });
+    assert.equal(first.taskId.replace(/\d+$/, "2"), rest.taskId);
+    assert.deepEqual(rest, { manager: manager.id, taskId: rest.taskId, task: "fail", threadId, code: "E_OWN" });
     assert.ok(waitMs! >= 0 && durationMs! >= waitMs!);
     assert.ok(!JSON.stringify(events).includes(SECRET));
   },
@@ -189,10 +190,10 @@ test("the message with a thread's tasks has a field for traces only when one of 
   };
   assert.deepEqual(sent(job(1)), { type: "tasks", tasks: [1, "task", 1, undefined, 0, 0] });
   const [listenedTo, traced] = [job(2), job(3)];
-  listenedTo.trace = new Trace(taskChannel, { manager: 1, taskId: 2, task: "task" });
+  listenedTo.trace = new Trace(taskChannel, { manager: 1, taskId: "2", task: "task" });
   assert.deepEqual(Object.keys(sent(listenedTo) as object), ["type", "tasks"]);
   const trace = { traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" };
-  traced.trace = new Trace(taskChannel, { manager: 1, taskId: 3, task: "task", trace });
+  traced.trace = new Trace(taskChannel, { manager: 1, taskId: "3", task: "task", trace });
   assert.deepEqual((sent(job(4), traced) as { traces: unknown }).traces, { 3: trace });
 });
 

@@ -63,9 +63,23 @@ test("an unknown task is refused with the names that exist", async (t) => {
   await assert.rejects(manager.run("ecko" as "echo", 1), (error: Error & { tasks?: string[] }) => {
     assert.ok(code("TASK_NOT_FOUND")(error));
     assert.ok(error.tasks!.includes("echo"));
-    assert.match(error.message, /setAndGet/);
+    assert.match(error.message, /"ecko" \(did you mean "echo"\?\); it exports .*setAndGet/);
     return true;
   });
+});
+
+test("a task's id is the same inside and in its log lines, and no other manager has it", async (t) => {
+  const lines: Record<string, unknown>[] = [];
+  const info = (_: string, fields: object = {}): void => void lines.push({ ...fields });
+  const managers = [managed(t, { logger: { ...silent, info } }), managed(t)];
+  const runs = managers.flatMap((manager) => [1, 2, 3].map(() => manager.run("whoAmI")));
+  const ids = (await Promise.all(runs)).map(({ taskId }) => taskId);
+  assert.equal(new Set(ids).size, ids.length);
+  for (const id of ids) assert.match(id, /^[0-9a-f]{24}-\d+$/);
+  await managers[0]!.run("log", "here");
+  await eventually(() => lines.some(({ task }) => task === "log"));
+  const { taskId } = lines.find(({ task }) => task === "log")!;
+  assert.equal(taskId, ids[0]!.replace(/\d+$/, "4"));
 });
 
 test("an input that cannot be cloned is refused by its path, and the tasks beside it run", async (t) => {

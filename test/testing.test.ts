@@ -7,6 +7,7 @@ import * as tasks from "./fixtures/tasks.js";
 import { eventually } from "./support/gate.js";
 import { leakCheck } from "./support/leak-check.js";
 import { code, fixture } from "./support/manage.js";
+import { silent } from "./support/silent.js";
 import { startRedis, type RedisServer } from "./support/redis-server.js";
 
 const DEADLINE = { timeout: 60_000 };
@@ -71,8 +72,9 @@ test("input, result and errors are what they would be from a thread", DEADLINE, 
 });
 
 test("timeouts, signals, reports and log lines reach who asked for them", DEADLINE, async (t) => {
-  const lines: unknown[] = [];
-  const logger = { debug() {}, info: (...line: unknown[]) => lines.push(line), warn() {}, error() {} };
+  const lines: [message: string, fields: Record<string, string | number>][] = [];
+  const info = (message: string, fields: object = {}): void => void lines.push([message, { ...fields }]);
+  const logger = { ...silent, info };
   await using run = await runInProcess<typeof InProcessTasks>(fixture("in-process-tasks"), {
     ...options(t),
     logger,
@@ -87,7 +89,9 @@ test("timeouts, signals, reports and log lines reach who asked for them", DEADLI
   await assert.rejects(waiting, code("TASK_ABORTED"));
   await run.run("log", "a line");
   await eventually(() => lines.length === 1, WAIT_MS);
-  assert.deepEqual(lines, [["a line", { threadId: 0, task: "log", taskId: 4 }]]);
+  const [message, { taskId, ...fields }] = lines[0]!;
+  assert.deepEqual([message, fields], ["a line", { threadId: 0, task: "log" }]);
+  assert.match(String(taskId), /^[0-9a-f]{24}-4$/);
 });
 
 test("map, stats and ready are there as in a manager", DEADLINE, async (t) => {

@@ -315,7 +315,7 @@ function failureOf(error: unknown, codes?: Bounded): Attributes {
 
 // Both
 
-function taskAttributes({ task, taskId }: { readonly task: string; readonly taskId: number }): Attributes {
+function taskAttributes({ task, taskId }: { readonly task: string; readonly taskId: string }): Attributes {
   return { "redthread.task.name": task, "redthread.task.id": taskId };
 }
 

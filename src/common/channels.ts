@@ -25,7 +25,8 @@ interface Ended {
 export interface TaskMessage extends Ended {
   /** `manager.id`. */
   readonly manager: number;
-  readonly taskId: number;
+  /** As in the task's context. */
+  readonly taskId: string;
   readonly task: string;
   /** Of `map`: which of its inputs, from 0. */
   readonly index?: number;
@@ -39,7 +40,7 @@ export interface TaskMessage extends Ended {
 
 /** `redthread:execution`, in a thread: a task's function, until what it returned has settled. */
 export interface ExecutionMessage extends Ended {
-  readonly taskId: number;
+  readonly taskId: string;
   readonly task: string;
   readonly threadId: number;
   /** What a subscriber of `redthread:task` set. */

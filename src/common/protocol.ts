@@ -13,6 +13,8 @@ export interface ThreadData {
     readonly gate: SharedArrayBuffer;
     /** Logins come over the link; nobody connects before the first. */
     readonly hasProvider: boolean;
+    /** In front of a task's number in what the outside knows as its `taskId`. */
+    readonly taskPrefix: string;
   };
 }
 
@@ -111,7 +113,7 @@ export interface HelperData {
 }
 
 /** Of the calling thread's ledger row and gate slot; the helper has fields and a slot of its own beside them. */
-export interface ManagedHelper extends Omit<ThreadData["redthread"], "config"> {
+export interface ManagedHelper extends Omit<ThreadData["redthread"], "config" | "taskPrefix"> {
   readonly config: Config;
   readonly slot: number;
   readonly port: MessagePort;
@@ -145,8 +147,8 @@ export interface LogRecord {
   readonly level: LogLevel;
   readonly message: string;
   readonly fields: LogFields;
-  /** The task that says it. */
-  readonly taskId?: number;
+  /** The number of the task that says it. */
+  readonly job?: number;
 }
 
 /** A failure as data: what structured cloning would lose of an error. A thrown value that is no error is `thrown`. */

@@ -1,4 +1,5 @@
 import type { AsyncResource } from "node:async_hooks";
+import { randomBytes } from "node:crypto";
 import { types } from "node:util";
 import { type TaskMessage, taskChannel, Trace } from "../common/channels.js";
 import { fromErrorData, sameError } from "../common/envelope.js";
@@ -27,7 +28,7 @@ export interface DispatcherOptions {
 }
 
 /** Of all tasks so far, by what their callers heard. */
-export interface TaskTally {
+export type TaskTally = {
   readonly done: number;
   /** Ended by an error of their own. */
   readonly failed: number;
@@ -35,12 +36,14 @@ export interface TaskTally {
   readonly abandoned: number;
   /** Not taken: the queue was full. */
   readonly refused: number;
-}
+};
 
 /** While tasks wait for a thread; else a thread is looked at only when it may be found blocked. */
 const WATCH_MS = 10;
 /** Between `run()` and the threads: queues, deals out to the least loaded, and settles every task exactly once. */
 export class Dispatcher {
+  /** Random once, so that a task's id is unique over managers and processes at the cost of a number. */
+  readonly taskPrefix = `${randomBytes(12).toString("hex")}-`;
   readonly #manager: number;
   readonly #maxQueue: number;
   readonly #cancelGraceMs: number;
@@ -174,8 +177,8 @@ export class Dispatcher {
   }
 
   /** Of the caller whose task says something; undefined where nobody waits for it. */
-  scopeOf(thread: Thread, taskId: number): AsyncResource | undefined {
-    return this.#loads.of(thread)?.get(taskId)?.scope;
+  scopeOf(thread: Thread, job: number): AsyncResource | undefined {
+    return this.#loads.of(thread)?.get(job)?.scope;
   }
 
   /** The thread could not read that message. Of several tasks each is sent again, alone, so that only the culprit rejects. */
@@ -249,13 +252,22 @@ export class Dispatcher {
   #listenerRejected(job: Job, error: unknown): void {
     const { id, name } = job;
     // Logged also where the task has settled meanwhile, and nobody else hears of it.
-    this.#logger.error("an onReport listener rejected", { taskId: id, task: name, code: errorCode(error) });
+    this.#logger.error("an onReport listener rejected", {
+      taskId: this.taskPrefix + id,
+      task: name,
+      code: errorCode(error),
+    });
     if (!job.settled) this.#giveUp(job, "aborted", error as Error);
   }
 
   #trace(job: Job, { index }: JobCallbacks): Trace<TaskMessage> {
     const numbered = index === undefined ? {} : { index };
-    const message: TaskMessage = { manager: this.#manager, taskId: job.id, task: job.name, ...numbered };
+    const message: TaskMessage = {
+      manager: this.#manager,
+      taskId: this.taskPrefix + job.id,
+      task: job.name,
+      ...numbered,
+    };
     return (job.trace = new Trace(taskChannel, message));
   }
 

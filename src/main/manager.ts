@@ -294,6 +294,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
     return new Threads({
       manager: this.id,
       config: this.#config,
+      taskPrefix: this.#dispatcher.taskPrefix,
       totals: this.#totals,
       ledger: new Ledger(this.#config.threads.count),
       gate: { buffer: this.#gateBuffer, sweep: (slot) => this.#gate.sweep(slot) },
@@ -353,9 +354,9 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   }
 
   #writeLogs(thread: Thread, records: readonly LogRecord[], dropped: number): void {
-    for (const { level, message, fields, taskId } of records) {
+    for (const { level, message, fields, job } of records) {
       const write = (): void => this.#logger[level](message, { threadId: thread.threadId, ...fields });
-      const scope = taskId === undefined ? undefined : this.#dispatcher.scopeOf(thread, taskId);
+      const scope = job === undefined ? undefined : this.#dispatcher.scopeOf(thread, job);
       if (scope) scope.runInAsyncScope(write);
       else write();
     }

@@ -32,6 +32,7 @@ export interface ThreadsOptions {
   /** Of the manager, for who listens to `redthread:thread`. */
   readonly manager: number;
   readonly config: ThreadData["redthread"]["config"];
+  readonly taskPrefix: string;
   readonly ledger: Ledger;
   readonly totals: LedgerTotals;
   readonly gate: { readonly buffer: SharedArrayBuffer; sweep(slot: number): void };
@@ -81,10 +82,12 @@ export class Threads {
 
   constructor(options: ThreadsOptions) {
     this.#options = options;
-    const { config, ledger, gate, credentials } = options;
+    const { config, taskPrefix, ledger, gate, credentials } = options;
     const { count, resourceLimits, execArgv, env } = config.threads;
     const hasProvider = credentials !== undefined;
-    const data: ThreadData = { redthread: { config, ledger: ledger.buffer, gate: gate.buffer, hasProvider } };
+    const data: ThreadData = {
+      redthread: { config, ledger: ledger.buffer, gate: gate.buffer, hasProvider, taskPrefix },
+    };
     this.#birth = {
       filename: threadFile(() => new URL("../../workers/entry.cjs", import.meta.url)),
       minThreads: 0,

@@ -37,13 +37,13 @@ export class LogPort implements Logger {
     this.#log("error", message, () => plainFields(fields));
   }
 
-  /** The same logger with fields that every line of it carries; the lines are those of this task. */
-  child(fields: LogFields, taskId: number): Logger {
+  /** The same logger with fields that every line of it carries; the lines are those of the task of this number. */
+  child(fields: LogFields, job: number): Logger {
     let plain: LogFields | undefined;
     const logAt =
       (level: LogLevel) =>
       (message: string, own: LogFields = {}): void =>
-        this.#log(level, message, () => ({ ...(plain ??= plainFields(fields)), ...plainFields(own) }), taskId);
+        this.#log(level, message, () => ({ ...(plain ??= plainFields(fields)), ...plainFields(own) }), job);
     return { debug: logAt("debug"), info: logAt("info"), warn: logAt("warn"), error: logAt("error") };
   }
 
@@ -58,14 +58,14 @@ export class LogPort implements Logger {
     this.#post({ type: "logs", records, dropped });
   }
 
-  #log(level: LogLevel, message: string, fields: () => LogFields, taskId?: number): void {
+  #log(level: LogLevel, message: string, fields: () => LogFields, job?: number): void {
     if (!isLogged(level, this.#level)) return;
     const underWay = this.#row.get("logsMade") - this.#row.get("logsTaken") - this.#dropped;
     this.#row.add("logsMade", 1); // at once: a thread that is ended sends nothing more
     if (underWay >= MAX_UNDER_WAY) this.#dropped++;
     else {
       const record = { level, message: String(message), fields: fields() };
-      this.#records.push(taskId === undefined ? record : { ...record, taskId });
+      this.#records.push(job === undefined ? record : { ...record, job });
     }
     if (this.#scheduled) return;
     this.#scheduled = true;

@@ -10,6 +10,7 @@ import { Logins } from "../common/logins.js";
 import { type Make, restored } from "../common/make.js";
 import { freezeConfig } from "../common/options.js";
 import type { FromThread, TaskList, ThreadData, ToThread } from "../common/protocol.js";
+import { suggest } from "../common/suggest.js";
 import { within } from "../common/time.js";
 import { ThreadClients } from "./clients.js";
 import { adopt } from "./current.js";
@@ -17,7 +18,7 @@ import { adoptManaged } from "./managed.js";
 import { closeSync } from "./sync-registry.js";
 import { LogPort } from "./log-port.js";
 import { Results } from "./results.js";
-import { type PostReport, runTraced, type TaskFunction, ThreadTask } from "./task.js";
+import { runTraced, type TaskFunction, type TaskThread, ThreadTask } from "./task.js";
 import { registerTsx } from "./tsx.js";
 import { Turnstile } from "./turnstile.js";
 
@@ -31,6 +32,7 @@ export class Runtime {
   readonly #config: ThreadData["redthread"]["config"];
   readonly #row: LedgerRow;
   readonly #logs: LogPort;
+  readonly #thread: TaskThread;
   readonly #clients: ThreadClients;
   readonly #logins: Logins | undefined;
   readonly #tasks = new Map<string, TaskFunction>();
@@ -46,7 +48,11 @@ export class Runtime {
   /** Settles when the manager's `close` has been carried out. */
   readonly closed = new Promise<void>((resolve) => (this.#onClosed = resolve));
 
-  constructor(port: MessagePort, { config, ledger, gate, hasProvider }: ThreadData["redthread"], row: number) {
+  constructor(
+    port: MessagePort,
+    { config, ledger, gate, hasProvider, taskPrefix }: ThreadData["redthread"],
+    row: number,
+  ) {
     this.#port = port;
     this.#config = freezeConfig(config);
     this.#turnstile = new Turnstile({
@@ -56,6 +62,7 @@ export class Runtime {
     });
     this.#row = new LedgerRow(ledger, row);
     this.#logs = new LogPort((message) => this.#post(message), this.#row, config.log.level);
+    this.#thread = { logs: this.#logs, taskPrefix, post: (message, transfer) => this.#post(message, transfer) };
     this.#logins = hasProvider ? new Logins((refused) => this.#post({ type: "loginWanted", refused })) : undefined;
     this.#clients = new ThreadClients({
       config: this.#config,
@@ -132,7 +139,7 @@ export class Runtime {
 
   #audit(): void {
     this.#results.flush();
-    const running = [...this.#running.values()].map(({ taskId }) => taskId);
+    const running = [...this.#running.values()].map(({ id }) => id);
     this.#post({ type: "audited", running, taken: this.#taskMessages, answered: this.#row.get("answered") });
   }
 
@@ -142,7 +149,7 @@ export class Runtime {
       const [id, name] = [tasks[i] as number, tasks[i + 1] as string];
       const input = restored(tasks[i + 2], tasks[i + 4] as Make);
       const context = restored(tasks[i + 3], tasks[i + 5] as Make);
-      const task = new ThreadTask(id, name, input, context, this.#logs, this.#postReport);
+      const task = new ThreadTask(id, name, input, context, this.#thread);
       if (traces) task.trace = traces[id];
       this.#running.add(id, task);
       this.#turnstile.push(task);
@@ -152,20 +159,20 @@ export class Runtime {
 
   /** Never rejects: whatever the task does ends in its envelope. */
   async #run(task: ThreadTask, pass: number): Promise<void> {
-    const { taskId, name } = task;
+    const { id, name } = task;
     try {
       const run = this.#tasks.get(name);
       if (!run) throw this.#notFound(name);
       const result = executionChannel.hasSubscribers ? runTraced(task, run) : task.run(run);
       const value = await result;
       this.#results.ended(this.#turnstile.hasNotWaited(pass));
-      this.#results.done(taskId, value, name);
+      this.#results.done(id, value, name);
     } catch (error) {
       this.#results.ended(this.#turnstile.hasNotWaited(pass));
-      this.#results.failed(taskId, error);
+      this.#results.failed(id, error);
     } finally {
       this.#turnstile.left();
-      this.#running.delete(taskId);
+      this.#running.delete(id);
       if (this.#running.size > 0) this.#results.flushLater();
       else this.#idled();
     }
@@ -178,7 +185,8 @@ export class Runtime {
 
   #notFound(name: string): TaskNotFoundError {
     const tasks = [...this.#tasks.keys()];
-    return new TaskNotFoundError(`the tasks module exports no task "${name}"; it exports ${tasks.join(", ")}`, {
+    const hint = suggest(name, tasks);
+    return new TaskNotFoundError(`the tasks module exports no task "${name}"${hint}; it exports ${tasks.join(", ")}`, {
       outcome: "refused",
       tasks,
     });
@@ -224,8 +232,6 @@ export class Runtime {
     if (transfer?.length) this.#port.postMessage(message, transfer);
     else this.#port.postMessage(message);
   }
-
-  readonly #postReport: PostReport = (message, transfer) => this.#post(message, transfer);
 
   #postResults(message: FromThread, transfer: readonly Transferable[]): void {
     // Before them, because a line is written in the context of its task's caller, which is forgotten with the result.

@@ -18,7 +18,8 @@ export interface TaskContext {
   /** Writes through the manager; each line names this task. */
   readonly logger: Logger;
   readonly threadId: number;
-  readonly taskId: number;
+  /** Random, and unique over managers and processes: it can be the owner of a lock in Redis. */
+  readonly taskId: string;
   /** What the caller passed as `context` to `run`. */
   readonly context: unknown;
   /**
@@ -31,32 +32,36 @@ export interface TaskContext {
 
 export type TaskFunction = (input: unknown, context: TaskContext) => unknown;
 
-export type PostReport = (message: FromThread, transfer: readonly Transferable[]) => void;
+/** What the tasks of a thread share. */
+export interface TaskThread {
+  readonly logs: LogPort;
+  readonly taskPrefix: string;
+  readonly post: (message: FromThread, transfer: readonly Transferable[]) => void;
+}
 
 /** A task in its thread, and the context that it gets: signal and logger are made when somebody asks for them. */
 export class ThreadTask implements TaskContext {
   readonly threadId = threadId;
-  readonly taskId: number;
+  /** Among its manager's tasks. */
+  readonly id: number;
   readonly context: unknown;
   /** What the caller's tracer sent along. */
   trace: TraceContext | undefined;
   readonly #name: string;
   readonly #input: unknown;
-  readonly #logs: LogPort;
-  readonly #post: PostReport;
+  readonly #thread: TaskThread;
   /** Its own: what it enters in an AsyncLocalStorage is not there for the next task. Made where nothing is entered. */
   readonly #scope = new AsyncResource("redthread.task");
   #controller: AbortController | undefined;
   #abortReason: Error | undefined;
   #logger: Logger | undefined;
 
-  constructor(id: number, name: string, input: unknown, context: unknown, logs: LogPort, post: PostReport) {
-    this.taskId = id;
+  constructor(id: number, name: string, input: unknown, context: unknown, thread: TaskThread) {
+    this.id = id;
     this.context = context;
     this.#name = name;
     this.#input = input;
-    this.#logs = logs;
-    this.#post = post;
+    this.#thread = thread;
   }
 
   /** Not at all where it was given up before its turn: what listens for its signal would listen in vain. */
@@ -73,6 +78,11 @@ export class ThreadTask implements TaskContext {
     });
   }
 
+  /** Made when somebody asks: most tasks do not. */
+  get taskId(): string {
+    return this.#thread.taskPrefix + this.id;
+  }
+
   get signal(): AbortSignal {
     if (!this.#controller) {
       this.#controller = new AbortController();
@@ -83,9 +93,9 @@ export class ThreadTask implements TaskContext {
 
   get logger(): Logger {
     const { taskId, context } = this;
-    return (this.#logger ??= this.#logs.child(
+    return (this.#logger ??= this.#thread.logs.child(
       { task: this.#name, taskId, threadId, ...(context === undefined ? {} : { context }) },
-      taskId,
+      this.id,
     ));
   }
 
@@ -109,7 +119,7 @@ export class ThreadTask implements TaskContext {
   #report(value: unknown): void {
     try {
       const { transferList, ...crossing } = crossingOf(value);
-      this.#post({ type: "report", id: this.taskId, ...crossing }, transferList);
+      this.#thread.post({ type: "report", id: this.id, ...crossing }, transferList);
     } catch (cause) {
       const path = uncloneablePath(value, "report") ?? "report";
       const why = isTooDeep(cause) ? "is nested too deeply to be cloned" : "cannot be cloned";
