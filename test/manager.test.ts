@@ -355,3 +355,10 @@ test("stats tell of the primary, the connections and each thread without asking 
   assert.deepEqual(numbers, { out: 0, idle: 1, waiting: 0, max: 4 });
   assert.ok(Object.values(closed).every((count) => count === 0));
 });
+
+test("the share of time in which a thread's loop was busy is one from the first look on", async (t) => {
+  const manager = managed(t, { threads: { count: 6 } });
+  await manager.ready();
+  // They have loaded their tasks.
+  for (const { loopBusy } of manager.stats().threads) assert.ok(loopBusy > 0 && loopBusy <= 1, `${loopBusy}`);
+});

@@ -109,9 +109,9 @@ export class Thread {
   loopBusy(): number {
     const now = this.#performance?.eventLoopUtilization();
     if (!now) return 1;
-    const { utilization } = this.#performance!.eventLoopUtilization(now, this.#lastLoop);
+    const share = this.#shareSince(this.#lastLoop, now);
     this.#lastLoop = now;
-    return utilization;
+    return share;
   }
 
   /**
@@ -122,12 +122,18 @@ export class Thread {
     const now = this.#performance?.eventLoopUtilization();
     if (!now) return 0;
     if (monotonic() - this.#shareAt >= SHARE_MS) {
-      const { utilization } = this.#performance!.eventLoopUtilization(now, this.#shareLoop);
-      this.#share = utilization || 0; // not a number while the loop has not begun to turn
+      this.#share = this.#shareSince(this.#shareLoop, now);
       this.#shareLoop = now;
       this.#shareAt = monotonic();
     }
     return this.#share;
+  }
+
+  /** Without an earlier reading: since its loop began to turn. Node would compare `now` with the moment after it. */
+  #shareSince(last: EventLoopUtilization | undefined, now: EventLoopUtilization): number {
+    const { utilization } = last ? this.#performance!.eventLoopUtilization(now, last) : now;
+    // Two clocks are read one after the other; and it is not a number while the loop has not begun to turn.
+    return Math.min(Math.max(utilization, 0), 1) || 0;
   }
 
   /** From now on it gets no more work; what it runs goes on. */
