@@ -91,17 +91,49 @@ test("a url gives the whole address, percent-decoded", () => {
   assert.equal(load({ REDIS_URL: "unix:/run/redis.sock" }).redis.path, "/run/redis.sock");
 });
 
-test("fields beside a url beat its parts; a stronger url beats the fields of a weaker source", () => {
+test("fields beside a url beat its parts, save its address; a stronger url beats the fields of a weaker source", () => {
   const url = "redis://url:1000/1";
-  assert.deepEqual(pick(load({ REDTHREAD_REDIS_URL: url, REDIS_PORT: "2000" })), ["url", 2000, 1]);
+  const beside = load({ REDIS_URL: "redis://user:secret@url:1000/1", REDIS_PASSWORD: "other", REDIS_DB: "2" }).redis;
+  assert.deepEqual([beside.username, beside.password, beside.db], ["user", "other", 2]);
   const env = { REDIS_HOST: "environment", REDIS_PORT: "2000", REDIS_DB: "2" };
   assert.deepEqual(pick(loadConfig({ env, redis: { url } }, NOWHERE)), ["url", 1000, 1]);
   assert.deepEqual(pick(loadConfig({ env, redis: { url: "redis://url" } }, NOWHERE)), ["url", 6379, 2]);
-  assert.deepEqual(pick(loadConfig({ env: { REDIS_URL: url }, redis: { host: "option" } }, NOWHERE)), [
-    "option",
-    1000,
-    1,
+});
+
+test("a url counts whole or not at all: no part of it goes to a server that something stronger names", (t) => {
+  const env = { REDIS_URL: "rediss://user:secret@url:1000/1" };
+  const ofUrl = ["url", 1000, undefined, "user", "secret", 1, {}];
+  const nothing = [undefined, undefined, 0, false];
+  assert.deepEqual(address({ env, redis: { host: "h" } }), ["h", 6379, undefined, ...nothing]);
+  assert.deepEqual(address({ env, redis: { port: 2000 } }), ["127.0.0.1", 2000, undefined, ...nothing]);
+  assert.deepEqual(address({ env, redis: { path: "/s" } }), ["127.0.0.1", 6379, "/s", ...nothing]);
+  // Redthread's own name beats the common one.
+  assert.deepEqual(address({ env: { ...env, REDTHREAD_REDIS_HOST: "h" } }), ["h", 6379, undefined, ...nothing]);
+  assert.deepEqual(address({ env: { ...env, REDTHREAD_REDIS_PATH: "/s" } }), ["127.0.0.1", 6379, "/s", ...nothing]);
+  const own = { REDTHREAD_REDIS_URL: env.REDIS_URL, REDIS_HOST: "h", REDIS_PORT: "2000" };
+  assert.deepEqual(address({ env: own }), ofUrl);
+  const cwd = folder(t, { ".env": `REDIS_URL=${env.REDIS_URL}\n` });
+  assert.deepEqual(address({ env: { REDIS_HOST: "h" } }, cwd), ["h", 6379, undefined, ...nothing]);
+  // The same server, and what names none.
+  assert.deepEqual(address({ env: { ...env, REDIS_HOST: "url", REDIS_PORT: "1000" } }), ofUrl);
+  assert.deepEqual(address({ env, redis: { host: "url" } }), ofUrl);
+  assert.deepEqual(address({ env: { ...env, REDIS_PORT: "tcp://10.0.0.1:6379" } }), ofUrl);
+});
+
+test("a url and another server in the same place are a mistake", () => {
+  const env = { REDIS_URL: "redis://:secret@url:1000" };
+  for (const [name, value] of [
+    ["REDIS_HOST", "h"],
+    ["REDIS_PORT", "2000"],
+  ] as const) {
+    const path = name.toLowerCase().replace("_", ".");
+    const problem = `${path} (${name} in the environment): conflicts with redis.url (REDIS_URL in the environment): give one of them`;
+    assert.deepEqual(problemsOf({ env: { ...env, [name]: value } }), [problem]);
+  }
+  assert.deepEqual(problemsOf({ env: {}, redis: { url: "unix:/s", host: "h" } }), [
+    "redis.host (option): conflicts with redis.url (option): give one of them",
   ]);
+  assert.match(String(problemsOf({ env, redis: { path: 5 as never } })), /redis\.path \(option\): must be/);
 });
 
 test("the password of a weaker url is not sent to the server of a stronger one", () => {
@@ -304,6 +336,12 @@ function load(env: NodeJS.ProcessEnv): Config {
 
 function pick({ redis }: Config): unknown[] {
   return [redis.host, redis.port, redis.db];
+}
+
+/** All that says where Redis is, and who comes. */
+function address(options: ConnectOptions, cwd = "/nowhere"): unknown[] {
+  const { host, port, path, username, password, db, tls } = loadConfig(options, { cwd }).redis;
+  return [host, port, path, username, password, db, tls];
 }
 
 function problemsOf(options: ConnectOptions, cwd = "/nowhere"): unknown[] {

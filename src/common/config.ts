@@ -24,22 +24,30 @@ export function resolveConfig(settings: Settings, { hasProvider }: { readonly ha
   return nest(values);
 }
 
-/** Only the strongest url counts: parts of a weaker one, its password above all, belong to another server. */
+/**
+ * Only the strongest url counts, and it counts whole: where something stronger names another server, nothing of it does. Its
+ * password above all is for its own server.
+ */
 function addUrlParts(settings: Settings): void {
   const [url] = settings.of("redis.url");
   if (!url) return;
-  const parts = parseRedisUrl(url.raw, (what) => settings.complain(url, what));
-  for (const path of LISTS) {
-    const [list] = settings.of(path);
-    if (list && list.source === url.source) return conflict(list, url, settings);
-    if (list && strength(list) > strength(url)) return;
+  const parts = new Map(parseRedisUrl(url.raw, (what) => settings.complain(url, what)));
+  const isWhole = parts.has("redis.host") || parts.has("redis.path");
+  for (const path of isWhole ? [...LISTS, ...PLACES] : LISTS) {
+    const [other] = settings.of(path);
+    if (!other || isServiceLink(other)) continue;
+    if ((OPTIONS[path].kind.parse(other.raw, () => {}) ?? other) === parts.get(path)) continue; // what is wrong differs
+    if (strength(other) > strength(url)) return;
+    if (strength(other) === strength(url)) return conflict(other, url, settings);
   }
+  if (isWhole) for (const path of PLACES) settings.drop(path);
   const origin = `redis.url, ${url.origin}`;
   for (const [path, raw] of parts) settings.add({ path, raw, source: url.source, form: "part", origin });
 }
 
-/** Addresses that are no part of a url. */
+/** Addresses that can be no part of a url, and those that can. */
 const LISTS = ["redis.sentinels", "redis.clusterNodes"] as const satisfies readonly OptionPath[];
+const PLACES = ["redis.path", "redis.host", "redis.port"] as const satisfies readonly OptionPath[];
 
 const SENTINELS = [
   "redis.sentinels",
@@ -66,8 +74,7 @@ function ignoredAddresses(settings: Settings): ReadonlySet<OptionPath> {
   const [used, ...ignored] = given;
   for (const { strongest: other } of ignored) {
     const { strongest } = used!;
-    const isPart = strongest.form === "part" || other.form === "part";
-    if (strongest.source === other.source && !isPart) conflict(strongest, other, settings);
+    if (strongest.source === other.source) conflict(strongest, other, settings);
   }
   return new Set(ignored.flatMap(({ paths }) => paths));
 }
@@ -80,7 +87,9 @@ function resolveOption(path: OptionPath, given: readonly Setting[], settings: Se
   const { kind, initial, compute } = OPTIONS[path];
   const chosen = TLS_PATHS.includes(path) ? chooseTls(given) : given[0];
   if (!chosen) return compute ? compute() : initial;
-  return kind.parse(chosen.raw, (what, at) => settings.complain(chosen, `${what}${serviceLinkHint(chosen)}`, at));
+  return kind.parse(chosen.raw, (what, at) =>
+    settings.complain(chosen, what + (isServiceLink(chosen) ? SERVICE_LINK : ""), at),
+  );
 }
 
 const TLS_PATHS: readonly OptionPath[] = ["redis.tls", "redis.sentinelTls"];
@@ -90,12 +99,12 @@ function chooseTls(given: readonly Setting[]): Setting | undefined {
   return (given[0]?.raw === true && given.find((setting) => isPlainObject(setting.raw))) || given[0];
 }
 
-function serviceLinkHint({ path, raw }: Setting): string {
-  const isServiceLink = path === "redis.port" && typeof raw === "string" && /^\w+:\/\//.test(raw);
-  return isServiceLink
-    ? " with a scheme (Kubernetes sets this for a service named redis; REDTHREAD_REDIS_PORT wins)"
-    : "";
+/** What Kubernetes sets for a service that is named redis: nobody's choice of a server. */
+function isServiceLink({ path, raw }: Setting): boolean {
+  return path === "redis.port" && typeof raw === "string" && /^\w+:\/\//.test(raw);
 }
+
+const SERVICE_LINK = " with a scheme (Kubernetes sets this for a service named redis; REDTHREAD_REDIS_PORT wins)";
 
 /** Values that are right alone and wrong together. */
 function crossCheck(values: Values, { problems }: Settings): void {

@@ -221,7 +221,10 @@ type Optional<T> = { readonly [K in keyof T]?: ({} extends T[K] ? Optional<T[K]>
 export type RedisOptions = Optional<
   Omit<RedisConfig, "tls" | "sentinels" | "sentinelTls" | "clusterNodes" | "natMap">
 > & {
-  /** redis://user:password@host:port/db, rediss:// for TLS, unix:/path. Fields given beside it win over its parts. */
+  /**
+   * redis://user:password@host:port/db, rediss:// for TLS, unix:/path. Where a stronger source names another server it does not
+   * count at all, and beside one of the same source it is a mistake; other fields of its source win over its parts.
+   */
   readonly url?: string | undefined;
   readonly tls?: boolean | Optional<TlsOptions> | undefined;
   /** The port is 26379 where none is given. As a variable: `host:port,host:port`. */

@@ -21,7 +21,7 @@ export interface Setting {
 /** Collects from every source, and what is wrong with names. Values are judged once it is known which one counts. */
 export class Settings {
   readonly problems: string[] = [];
-  readonly #all: Setting[] = [];
+  #all: Setting[] = [];
 
   /** `others` are paths that are no settings, such as tasks. */
   addObject(raw: unknown, source: Source, origin: string, others: readonly string[]): void {
@@ -59,6 +59,11 @@ export class Settings {
   /** An empty text is as good as nothing, wherever it comes from. */
   add(setting: Setting): void {
     if (setting.raw !== "") this.#all.push(setting);
+  }
+
+  /** Whatever was given for an option counts no more. */
+  drop(path: OptionPath): void {
+    this.#all = this.#all.filter((setting) => setting.path !== path);
   }
 
   /** What was given for an option, the strongest first. */
