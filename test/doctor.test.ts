@@ -172,7 +172,7 @@ test(
 
     const plain = await examine(t, { REDIS_URL: `redis://127.0.0.1:${port}` });
     assert.equal(plain.code, 1);
-    assert.match(find(plain.report, "connection").advice!, /this port speaks TLS/);
+    assert.match(find(plain.report, "connection").found, /this port speaks TLS/);
 
     const stranger = await examine(t, { REDIS_URL: `rediss://127.0.0.1:${port}` });
     assert.deepEqual([stranger.code, find(stranger.report, "TLS").status], [1, "fail"]);
@@ -243,9 +243,26 @@ test("a user who may do little is tolerated, and told what is missing", limit, a
   }
   const { status, found } = find(report, "permissions");
   assert.equal(status, "warn");
-  assert.match(found, /PING \(NOPERM\).*CLIENT SETNAME \(NOPERM\).*INFO clients \(NOPERM\)/);
+  assert.match(found, /PING \(NOPERM\).*CLIENT SETNAME \(NOPERM\).*INFO clients \(NOPERM\).*SUBSCRIBE \(NOPERM\)/);
   assert.doesNotMatch(found, /UNWATCH|SELECT/);
 });
+
+test(
+  "a user without channels is told that subscriptions are refused, and the verdict is no praise",
+  limit,
+  async (t) => {
+    const acl = `user default off\nuser observer on >${SECRET} ~* &* +@all\nuser mute on >${SECRET} ~* resetchannels +@all\n`;
+    await using strict = await startRedis({ acl, observer: { username: "observer", password: SECRET } });
+    const env = { REDIS_URL: strict.url, REDIS_USERNAME: "mute", REDIS_PASSWORD: SECRET };
+    const { code, stdout } = await run(t, ["doctor"], env);
+    assert.equal(code, 0);
+    assert.match(
+      stdout,
+      /^permissions +warn +refused: SUBSCRIBE \(NOPERM\): subscriptions are refused, save to channels/m,
+    );
+    assert.match(stdout, /^No check failed: \d+ ok, 1 to look at, /m);
+  },
+);
 
 test("wrong usage is exit code 2 with the usage on stderr; --help is 0 on stdout", limit, async (t) => {
   for (const args of [[], ["docter"], ["doctor", "--jsn"], ["doctor", "now"]]) {

@@ -1,5 +1,6 @@
 import { connect, disconnect } from "../common/connect.js";
 import { loadConfig } from "../common/env.js";
+import { ForeignError } from "../common/foreign.js";
 import type { RedisHandle } from "../common/ioredis.js";
 import { errorCode } from "../common/log.js";
 import { connectionName } from "../common/names.js";
@@ -7,7 +8,7 @@ import type { Config, ConnectOptions } from "../common/options.js";
 import { type Check, CHECKS, type Finding, type Report } from "./finding.js";
 import { examineNodes } from "./nodes.js";
 import { judgeIdle, judgeInfo, measureLatency, tryPermissions } from "./server.js";
-import { askSentinels, chooseNode, reach, resolveName, shakeHands, speaksTls } from "./way.js";
+import { askSentinels, chooseNode, reach, resolveName, shakeHands } from "./way.js";
 
 /**
  * Looks at everything between this process and its Redis, in the order in which a connection meets it; what follows a
@@ -48,7 +49,8 @@ async function examineServer(options: ConnectOptions, config: Config): Promise<F
   try {
     redis = await connect({ ...options, retry: { attempts: 1, deadlineMs: settings.connectTimeoutMs } });
   } catch (error) {
-    return [await connectionFailed(error, config)];
+    const found = error instanceof Error ? `${errorCode(error)}: ${error.message}` : errorCode(error);
+    return [{ check: "connection", status: "fail", found, advice: connectionAdvice(error, settings) }];
   }
   const findings: Finding[] = [{ check: "connection", status: "ok", found: "logged in, and answered by the server" }];
   let check: Check = "latency";
@@ -69,15 +71,6 @@ async function examineServer(options: ConnectOptions, config: Config): Promise<F
   return findings;
 }
 
-async function connectionFailed(error: unknown, { redis }: Config): Promise<Finding> {
-  const check = "connection";
-  const found = error instanceof Error ? `${errorCode(error)}: ${error.message}` : errorCode(error);
-  if (redis.tls === false && errorCode(error) !== "REDTHREAD_AUTH_FAILED" && (await speaksTls(redis))) {
-    return { check, status: "fail", found, advice: "this port speaks TLS: use rediss:// or REDIS_TLS=true" };
-  }
-  return { check, status: "fail", found, advice: connectionAdvice(error, redis) };
-}
-
 function connectionAdvice(error: unknown, redis: Config["redis"]): string {
   const code = errorCode(error);
   if (code === "REDTHREAD_AUTH_FAILED") {
@@ -87,6 +80,9 @@ function connectionAdvice(error: unknown, redis: Config["redis"]): string {
   }
   if (code === "REDTHREAD_MAXCLIENTS_SUSPECTED") {
     return "the server is full or refuses this address: raise maxclients, close other clients, look at protected-mode";
+  }
+  if (code === "REDTHREAD_CONFIG_INVALID" || (error as Error).cause instanceof ForeignError) {
+    return "correct the address: redis.host, port and tls (REDIS_URL, REDIS_TLS), sentinels, clusterNodes";
   }
   return (
     `is the server loading, blocked or frozen (its log, redis-cli --latency)? Does database ${redis.db} exist there? ` +

@@ -51,5 +51,6 @@ export function asTable({ target, checks }: Report): string {
 function verdict(checks: readonly Finding[]): string {
   const count = (status: Status): number => checks.filter((finding) => finding.status === status).length;
   const counts = `${count("ok")} ok, ${count("warn")} to look at, ${count("fail")} failed, ${count("skip")} not looked at`;
-  return count("fail") === 0 ? `All well: ${counts}.` : `Not well: ${counts}.`;
+  if (count("fail") > 0) return `Not well: ${counts}.`;
+  return count("warn") === 0 ? `All well: ${counts}.` : `No check failed: ${counts}.`;
 }

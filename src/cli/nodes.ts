@@ -4,7 +4,10 @@ import { errorCode, noopLogger } from "../common/log.js";
 import { connectionName } from "../common/names.js";
 import { openClient } from "../common/open-client.js";
 import type { Config, Endpoint } from "../common/options.js";
+import { isUnknown } from "../common/replies.js";
 import type { Finding } from "./finding.js";
+
+const SINGLE = "is a single server, and no node of a Cluster";
 
 interface Seen {
   readonly node: Endpoint;
@@ -27,9 +30,12 @@ export async function examineNodes(config: Config): Promise<Finding[]> {
   return all.flatMap(({ node, problem }): Finding[] => {
     if (problem === undefined) return [];
     const isNeeded = masters.size === 0 || masters.has(addressOf(node));
-    const advice = isNeeded
-      ? "look at this node, and at CLUSTER NODES of the others: its slots are served by nobody"
-      : "look at this node; if it is gone for good, list another one";
+    const advice =
+      problem === SINGLE
+        ? "list nodes of the Cluster only; a single server is named by redis.host and port (REDIS_URL)"
+        : isNeeded
+          ? "look at this node, and at CLUSTER NODES of the others: its slots are served by nobody"
+          : "look at this node; if it is gone for good, list another one";
     const found = `node ${addressOf(node)} ${problem}`;
     return [{ check: "reachability", status: isNeeded ? "fail" : "warn", found, advice }];
   });
@@ -56,6 +62,7 @@ async function look(node: Endpoint, config: Config): Promise<Seen> {
     });
     return { node, masters };
   } catch (error) {
+    if (isUnknown(error)) return { node, problem: SINGLE, masters: [] };
     const problem = error instanceof Error ? `${errorCode(error)}: ${error.message}` : errorCode(error);
     return { node, problem, masters: [] };
   }

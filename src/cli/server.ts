@@ -19,6 +19,8 @@ const OWN_COMMANDS: readonly (readonly [command: readonly string[], without: str
   [["INFO", "clients"], "tolerated: no warning when maxclients is too small"],
   [["UNWATCH"], "a dedicated client that was left with a WATCH is closed instead of repaired"],
   [["SELECT"], "a dedicated client that was left on another database is closed instead of repaired"],
+  // The last, because RESP2 allows hardly anything after it.
+  [["SUBSCRIBE"], "subscriptions are refused, save to channels that the user was given (&channel)"],
 ];
 
 /** An answer, or the code of the server's refusal; anything else (a lost connection, silence) is thrown. */
@@ -56,13 +58,13 @@ export async function judgeInfo(redis: RedisHandle, config: Config): Promise<Fin
   const asked = await ask(redis.info());
   if ("answer" in asked) {
     const info = asked.answer;
-    return [judgeServer(info, config), judgeClients(info, config), judgeMemory(info)];
+    return [await judgeServer(redis, info, config), judgeClients(info, config), judgeMemory(info)];
   }
   const found = `not permitted to look: INFO is refused (${asked.refused})`;
   return (["server", "maxclients", "memory"] as const).map((check) => ({ check, status: "skip", found }));
 }
 
-function judgeServer(info: string, { redis }: Config): Finding {
+async function judgeServer(client: RedisHandle, info: string, { redis }: Config): Promise<Finding> {
   const check = "server";
   const valkey = field(info, "valkey_version");
   const kind =
@@ -75,9 +77,15 @@ function judgeServer(info: string, { redis }: Config): Finding {
     return { check, status: "fail", found, advice: "this is a Sentinel, which holds no data: name the server itself" };
   }
   if (mode === "cluster" && !redis.clusterNodes) {
+    const asked = await ask(client.cluster("INFO"));
+    const state = "answer" in asked ? String(asked.answer) : "";
+    const [word, size] = [field(state, "cluster_state"), field(state, "cluster_size")];
+    // One that has all slots answers for every key, until it is given a second one.
+    const status = word === "fail" || Number(size) > 1 || role === "slave" ? "fail" : "warn";
     const advice =
       "keys of other nodes are answered with MOVED: use redis.clusterNodes (REDTHREAD_REDIS_CLUSTER_NODES)";
-    return { check, status: "warn", found, advice };
+    const told = word === undefined ? found : `${found}, cluster_state ${word}, cluster_size ${size}`;
+    return { check, status, found: told, advice };
   }
   if (role !== "slave") return { check, status: "ok", found };
   const advice = "a replica refuses writes (READONLY): name the master, unless you only read";
@@ -140,7 +148,7 @@ export async function judgeIdle(redis: RedisHandle, { redis: { heartbeatMs } }: 
 /** Sends what the library sends; what the user may not is told, with what is lost. */
 export async function tryPermissions(redis: RedisHandle, name: string, db: number): Promise<Finding> {
   const check = "permissions";
-  const last: Readonly<Record<string, string>> = { SETNAME: name, SELECT: String(db) };
+  const last: Readonly<Record<string, string>> = { SETNAME: name, SELECT: String(db), SUBSCRIBE: name };
   const missing: string[] = [];
   for (const [words, without] of OWN_COMMANDS) {
     const [command, ...args] = [...words, ...(last[words.at(-1)!] === undefined ? [] : [last[words.at(-1)!]!])];

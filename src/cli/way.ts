@@ -2,6 +2,7 @@ import { lookup } from "node:dns/promises";
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { connect as connectTls, type ConnectionOptions, type TLSSocket } from "node:tls";
 import { addressOf as where, serverName } from "../common/endpoint.js";
+import { foreignWord } from "../common/foreign.js";
 import { errorCode } from "../common/log.js";
 import type { Endpoint, RedisConfig } from "../common/options.js";
 import { Sentinels } from "../common/sentinels.js";
@@ -100,19 +101,6 @@ export async function shakeHands(redis: RedisConfig): Promise<Finding> {
   }
 }
 
-/** Whether a server that would not talk in plain text answers a TLS handshake, whatever its certificate. */
-export async function speaksTls(redis: RedisConfig): Promise<boolean> {
-  const socket = connectTls(tlsOptions(redis, { rejectUnauthorized: false }));
-  try {
-    await connected(socket, "secureConnect", Math.min(redis.connectTimeoutMs, 1_000));
-    return true;
-  } catch {
-    return false; // why it does not is of no interest here
-  } finally {
-    socket.destroy();
-  }
-}
-
 export function ms(value: number): string {
   return `${value < 10 ? value.toFixed(2) : Math.round(value)} ms`;
 }
@@ -153,7 +141,9 @@ function tlsAdvice(error: unknown): string {
   if (/SELF_SIGNED|ISSUER|VERIFY/.test(code)) return "give the authority that signed the certificate in redis.tls.ca";
   if (code === "ERR_TLS_CERT_ALTNAME_INVALID") return "the certificate is for another name: set redis.tls.servername";
   if (code === "CERT_HAS_EXPIRED") return "renew the server's certificate, or set this machine's clock";
-  if (code === "ETIMEDOUT" || code === "ECONNRESET" || /WRONG_VERSION/.test(code)) {
+  const foreign = foreignWord(error);
+  if (foreign !== undefined) return foreign;
+  if (code === "ETIMEDOUT" || code === "ECONNRESET") {
     return "is this the server's TLS port? For plain TCP use redis:// and no REDIS_TLS";
   }
   return "check redis.tls: certificates, key, minVersion";

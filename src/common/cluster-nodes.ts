@@ -3,8 +3,9 @@ import { Client, type ClientOptions } from "./client.js";
 import type { ConnectionState } from "./connection-state.js";
 import type { ConnectGate } from "./connect-gate.js";
 import { AuthFailedError, ConnectFailedError } from "./errors.js";
+import { misled } from "./foreign.js";
 import { errorReason, withFields } from "./log.js";
-import { isReplyError, isServed, replyCode } from "./replies.js";
+import { isReplyError, isServed, isUnknown, replyCode } from "./replies.js";
 import { type Informant, NotServingError, type Place, type SlotMap } from "./slot-map.js";
 import { monotonic, within } from "./time.js";
 
@@ -340,6 +341,10 @@ export class ClusterNodes {
   #unknown(failures: readonly Failure[]): Error {
     const refused = failures.find(({ error }) => error instanceof AuthFailedError);
     if (refused && failures.every(({ error }) => error instanceof AuthFailedError)) return refused.error;
+    if (failures.every(({ error }) => isUnknown(error))) {
+      const addresses = failures.map(({ place }) => place.address).join(", ");
+      return misled(`redis.clusterNodes: no node of a Cluster is at ${addresses}, but a single server`);
+    }
     const told = failures.map(({ place, error }) => `${place.address} ${errorReason(error)}`);
     return new ConnectFailedError(
       `no connection for ${this.#options.cluster.name} to the Cluster (${told.join("; ")})`,

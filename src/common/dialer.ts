@@ -1,6 +1,8 @@
+import type { ConnectionOptions } from "node:tls";
 import type { Entry, ServerGate } from "./connect-gate.js";
 import { addressOf } from "./endpoint.js";
-import { AuthFailedError, ConnectFailedError, MaxclientsSuspectedError } from "./errors.js";
+import { AuthFailedError, ConfigInvalidError, ConnectFailedError, MaxclientsSuspectedError } from "./errors.js";
+import { ForeignError, foreignWord, SPEAKS_TLS, speaksTls } from "./foreign.js";
 import { isDenied } from "./permissions.js";
 import type { Handle } from "./handle.js";
 import { errorCode, type Logger } from "./log.js";
@@ -9,7 +11,7 @@ import type { ClientRole } from "./names.js";
 import { MasterWatch } from "./master-watch.js";
 import type { RedisConfig } from "./options.js";
 import type { PermitKind } from "./permits.js";
-import { isAuthReply, isFull, isReplyError, isServed, replyCode } from "./replies.js";
+import { helloFields, isAuthReply, isFull, isReplyError, isServed, replyCode } from "./replies.js";
 import { Sentinels } from "./sentinels.js";
 import { abortable, monotonic, within } from "./time.js";
 
@@ -54,6 +56,7 @@ export class Dialer {
   #refused: Login | undefined;
   /** Where the attempt led, or whom it asked. */
   #address = "";
+  #wasServed = false;
 
   constructor(handle: Handle, options: DialerOptions, life: AbortSignal) {
     this.#handle = handle;
@@ -191,20 +194,29 @@ export class Dialer {
     const onAccepted = (): void => void (accepted = true);
     this.#handle.once("connect", onAccepted);
     this.lastError = undefined;
+    const openBy = monotonic() + ms;
     try {
       await this.#open(Math.max(ms, 1));
       this.#refused = undefined;
+      this.#wasServed = true;
     } catch (error) {
       await this.destroy();
-      throw this.#judgeAttempt(error, accepted);
+      const failure = this.#judgeAttempt(error, accepted);
+      throw (await this.#wantsTls(failure, openBy)) ? this.connectFailed(new ForeignError(SPEAKS_TLS)) : failure;
     } finally {
       this.#handle.removeListener("connect", onAccepted);
     }
   }
 
   async #open(ms: number): Promise<void> {
-    const timeout = (): Error =>
-      Object.assign(new Error(`no connection and no answer within ${Math.round(ms)} ms`), { code: "ETIMEDOUT" });
+    const timeout = (): Error => {
+      const { status, stream, options } = this.#handle;
+      const isGreeted = options.tls && status === "connecting" && !stream.connecting;
+      const what = isGreeted
+        ? "no answer to the TLS handshake (does this port speak TLS?)"
+        : "no connection and no answer";
+      return Object.assign(new Error(`${what} within ${Math.round(ms)} ms`), { code: "ETIMEDOUT" });
+    };
     const opening = this.#handle
       .dial(this.#options.db())
       .then(() => this.#introduce())
@@ -236,16 +248,24 @@ export class Dialer {
     const reply = await this.#handle.own("hello").catch((error: unknown) => {
       if (!isReplyError(error)) throw error;
     });
-    // A list or an object, as redis.ioredis.replyMapping says.
-    const { role } = Array.isArray(reply) ? { role: reply[reply.indexOf("role") + 1] as unknown } : Object(reply);
+    const { role } = helloFields(reply);
     if (role !== undefined && role !== "master")
-      throw Object.assign(new Error(`the sentinels lead to a ${String(role)}`), { code: "NOT_MASTER" });
+      throw Object.assign(new Error(`the sentinels lead to a ${role}`), { code: "NOT_MASTER" });
+  }
+
+  /** A port for TLS hangs up on plain text without a word, as a full server does. One that has served once is none. */
+  async #wantsTls(failure: Error, openBy: number): Promise<boolean> {
+    if (!(failure instanceof MaxclientsSuspectedError) || isReplyError(failure.cause) || this.#wasServed) return false;
+    const { host, port, path, family } = this.#handle.options;
+    return speaksTls({ host, port, path, family } as ConnectionOptions, openBy - monotonic(), this.#life);
   }
 
   #judgeAttempt(error: unknown, accepted: boolean): Error {
-    if (error instanceof AuthFailedError) return error; // the sentinels'
+    if (error instanceof AuthFailedError || error instanceof ConfigInvalidError) return error; // the sentinels'
     // ioredis says "Connection is closed."; why it closed came as an error event.
     const cause = isReplyError(error) ? error : (this.lastError ?? error);
+    const foreign = foreignWord(cause);
+    if (foreign !== undefined) return this.connectFailed(new ForeignError(foreign, { cause }));
     if (isReplyError(cause) && !isFull(cause)) {
       const code = replyCode(cause);
       if (!isAuthReply(cause))
@@ -265,7 +285,7 @@ export class Dialer {
     }
     const how = isReplyError(cause)
       ? "turned it away: it has reached its maxclients"
-      : "closed it without a word: has it reached its maxclients?";
+      : "closed it without a word: has it reached its maxclients, or is it another server?";
     return new MaxclientsSuspectedError(`Redis accepted the connection for ${this.#options.name} and ${how}`, {
       outcome: "not-sent",
       cause,

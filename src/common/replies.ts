@@ -55,6 +55,21 @@ export function isServed(error: unknown): boolean {
   return isReplyError(error) && classifyReply(error) !== "wait" && !isAuthReply(error);
 }
 
+/** The server does not know this command at all, or not in the mode in which it was started. */
+export function isUnknown(error: unknown): boolean {
+  return (
+    isReplyError(error) && /^ERR (unknown command|This instance has cluster support disabled)/i.test(error.message)
+  );
+}
+
+/** Of the answer to HELLO: a list or an object, as redis.ioredis.replyMapping says. */
+export function helloFields(reply: unknown): { readonly mode?: string; readonly role?: string } {
+  if (!Array.isArray(reply)) return Object(reply) as object;
+  const list: unknown[] = reply;
+  const valueOf = (name: string): unknown => list[list.indexOf(name) + 1];
+  return { mode: String(valueOf("mode")), role: String(valueOf("role")) };
+}
+
 /** Codes for which a transaction was dropped: in EXEC's own reply, or those of the commands that it had refused. */
 function abortReasons(error: Error): string[] {
   const [, stated] = /because of: -?([A-Z]+) /.exec(error.message) ?? [];

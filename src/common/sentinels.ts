@@ -1,9 +1,10 @@
 import type { ConnectionOptions } from "node:tls";
 import { addressOf, translated } from "./endpoint.js";
 import { AuthFailedError } from "./errors.js";
+import { foreignWord, misled } from "./foreign.js";
 import { errorReason } from "./log.js";
 import type { Endpoint, RedisConfig } from "./options.js";
-import { isAuthReply, isReplyError, replyCode } from "./replies.js";
+import { isAuthReply, isReplyError, isUnknown, replyCode } from "./replies.js";
 import { abortable, monotonic, sleep, within } from "./time.js";
 import { Wire } from "./wire.js";
 
@@ -120,7 +121,12 @@ export class Sentinels {
         { reply },
       );
     }
-    const told = failures.map((error, i) => `${addressOf(this.#listed[i]!)} ${errorReason(error)}`);
+    if (failures.every(isUnknown)) {
+      return misled(`redis.sentinels: no sentinel is at ${this.#listed.map(addressOf).join(", ")}, but a server`);
+    }
+    const told = failures.map(
+      (error, i) => `${addressOf(this.#listed[i]!)} ${foreignWord(error) ?? errorReason(error)}`,
+    );
     const unknown = new Error(`no sentinel tells where "${this.#redis.sentinelName}" is (${told.join("; ")})`);
     return Object.assign(unknown, { code: "NO_SENTINEL" });
   }

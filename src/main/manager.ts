@@ -14,6 +14,7 @@ import { Dispatcher } from "./dispatcher.js";
 import { badRunOptions, type RunOptions } from "./job.js";
 import { createLogger } from "./logger.js";
 import { Recycler } from "./recycler.js";
+import { judgeRole } from "./role.js";
 import { type ShutdownReport, shutDown } from "./shutdown.js";
 import { handleSignals } from "./signals.js";
 import { collectStats, type Stats } from "./stats.js";
@@ -119,12 +120,15 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   }
 
   /**
-   * Every thread is up with its tasks module loaded, and the primary client is connected.
-   * @throws REDTHREAD_THREAD_START_FAILED, REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN
+   * Every thread is up with its tasks module loaded, and the primary client is connected. Logs a warning where that leads to a
+   * replica, or to a node of a Cluster without `redis.clusterNodes`.
+   * @throws REDTHREAD_THREAD_START_FAILED, REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN,
+   *   REDTHREAD_CONFIG_INVALID (the address of a Sentinel, `redis.sentinels` or `clusterNodes` of a single server)
    */
   async ready(): Promise<void> {
     const [redis] = await Promise.all([this.getRedis(), this.#allThreadsReady()]);
     await redis.connect(); // it may have been connected before, and be away now
+    await judgeRole(redis, this.#config, this.#logger);
     await warnOfFewPlaces(redis, this.#config, this.#logger);
     await warnOfFewClients(redis, this.#config, this.#logger);
   }
