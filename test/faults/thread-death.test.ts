@@ -110,9 +110,14 @@ test("threads that die soon after they are up are replaced later each time", asy
   const error = (message: string, fields: object = {}): void => {
     if (message === "thread died") deaths.push(fields as { delayMs: number });
   };
-  const source = `setTimeout(() => process.exit(1), 50); export const echo = (x) => x;`;
-  manage(t, server, { tasks: await tasksFile("dies-soon.mjs", source), logger: { ...silent, error } });
-  await eventually(() => deaths.length >= 7, 30_000);
+  const manager = manage<typeof Tasks>(t, server, {
+    tasks: fixture("dying-tasks"),
+    threads: { count: 1, startTimeoutMs: 60_000 },
+    logger: { ...silent, error },
+  });
+  // Each once its thread is up: one that ends before that could not start, which is another thing.
+  for (let i = 0; i < 7; i++) await assert.rejects(manager.run("die", "exit"), code("THREAD_DIED"));
+  assert.equal(deaths.length, 7);
   for (const [i, { delayMs }] of deaths.entries()) {
     const mostMs = i === 0 ? 0 : 100 * 2 ** i;
     assert.ok(delayMs >= mostMs / 2 && delayMs <= mostMs, `death ${i + 1}: replaced after ${delayMs} ms`);
