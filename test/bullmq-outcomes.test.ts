@@ -130,6 +130,7 @@ test("options that would not be heeded are refused by name", DEADLINE, async (t)
       },
     );
   await refused({ useWorkerThreads: true, timeoutMs: 50 });
+  await refused({ taskId: "bytes", drainMs: 50 });
   await refused({ run: { onReport: () => {}, taskId: 7, priority: 1 } });
   await using queue = new TestQueue(server, "refusing");
   await using _ = await work(manager, server, queue, { run: () => ({ context: {} }) as never });

@@ -79,8 +79,9 @@ const MOVED = new Set(["DelayedError", "WaitingError", "WaitingChildrenError"]);
 /** On an error of the task's own: the names of its classes. What the manager rejects with has none. */
 const CLASSES = Symbol.for("redthread.classes");
 const RUN_OPTIONS = new Set(["cancel", "exclusive", "priority", "timeoutMs"]);
-/** What BullMQ would not heed, nor this adapter: of its sandbox, and of `manager.run`. */
-const NOT_HERE = /^(useWorkerThreads|worker(Fork|Threads)Options|awaitOutcome|context|onReport|signal|transferList)$/;
+/** What neither BullMQ nor this adapter would heed: of its sandbox, of `manager.run`, of `close`, and what sounds like `task`. */
+const NOT_HERE =
+  /^(useWorkerThreads|worker(Fork|Threads)Options|awaitOutcome|context|onReport|signal|transferList|(drain|close)Ms|task.+)$/;
 
 /**
  * Takes the jobs of a BullMQ queue and runs each as a task in the manager's threads, from the moment it resolves (with
