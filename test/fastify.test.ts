@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { type IncomingMessage, request as httpRequest } from "node:http";
+import { Agent, type IncomingMessage, request as httpRequest } from "node:http";
+import { connect } from "node:net";
+import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
 import { after, before, test, type TestContext } from "node:test";
 import createFastify, { type FastifyInstance, type FastifyServerOptions } from "fastify";
@@ -126,6 +128,80 @@ test(
     assert.deepEqual(order, ["answered", "closed"]);
     assert.equal(fastify.redthread.health().live, false);
     await server.waitForClients((clients) => clients.length === 0);
+  },
+);
+
+/** Of a client that keeps its connections; unread so far. */
+async function begin(t: TestContext, url: string): Promise<IncomingMessage> {
+  const agent = new Agent({ keepAlive: true });
+  t.after(() => agent.destroy());
+  const [response] = (await once(httpRequest(url, { agent }).end(), "response")) as [IncomingMessage];
+  return response;
+}
+
+/** Long before Fastify's keepAliveTimeout of 72 s. */
+const closes = (closed: Promise<unknown>): Promise<unknown> => eventually(() => closed, 20_000, "the server is closed");
+
+test(
+  "a keep-alive client whose request is under way at close() is told to let go of its connection",
+  limit,
+  async (t) => {
+    const fastify = await build(t);
+    fastify.get("/wait", async () => {
+      const value = await fastify.redthread.run("waitForKey", "released");
+      return { value, further: await fastify.redthread.run("echo", "a further task") };
+    });
+    const url = await fastify.listen({ host: "127.0.0.1", port: 0 });
+    const waiting = begin(t, `${url}/wait`);
+    await eventually(() => fastify.redthread.stats().threads[0]!.running === 1, 10_000, "the task runs");
+    const closed = fastify.close();
+    await eventually(() => !fastify.server.listening, 10_000, "it takes no more connections");
+    await server.admin.set("released", "yes");
+    const response = await waiting;
+    assert.equal(response.headers.connection, "close");
+    assert.deepEqual(JSON.parse(await text(response)), { value: "yes", further: "a further task" });
+    await closes(closed);
+  },
+);
+
+test("the connection of an answer that had begun before close() is closed behind it", limit, async (t) => {
+  const fastify = await build(t);
+  const body = new PassThrough();
+  fastify.get("/stream", (_request, reply) => reply.send(body));
+  const url = await fastify.listen({ host: "127.0.0.1", port: 0 });
+  body.write("one, ");
+  const response = await begin(t, `${url}/stream`);
+  const closed = fastify.close();
+  await eventually(() => !fastify.server.listening, 10_000, "it takes no more connections");
+  body.end("two");
+  assert.equal(await text(response), "one, two");
+  await closes(closed);
+});
+
+test(
+  "what never ends is cut when the time of the shutdown is over: requests, answers and silent clients",
+  limit,
+  async (t) => {
+    const manager = managerOptions({ shutdown: { drainMs: 300, closeMs: 300 } });
+    const fastify = await build(t, { manager });
+    const body = new PassThrough();
+    fastify.get("/stream", (_request, reply) => reply.send(body));
+    fastify.get("/never", () => new Promise(() => {}));
+    fastify.get("/task", async () => fastify.redthread.run("waitForKey", "never"));
+    const url = await fastify.listen({ host: "127.0.0.1", port: 0 });
+    body.write("one, ");
+    const stream = text(await begin(t, `${url}/stream`)); // as of server-sent events
+    const never = begin(t, `${url}/never`);
+    const task = begin(t, `${url}/task`);
+    const silentClient = connect(Number(new URL(url).port), "127.0.0.1"); // as of a browser, in advance
+    const hungUp = once(silentClient, "close");
+    await eventually(() => fastify.redthread.stats().threads[0]!.running === 1, 10_000, "the task runs");
+    const cut = [assert.rejects(stream), assert.rejects(never)];
+    await closes(fastify.close());
+    const answer = await task;
+    assert.equal(answer.statusCode, 500);
+    assert.match(await text(answer), /REDTHREAD_TASK_ABORTED/);
+    await Promise.all([...cut, hungUp]);
   },
 );
 

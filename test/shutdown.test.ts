@@ -255,6 +255,35 @@ test("a lame duck takes tasks until its time is over, and not one more", async (
   assert.equal((await done).tasks.abandoned, 0);
 });
 
+test("tasks are taken until what the shutdown waits for has settled", async (t) => {
+  const work = ["work", { started: "started", until: "go" }] as const;
+  await server.admin.set("go", 1);
+  for (const end of ["resolves", "rejects"]) {
+    const manager = closing(t);
+    await manager.ready();
+    const requests = gate();
+    const until = requests.promise.then(() => assert.equal(end, "resolves"));
+    const done = manager.shutdown({ until, drainMs: 60_000 });
+    assert.equal(manager.health().ready, false);
+    await manager.run(...work);
+    requests.open();
+    const takeMore = async (): Promise<never> => {
+      for (;;) await manager.run(...work);
+    };
+    await assert.rejects(takeMore(), code("SHUTTING_DOWN"), end);
+    assert.equal((await done).tasks.abandoned, 0, end);
+  }
+});
+
+test("what the shutdown waits for never settles: its time counts as that of the tasks", async (t) => {
+  const manager = closing(t);
+  await manager.ready();
+  const done = manager.shutdown({ until: new Promise(() => {}), drainMs: 300 });
+  await assert.rejects(manager.run("work", { started: "started", until: "never" }), code("TASK_ABORTED"));
+  await assert.rejects(manager.run("work", { started: "started", until: "go" }), code("SHUTTING_DOWN"));
+  assert.equal((await done).tasks.abandoned, 1);
+});
+
 test("teardown runs once per thread, with Redis still there, and what it logs arrives", async (t) => {
   const heard: unknown[] = [];
   const info = (message: string, fields: object = {}): void => {

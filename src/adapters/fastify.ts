@@ -16,7 +16,10 @@ declare module "fastify" {
 }
 
 export interface FastifyRedthreadOptions {
-  /** A manager that you made, or the options of one to make. Either is shut down with the server. */
+  /**
+   * A manager that you made, or the options of one to make. Either is shut down with the server: requests under way have
+   * its `shutdown.drainMs` to end, tasks `closeMs` more; then connections that are still open are cut.
+   */
   readonly manager: ConnectionManager<Tasks> | ManagerOptions;
   /** Path of the health route, which answers 200 or 503 with the reasons; false for none. Default "/health". */
   readonly health?: string | false | undefined;
@@ -32,7 +35,8 @@ export interface FastifyRedthreadOptions {
 
 /**
  * Decorates the server with `fastify.redthread` and ties their lives: the manager is ready before the server listens;
- * at `close()` health turns 503, requests under way finish with their tasks, and only then the manager shuts down.
+ * at `close()` health turns 503, requests under way finish with their tasks, and only then the manager shuts down: within
+ * lameDuckMs and its drainMs + closeMs + 500 ms.
  * @throws REDTHREAD_CONFIG_INVALID, and from `listen()` or `ready()` what `manager.ready()` throws
  */
 async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOptions): Promise<void> {
@@ -40,7 +44,10 @@ async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOpti
   check(options.manager, lameDuckMs);
   const manager = isManager(options.manager) ? options.manager : new ConnectionManager<Tasks>(options.manager);
   let isClosing = false;
-  const end = (reason: string): Promise<unknown> => manager.shutdown({ reason, lameDuckMs: 0 });
+  let onAnswered!: () => void;
+  const answered = new Promise<void>((resolve) => (onAnswered = resolve));
+  const end = (reason: string, until?: Promise<void>): Promise<unknown> =>
+    manager.shutdown({ reason, lameDuckMs: 0, until });
 
   fastify.decorate("redthread", manager);
   if (health !== false) {
@@ -61,13 +68,23 @@ async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOpti
       }
     });
   }
+  // Fastify says so to requests that come now, but not to those under way: their clients would hold on to the connection.
+  fastify.addHook("onSend", (request, reply, _payload, done) => {
+    if (isClosing && request.raw.httpVersionMajor === 1) reply.header("connection", "close");
+    done();
+  });
   // Before the server stops to listen, and before it waits for what is under way.
   fastify.addHook("preClose", async () => {
     isClosing = true;
     if (lameDuckMs > 0) await new Promise((resolve) => setTimeout(resolve, lameDuckMs));
+    const { server } = fastify;
+    server.keepAliveTimeout = 1; // of answers whose headers are gone already; 0 would be for ever
+    const closeAll = (): void => server.closeAllConnections?.(); // HTTP/2 has none
+    void end("the server closed", answered).then(closeAll, closeAll);
   });
   // After the last request was answered.
   fastify.addHook("onClose", async () => {
+    onAnswered();
     await end("the server closed");
   });
 }
@@ -90,5 +107,5 @@ function check(manager: unknown, lameDuckMs: unknown): void {
 export default Object.assign(redthread, {
   [Symbol.for("skip-override")]: true,
   [Symbol.for("fastify.display-name")]: "redthread",
-  [Symbol.for("plugin-meta")]: { fastify: "5.x", name: "redthread" },
+  [Symbol.for("plugin-meta")]: { fastify: "4.x || 5.x", name: "redthread" },
 });

@@ -41,6 +41,8 @@ export interface ShutdownOptions {
   readonly lameDuckMs?: number | undefined;
   readonly drainMs?: number | undefined;
   readonly closeMs?: number | undefined;
+  /** Tasks are taken until this settles, for `drainMs` at most, which go on: for requests that a server still answers. */
+  readonly until?: PromiseLike<unknown> | undefined;
 }
 
 interface Waiting {
@@ -75,7 +77,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
 
   /**
    * @throws REDTHREAD_CONFIG_INVALID, naming everything that is wrong, and REDTHREAD_THREAD_START_FAILED where a bundler
-   *   took redthread away from its files: before anything is opened
+   *   took redthread away from its files, and on Deno: before anything is opened
    */
   constructor(options: ManagerOptions) {
     this.#config = loadConfig(options, { requireTasks: true });
@@ -260,6 +262,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
           logger: this.#logger,
           closeLogger: this.#closeLogger,
           refuse: () => this.#refuse(),
+          until: given.until,
         },
       );
     } finally {

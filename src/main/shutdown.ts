@@ -28,6 +28,8 @@ export interface ShutdownParts {
   readonly closeLogger: () => Promise<void>;
   /** From here on no task is taken. */
   readonly refuse: () => void;
+  /** What tasks are still taken for, within `drainMs`. */
+  readonly until?: PromiseLike<unknown> | undefined;
 }
 
 /** A server that answers has answered QUIT long before; one that does not is not waited for twice. */
@@ -38,7 +40,7 @@ const LAST_CLOSE_MS = 200;
  * its opening. Every step is run, whatever became of the one before. Over after lameDuckMs + drainMs + closeMs + 500 ms.
  */
 export async function shutDown(reason: string, config: ShutdownConfig, parts: ShutdownParts): Promise<ShutdownReport> {
-  const { dispatcher, threads, clients, logger, closeLogger, refuse } = parts;
+  const { dispatcher, threads, clients, logger, closeLogger, refuse, until } = parts;
   const startedAt = monotonic();
   const failures: unknown[] = [];
   const step = async (work: () => unknown): Promise<void> => {
@@ -52,9 +54,11 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   logger.info("shutting down", { reason, ...config });
 
   if (config.lameDuckMs > 0) await step(() => sleep(config.lameDuckMs));
+  const drainBy = monotonic() + config.drainMs;
+  if (until) await isOver(until, config.drainMs);
   refuse();
   const before = dispatcher.tally;
-  const isDrained = await drain(dispatcher, config.drainMs);
+  const isDrained = await isOver(dispatcher.drained(), Math.max(drainBy - monotonic(), 0));
   if (!isDrained) dispatcher.giveUp((outcome, cause) => abortedAfter(config.drainMs, outcome, cause));
 
   const closeBy = monotonic() + config.closeMs;
@@ -91,12 +95,12 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   return report;
 }
 
-async function drain(dispatcher: Dispatcher, ms: number): Promise<boolean> {
+async function isOver(work: PromiseLike<unknown>, ms: number): Promise<boolean> {
   try {
-    await within(dispatcher.drained(), ms, () => new Error(), UNREAD_MS);
+    await within(work, ms, () => new Error(), UNREAD_MS);
     return true;
   } catch {
-    return false; // only the time limit rejects
+    return false; // the time limit, or what a caller gave as `until` rejects: there is nothing left to wait for
   }
 }
 
