@@ -1,12 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
-import { TensorInvalidError } from "../src/common/errors.js";
 import { BlockCache } from "../workers/block-cache.js";
 import { LazyTensor, type RangeReader } from "../workers/lazy-tensor.js";
 import { QUANTIZERS } from "../workers/quantize.js";
 import { exactCosines, SearchBlock } from "../workers/search-block.js";
-import { HEADER_BYTES, packTensor, readHeader, unpackTensor, writeHeader } from "../workers/tensor.js";
+import {
+  HEADER_BYTES,
+  packTensor,
+  readHeader,
+  TensorInvalidError,
+  unpackTensor,
+  writeHeader,
+} from "../workers/tensor.js";
 import { TopK } from "../workers/top-k.js";
 import { startRedis } from "./support/redis-server.js";
 
@@ -34,7 +40,7 @@ function row(index: number): Float32Array {
 }
 
 function isTensorInvalid(error: unknown): boolean {
-  return error instanceof TensorInvalidError && error.code === "REDTHREAD_TENSOR_INVALID";
+  return error instanceof TensorInvalidError && error.code === "TENSOR_INVALID";
 }
 
 test("a packed block says what it holds and gives its rows back", () => {
@@ -88,7 +94,7 @@ test("a header that is intact but claims more than Redis can hold is TENSOR_INVA
 
 test("the error names the tensor and what is wrong with it", () => {
   assert.throws(() => unpackTensor(new Uint8Array(0), "words:7"), {
-    code: "REDTHREAD_TENSOR_INVALID",
+    code: "TENSOR_INVALID",
     message: 'tensor "words:7" has 0 bytes where a header of 32 should be',
     key: "words:7",
   });

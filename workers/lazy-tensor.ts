@@ -41,18 +41,18 @@ export class LazyTensor {
     this.#maxGapBytes = maxGapBytes;
   }
 
-  /** Loads the header. @throws REDTHREAD_TENSOR_INVALID, also when there is no such key */
+  /** Loads the header. @throws TENSOR_INVALID, also when there is no such key */
   static async open(client: RangeReader, key: string, options: LazyTensorOptions = {}): Promise<LazyTensor> {
     const header = readHeader(await client.getrangeBuffer(key, 0, HEADER_BYTES - 1), key);
     return new LazyTensor(client, key, header, options.maxGapBytes ?? MAX_GAP_BYTES);
   }
 
-  /** One row; a negative index counts from the end. @throws RangeError, REDTHREAD_TENSOR_INVALID */
+  /** One row; a negative index counts from the end. @throws RangeError, TENSOR_INVALID */
   async row(index: number): Promise<Float32Array<ArrayBuffer>> {
     return this.rows([index < 0 ? index + this.header.rows : index]);
   }
 
-  /** The rows of `from` up to `to`, with the meaning of Array's `slice`. @throws REDTHREAD_TENSOR_INVALID */
+  /** The rows of `from` up to `to`, with the meaning of Array's `slice`. @throws TENSOR_INVALID */
   async slice(from = 0, to = this.header.rows): Promise<Float32Array<ArrayBuffer>> {
     const first = clampIndex(from, this.header.rows);
     const end = clampIndex(to, this.header.rows);
@@ -62,7 +62,7 @@ export class LazyTensor {
 
   /**
    * The rows of `indexes`, one after the other in that order. Near ones are loaded together, and a row named twice is
-   * loaded once. @throws RangeError, REDTHREAD_TENSOR_INVALID
+   * loaded once. @throws RangeError, TENSOR_INVALID
    */
   async rows(indexes: ArrayLike<number>): Promise<Float32Array<ArrayBuffer>> {
     const wanted = Array.from(indexes);

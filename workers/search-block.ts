@@ -21,7 +21,7 @@ export class SearchBlock {
     this.bytes = this.#content.byteLength + this.#norms.byteLength;
   }
 
-  /** @throws REDTHREAD_TENSOR_INVALID */
+  /** @throws TENSOR_INVALID */
   static from(bytes: Uint8Array, name: string): SearchBlock {
     return new SearchBlock(unpackTensor(bytes, name));
   }

@@ -1,5 +1,4 @@
 import { crc32 } from "node:zlib";
-import { TensorInvalidError } from "../src/common/errors.js";
 import { QUANTIZERS, type Quantizer, type QuantizerName } from "./quantize.js";
 
 /** What a packed block says of itself. */
@@ -15,6 +14,17 @@ export interface Tensor {
   readonly header: TensorHeader;
   /** The rows, still packed, in memory of their own, aligned. */
   readonly packed: Uint8Array<ArrayBuffer>;
+}
+
+/** A stored tensor's header does not describe its bytes. */
+export class TensorInvalidError extends Error {
+  readonly code = "TENSOR_INVALID";
+
+  constructor(message: string, fields: object) {
+    super(message);
+    this.name = "TensorInvalidError";
+    Object.assign(this, fields);
+  }
 }
 
 /**
@@ -40,7 +50,7 @@ export function packTensor(quantizer: Quantizer, values: Float32Array, dimension
   return bytes;
 }
 
-/** @throws REDTHREAD_TENSOR_INVALID when header, length or checksum do not agree; `name` is for its message */
+/** @throws TENSOR_INVALID when header, length or checksum do not agree; `name` is for its message */
 export function unpackTensor(bytes: Uint8Array, name: string): Tensor {
   const header = readHeader(bytes, name);
   // A copy: what came from Redis is a slice of a larger buffer, unaligned, and would keep all of it alive.
@@ -53,7 +63,7 @@ export function unpackTensor(bytes: Uint8Array, name: string): Tensor {
   return { header, packed };
 }
 
-/** Reads only the header; `bytes` may be longer. @throws REDTHREAD_TENSOR_INVALID */
+/** Reads only the header; `bytes` may be longer. @throws TENSOR_INVALID */
 export function readHeader(bytes: Uint8Array, name: string): TensorHeader {
   if (bytes.length < HEADER_BYTES) {
     throw invalid(name, `has ${bytes.length} bytes where a header of ${HEADER_BYTES} should be`);

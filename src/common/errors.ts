@@ -122,10 +122,6 @@ export class ThreadDiedError extends RedthreadError {
   /** What `process.exit()` was given, where that ended the thread. */
   declare readonly exitCode?: number;
 }
-/** A stored tensor's header does not describe its bytes. */
-export class TensorInvalidError extends RedthreadError {
-  override readonly code = "REDTHREAD_TENSOR_INVALID";
-}
 
 /** Every class, for rebuilding an error that crossed threads. */
 export const ERROR_CLASSES = [
@@ -149,5 +145,4 @@ export const ERROR_CLASSES = [
   NotCloneableError,
   ThreadStartFailedError,
   ThreadDiedError,
-  TensorInvalidError,
 ] as const;
