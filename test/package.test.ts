@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { access, copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -168,6 +168,45 @@ for (const adapter of ["redthread/otel", "redthread/prometheus"]) {
   await run(process.execPath, [tsc, "-p", folder]);
   const { stdout } = await runProgram("peers-trial.js", {});
   assert.equal(stdout, "ERR_MODULE_NOT_FOUND @opentelemetry/api\nERR_MODULE_NOT_FOUND prom-client\n");
+});
+
+test("npm installs redthread beside whatever version of an optional peer a service has", async () => {
+  const older = { "@opentelemetry/api": "1.0.4", bullmq: "4.18.3", fastify: "3.29.5", "prom-client": "13.2.0" };
+  const service = join(folder, "service");
+  await mkdir(service);
+  await write(join("service", "package.json"), JSON.stringify({ private: true }));
+  for (const [name, version] of Object.entries(older)) {
+    await mkdir(join(service, "peers", name), { recursive: true });
+    await write(join("service", "peers", name, "package.json"), JSON.stringify({ name, version }));
+  }
+  const { version } = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as { version: string };
+  const peers = Object.keys(older).map((name) => `./peers/${name}`);
+  const quiet = ["--package-lock-only", "--prefer-offline", "--no-audit", "--no-fund"];
+  await run("npm", ["install", ...quiet, ...peers, `../redthread-${version}.tgz`], { cwd: service }); // or ERESOLVE
+});
+
+test("the package says where it is at home, and each link of its README leads there from a package page", async () => {
+  const page = join(folder, "page");
+  await mkdir(page);
+  for (const name of ["package.json", "README.md"]) await copyFile(join(root, name), join(page, name));
+  const home = JSON.parse(await readFile(join(page, "package.json"), "utf8")) as Record<string, unknown>;
+  const { homepage, bugs, repository, workspaces } = home;
+  assert.match((repository as { url: string }).url, /^git\+https:/);
+  assert.match(String(bugs), /^https:/);
+  assert.equal(workspaces, undefined);
+
+  const readme = (): Promise<string> => readFile(join(page, "README.md"), "utf8");
+  const inTheRepository = await readme();
+  const script = join(root, ".ci", "readme.mjs"); // as npm pack and npm publish run it
+  await run(process.execPath, [script], { cwd: page });
+  const links = [...(await readme()).matchAll(/\]\(([^)\s]+)\)/g)].map(([, link]) => link!);
+  assert.ok(links.length > 10);
+  for (const link of links) {
+    assert.ok(link.startsWith(`${homepage as string}/`), link);
+    await access(join(root, new URL(link).pathname.slice(new URL(homepage as string).pathname.length)));
+  }
+  await run(process.execPath, [script, "restore"], { cwd: page });
+  assert.equal(await readme(), inTheRepository);
 });
 
 test("the doctor runs from the packed tarball as npx runs it, and the dashboard has its types", async () => {

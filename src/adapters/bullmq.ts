@@ -13,6 +13,9 @@ import { within } from "../common/time.js";
 import type { ConnectionManager, RunOptions, TaskName } from "../index.js";
 import type { InProcess } from "../testing.js";
 import { JobReports } from "./job-reports.js";
+import { needs } from "./needs.js";
+
+needs("bullmq 5.64", "cancelJob" in Worker.prototype);
 
 /** Of a task that runs as a job, its context's `context`: in its log lines, too. */
 export interface JobContext {
@@ -231,6 +234,11 @@ export class JobWorker implements AsyncDisposable {
   };
 }
 
+interface Connection {
+  close(force: boolean): Promise<void>;
+  disconnect(): Promise<void>;
+}
+
 /**
  * Tells who sets its concurrency, and can be cut. Its own `close()` waits for a Redis that is gone: what it awaits of its connections never comes, and
  * its timers go on.
@@ -255,7 +263,10 @@ class CuttableWorker extends Worker {
   cut(): void {
     // What these wait for may never come either; what they stop and disconnect, they do at once. A connection that never
     // was one is ended by `close`, one that `close` has begun to end by `disconnect`.
-    const steps = [this.pause(true), this.lockManager.close(), this.backend.close(true), this.disconnect()];
+    const { backend, blockingConnection, connection } = this as unknown as Partial<Record<string, Connection>>;
+    const open = backend ? [backend] : [blockingConnection!, connection!]; // of BullMQ 5
+    const steps = [this.pause(true), this.lockManager.close()];
+    for (const one of open) steps.push(one.close(true), one.disconnect());
     for (const step of steps) step.catch((error: Error) => this.emit("error", error));
   }
 }

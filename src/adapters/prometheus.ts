@@ -1,7 +1,12 @@
-import { Counter, Gauge, Histogram, register as globalRegistry, type Registry } from "prom-client";
+import { types } from "node:util";
+import { Counter, Gauge, Histogram, register as globalRegistry, Registry } from "prom-client";
 import { taskChannel, type TaskMessage, type TraceContext } from "../common/channels.js";
 import { listen } from "./listen.js";
 import { Bounded, knownName, MANAGER, type Measure, MEASURES, type Observed, type Sample } from "./measures.js";
+import { needs } from "./needs.js";
+
+// Before, nothing was collected at a scrape.
+needs("prom-client 13", types.isPromise(new Registry().metrics()));
 
 export type { Observed } from "./measures.js";
 
