@@ -279,7 +279,7 @@ test("the main thread loads ioredis with its first client: while its threads loa
 test("what piscina requires is CommonJS: a thread that is ended while it requires a module takes the process with it", () => {
   const { specifier, isDynamic } = importsOf("workers/entry.cts").at(-1)!;
   assert.deepEqual({ specifier, isDynamic }, { specifier: "../src/thread/serve.js", isDynamic: true });
-  assert.match(sources.get("src/main/threads.ts")!, /"\.\.\/\.\.\/workers\/entry\.cjs"/);
+  assert.match(sources.get("src/main/threads.ts")!, /threadFile\("entry\.cjs"/);
   assert.ok(!existsSync(join(root, "lib/workers/entry.js")) && existsSync(join(root, "lib/workers/entry.cjs")));
 });
 

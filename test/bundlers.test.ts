@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { copyFile, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -121,6 +121,14 @@ test("redthread bundled into the application is THREAD_START_FAILED at once, whi
     const lines = (await outputOf(program, tasks)).trim().split("\n");
     assert.equal(lines.length, 2, lines.join("\n"));
     for (const line of lines) assert.match(line, /^REDTHREAD_THREAD_START_FAILED .*bundled.*external/, program);
+  }
+});
+
+test("no file is named as bundlers look for it: Turbopack copied those of the threads, without what they import", async () => {
+  const lib = join(root, "lib");
+  const files = (await readdir(lib, { recursive: true })).filter((name) => name.endsWith("js"));
+  for (const name of files) {
+    assert.doesNotMatch(await readFile(join(lib, name), "utf8"), /new URL\([^)]*workers\/[^)]*import\.meta\.url/, name);
   }
 });
 

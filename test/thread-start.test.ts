@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { availableCores } from "../src/common/cores.js";
 import type { ThreadStartFailedError } from "../src/index.js";
+import { ConnectionManager } from "../src/index.js";
 import { eventually } from "./support/gate.js";
 import { code, fixture, manage } from "./support/manage.js";
 import { leakCheck } from "./support/leak-check.js";
@@ -149,4 +150,17 @@ test("the lines of a task's log survive whatever is put into their fields, and s
     lines.some(([message]) => message === "below the level"),
     false,
   );
+});
+
+test("Deno is refused by the constructor, with the reason", async () => {
+  const { versions } = process;
+  Object.defineProperty(process, "versions", { value: { ...versions, deno: "2.9.6" }, configurable: true });
+  try {
+    assert.throws(
+      () => new ConnectionManager({ tasks: fixture("tasks"), env: {} }),
+      (error: Error) => code("THREAD_START_FAILED")(error) && error.message.includes("not Deno"),
+    );
+  } finally {
+    Object.defineProperty(process, "versions", { value: versions, configurable: true });
+  }
 });

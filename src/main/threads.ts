@@ -81,6 +81,8 @@ export class Threads {
   #closing = false;
 
   constructor(options: ThreadsOptions) {
+    // There, a thread's greeting would end the process: its port has no `on`.
+    if ("deno" in process.versions) throw startFailed(new Error("redthread's threads need Node or Bun, not Deno"));
     this.#options = options;
     const { config, taskPrefix, ledger, gate, credentials } = options;
     const { count, resourceLimits, execArgv, env } = config.threads;
@@ -89,7 +91,7 @@ export class Threads {
       redthread: { config, ledger: ledger.buffer, gate: gate.buffer, hasProvider, taskPrefix },
     };
     this.#birth = {
-      filename: threadFile(() => new URL("../../workers/entry.cjs", import.meta.url)),
+      filename: threadFile("entry.cjs", () => import.meta.url),
       minThreads: 0,
       maxThreads: 1,
       concurrentTasksPerWorker: 1,

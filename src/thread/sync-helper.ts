@@ -60,7 +60,7 @@ export class SyncHelper implements OpenHelper {
   }
 
   private constructor() {
-    const file = threadFile(() => new URL("../../workers/sync-entry.js", import.meta.url));
+    const file = threadFile("sync-entry.js", () => import.meta.url);
     const { port1: replies, port2: helperReplies } = new MessageChannel();
     const given = managed();
     const data: HelperData = { area: this.#area.buffer, replies: helperReplies, threadId };
