@@ -22,6 +22,7 @@ function start(t: TestContext, server: RedisServer, name: string, args: string[]
     LOG_LEVEL: "warn",
     PORT: "0",
     LAME_DUCK_MS: "4000",
+    REDTHREAD_SHUTDOWN_CANCEL_GRACE_MS: "50",
     // They run what is published, whose maps are too coarse to count lines by. Left out, node would put it back in.
     NODE_V8_COVERAGE: "",
   };
@@ -57,6 +58,34 @@ test(
     assert.equal((stopped["tasks"] as { abandoned: number }).abandoned, 0);
     assert.equal((await service.exit).code, 0, service.transcript);
     assert.deepEqual(await server.clients(), []);
+  },
+);
+
+test(
+  "docs/examples/express: a client that hangs up during a long computation costs nobody else theirs",
+  DEADLINE,
+  async (t) => {
+    const server = await redis(t);
+    const service = start(t, server, "express/main.mjs");
+    const { listening } = await service.hears("listening", WAIT_MS);
+    const get = async (path: string, signal?: AbortSignal): Promise<number> => {
+      const response = await fetch(`http://127.0.0.1:${String(listening)}${path}`, signal ? { signal } : {});
+      return response.status;
+    };
+    for (let i = 0; i < 20; i++) assert.equal(await get(`/digest/warm-${i}`), 200); // digests are known to be quick
+    server.freeze(); // all of them begin, and wait for their replies
+    const leaving = new AbortController();
+    const slow = get("/digest/slow?rounds=400000", leaving.signal); // longer than the grace, in one go
+    const others = Array.from({ length: 50 }, (_, i) => get(`/digest/other-${i}`));
+    for (let i = 0; i < 50; i++) assert.equal(await get("/live"), 200);
+    server.thaw();
+    const asked = async (): Promise<boolean> => /cmdstat_get:calls=71,/.test(await server.admin.info("commandstats"));
+    await eventually(asked, WAIT_MS, "the server has answered all of them");
+    leaving.abort();
+    await assert.rejects(slow, { name: "AbortError" });
+    assert.deepEqual([...new Set(await Promise.all(others))], [200]);
+    service.signal("SIGTERM");
+    assert.equal((await service.exit).code, 0, service.transcript);
   },
 );
 

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { setImmediate as turn } from "node:timers/promises";
 import { log, updateProgress } from "redthread/bullmq/worker";
 import { getRedis } from "redthread/worker";
 
@@ -7,6 +8,7 @@ export async function digest({ text, rounds }, context) {
   const redis = await getRedis();
   let hash = text;
   for (let percent = 0; percent < 100; percent += 10) {
+    await turn(); // a thread that only computes hears of nothing
     context.signal.throwIfAborted(); // worker.cancelJob(id), a lost lock, the shutdown
     for (let i = 0; i < rounds / 10; i++) hash = createHash("sha256").update(hash).digest("hex");
     updateProgress(context, percent + 10);

@@ -30,7 +30,9 @@ app.get("/digest/:text", async (request, response) => {
   const left = new AbortController();
   response.once("close", () => left.abort()); // who has hung up wants no result; after the answer it aborts nothing
   const input = { text: request.params.text, rounds: Number(request.query["rounds"] ?? 1_000) };
-  response.json(await manager.run("digest", input, { signal: left.signal, timeoutMs: 10_000 }));
+  // By default a task that computes on would be ended with its thread, and the tasks of other clients in it.
+  const options = { signal: left.signal, timeoutMs: 10_000, cancel: "cooperative" };
+  response.json(await manager.run("digest", input, options));
 });
 
 app.use((error, _request, response, next) => {
@@ -45,13 +47,14 @@ const server = app.listen(Number(process.env["PORT"] ?? 3_000), () => {
 
 for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => void stop(signal));
 
-/** Not ready, then no new connections, then the tasks that were taken end, then Redis is closed: nothing is cut off. */
+/** Not ready, then no new connections, then requests and tasks under way end, then Redis is closed: nothing is cut off. */
 async function stop(reason) {
-  const shutdown = manager.shutdown({ reason, lameDuckMs: LAME_DUCK_MS });
+  const closed = once(server, "close"); // the requests under way are answered, and may run further tasks
+  const shutdown = manager.shutdown({ reason, lameDuckMs: LAME_DUCK_MS, until: closed });
   await sleep(LAME_DUCK_MS);
-  const closed = once(server, "close");
+  server.keepAliveTimeout = 1; // a connection is closed behind the answer that it waits for
   server.close();
   const { tasks, threads } = await shutdown;
-  await closed;
+  server.closeAllConnections(); // what has not ended by now
   console.log(JSON.stringify({ stopped: reason, tasks, threads: threads.map(({ outcome }) => outcome) }));
 }
