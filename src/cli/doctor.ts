@@ -82,7 +82,7 @@ function connectionAdvice(error: unknown, redis: Config["redis"]): string {
     return "the server is full or refuses this address: raise maxclients, close other clients, look at protected-mode";
   }
   if (code === "REDTHREAD_CONFIG_INVALID" || (error as Error).cause instanceof ForeignError) {
-    return "correct the address: redis.host, port and tls (REDIS_URL, REDIS_TLS), sentinels, clusterNodes";
+    return "correct the address: redis.host, port, tls (REDIS_URL), sentinels, clusterNodes";
   }
   return (
     `is the server loading, blocked or frozen (its log, redis-cli --latency)? Does database ${redis.db} exist there? ` +

@@ -7,7 +7,7 @@ import type { Config, Endpoint } from "../common/options.js";
 import { isUnknown } from "../common/replies.js";
 import type { Finding } from "./finding.js";
 
-const SINGLE = "is a single server, and no node of a Cluster";
+const SINGLE = "is a single server";
 
 interface Seen {
   readonly node: Endpoint;
@@ -32,7 +32,7 @@ export async function examineNodes(config: Config): Promise<Finding[]> {
     const isNeeded = masters.size === 0 || masters.has(addressOf(node));
     const advice =
       problem === SINGLE
-        ? "list nodes of the Cluster only; a single server is named by redis.host and port (REDIS_URL)"
+        ? "name a single server by redis.host and port (REDIS_URL)"
         : isNeeded
           ? "look at this node, and at CLUSTER NODES of the others: its slots are served by nobody"
           : "look at this node; if it is gone for good, list another one";

@@ -79,13 +79,12 @@ async function judgeServer(client: RedisHandle, info: string, { redis }: Config)
   if (mode === "cluster" && !redis.clusterNodes) {
     const asked = await ask(client.cluster("INFO"));
     const state = "answer" in asked ? String(asked.answer) : "";
-    const [word, size] = [field(state, "cluster_state"), field(state, "cluster_size")];
+    const [word = "?", size = "?"] = [field(state, "cluster_state"), field(state, "cluster_size")];
     // One that has all slots answers for every key, until it is given a second one.
     const status = word === "fail" || Number(size) > 1 || role === "slave" ? "fail" : "warn";
     const advice =
       "keys of other nodes are answered with MOVED: use redis.clusterNodes (REDTHREAD_REDIS_CLUSTER_NODES)";
-    const told = word === undefined ? found : `${found}, cluster_state ${word}, cluster_size ${size}`;
-    return { check, status, found: told, advice };
+    return { check, status, found: `${found}, cluster_state ${word}, cluster_size ${size}`, advice };
   }
   if (role !== "slave") return { check, status: "ok", found };
   const advice = "a replica refuses writes (READONLY): name the master, unless you only read";

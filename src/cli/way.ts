@@ -144,7 +144,7 @@ function tlsAdvice(error: unknown): string {
   const foreign = foreignWord(error);
   if (foreign !== undefined) return foreign;
   if (code === "ETIMEDOUT" || code === "ECONNRESET") {
-    return "is this the server's TLS port? For plain TCP use redis:// and no REDIS_TLS";
+    return "does this port speak TLS? If not, use redis:// and no REDIS_TLS";
   }
   return "check redis.tls: certificates, key, minVersion";
 }

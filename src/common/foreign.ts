@@ -12,13 +12,13 @@ export class ForeignError extends Error {
   readonly code = "WRONG_PROTOCOL";
 }
 
-export const SPEAKS_TLS = "this port speaks TLS: use rediss:// or redis.tls (REDIS_TLS=true)";
+export const SPEAKS_TLS = "this port speaks TLS: use rediss:// or REDIS_TLS=true";
 
 /** What an error of ioredis or node:tls, or its cause, says about a server that is no Redis, or that speaks no TLS. */
 export function foreignWord(error: unknown): string | undefined {
   const { message, code, cause } = Object(error) as Partial<Error & { code: unknown }>;
   if (/^ERR_SSL_(?:WRONG_VERSION|PACKET_LENGTH)/.test(String(code))) {
-    return "this port does not speak TLS: use redis:// and no redis.tls (REDIS_TLS)";
+    return "this port does not speak TLS: use redis:// and no REDIS_TLS";
   }
   const [, byte] = /^Unknown RESP type (\d+)/.exec(String(message)) ?? [];
   if (byte === undefined) return cause === undefined ? undefined : foreignWord(cause);

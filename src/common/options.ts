@@ -222,8 +222,8 @@ export type RedisOptions = Optional<
   Omit<RedisConfig, "tls" | "sentinels" | "sentinelTls" | "clusterNodes" | "natMap">
 > & {
   /**
-   * redis://user:password@host:port/db, rediss:// for TLS, unix:/path. Where a stronger source names another server it does not
-   * count at all, and beside one of the same source it is a mistake; other fields of its source win over its parts.
+   * redis://user:password@host:port/db, rediss:// for TLS, unix:/path. Not used where a stronger source names another server;
+   * username, password, db and tls beside it win.
    */
   readonly url?: string | undefined;
   readonly tls?: boolean | Optional<TlsOptions> | undefined;

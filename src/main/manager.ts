@@ -122,10 +122,10 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   }
 
   /**
-   * Every thread is up with its tasks module loaded, and the primary client is connected. Logs a warning where that leads to a
-   * replica, or to a node of a Cluster without `redis.clusterNodes`.
+   * Every thread is up with its tasks module loaded, and the primary client is connected. Logs a warning at a replica, and at a
+   * node of a Cluster without `redis.clusterNodes`.
    * @throws REDTHREAD_THREAD_START_FAILED, REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN,
-   *   REDTHREAD_CONFIG_INVALID (the address of a Sentinel, `redis.sentinels` or `clusterNodes` of a single server)
+   *   REDTHREAD_CONFIG_INVALID (a Sentinel as the server, a server as a sentinel or as a Cluster's node)
    */
   async ready(): Promise<void> {
     const [redis] = await Promise.all([this.getRedis(), this.#allThreadsReady()]);

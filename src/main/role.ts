@@ -15,11 +15,11 @@ export async function judgeRole(redis: RedisHandle, config: Config, logger: Logg
   // HELLO is allowed to every user. Where it fails, this advice is not given: an old server, or a connection lost meanwhile.
   const { mode, role } = helloFields(await redis.hello().catch(() => {}));
   if (mode === "sentinel") {
-    throw misled(`a Sentinel is at ${host}:${port}: name it in redis.sentinels, or name the server itself`);
+    throw misled(`a Sentinel is at ${host}:${port}: name it in redis.sentinels, or name the server`);
   }
   if (mode === "cluster") {
-    logger.warn("the server is a node of a Cluster: without redis.clusterNodes, keys of other nodes are MOVED", {
+    logger.warn("the server is a node of a Cluster: keys of others are MOVED without redis.clusterNodes", {
       role,
     });
-  } else if (role === "replica") logger.warn("the server is a replica, which refuses writes (READONLY)", { role });
+  } else if (role === "replica") logger.warn("the server is a replica: writes are READONLY", { role });
 }

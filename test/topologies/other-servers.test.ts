@@ -40,7 +40,7 @@ test("a replica is ready, because it can be read, with one warning; so says the 
   await untilInSync(replica);
   const { manager, warnings, doctor, ok } = await look(t, { port: replica.port });
   await manager.ready();
-  assert.deepEqual(warnings, [["the server is a replica, which refuses writes (READONLY)", { role: "replica" }]]);
+  assert.deepEqual(warnings, [["the server is a replica: writes are READONLY", { role: "replica" }]]);
   assert.equal(await (await manager.getRedis()).get("k"), null);
   assert.equal(ok, true);
   assert.match(doctor, /^server warn: .* standalone, slave -> a replica refuses writes \(READONLY\)/);
@@ -71,7 +71,7 @@ test("a server that is listed as a sentinel, or as a node, is one as well, and a
     {
       redis: { port: undefined, clusterNodes: listed },
       told: `redis.clusterNodes: no node of a Cluster is at ${HOST}:${server.port}, but a single server`,
-      advised: /^reachability fail: node .* is a single server, .* -> list nodes of the Cluster only; .*redis\.host/,
+      advised: /^reachability fail: node .* is a single server -> name a single server by redis\.host/,
     },
   ]) {
     const { manager, doctor, ok } = await look(t, redis);
@@ -93,7 +93,7 @@ test("a node of a Cluster without redis.clusterNodes is ready, with a warning; t
     assert.equal(warnings.length, 1);
     assert.match(
       String(warnings),
-      /^the server is a node of a Cluster: without redis\.clusterNodes, keys of other nodes/,
+      /^the server is a node of a Cluster: keys of others are MOVED without redis\.clusterNodes/,
     );
     assert.equal(ok, masters === 1);
     assert.match(
