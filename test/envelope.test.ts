@@ -143,3 +143,16 @@ test("an error that throws when it is read is an error all the same", () => {
   });
   assert.match(across(hostile).message, /throws when it is read/);
 });
+
+test("an error whose classes cannot be read says all the rest", () => {
+  class Hostile extends Error {
+    static {
+      Object.defineProperty(this.prototype, "constructor", {
+        get() {
+          throw new Error("gotcha");
+        },
+      });
+    }
+  }
+  assert.equal(across(new Hostile("what went wrong")).message, "what went wrong");
+});

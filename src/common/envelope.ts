@@ -117,12 +117,16 @@ function define(error: Error, key: string | symbol, value: unknown, enumerable =
   Object.defineProperty(error, key, { value, configurable: true, writable: true, enumerable });
 }
 
-/** Bounded: a prototype may be a proxy that is its own. */
+/** Bounded: a prototype may be a proxy that is its own. Of one that throws, the names before it. */
 function classesOf(error: object): string[] {
   const names: string[] = [];
-  let made = Object.getPrototypeOf(error) as object | null;
-  for (; made && names.length < MAX_DEPTH; made = Object.getPrototypeOf(made) as object | null) {
-    names.push(String(made.constructor?.name));
+  try {
+    let made = Object.getPrototypeOf(error) as object | null;
+    for (; made && names.length < MAX_DEPTH; made = Object.getPrototypeOf(made) as object | null) {
+      names.push(String(made.constructor?.name));
+    }
+  } catch {
+    // The error says the rest.
   }
   return names;
 }
