@@ -222,3 +222,14 @@ test(
     assert.doesNotMatch(log, /Content Security Policy|Uncaught/, log);
   },
 );
+
+test("numbers that cannot be read are an answer, and no unhandled rejection", limit, async (t) => {
+  const broken = {
+    stats: () => {
+      throw new Error("gone");
+    },
+    health: () => ({ live: true, ready: true, reasons: [] }),
+  };
+  const url = await serve(t, dashboard(broken));
+  assert.equal((await ask(`${url}/?stats`)).status, 500);
+});

@@ -46,11 +46,13 @@ export function dashboard(manager: Observed, options: DashboardOptions = {}): Re
     if (request.method !== "GET" && request.method !== "HEAD") {
       return send(response, 405, "text/plain", "this page only shows\n", { Allow: "GET, HEAD" });
     }
-    // By the query, not by a path below: whether the page's own url ends in a slash is for the mount to say.
-    if (new URLSearchParams(query).has("stats")) return send(response, 200, "application/json", look(manager));
-    await sendPage(response, title, intervalMs).catch(() =>
-      send(response, 500, "text/plain", "the page cannot be read\n"),
-    );
+    try {
+      // By the query, not by a path below: whether the page's own url ends in a slash is for the mount to say.
+      if (new URLSearchParams(query).has("stats")) send(response, 200, "application/json", look(manager));
+      else await sendPage(response, title, intervalMs);
+    } catch {
+      send(response, 500, "text/plain", "the page cannot be read\n");
+    }
   };
 }
 
