@@ -74,6 +74,14 @@ test("what BullMQ refuses is the task's own error", DEADLINE, async (t) => {
   assert.match(job.failedReason, /[Ll]ock/);
 });
 
+test("a question that cannot be asked leaves nothing behind", DEADLINE, async (t) => {
+  const manager = managed(t);
+  await using queue = new TestQueue(server, "unasked");
+  await using _ = await work(manager, server, queue);
+  const job = await queue.reaches(await queue.add("askUncloneable", null), "completed");
+  assert.deepEqual(job.returnvalue, { code: "REDTHREAD_NOT_CLONEABLE", left: 0 });
+});
+
 test("a task that is no job's is told so, also where it only looks like one", DEADLINE, async (t) => {
   const manager = managed(t);
   await assert.rejects(manager.run("child", 1), /runs as no job/);

@@ -73,20 +73,21 @@ interface Answer {
   readonly error?: unknown;
 }
 
-function answer({ report }: Reporter, method: string, args: readonly unknown[]): Promise<Answer> {
-  return new Promise((resolve, reject) => {
-    const channel = new BroadcastChannel(randomUUID());
-    const timer = setTimeout(() => {
-      channel.close();
-      reject(new Error(`the job did not answer ${method} within ${ANSWER_MS} ms`));
-    }, ANSWER_MS);
-    channel.addEventListener("message", (event) => {
-      const { data } = event as Event & { readonly data: Answer };
-      clearTimeout(timer);
-      channel.close();
-      if ("error" in data) reject(data.error);
-      else resolve(data);
+async function answer({ report }: Reporter, method: string, args: readonly unknown[]): Promise<Answer> {
+  const channel = new BroadcastChannel(randomUUID());
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    return await new Promise((resolve, reject) => {
+      timer = setTimeout(() => reject(new Error(`the job did not answer ${method} within ${ANSWER_MS} ms`)), ANSWER_MS);
+      channel.addEventListener("message", (event) => {
+        const { data } = event as Event & { readonly data: Answer };
+        if ("error" in data) reject(data.error);
+        else resolve(data);
+      });
+      report({ bullmq: "call", method, args, reply: channel.name } satisfies JobCall); // may throw
     });
-    report({ bullmq: "call", method, args, reply: channel.name } satisfies JobCall);
-  });
+  } finally {
+    clearTimeout(timer);
+    channel.close();
+  }
 }
