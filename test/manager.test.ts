@@ -213,6 +213,19 @@ test("an exclusive task has its thread to itself", async (t) => {
   assert.equal(await behind, "behind");
 });
 
+test("an exclusive task that is given up while it waits for its thread keeps it from nothing", async (t) => {
+  const manager = managed(t, { threads: { count: 1, concurrency: 4 } });
+  await manager.ready();
+  const earlier = manager.run("waitForKey", "gate3");
+  await assert.rejects(
+    manager.run("echo", "alone", { exclusive: true, signal: AbortSignal.timeout(50) }),
+    code("TASK_ABORTED"),
+  );
+  assert.equal(await manager.run("echo", "behind", { timeoutMs: 10_000 }), "behind");
+  await server.admin.set("gate3", "open");
+  await earlier;
+});
+
 test("a thread that dies rejects its own tasks with the reason, and is replaced", async (t) => {
   const manager = managed(t);
   await manager.ready();
@@ -361,4 +374,25 @@ test("the share of time in which a thread's loop was busy is one from the first 
   await manager.ready();
   // They have loaded their tasks.
   for (const { loopBusy } of manager.stats().threads) assert.ok(loopBusy > 0 && loopBusy <= 1, `${loopBusy}`);
+});
+
+test("an option of a call that does not exist is refused by name, as in JavaScript nothing else would", async (t) => {
+  const manager = managed(t);
+  const wrong = (options: unknown): never => options as never;
+  const refused = (text: string) => (error: Error & { code?: string }) => {
+    assert.equal(error.code, "REDTHREAD_CONFIG_INVALID");
+    assert.ok(error.message.includes(text), error.message);
+    return true;
+  };
+  const hint = 'there is no option "timeoutMS" (did you mean "timeoutMs"?)';
+  await assert.rejects(manager.run("echo", 1, wrong({ timeoutMS: 3 })), refused(hint));
+  await assert.rejects(manager.map("echo", [1], wrong({ timeoutMS: 3 })).next(), refused(hint));
+  await assert.rejects(manager.map("echo", [1], wrong({ transferList: [] })).next(), refused('"transferList"'));
+  await assert.rejects(manager.run("echo", 1, wrong({ cancel: "coop" })), refused("cancel must be"));
+  await assert.rejects(manager.run("echo", 1, wrong(null)), refused("must be an object"));
+  await assert.rejects(
+    manager.subscribe("c", () => {}, wrong({ onGapp: () => {} })),
+    refused('(did you mean "onGap"?)'),
+  );
+  assert.equal(await manager.run("echo", 1, { timeoutMs: undefined, signal: undefined }), 1);
 });

@@ -93,7 +93,7 @@ function connectionAdvice(error: unknown, redis: Config["redis"]): string {
 function configProblems(error: unknown): Finding[] {
   const { problems } = error as { problems?: readonly string[] };
   if (errorCode(error) !== "REDTHREAD_CONFIG_INVALID" || problems === undefined) throw error;
-  const advice = "correct it or take it away; the table in README names every option";
+  const advice = "correct it or take it away; docs/configuration.md names every option";
   return problems.map((found) => ({ check: "configuration", status: "fail", found, advice }));
 }
 

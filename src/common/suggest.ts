@@ -24,3 +24,11 @@ function editDistance(from: string, to: string): number {
   }
   return row[to.length]!;
 }
+
+/** What is wrong with the options of a call, but for their values: JavaScript has no types that would say it. */
+export function unknownOption(options: unknown, known: object): string | undefined {
+  if (typeof options !== "object" || options === null) return "the options must be an object";
+  for (const name in options)
+    if (!Object.hasOwn(known, name)) return `there is no option "${name}"${suggest(name, Object.keys(known))}`;
+  return undefined;
+}

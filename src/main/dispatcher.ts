@@ -346,8 +346,11 @@ export class Dispatcher {
 
   #startExclusive(load: Load): void {
     const job = load.exclusive;
-    if (!job || load.size > 0) return;
-    if (!job.settled) return load.give(job, this.#pace.of(job.name));
+    if (!job || job.thread) return; // none, or it runs
+    if (!job.settled) {
+      if (load.size === 0) load.give(job, this.#pace.of(job.name));
+      return;
+    }
     load.exclusive = undefined;
     this.#schedule();
   }

@@ -13,6 +13,7 @@ import { crossAlone } from "../common/lone-crossing.js";
 import { AS_IT_IS, type Make } from "../common/make.js";
 import type { CancelReason } from "../common/protocol.js";
 import { copyIfSmall } from "../common/small-copy.js";
+import { unknownOption } from "../common/suggest.js";
 import { isTooDeep, uncloneablePath } from "../common/uncloneable.js";
 import type { Thread } from "./thread.js";
 
@@ -224,10 +225,27 @@ export class Job {
   }
 }
 
-export function badRunOptions(name: string, { timeoutMs = 0, priority = 0 }: RunOptions): Error | undefined {
-  if (!(timeoutMs >= 0 && timeoutMs < 2 ** 31)) {
-    return new ConfigInvalidError(`task ${name}: timeoutMs must be between 0 and 2 147 483 647 ms, not ${timeoutMs}`);
-  }
-  if (Number.isFinite(priority)) return undefined;
-  return new ConfigInvalidError(`task ${name}: priority must be a finite number, not ${priority}`);
+/** By name: what is no option here would be left unheeded. */
+export const RUN_OPTIONS: Readonly<Record<keyof RunOptions, true>> = {
+  signal: true,
+  timeoutMs: true,
+  transferList: true,
+  exclusive: true,
+  priority: true,
+  cancel: true,
+  awaitOutcome: true,
+  onReport: true,
+  context: true,
+};
+
+export function badRunOptions(name: string, options: RunOptions, known: object = RUN_OPTIONS): Error | undefined {
+  const problem = unknownOption(options, known) ?? badValue(options);
+  return problem === undefined ? undefined : new ConfigInvalidError(`task ${String(name)}: ${problem}`);
+}
+
+function badValue({ timeoutMs = 0, priority = 0, cancel = "thread" }: RunOptions): string | undefined {
+  if (!(timeoutMs >= 0 && timeoutMs < 2 ** 31))
+    return `timeoutMs must be between 0 and 2 147 483 647 ms, not ${timeoutMs}`;
+  if (!Number.isFinite(priority)) return `priority must be a finite number, not ${priority}`;
+  return cancel === "thread" || cancel === "cooperative" ? undefined : 'cancel must be "thread" or "cooperative"';
 }

@@ -5,6 +5,7 @@ import type { SharedClient } from "../common/cache.js";
 import { ConfigInvalidError } from "../common/errors.js";
 import { errorCode, type Logger } from "../common/log.js";
 import type { RedisHandle } from "../common/ioredis.js";
+import { unknownOption } from "../common/suggest.js";
 
 /** `channel`: the message's own, also with a pattern. */
 export type OnMessage<Message = string> = (message: Message, channel: string) => void;
@@ -54,8 +55,11 @@ export class Subscriptions {
   async subscribe(
     channel: string,
     onMessage: OnMessage<never>,
-    { sharded = false, pattern = false, buffers = false, onGap }: SubscribeOptions = {},
+    options: SubscribeOptions = {},
   ): Promise<() => Promise<void>> {
+    const problem = unknownOption(options, SUBSCRIBE_OPTIONS);
+    if (problem !== undefined) throw new ConfigInvalidError(`subscribe(): ${problem}`);
+    const { sharded = false, pattern = false, buffers = false, onGap } = options;
     if (sharded && pattern) throw new ConfigInvalidError("there are no sharded patterns");
     const by = sharded ? "ssubscribe" : pattern ? "psubscribe" : "subscribe";
     const redis = await this.#client.get();
@@ -137,3 +141,10 @@ function drop(channels: Channels, channel: string, subscriber: Subscriber): void
   subscribers?.delete(subscriber);
   if (subscribers?.size === 0) channels.delete(channel);
 }
+
+const SUBSCRIBE_OPTIONS: Readonly<Record<keyof SubscribeOptions, true>> = {
+  sharded: true,
+  pattern: true,
+  buffers: true,
+  onGap: true,
+};

@@ -2,7 +2,7 @@ import { AsyncResource } from "node:async_hooks";
 import { ConfigInvalidError, TaskAbortedError } from "../common/errors.js";
 import { Fifo } from "../common/fifo.js";
 import type { Dispatcher } from "./dispatcher.js";
-import { badRunOptions, type Job, type JobCallbacks, type RunOptions } from "./job.js";
+import { badRunOptions, type Job, type JobCallbacks, RUN_OPTIONS, type RunOptions } from "./job.js";
 
 export interface MapOptions extends Omit<RunOptions, "transferList"> {
   /** Results in the order of their inputs, else as they come. Default true. */
@@ -282,9 +282,19 @@ export function mapTasks(
   });
 }
 
+const { transferList: _, ...COMMON } = RUN_OPTIONS;
+const MAP_OPTIONS: Readonly<Record<keyof MapOptions, true>> = {
+  ...COMMON,
+  ordered: true,
+  concurrency: true,
+  onError: true,
+};
+
 function badMapOptions(name: string, options: MapOptions): Error | undefined {
+  const bad = badRunOptions(name, options, MAP_OPTIONS);
+  if (bad) return bad;
   const { concurrency = 1 } = options;
-  if (Number.isInteger(concurrency) && concurrency > 0) return badRunOptions(name, options);
+  if (Number.isInteger(concurrency) && concurrency > 0) return undefined;
   return new ConfigInvalidError(
     `task ${name}: the concurrency of map() must be a positive integer, not ${concurrency}`,
   );
