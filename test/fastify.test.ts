@@ -221,6 +221,13 @@ test("a manager that cannot get ready fails the start, and leaves nothing open",
   assert.equal(fastify.redthread.health().live, false);
 });
 
+test("the start fails for its own reason before fastify's limit, and leaves nothing open", limit, async (t) => {
+  const unreachable = managerOptions({ redis: { port: await freePort() } });
+  const fastify = await build(t, { manager: unreachable }, { pluginTimeout: 2_500 });
+  await assert.rejects(fastify.listen({ host: "127.0.0.1", port: 0 }), code("CONNECT_FAILED"));
+  assert.equal(fastify.redthread.health().live, false);
+});
+
 test("with awaitReady: false the server starts without Redis and says so in its health", limit, async (t) => {
   const unreachable = managerOptions({ redis: { port: await freePort() }, retry: { deadlineMs: 200 } });
   const fastify = await build(t, { manager: unreachable, awaitReady: false });

@@ -1,5 +1,12 @@
 import type { FastifyInstance } from "fastify";
-import { type AnyTasks, ConfigInvalidError, ConnectionManager, type ManagerOptions } from "../index.js";
+import {
+  type AnyTasks,
+  ConfigInvalidError,
+  ConnectFailedError,
+  ConnectionManager,
+  type ManagerOptions,
+} from "../index.js";
+import { within } from "../common/time.js";
 
 /**
  * The types of your tasks, for `fastify.redthread.run`: in your own code,
@@ -23,7 +30,10 @@ export interface FastifyRedthreadOptions {
   readonly manager: ConnectionManager<Tasks> | ManagerOptions;
   /** Path of the health route, which answers 200 or 503 with the reasons; false for none. Default "/health". */
   readonly health?: string | false | undefined;
-  /** The server is not ready before the manager is, and fails to start if that one cannot. Default true. */
+  /**
+   * The server is not ready before the manager is, and fails to start if that one cannot get ready within 80 % of fastify's
+   * `pluginTimeout` (10 s). Default true.
+   */
   readonly awaitReady?: boolean | undefined;
   /**
    * From the call of `close()`: health is 503, everything else is still served, so that a load balancer can turn away
@@ -60,8 +70,16 @@ async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOpti
   }
   if (awaitReady) {
     fastify.addHook("onReady", async () => {
+      // Fastify gives up at its own limit, without a word of Redis and of what this manager goes on with.
+      const { pluginTimeout = 0 } = fastify.initialConfig;
+      const ready = manager.ready();
+      const late = (): Error =>
+        new ConnectFailedError(
+          `not ready within fastify's pluginTimeout of ${pluginTimeout} ms: ${manager.health().reasons.join(", ")}`,
+          { outcome: "not-sent" },
+        );
       try {
-        await manager.ready();
+        await (pluginTimeout > 0 ? within(ready, pluginTimeout * 0.8, late) : ready);
       } catch (error) {
         await end("the server could not start"); // nobody closes a server that never was
         throw error;
