@@ -376,14 +376,15 @@ test("the share of time in which a thread's loop was busy is one from the first 
   for (const { loopBusy } of manager.stats().threads) assert.ok(loopBusy > 0 && loopBusy <= 1, `${loopBusy}`);
 });
 
+const wrong = (options: unknown): never => options as never;
+const refused = (text: string) => (error: Error & { code?: string }) => {
+  assert.equal(error.code, "REDTHREAD_CONFIG_INVALID");
+  assert.ok(error.message.includes(text), error.message);
+  return true;
+};
+
 test("an option of a call that does not exist is refused by name, as in JavaScript nothing else would", async (t) => {
   const manager = managed(t);
-  const wrong = (options: unknown): never => options as never;
-  const refused = (text: string) => (error: Error & { code?: string }) => {
-    assert.equal(error.code, "REDTHREAD_CONFIG_INVALID");
-    assert.ok(error.message.includes(text), error.message);
-    return true;
-  };
   const hint = 'there is no option "timeoutMS" (did you mean "timeoutMs"?)';
   await assert.rejects(manager.run("echo", 1, wrong({ timeoutMS: 3 })), refused(hint));
   await assert.rejects(manager.map("echo", [1], wrong({ timeoutMS: 3 })).next(), refused(hint));
