@@ -9,8 +9,11 @@ import { abortable, monotonic, sleep } from "./time.js";
 const GRACE_MS = 1_000;
 
 export interface SharedClientOptions {
-  /** A connected client, or its error; nothing is left open by a failure or an abort. */
-  readonly open: (signal: AbortSignal) => Promise<AnyClient>;
+  /**
+   * A connected client, or its error; nothing is left open by a failure or an abort. The first one (`mayBeAway`) need not be
+   * connected yet where Redis is known to be away.
+   */
+  readonly open: (signal: AbortSignal, mayBeAway: boolean) => Promise<AnyClient>;
   /** How long a client is handed out before another takes its place. Default Infinity. */
   readonly ttlMs?: number;
   /** Share of the ttl by which each one varies. Default 0. */
@@ -42,6 +45,7 @@ export class SharedClient {
   #current: Entry | undefined;
   /** The current one's, fresh when this loop turn asked first: time passes, and bytes come, between turns only. */
   #checked: Promise<RedisHandle> | undefined;
+  readonly #forget = (): void => void (this.#checked = undefined);
   #opening: Promise<Entry> | undefined;
   #rotating: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
@@ -93,7 +97,7 @@ export class SharedClient {
     const now = monotonic();
     if (!entry || now >= entry.expiresAt || !entry.client.isFresh(this.#options.idleCheckMs, now)) return undefined;
     entry.handedOutAt = now;
-    setImmediate(() => (this.#checked = undefined));
+    setImmediate(this.#forget);
     return (this.#checked = entry.handle);
   }
 
@@ -145,7 +149,7 @@ export class SharedClient {
 
   async #open(): Promise<Entry> {
     const { open, ttlMs = Infinity, jitter = 0, closeMs } = this.#options;
-    const client = await open(this.#life.signal);
+    const client = await open(this.#life.signal, this.#current === undefined);
     if (this.#life.signal.aborted) {
       await client.close(closeMs);
       throw this.#life.signal.reason;

@@ -168,6 +168,11 @@ export class Client implements Gate {
     await within(abortable(this.#startConnecting(FOR_EVER), signal), retry.deadlineMs, giveUp);
   }
 
+  /** Connects in the background, for as long as it takes. */
+  seek(): void {
+    if (this.state === "disconnected") void this.#startConnecting(FOR_EVER);
+  }
+
   /** The free look: no system call, no promise. */
   isAlive(): boolean {
     return this.#isConnected && this.redis.stream.writable;
@@ -284,7 +289,7 @@ export class Client implements Gate {
     }
     if (!(outgoing instanceof PipedCommands) && this.#belongsToHandshake(outgoing))
       return this.#handshake.send(outgoing);
-    if (this.state === "disconnected") void this.#startConnecting(FOR_EVER);
+    this.seek();
     if (!this.isAlive()) this.#traffic.unsubscribe(outgoing);
     return this.#traffic.hold(outgoing, this.#absence);
   }

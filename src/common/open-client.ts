@@ -20,10 +20,21 @@ export async function clientMaker(options: OpenOptions, closeMs: number): Promis
   };
 }
 
-/** A connected client; after a failure or an abort nothing is left open. */
-export async function openClient(options: OpenOptions, closeMs: number, signal?: AbortSignal): Promise<AnyClient> {
-  const makeClient = await clientMaker(options, closeMs);
-  return connectOrClose(makeClient(), closeMs, signal);
+/**
+ * A connected client; after a failure or an abort nothing is left open. With `mayBeAway`, while the server is known to be away,
+ * one that seeks it: commands go by their own deadlines. A Cluster is not away for one node.
+ */
+export async function openClient(
+  options: OpenOptions,
+  closeMs: number,
+  signal?: AbortSignal,
+  mayBeAway = false,
+): Promise<AnyClient> {
+  const client = (await clientMaker(options, closeMs))();
+  if (!mayBeAway || !(client instanceof Client) || !options.gate.explain())
+    return connectOrClose(client, closeMs, signal);
+  client.seek();
+  return client;
 }
 
 export async function connectOrClose(client: AnyClient, closeMs: number, signal?: AbortSignal): Promise<AnyClient> {

@@ -43,13 +43,14 @@ export class MainClients {
     const { redis, retry, appName, shutdown } = config;
     return new SharedClient({
       ...lifetime,
-      open: async (signal) => {
+      open: async (signal, mayBeAway) => {
         // Not at load: while ioredis is loaded here, the threads are loading theirs.
         const { openClient } = await import("../common/open-client.js");
         const name = connectionName(appName, role);
         const onState = this.#count.bind(this);
         const events = { onState, onResubscribed };
-        return openClient({ redis, retry, role, logger, name, gate, logins, ...events }, shutdown.closeMs, signal);
+        const options = { redis, retry, role, logger, name, gate, logins, ...events };
+        return openClient(options, shutdown.closeMs, signal, mayBeAway);
       },
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,

@@ -58,7 +58,7 @@ export class ThreadClients {
     this.#gate = managed ? new ConnectGate(managed.gate, config, managed.slot) : ownGate(config);
     this.#closeMs = shutdown.closeMs;
     this.#shared = new SharedClient({
-      open: (signal) => this.#open("thread", retry, signal),
+      open: (signal, mayBeAway) => this.#open("thread", retry, signal, mayBeAway),
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,
       onHit: managed?.row.counter("cacheHits"),
@@ -153,7 +153,7 @@ export class ThreadClients {
     return acquiring;
   }
 
-  #open(role: ClientRole, retry: RetryConfig, signal?: AbortSignal): Promise<AnyClient> {
+  #open(role: ClientRole, retry: RetryConfig, signal?: AbortSignal, mayBeAway?: boolean): Promise<AnyClient> {
     const { config, logger, managed } = this.#options;
     const options: OpenOptions = {
       gate: this.#gate,
@@ -166,7 +166,7 @@ export class ThreadClients {
       onState: (state, previous) => this.#count(state, previous),
       onReconnected: () => this.#row?.add("reconnects", 1),
     };
-    return openClient(options, this.#closeMs, signal);
+    return openClient(options, this.#closeMs, signal, mayBeAway);
   }
 
   #count(state: ConnectionState, previous: ConnectionState): void {

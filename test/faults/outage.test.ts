@@ -124,6 +124,32 @@ for (const [whenDown, expected] of [
   });
 }
 
+for (const [whenDown, expected] of [
+  ["wait", "NOT_SENT"],
+  ["fail", "CIRCUIT_OPEN"],
+] as const) {
+  test(`who is new while Redis is away has a client too, and with whenDown ${whenDown} each command is ${expected}`, async (t) => {
+    const own = await startRedis();
+    const manager = manage<typeof Tasks>(t, own, {
+      tasks: fixture("tasks"),
+      redis: { whenDown, commandTimeoutMs: 1_000 },
+    });
+    t.after(() => own.stop());
+    await manager.ready(); // no thread has a client, and nobody has subscribed
+    await own.kill();
+    await eventually(() => manager.stats().breaker.state !== "closed");
+    const calls = Array.from({ length: 8 }, () => [manager.run("incr", "n"), manager.subscribe("new", () => {})]);
+    const settled = Promise.all(calls.flat().map((call) => rejection(call)));
+    for (const error of await eventually(() => settled, 10_000, "every call has ended"))
+      assert.ok(code(expected)(error), String(error));
+    await own.start();
+    await connectAll(manager);
+    const heard = new Promise<string>((resolve) => void manager.subscribe("news", resolve));
+    await eventually(() => own.admin.publish("news", "back").then((hearers) => hearers === 1), 15_000);
+    assert.equal(await heard, "back");
+  });
+}
+
 test("ready() does not take a client that is away for one that is connected", async (t) => {
   const own = await startRedis();
   const manager = manage<typeof Tasks>(t, own, { tasks: fixture("tasks"), retry: { deadlineMs: 300 } });
