@@ -159,6 +159,20 @@ test(
   },
 );
 
+test("what lies behind a job that blocks its thread goes back for nothing, too", DEADLINE, async (t) => {
+  const manager = managed(t, { threads: { count: 1 } });
+  await using queue = new TestQueue(server, "behind");
+  const jobs = await work(manager, server, queue, { concurrency: 2 });
+  const running = (count: number): Promise<unknown> =>
+    eventually(() => manager.stats().threads[0]?.running === count, WAIT_MS);
+  await queue.add("block", 2 * WAIT_MS);
+  await running(1);
+  const unstarted = await queue.add("effect", { id: 4, ms: 0 });
+  await running(2);
+  await jobs.close({ drainMs: 200, closeMs: WAIT_MS });
+  assert.equal((await queue.reaches(unstarted, "waiting")).attemptsMade, 0);
+});
+
 test(
   "jobs that a manager in its shutdown refuses go back to the queue, and the worker takes no more",
   DEADLINE,

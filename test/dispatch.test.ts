@@ -247,6 +247,32 @@ test("what was given up in a blocked thread, and not begun there, begins nowhere
   assert.equal(await server.admin.get("begun"), null);
 });
 
+for (const [where, cancelGraceMs] of Object.entries({ "was read": 3_000, "was not": 300 })) {
+  test(`what is given up before its turn says that it has not begun, where it ${where}`, async (t) => {
+    const manager = manage<typeof Tasks>(t, server, {
+      tasks: fixture("tasks"),
+      threads: { count: 1 },
+      shutdown: { cancelGraceMs },
+    });
+    await manager.ready();
+    const cell = new Int32Array(new SharedArrayBuffer(4));
+    const blocked = manager.run("awaitCell", cell);
+    await eventually(() => running(manager)[0] === 1);
+    const stop = new AbortController();
+    const behind = manager.run("incr", "begun", { signal: stop.signal, awaitOutcome: true });
+    await eventually(() => running(manager)[0] === 2);
+    stop.abort();
+    if (cancelGraceMs > 300) release(cell);
+    await assert.rejects(behind, (error: { outcome?: unknown }) => {
+      assert.equal(error.outcome, "not-sent");
+      return code("TASK_ABORTED")(error);
+    });
+    release(cell);
+    assert.equal(await blocked, true, "the thread was not ended over what it had not read");
+    assert.equal(await server.admin.get("begun"), null);
+  });
+}
+
 test("callers of tasks that take no time come to share messages, whenever each of them began", async (t) => {
   const manager = managed(t, { count: 1 });
   await manager.ready();

@@ -189,7 +189,8 @@ export class JobWorker implements AsyncDisposable {
     if (!types.isNativeError(error)) return new Error(`the task threw ${String(error)}`, { cause: error });
     if (hasCode(error, POINTLESS)) return unrecoverable(error);
     const { [CLASSES]: classes } = error as { [CLASSES]?: readonly string[] };
-    if (classes) return thrown(error, [error.name, ...classes], hasMoved);
+    // One that was read and had not begun has classes, too.
+    if (classes && !(signal?.aborted && hasNotBegun(error))) return thrown(error, [error.name, ...classes], hasMoved);
     if (hasCode(error, NO_PLACE)) {
       await job.moveToDelayed(Date.now() + NO_PLACE_MS, token);
       return new DelayedError();
@@ -205,9 +206,8 @@ export class JobWorker implements AsyncDisposable {
   /** The manager, or this worker, closes and the job was not started. */
   #isLeftByShutdown(error: Error, signal?: AbortSignal): boolean {
     if (hasCode(error, ["SHUTTING_DOWN"])) return true;
-    const { outcome } = error as { outcome?: unknown };
     const isCancelled = signal?.aborted === true && this.#closing === undefined;
-    return hasCode(error, ["TASK_ABORTED"]) && outcome === "not-sent" && !isCancelled;
+    return hasNotBegun(error) && !isCancelled;
   }
 
   async #close(drainMs: number, closeMs: number): Promise<void> {
@@ -300,6 +300,10 @@ function thrown(error: Error, names: readonly string[], hasMoved: boolean): Erro
 function hasCode(error: Error, codes: readonly string[]): boolean {
   const { code } = error as { code?: unknown };
   return codes.some((one) => code === `REDTHREAD_${one}`);
+}
+
+function hasNotBegun(error: Error): boolean {
+  return hasCode(error, ["TASK_ABORTED"]) && (error as { outcome?: unknown }).outcome === "not-sent";
 }
 
 function unrecoverable(error: Error): UnrecoverableError {

@@ -411,16 +411,23 @@ export class Dispatcher {
 
   /**
    * Aborts the task's signal. After the grace its caller has waited long enough, and a thread that cannot even hear of it,
-   * or has nothing else to do, is ended.
+   * or has nothing else to do, is ended. What that has not read has not begun.
    */
   #cancel(job: Job, thread: Thread, reason: CancelReason, error: Error): void {
     const { id, options } = job;
     const why: unknown = options.signal?.reason;
     const cancelled = thread.post({ type: "cancel", id, reason, why: typeof why === "string" ? why : undefined });
     setTimeout(() => {
+      const load = this.#loads.of(thread);
+      const isDeaf = !thread.hasHeard(cancelled);
+      if (load && isDeaf) {
+        this.#requeue(load.recall());
+        this.#schedule();
+        this.#checkDrained();
+      }
       this.#abandon(job, error);
-      if (options.cancel === "cooperative" || !this.#loads.of(thread)?.get(id)) return;
-      if (options.exclusive || !thread.hasHeard(cancelled)) thread.end(error);
+      if (options.cancel === "cooperative" || !load?.get(id)) return;
+      if (options.exclusive || isDeaf) thread.end(error);
     }, this.#cancelGraceMs).unref();
   }
 

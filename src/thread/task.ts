@@ -66,14 +66,14 @@ export class ThreadTask implements TaskContext {
 
   /** Not at all where it was given up before its turn: what listens for its signal would listen in vain. */
   run(task: TaskFunction): unknown {
-    if (this.#abortReason) throw this.#abortReason;
+    if (this.#abortReason) throw notBegun(this.#abortReason);
     return this.#scope.runInAsyncScope(task, undefined, this.#input, this);
   }
 
   /** As `run`, with whatever `around` does first. */
   runWithin(around: (run: () => unknown) => unknown, task: TaskFunction): unknown {
     return this.#scope.runInAsyncScope(around, undefined, () => {
-      if (this.#abortReason) throw this.#abortReason;
+      if (this.#abortReason) throw notBegun(this.#abortReason);
       return task(this.#input, this);
     });
   }
@@ -151,6 +151,10 @@ export function runTraced(task: ThreadTask, run: TaskFunction): Promise<unknown>
       return around ? around(begin) : begin();
     });
   return task.runWithin(traced, run) as Promise<unknown>;
+}
+
+function notBegun(reason: Error): Error {
+  return Object.assign(reason, { outcome: "not-sent" });
 }
 
 function abortError(reason: CancelReason, name: string, why: string | undefined): Error {
