@@ -128,11 +128,18 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
    *   REDTHREAD_CONFIG_INVALID (a Sentinel as the server, a server as a sentinel or as a Cluster's node)
    */
   async ready(): Promise<void> {
-    const [redis] = await Promise.all([this.getRedis(), this.#allThreadsReady()]);
-    await redis.connect(); // it may have been connected before, and be away now
-    await judgeRole(redis, this.#config, this.#logger);
-    await warnOfFewPlaces(redis, this.#config, this.#logger);
-    await warnOfFewClients(redis, this.#config, this.#logger);
+    await Promise.all([this.getRedis(), this.#allThreadsReady()]);
+    try {
+      // The one that was got may have been replaced while the threads came up.
+      await this.use(async (redis) => {
+        await redis.connect(); // it may have been connected before, and be away now
+        await judgeRole(redis, this.#config, this.#logger);
+        await warnOfFewPlaces(redis, this.#config, this.#logger);
+        await warnOfFewClients(redis, this.#config, this.#logger);
+      });
+    } catch (error) {
+      throw this.#refusal() ?? error; // closed under it
+    }
   }
 
   /**

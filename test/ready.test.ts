@@ -1,0 +1,31 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { eventually } from "./support/gate.js";
+import { code, fixture, manage } from "./support/manage.js";
+import { startRedis } from "./support/redis-server.js";
+
+test("ready() outlives rotations of the primary client while the threads start", async (t) => {
+  const own = await startRedis();
+  const manager = manage(t, own, { tasks: fixture("slow-setup"), primary: { ttlMs: 100 } });
+  t.after(() => own.stop());
+  const ready = manager.ready();
+  ready.catch(() => {}); // heard below
+  const first = await manager.getRedis();
+  await eventually(async () => (await manager.getRedis()) && first.status === "end", 15_000, "the first one is closed");
+  await own.admin.set("set up", 1);
+  await ready;
+});
+
+test("ready() that waits in an outage is SHUTTING_DOWN when the shutdown comes", async (t) => {
+  const own = await startRedis();
+  const manager = manage(t, own, { tasks: fixture("tasks") });
+  t.after(() => own.stop());
+  await manager.ready();
+  await own.kill();
+  await eventually(() => manager.stats().primary.state === "connecting");
+  const refused = assert.rejects(manager.ready(), code("SHUTTING_DOWN"));
+  await new Promise((resolve) => setTimeout(resolve, 100)); // it waits for the connection by now
+  await manager.shutdown();
+  await refused;
+  await own.start();
+});
