@@ -15,8 +15,10 @@ import { BLOCKED_MS } from "./time.js";
 interface Moment {
   /** A part of its reply has come. */
   readonly isArriving: boolean;
-  /** Something has come since it was given. */
+  /** Something has come since its command timeout began, which is after the own timeout of a BLPOP. */
   readonly isAnswering: boolean;
+  /** Something has come since it was due: where the loop was blocked then, it is behind with reading. */
+  readonly isBehind: boolean;
   readonly silentMs: number;
   /** Commands whose replies come before its own. */
   readonly ahead: number;
@@ -108,10 +110,12 @@ export class CommandErrors {
   }
 }
 
-function reasonOf({ isArriving, isAnswering, silentMs, ahead, blockedMs }: Moment): [TimeoutReason, string] {
+function reasonOf({ isArriving, isAnswering, isBehind, silentMs, ahead, blockedMs }: Moment): [TimeoutReason, string] {
   if (isArriving) return ["reply-arriving", "only a part of it has come"];
-  if (blockedMs > BLOCKED_MS) return ["loop-blocked", `this thread's loop was blocked for ${blockedMs} ms`];
-  if (isAnswering && ahead > 0) return ["queued", `${ahead} commands are ahead of it`];
+  if (isBehind && blockedMs > BLOCKED_MS) {
+    return ["loop-blocked", `this thread's loop was blocked for ${blockedMs} ms`];
+  }
+  if (isAnswering && ahead > 0) return ["queued", `${ahead} command${ahead > 1 ? "s are" : " is"} ahead of it`];
   return ["server-silent", `the server said nothing for ${silentMs} ms`];
 }
 

@@ -49,7 +49,7 @@ export class ReplyLostError extends RedthreadError {
 }
 /**
  * Nothing came from the server for `silentMs`, `ahead` other commands are answered first, only a part of the reply has come, or the
- * thread's loop was blocked for `blockedMs` at the deadline.
+ * thread's loop was blocked for `blockedMs` at the deadline and something else came after it.
  */
 export type TimeoutReason = "server-silent" | "queued" | "reply-arriving" | "loop-blocked";
 

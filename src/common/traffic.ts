@@ -353,6 +353,7 @@ export class Traffic {
       const moment = {
         isArriving: this.#arrival.isOf(command),
         isAnswering: receivedAt > due - this.#redis.commandTimeoutMs,
+        isBehind: receivedAt > due,
         silentMs: Math.round(monotonic() - receivedAt),
         ahead: i,
         blockedMs: Math.max(Math.round(expiry.firedAt - due), 0),

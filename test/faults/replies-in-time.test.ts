@@ -114,18 +114,35 @@ test("a COMMAND_TIMEOUT says what the reply was late for: a silent server, comma
     rejection(client.redis.incr("n")),
   ];
   assert.equal(await echo, "first");
+  const behind = rejection(client.redis.echo("behind"));
   const queued = (await Promise.all(late))[1] as CommandTimeoutError;
   assert.deepEqual([queued.reason, queued.ahead], ["queued", 1], queued.message);
-  const silent = (await rejection(client.redis.echo("behind"))) as CommandTimeoutError;
+  assert.match(queued.message, /\(1 command is ahead of it\)/);
+  const silent = (await behind) as CommandTimeoutError;
   assert.equal(silent.reason, "server-silent", silent.message);
   assert.ok(silent.silentMs! >= 900 && silent.ahead! >= 2, JSON.stringify(silent));
 
-  const other = await openClient(t, server, { role: "dedicated", redis: { commandTimeoutMs: 300 } });
-  const unanswered = rejection(other.redis.incr("n"));
-  await blockLater(600);
-  const blocked = (await unanswered) as CommandTimeoutError;
+  // A loop that was blocked then has waited once more: what has read nothing meanwhile knows who is silent.
+  const other = await openClient(t, server, { role: "dedicated", redis: { commandTimeoutMs: 1_000 } });
+  await server.admin.config("SET", "notify-keyspace-events", "Em");
+  await other.redis.subscribe("__keyevent@0__:keymiss");
+  const timesOut = async (): Promise<CommandTimeoutError> => {
+    const unanswered = rejection(other.redis.incr("n"));
+    await blockLater(2_000);
+    return (await unanswered) as CommandTimeoutError;
+  };
+  const both = await timesOut();
+  assert.equal(both.reason, "server-silent", both.message);
+  assert.ok(both.blockedMs! >= 500 && both.silentMs! >= 2_000, JSON.stringify(both));
+
+  await server.admin.client("UNPAUSE");
+  await other.redis.ping();
+  await server.admin.client("PAUSE", 60_000, "WRITE");
+  const reading = setInterval(() => void server.admin.get("missing"), 20);
+  t.after(() => clearInterval(reading));
+  const blocked = await timesOut();
   assert.equal(blocked.reason, "loop-blocked", blocked.message);
-  assert.ok(blocked.blockedMs! >= 200, JSON.stringify(blocked));
+  assert.ok(blocked.blockedMs! >= 500, JSON.stringify(blocked));
   await server.admin.client("UNPAUSE");
 });
 
