@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { AsyncLocalStorage } from "node:async_hooks";
+import { tracingChannel } from "node:diagnostics_channel";
 import { after, before, test, type TestContext } from "node:test";
 import type { ConnectionManager, Logger, ManagerOptions } from "../src/index.js";
 import type * as Tasks from "./fixtures/isolation-tasks.js";
@@ -34,6 +35,30 @@ async function managed(
   await Promise.all(Array.from({ length: 64 }, () => manager.run("echo", 0)));
   return manager;
 }
+
+// The first of this process that asks for a client, which loads what it takes.
+test("what redthread itself asks is in nobody's AsyncLocalStorage, whoever asks first", DEADLINE, async (t) => {
+  const store = new AsyncLocalStorage<string>();
+  const options = { tasks: fixture("isolation-tasks"), threads: { count: 1 }, redis: { idleCheckMs: 0 } };
+  const manager = manage(t, server, options);
+  const heard: [string, string | undefined][] = [];
+  const { start } = tracingChannel<string, { command: string }>("ioredis:command");
+  const hear = (message: unknown): void =>
+    void heard.push([(message as { command: string }).command.toLowerCase(), store.getStore()]);
+  start.subscribe(hear);
+  t.after(() => start.unsubscribe(hear));
+  await store.run("first", async () => (await manager.getRedis()).echo("asked"));
+  await store.run("second", () => manager.getRedis());
+  assert.deepEqual(
+    heard.filter(([, value]) => value !== undefined),
+    [["echo", "first"]],
+  );
+  for (const name of ["hello", "ping"])
+    assert.ok(
+      heard.some(([command]) => command === name),
+      name,
+    );
+});
 
 /** So many at once. */
 function atOnce<T>(count: number, run: (i: number) => Promise<T>): Promise<T[]> {

@@ -1,4 +1,4 @@
-import { rotationChannel } from "./channels.js";
+import { outside, rotationChannel } from "./channels.js";
 import type { ConnectionState } from "./connection-state.js";
 import { ShuttingDownError } from "./errors.js";
 import type { RedisHandle } from "./ioredis.js";
@@ -149,7 +149,7 @@ export class SharedClient {
 
   async #open(): Promise<Entry> {
     const { open, ttlMs = Infinity, jitter = 0, closeMs } = this.#options;
-    const client = await open(this.#life.signal, this.#current === undefined);
+    const client = await outside(open, this.#life.signal, this.#current === undefined);
     if (this.#life.signal.aborted) {
       await client.close(closeMs);
       throw this.#life.signal.reason;

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from "node:async_hooks";
 import { channel, tracingChannel, type Channel, type TracingChannel } from "node:diagnostics_channel";
 import { errorCode } from "./log.js";
 import type { ClientRole } from "./names.js";
@@ -107,6 +108,9 @@ export const connectionChannel = channel("redthread:connection") as Channel<unkn
 export const breakerChannel = channel("redthread:breaker") as Channel<unknown, BreakerMessage>;
 export const threadChannel = channel("redthread:thread") as Channel<unknown, ThreadMessage>;
 export const rotationChannel = channel("redthread:rotation") as Channel<unknown, RotationMessage>;
+
+/** Runs what is no part of the task that causes it, as a PING of ours. Taken as redthread loads: `wire.ts` may load within a request. */
+export const outside = AsyncLocalStorage.snapshot();
 
 /** Set while ioredis tells `ioredis:command` of each command of a pipeline, which is written at once. */
 export const pipelined: { commands?: readonly { readonly name: string }[] | undefined } = {};

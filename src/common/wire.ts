@@ -1,5 +1,4 @@
-import { AsyncLocalStorage } from "node:async_hooks";
-import { pipelined } from "./channels.js";
+import { outside, pipelined } from "./channels.js";
 import { serverName } from "./endpoint.js";
 import { Command, type QueuedCommand, Redis, type RedisOptions } from "./ioredis.js";
 import type { PipedCommands } from "./outgoing.js";
@@ -17,9 +16,6 @@ const RULED_BY_US = {
   connectTimeout: 0, // blames the peer for a blocked loop, and does not cover the handshake
   disconnectTimeout: 100,
 } as const;
-
-/** A PING of ours is no part of the task that happens to be the one that causes it. */
-const outside = AsyncLocalStorage.snapshot();
 
 /** An ioredis connection that does nothing by itself: it opens, sends and ends when it is told to. */
 export class Wire extends Redis {
@@ -96,7 +92,7 @@ export class Wire extends Redis {
     const { tls, path, host } = this.options;
     // node:tls names nobody by itself; where the connection leads can have changed.
     if (tls && path === undefined) tls.servername = this.#servername ?? serverName(host!);
-    return super.connect();
+    return outside(() => super.connect());
   }
 
   /** Resolves when the socket is gone, whatever state the connection was in. */
