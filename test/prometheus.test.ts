@@ -194,6 +194,42 @@ test("managers that share a registry are told apart, and each leaves it alone", 
   assert.equal((await registry.metrics()).trim(), "");
 });
 
+test("no two managers of a registry have one name, and the same one counts once", LIMIT, async (t) => {
+  const { manager, registry, stop } = scraped(t, { count: 1 }, { taskBuckets: [10] });
+  const other = manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), threads: { count: 1 } });
+  assert.throws(
+    () => register(other, { registry, name: "main" }),
+    (error: Error) => code("CONFIG_INVALID")(error) && /"main"/.test(error.message),
+  );
+  await manager.run("echo", 1);
+  const stopAgain = register(manager, { registry, name: "main", taskBuckets: [10] }); // as a module does that is loaded anew
+  for (let i = 0; i < 2; i++) await Promise.all([manager.run("echo", 1), other.run("echo", 1)]);
+  const isCountedOnce = async (): Promise<void> => {
+    assert.equal((await scrape(registry, "redthread_tasks_total"))[done("main")], 3);
+    const durations = await scrape(registry, "redthread_task_duration_seconds");
+    assert.equal(durations['_count manager="main",task="echo",error=""'], 3);
+  };
+  await isCountedOnce();
+  stop(); // of the one that was replaced
+  await isCountedOnce();
+  t.after(register(other, { registry, prefix: "other_", name: "main" })); // those are other metrics
+  stopAgain();
+  assert.doesNotMatch(await registry.metrics(), /^redthread_/m);
+  register(other, { registry, name: "main" })();
+});
+
+test("of a registration that fails nothing is left, and what was there goes on", LIMIT, async (t) => {
+  const { manager, registry } = scraped(t, { count: 1 });
+  const beforehand = await registry.metrics();
+  new Counter({ name: "redthread_task_wait_seconds", help: "Somebody else's", registers: [registry] }).inc();
+  const other = manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), threads: { count: 1 } });
+  for (const one of [manager, other]) {
+    assert.throws(() => register(one, { registry, name: String(one.id), taskBuckets: [10] }), /task_wait_seconds/);
+  }
+  registry.removeSingleMetric("redthread_task_wait_seconds");
+  assert.equal(await registry.metrics(), beforehand);
+});
+
 test("threads that are recycled have the series of their place, one after the other", LIMIT, async (t) => {
   const threads = { count: 2, maxTasks: 1 };
   const manager = manage<typeof WornTasks>(t, server, { tasks: fixture("worn-tasks"), threads });

@@ -1,6 +1,7 @@
 import { types } from "node:util";
 import { Counter, Gauge, Histogram, register as globalRegistry, Registry } from "prom-client";
 import { taskChannel, type TaskMessage, type TraceContext } from "../common/channels.js";
+import { ConfigInvalidError } from "../common/errors.js";
 import { listen } from "./listen.js";
 import { Bounded, knownName, MANAGER, type Measure, MEASURES, type Observed, type Sample } from "./measures.js";
 import { needs } from "./needs.js";
@@ -15,7 +16,7 @@ export interface RegisterOptions {
   readonly registry?: Omit<Registry, "contentType" | "setContentType"> | undefined;
   /** Before each metric's name. Default "". */
   readonly prefix?: string | undefined;
-  /** The label `manager`. Default: `manager.id`, 1 for the first of the process. */
+  /** The label `manager`, of this one alone. Default: `manager.id`, 1 for the first of the process. */
   readonly name?: string | undefined;
   /**
    * Bounds in seconds: with them, each task's duration and wait go into histograms by the task's name, from a
@@ -26,8 +27,10 @@ export interface RegisterOptions {
 
 /** A manager, as its metrics know it. */
 interface Source {
+  readonly manager: Observed;
   readonly name: string;
   readonly stats: Observed["stats"];
+  readonly stop: () => void;
 }
 
 /** prom-client's metrics keep what they are configured with. */
@@ -41,19 +44,29 @@ interface Config {
 
 /**
  * Registers redthread's metrics; each scrape reads `manager.stats()`, which asks no thread. The function it gives takes
- * them out again.
+ * them out again, as does a later call for the same manager, registry and prefix, which takes its place.
+ * @throws REDTHREAD_CONFIG_INVALID for a name that another manager has there, and prom-client's own error for a metric that
+ *   is not redthread's; nothing is registered then
  */
 export function register(
   manager: Observed,
   { registry = globalRegistry, prefix = "", name = String(manager.id), taskBuckets }: RegisterOptions = {},
 ): () => void {
-  const source = { name, stats: oncePerTurn(() => manager.stats()) };
   const stops: (() => void)[] = [];
+  const stop = (): void => {
+    for (const one of stops) one();
+  };
+  const source: Source = { manager, name, stats: oncePerTurn(() => manager.stats()), stop };
+  const former = new Set<Source>();
   /** One metric for all managers of the registry: the first one makes it, and with the last one it goes. */
   const share = <Metric>(Kind: new (config: Config) => Metric, config: Config): Shared<Metric> => {
     const full = { ...config, name: prefix + config.name, registers: [registry], sources: new Set() };
     const found = registry.getSingleMetric(full.name) as unknown as Shared<Metric> | undefined;
     const metric = found?.sources ? found : (new Kind(full) as Shared<Metric>);
+    for (const other of metric.sources) {
+      if (other.manager === manager) former.add(other);
+      else if (other.name === name) throw taken(name);
+    }
     metric.sources.add(source);
     stops.push(() => {
       metric.sources.delete(source);
@@ -63,42 +76,51 @@ export function register(
     });
     return metric;
   };
-  for (const measure of MEASURES)
-    share<Counter | Gauge>(measure.kind === "counter" ? Counter : Gauge, configOf(measure));
-  if (taskBuckets) {
-    const { contentType } = registry as Partial<Registry>;
-    const enableExemplars = contentType?.startsWith("application/openmetrics-text");
-    const histogram = (what: string, help: string, ...labels: string[]): Shared<Histogram> => {
-      const labelNames = ["manager", "task", ...labels];
-      const config = {
-        name: `redthread_task_${what}_seconds`,
-        help,
-        labelNames,
-        buckets: [...taskBuckets],
-        enableExemplars,
+  try {
+    for (const measure of MEASURES)
+      share<Counter | Gauge>(measure.kind === "counter" ? Counter : Gauge, configOf(measure));
+    if (taskBuckets) {
+      const { contentType } = registry as Partial<Registry>;
+      const enableExemplars = contentType?.startsWith("application/openmetrics-text");
+      const histogram = (what: string, help: string, ...labels: string[]): Shared<Histogram> => {
+        const labelNames = ["manager", "task", ...labels];
+        const config = {
+          name: `redthread_task_${what}_seconds`,
+          help,
+          labelNames,
+          buckets: [...taskBuckets],
+          enableExemplars,
+        };
+        return share<Histogram>(Histogram, config);
       };
-      return share<Histogram>(Histogram, config);
-    };
-    const duration = histogram(
-      "duration",
-      "From run() to the outcome, by the task's name; error is the code of one that was not done",
-      "error",
-    );
-    const wait = histogram("wait", "From run() until the task was sent to a thread");
-    const names = new Bounded();
-    const codes = new Bounded();
-    const asyncEnd = (message: TaskMessage): void => {
-      const { manager: id, durationMs = 0, waitMs, code = "", trace } = message;
-      if (id !== manager.id) return;
-      const labels = { manager: name, task: knownName(names, message) };
-      observe(duration, { ...labels, error: code && codes.of(code) }, durationMs, trace);
-      if (waitMs !== undefined) observe(wait, labels, waitMs, trace);
-    };
-    stops.push(listen(taskChannel, { asyncEnd }));
+      const duration = histogram(
+        "duration",
+        "From run() to the outcome, by the task's name; error is the code of one that was not done",
+        "error",
+      );
+      const wait = histogram("wait", "From run() until the task was sent to a thread");
+      const names = new Bounded();
+      const codes = new Bounded();
+      const asyncEnd = (message: TaskMessage): void => {
+        const { manager: id, durationMs = 0, waitMs, code = "", trace } = message;
+        if (id !== manager.id) return;
+        const labels = { manager: name, task: knownName(names, message) };
+        observe(duration, { ...labels, error: code && codes.of(code) }, durationMs, trace);
+        if (waitMs !== undefined) observe(wait, labels, waitMs, trace);
+      };
+      stops.push(listen(taskChannel, { asyncEnd }));
+    }
+  } catch (error) {
+    stop();
+    throw error;
   }
-  return () => {
-    for (const stop of stops) stop();
-  };
+  for (const one of former) one.stop();
+  return stop;
+}
+
+function taken(name: string): ConfigInvalidError {
+  const problem = `name: another manager of this registry is called ${JSON.stringify(name)}`;
+  return new ConfigInvalidError(problem, { problems: [problem] });
 }
 
 function configOf(measure: Measure): Config {
