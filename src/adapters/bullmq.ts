@@ -82,14 +82,14 @@ const MOVED = new Set(["DelayedError", "WaitingError", "WaitingChildrenError"]);
 /** On an error of the task's own: the names of its classes. What the manager rejects with has none. */
 const CLASSES = Symbol.for("redthread.classes");
 const RUN_OPTIONS = new Set(["cancel", "exclusive", "priority", "timeoutMs"]);
-/** What neither BullMQ nor this adapter would heed: of its sandbox, of `manager.run`, of `close`, and what sounds like `task`. */
+/** What would be ignored: options of BullMQ's sandbox, of `manager.run` and `close`, and what sounds like `task`. */
 const NOT_HERE =
   /^(useWorkerThreads|worker(Fork|Threads)Options|awaitOutcome|context|onReport|signal|transferList|(drain|close)Ms|task.+)$/;
 
 /**
  * Takes the jobs of a BullMQ queue and runs each as a task in the manager's threads, from the moment it resolves (with
- * `autorun: false` from `worker.run()`): the threads are up by then. Locks are renewed on the main thread, also while a job blocks its own. BullMQ's connections
- * are its own: close the worker before the manager.
+ * `autorun: false` from `worker.run()`): the threads are up by then. Locks are renewed on the main thread, also while a
+ * job blocks its own. BullMQ's connections are its own: close the worker before the manager.
  * @throws what `manager.ready()` throws, REDTHREAD_CONFIG_INVALID for options that would not be heeded, and BullMQ's own
  *   errors about its options
  */
@@ -240,8 +240,8 @@ interface Connection {
 }
 
 /**
- * Tells who sets its concurrency, and can be cut. Its own `close()` waits for a Redis that is gone: what it awaits of its connections never comes, and
- * its timers go on.
+ * Tells who sets its concurrency, and can be cut. Its own `close()` waits for a Redis that is gone: what it awaits of its
+ * connections never comes, and its timers go on.
  */
 class CuttableWorker extends Worker {
   /** Somebody else than `follow` has set it. */

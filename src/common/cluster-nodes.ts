@@ -115,8 +115,11 @@ export class ClusterNodes {
     const { failures, isDone } = await this.#tryEach(this.#candidates(), giveUpAt, (place, ms) => this.#ask(place, ms));
     // Where no node serves, what one that does not serve tells is better than nothing.
     const told = failures.find(({ error }) => error instanceof NotServingError);
-    if (!isDone && !told) throw this.#unknown(failures);
-    if (!isDone) await this.#ask(told!.place, Math.max(giveUpAt - monotonic(), 1), true);
+    if (!isDone) {
+      if (!told) throw this.#unknown(failures);
+      const asked = await this.#tryEach([told.place], giveUpAt, (place, ms) => this.#ask(place, ms, true));
+      if (!asked.isDone) throw this.#unknown(asked.failures);
+    }
     if (this.areAlive) return;
     const reached = await this.#tryEach(this.#options.slots.masters, giveUpAt, (place, ms) =>
       connectWithin(this.at(place), ms),
@@ -343,7 +346,7 @@ export class ClusterNodes {
     if (refused && failures.every(({ error }) => error instanceof AuthFailedError)) return refused.error;
     if (failures.every(({ error }) => isUnknown(error))) {
       const addresses = failures.map(({ place }) => place.address).join(", ");
-      return misled(`redis.clusterNodes: no node of a Cluster is at ${addresses}, but a single server`);
+      return misled(`redis.clusterNodes: no node of a Cluster is at ${addresses}, but a single server or a Sentinel`);
     }
     const told = failures.map(({ place, error }) => `${place.address} ${errorReason(error)}`);
     return new ConnectFailedError(

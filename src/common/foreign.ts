@@ -7,7 +7,7 @@ import { abortable, within } from "./time.js";
 /** Not longer: a plain Redis, of which a connection was cut by chance, says nothing to it. */
 const LOOK_MS = 300;
 
-/** The cause of a failed connect: somebody is there, but no Redis, or with TLS on one side only. */
+/** The cause of a failed connect: what answered is no Redis server, or only one side speaks TLS. */
 export class ForeignError extends Error {
   readonly code = "WRONG_PROTOCOL";
 }
@@ -46,7 +46,7 @@ export async function speaksTls(to: ConnectionOptions, ms: number, life: AbortSi
       life,
     );
   } catch {
-    return false; // in time it said nothing
+    return false; // it did not answer in time
   } finally {
     socket.destroy();
   }

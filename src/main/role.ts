@@ -10,12 +10,12 @@ import { helloFields } from "../common/replies.js";
  * @throws REDTHREAD_CONFIG_INVALID at a Sentinel, which runs none
  */
 export async function judgeRole(redis: RedisHandle, config: Config, logger: Logger): Promise<void> {
-  const { clusterNodes, host, port } = config.redis;
+  const { clusterNodes, path, host, port } = config.redis;
   if (clusterNodes) return; // their roles are in the map
   // HELLO is allowed to every user. Where it fails, this advice is not given: an old server, or a connection lost meanwhile.
   const { mode, role } = helloFields(await redis.hello().catch(() => {}));
   if (mode === "sentinel") {
-    throw misled(`a Sentinel is at ${host}:${port}: name it in redis.sentinels, or name the server`);
+    throw misled(`a Sentinel is at ${path ?? `${host}:${port}`}: name it in redis.sentinels, or name the server`);
   }
   if (mode === "cluster") {
     logger.warn("the server is a node of a Cluster: keys of others are MOVED without redis.clusterNodes", {

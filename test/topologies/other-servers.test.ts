@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
 import { examine } from "../../src/cli/doctor.js";
 import type { ConnectionManager, ManagerOptions } from "../../src/index.js";
@@ -50,6 +51,8 @@ test("the address of a Sentinel is a mistake of the configuration", LIMIT, async
   const sentinel = await startSentinel(server);
   t.after(() => sentinel.stop());
   const { manager, doctor, ok } = await look(t, { port: sentinel.port });
+  const listed = await look(t, { port: undefined, clusterNodes: [{ host: HOST, port: sentinel.port }] });
+  await assert.rejects(listed.manager.ready(), /^ConfigInvalidError: .* single server or a Sentinel$/);
   await assert.rejects(manager.ready(), (error: Error & { problems?: string[] }) => {
     assert.ok(code("CONFIG_INVALID")(error), String(error));
     assert.match(error.message, new RegExp(`^a Sentinel is at ${HOST}:${sentinel.port}: name it in redis.sentinels`));
@@ -70,7 +73,7 @@ test("a server that is listed as a sentinel, or as a node, is one as well, and a
     },
     {
       redis: { port: undefined, clusterNodes: listed },
-      told: `redis.clusterNodes: no node of a Cluster is at ${HOST}:${server.port}, but a single server`,
+      told: `redis.clusterNodes: no node of a Cluster is at ${HOST}:${server.port}, but a single server or a Sentinel`,
       advised: /^reachability fail: node .* is a single server -> name a single server by redis\.host/,
     },
   ]) {
@@ -114,4 +117,21 @@ test("the doctor fails a Cluster that serves nobody, however it is named", LIMIT
   const { ok, doctor } = await look(t, { port: undefined, clusterNodes: [{ host: HOST, port: alone.port }] });
   assert.equal(ok, false);
   assert.match(doctor, /^reachability fail: node .* says that the Cluster is down/);
+});
+
+test("of a Cluster without slots ready() rejects with a code", LIMIT, async (t) => {
+  const args = ["--cluster-enabled", "yes", "--cluster-port", String(await freePort())];
+  await using alone = await startRedis({ args });
+  const redis = { port: undefined, clusterNodes: [{ host: HOST, port: alone.port }] };
+  const retry = { deadlineMs: 300 };
+  const manager = manage(t, server, { tasks: fixture("tasks"), redis, retry, threads: { count: 1 } });
+  await assert.rejects(manager.ready(), code("CONNECT_FAILED"));
+});
+
+test("a Sentinel's socket is named by its path", LIMIT, async (t) => {
+  const sentinel = await startSentinel(server, { lines: ["unixsocket s"] });
+  t.after(() => sentinel.stop());
+  const path = join(sentinel.folder, "s");
+  const { manager } = await look(t, { port: undefined, path });
+  await assert.rejects(manager.ready(), (error: Error) => error.message.startsWith(`a Sentinel is at ${path}: `));
 });
