@@ -257,7 +257,8 @@ export class Dialer {
   async #wantsTls(failure: Error, openBy: number): Promise<boolean> {
     if (!(failure instanceof MaxclientsSuspectedError) || isReplyError(failure.cause) || this.#wasServed) return false;
     const { host, port, path, family } = this.#handle.options;
-    return speaksTls({ host, port, path, family } as ConnectionOptions, openBy - monotonic(), this.#life);
+    const halfOfWhatIsLeft = (openBy - monotonic()) / 2; // the next attempt needs time, too
+    return speaksTls({ host, port, path, family } as ConnectionOptions, halfOfWhatIsLeft, this.#life);
   }
 
   #judgeAttempt(error: unknown, accepted: boolean): Error {

@@ -101,11 +101,11 @@ test("a connect blocked at any point of its handshake succeeds at the first atte
 });
 
 test("a loop blocked past the retry deadline leaves the next attempt its time", async (t) => {
-  const retry = { deadlineMs: 300, baseDelayMs: 200, maxDelayMs: 200 };
+  const retry = { deadlineMs: 1_000, baseDelayMs: 200, maxDelayMs: 200 }; // the look for TLS takes up to 300 ms of it
   let failures = 0;
   const warn = (): void => {
     // The first attempt has failed, and the pause before the second one is blocked.
-    if (failures++ === 0) void blockLater(700);
+    if (failures++ === 0) void blockLater(1_500);
   };
   const client = makeClient(t, server, { retry, logger: { ...silent, warn } });
   client.redis.once("connect", () => client.redis.stream.destroy());
