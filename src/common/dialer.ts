@@ -1,8 +1,7 @@
-import type { ConnectionOptions } from "node:tls";
 import type { Entry, ServerGate } from "./connect-gate.js";
 import { addressOf } from "./endpoint.js";
 import { AuthFailedError, ConfigInvalidError, ConnectFailedError, MaxclientsSuspectedError } from "./errors.js";
-import { ForeignError, foreignWord, SPEAKS_TLS, speaksTls } from "./foreign.js";
+import { ForeignError, foreignWord, lookAgain } from "./foreign.js";
 import { isDenied } from "./permissions.js";
 import type { Handle } from "./handle.js";
 import { errorCode, type Logger } from "./log.js";
@@ -202,7 +201,8 @@ export class Dialer {
     } catch (error) {
       await this.destroy();
       const failure = this.#judgeAttempt(error, accepted);
-      throw (await this.#wantsTls(failure, openBy)) ? this.connectFailed(new ForeignError(SPEAKS_TLS)) : failure;
+      const word = accepted ? await this.#lookAgain(error, openBy) : undefined;
+      throw word === undefined ? failure : this.connectFailed(new ForeignError(word));
     } finally {
       this.#handle.removeListener("connect", onAccepted);
     }
@@ -253,12 +253,16 @@ export class Dialer {
       throw Object.assign(new Error(`the sentinels lead to a ${role}`), { code: "NOT_MASTER" });
   }
 
-  /** A port for TLS hangs up on plain text without a word, as a full server does. One that has served once is none. */
-  async #wantsTls(failure: Error, openBy: number): Promise<boolean> {
-    if (!(failure instanceof MaxclientsSuspectedError) || isReplyError(failure.cause) || this.#wasServed) return false;
-    const { host, port, path, family } = this.#handle.options;
+  /**
+   * What is there, if it is no Redis. A port for TLS hangs up on plain text without a word, as a full server does, and the answer
+   * of an HTTP server is lost where a further write finds the connection closed. A server that has served once is a Redis.
+   */
+  async #lookAgain(error: unknown, openBy: number): Promise<string | undefined> {
+    const heard = this.lastError;
+    if (this.#wasServed || !isClosedError(error) || isReplyError(heard) || foreignWord(heard) !== undefined)
+      return undefined;
     const halfOfWhatIsLeft = (openBy - monotonic()) / 2; // the next attempt needs time, too
-    return speaksTls({ host, port, path, family } as ConnectionOptions, halfOfWhatIsLeft, this.#life);
+    return lookAgain(this.#handle.options, halfOfWhatIsLeft, this.#life);
   }
 
   #judgeAttempt(error: unknown, accepted: boolean): Error {

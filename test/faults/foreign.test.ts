@@ -103,6 +103,21 @@ test("a server that speaks something else is told as such", LIMIT, async (t) => 
   }
 });
 
+test("a server whose answer is lost when it hangs up is asked again", LIMIT, async (t) => {
+  const hasty = createServer((socket) => {
+    socket
+      .on("error", () => {})
+      .once("data", (line) => {
+        if (line.toString() === "PING\r\n") socket.end("HTTP/1.1 400 Bad Request\r\n\r\n");
+        else socket.destroy();
+      });
+  });
+  const { code, text, doctor } = await verdict(t, { port: await listen(t, hasty) });
+  assert.equal(code, "CONNECT_FAILED");
+  assert.match(text, /no Redis is there: its answer begins with "H" \(HTTP\?\)/);
+  assert.match(doctor, /^connection: .*no Redis is there: /);
+});
+
 test("a server that hangs up without a word, and speaks no TLS, may be full, or another one", LIMIT, async (t) => {
   const mute = createServer((socket) => void socket.on("error", () => {}).once("data", () => socket.destroy()));
   const { code, text, doctor } = await verdict(t, { port: await listen(t, mute) });
