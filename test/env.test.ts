@@ -142,6 +142,22 @@ test("the password of a weaker url is not sent to the server of a stronger one",
   assert.deepEqual([redis.host, redis.password, redis.tls], ["new", undefined, false]);
 });
 
+test("the login of another server does not go to the server of a url", (t) => {
+  const env = { REDIS_HOST: "a", REDIS_USERNAME: "of-a", REDIS_PASSWORD: "secret-of-a" };
+  const of = ["of-a", "secret-of-a"];
+  const none = [undefined, undefined];
+  assert.deepEqual(login({ env }), of);
+  for (const url of ["redis://other:7000", "unix:/other"]) assert.deepEqual(login({ env, redis: { url } }), none, url);
+  // The same server, or none named beside the login: it is for whatever server is used.
+  assert.deepEqual(login({ env, redis: { url: "redis://a:7000" } }), of);
+  const alone = { REDIS_PASSWORD: "secret" };
+  assert.deepEqual(login({ env: alone, redis: { url: "redis://other" } }), [undefined, "secret"]);
+  // A stronger login counts wherever it stands.
+  assert.deepEqual(login({ env, redis: { url: "redis://other", password: "p" } }), [undefined, "p"]);
+  const cwd = folder(t, { ".env": "REDIS_HOST=a\nREDIS_PASSWORD=secret-of-a\n" });
+  assert.deepEqual(login({ env: { REDIS_URL: "redis://other" } }, { cwd }), none);
+});
+
 test("turning TLS on keeps the certificates that a weaker source gives", (t) => {
   const cwd = folder(t, { "conf.json": JSON.stringify({ redis: { tls: { ca: "pem" } } }) });
   const tlsOf = (env: NodeJS.ProcessEnv) => loadConfig({ env, configFile: "conf.json" }, { cwd }).redis.tls;
@@ -342,6 +358,11 @@ function pick({ redis }: Config): unknown[] {
 function address(options: ConnectOptions, cwd = "/nowhere"): unknown[] {
   const { host, port, path, username, password, db, tls } = loadConfig(options, { cwd }).redis;
   return [host, port, path, username, password, db, tls];
+}
+
+function login(options: ConnectOptions, source = NOWHERE): unknown[] {
+  const { username, password } = loadConfig(options, source).redis;
+  return [username, password];
 }
 
 function problemsOf(options: ConnectOptions, cwd = "/nowhere"): unknown[] {

@@ -10,6 +10,7 @@ type Values = Map<OptionPath, unknown>;
 
 /** The strongest setting of every option, judged, or its default; what is wrong is added to `settings.problems`. */
 export function resolveConfig(settings: Settings, { hasProvider }: { readonly hasProvider: boolean }): Config {
+  dropForeignLogins(settings);
   addUrlParts(settings);
   const ignored = new Set<OptionPath>(ignoredAddresses(settings));
   // Whatever the environment says: the provider is the only word on who logs in.
@@ -22,6 +23,24 @@ export function resolveConfig(settings: Settings, { hasProvider }: { readonly ha
   }
   crossCheck(values, settings);
   return nest(values);
+}
+
+/** A user or password that stands beside another server is none for the server of a url. */
+function dropForeignLogins(settings: Settings): void {
+  const servers = SERVERS.flatMap((path) => settings.of(path)).toSorted((a, b) => strength(b) - strength(a));
+  const [chosen] = servers;
+  if (chosen?.path !== "redis.url") return;
+  const isForeign = (login: Setting): boolean => {
+    const own = servers.find((server) => strength(server) === strength(login));
+    return own !== undefined && serverOf(own) !== serverOf(chosen);
+  };
+  settings.drop(LOGIN.flatMap((path) => settings.of(path)).filter(isForeign));
+}
+
+function serverOf({ path, raw }: Setting): string {
+  if (path !== "redis.url") return JSON.stringify(OPTIONS[path].kind.parse(raw, () => {}) ?? raw);
+  const parts = new Map(parseRedisUrl(raw, () => {}));
+  return JSON.stringify(parts.get("redis.path") ?? parts.get("redis.host"));
 }
 
 /**
@@ -40,7 +59,7 @@ function addUrlParts(settings: Settings): void {
     if (strength(other) > strength(url)) return;
     if (strength(other) === strength(url)) return conflict(other, url, settings);
   }
-  if (isWhole) for (const path of PLACES) settings.drop(path);
+  if (isWhole) settings.drop(PLACES.flatMap((path) => settings.of(path)));
   const origin = `redis.url, ${url.origin}`;
   for (const [path, raw] of parts) settings.add({ path, raw, source: url.source, form: "part", origin });
 }
@@ -48,6 +67,9 @@ function addUrlParts(settings: Settings): void {
 /** Addresses that can be no part of a url, and those that can. */
 const LISTS = ["redis.sentinels", "redis.clusterNodes"] as const satisfies readonly OptionPath[];
 const PLACES = ["redis.path", "redis.host", "redis.port"] as const satisfies readonly OptionPath[];
+
+const SERVERS = ["redis.url", ...LISTS, "redis.path", "redis.host"] as const satisfies readonly OptionPath[];
+const LOGIN = ["redis.username", "redis.password"] as const satisfies readonly OptionPath[];
 
 const SENTINELS = [
   "redis.sentinels",

@@ -61,9 +61,9 @@ export class Settings {
     if (setting.raw !== "") this.#all.push(setting);
   }
 
-  /** Whatever was given for an option counts no more. */
-  drop(path: OptionPath): void {
-    this.#all = this.#all.filter((setting) => setting.path !== path);
+  /** These count no more. */
+  drop(dropped: readonly Setting[]): void {
+    this.#all = this.#all.filter((setting) => !dropped.includes(setting));
   }
 
   /** What was given for an option, the strongest first. */
