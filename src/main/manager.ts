@@ -7,14 +7,13 @@ import { Ledger, LedgerTotals } from "../common/ledger.js";
 import type { Logger } from "../common/log.js";
 import type { AcquireOptions, CredentialsProvider, ManagerOptions } from "../common/options.js";
 import type { LogRecord, ThreadData } from "../common/protocol.js";
-import { warnOfFewClients, warnOfFewPlaces } from "./capacity.js";
 import { MainClients } from "./clients.js";
 import { dashboard, type DashboardOptions, type RequestHandler } from "./dashboard.js";
 import { Dispatcher } from "./dispatcher.js";
 import { badRunOptions, type RunOptions } from "./job.js";
 import { createLogger } from "./logger.js";
+import { Readiness } from "./readiness.js";
 import { Recycler } from "./recycler.js";
-import { judgeRole } from "./role.js";
 import { type ShutdownReport, shutDown } from "./shutdown.js";
 import { handleSignals } from "./signals.js";
 import { collectStats, type Stats } from "./stats.js";
@@ -69,6 +68,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   readonly #recycler: Recycler;
   readonly #clients: MainClients;
   readonly #subscriptions: Subscriptions;
+  readonly #readiness: Readiness;
   readonly #totals = new LedgerTotals();
   readonly #waitingForThreads = new Set<Waiting>();
   readonly #stopSignals: (() => void) | undefined;
@@ -108,6 +108,12 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       onResubscribed: (asked) => this.#subscriptions.resubscribed(asked),
     });
     this.#subscriptions = new Subscriptions(this.#clients.subscriber, this.#logger, this.#config.redis.keyPrefix);
+    this.#readiness = new Readiness({
+      config: this.#config,
+      logger: this.#logger,
+      primary: this.#clients.primary,
+      isServing: () => this.#phase === "serving",
+    });
     this.#threads = this.#startThreads();
     this.#recycler = new Recycler({
       ...threads,
@@ -123,20 +129,15 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
 
   /**
    * Every thread is up with its tasks module loaded, and the primary client is connected. Logs a warning at a replica, and at a
-   * node of a Cluster without `redis.clusterNodes`.
+   * node of a Cluster without `redis.clusterNodes`. After a rejection `health()` is not ready either; where Redis may come back, the
+   * manager goes on trying.
    * @throws REDTHREAD_THREAD_START_FAILED, REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN,
    *   REDTHREAD_CONFIG_INVALID (a Sentinel as the server, a server as a sentinel or as a Cluster's node)
    */
   async ready(): Promise<void> {
-    await Promise.all([this.getRedis(), this.#allThreadsReady()]);
+    this.#refuseIfClosed();
     try {
-      // The one that was got may have been replaced while the threads came up.
-      await this.use(async (redis) => {
-        await redis.connect(); // it may have been connected before, and be away now
-        await judgeRole(redis, this.#config, this.#logger);
-        await warnOfFewPlaces(redis, this.#config, this.#logger);
-        await warnOfFewClients(redis, this.#config, this.#logger);
-      });
+      await this.#readiness.prove(this.#allThreadsReady());
     } catch (error) {
       throw this.#refusal() ?? error; // closed under it
     }
@@ -229,6 +230,8 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       if (![...this.#threads].some(({ state }) => state === "ready")) reasons.push("no thread is ready");
       for (const role of ["primary", "subscriber"] as const)
         if (this.#clients[role].state === "connecting") reasons.push(`the ${role} client is connecting`);
+      const { failure } = this.#readiness;
+      if (failure !== undefined) reasons.push(`ready() was rejected: ${failure}`);
     }
     const ready = reasons.length === 0;
     if (!this.#clients.subscriber.areSubscriptionsBack) reasons.push("some subscriptions are not back yet");

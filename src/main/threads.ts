@@ -4,9 +4,9 @@ import { type ThreadMessage, threadChannel } from "../common/channels.js";
 import { ConnectGate } from "../common/connect-gate.js";
 import { threadEnv } from "../common/env.js";
 import { fromErrorData } from "../common/envelope.js";
-import { ThreadDiedError, ThreadStartFailedError } from "../common/errors.js";
+import type { ThreadStartFailedError } from "../common/errors.js";
 import type { Ledger, LedgerTotals } from "../common/ledger.js";
-import { errorCode, type LogFields, type Logger } from "../common/log.js";
+import { errorCode, type Logger } from "../common/log.js";
 import { requirePackage } from "../common/packages.js";
 import { permissionFlags } from "../common/permissions.js";
 import type {
@@ -24,6 +24,7 @@ import { monotonic, UNREAD_MS, within } from "../common/time.js";
 import { Helper } from "./helper.js";
 import { LoadQueue } from "./load-queue.js";
 import { Thread } from "./thread.js";
+import { endOf, startFailed, ThreadExit, threadDied } from "./thread-end.js";
 import type { ThreadCredentials } from "./thread-credentials.js";
 
 const { Piscina } = requirePackage<typeof import("piscina")>("piscina");
@@ -379,7 +380,7 @@ export class Threads {
     if (monotonic() - thread.startedAt >= SETTLED_MS) this.#quickDeaths = 0;
     const delayMs = this.#quickDeaths === 0 ? 0 : this.#nextDelayMs();
     this.#quickDeaths++;
-    this.#options.logger.error("thread died", { ...endOf(thread, reason), delayMs });
+    this.#options.logger.error("thread died", { ...endOf(thread, reason), delayMs: Math.round(delayMs) });
     this.#replaceIn(delayMs);
   }
 
@@ -399,40 +400,4 @@ export class Threads {
   #nextDelayMs(): number {
     return Math.min(FIRST_DELAY_MS * 2 ** this.#quickDeaths, MAX_DELAY_MS) * (0.5 + Math.random() / 2);
   }
-}
-
-/** The end by `process.exit()`; piscina has its code only in the text of an error. */
-class ThreadExit extends Error {
-  readonly code = "THREAD_EXITED";
-  readonly exitCode: number;
-
-  constructor(exitCode: number) {
-    super(`it exited with code ${exitCode}`);
-    this.exitCode = exitCode;
-  }
-}
-
-function exitCodeOf(reason: unknown): { readonly exitCode?: number } {
-  return reason instanceof ThreadExit ? { exitCode: reason.exitCode } : {};
-}
-
-/** For the log. */
-function endOf({ threadId }: Thread, reason: unknown): LogFields {
-  return { threadId, code: errorCode(reason), ...exitCodeOf(reason) };
-}
-
-function startFailed(cause: unknown): ThreadStartFailedError {
-  const { message = String(cause), permission } = Object(cause) as { message?: string; permission?: string };
-  const why = permission === "WorkerThreads" ? "Node's permission model asks for --allow-worker" : message;
-  return new ThreadStartFailedError(`a thread could not start: ${why}`, { cause, ...exitCodeOf(cause) });
-}
-
-function threadDied(thread: Thread, reason: unknown): ThreadDiedError {
-  const why = reason instanceof Error ? reason.message : "it was closed";
-  return new ThreadDiedError(`thread ${thread.threadId} ended under the task: ${why}`, {
-    outcome: "unknown",
-    threadId: thread.threadId,
-    ...exitCodeOf(reason),
-    cause: reason,
-  });
 }
