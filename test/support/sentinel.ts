@@ -1,4 +1,4 @@
-import { copyFile, writeFile } from "node:fs/promises";
+import { appendFile, copyFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { eventually } from "./gate.js";
 import { launch, type ListedClient, type Mode, type RedisServer, startRedis, untilInSync } from "./redis-server.js";
@@ -14,13 +14,16 @@ export interface SentinelOptions {
   /** In place of a plain TCP port. */
   readonly listen?: (port: number) => readonly string[];
   readonly observer?: Mode["observer"];
+  /** Finds nobody down before `watch`: a busy machine must not have a failover while the servers are being set up. */
+  readonly isBlind?: boolean;
 }
 
+const DOWN_AFTER = "down-after-milliseconds";
+const DOWN_AFTER_MS = 1_000;
+
 /** One sentinel that watches over this master, whether it is there or not. */
-export function startSentinel(
-  master: Pick<RedisServer, "port">,
-  { lines = [], quorum = 1, epoch = 0, listen = (port) => [`port ${port}`], observer = {} }: SentinelOptions = {},
-): Promise<RedisServer> {
+export function startSentinel(master: Pick<RedisServer, "port">, options: SentinelOptions = {}): Promise<RedisServer> {
+  const { lines = [], quorum = 1, epoch = 0, listen = (port) => [`port ${port}`], observer = {} } = options;
   return launch({
     observer,
     ready: "+monitor master",
@@ -28,7 +31,7 @@ export function startSentinel(
       const file = join(folder, "sentinel.conf");
       const monitor = [
         `sentinel monitor ${NAME} 127.0.0.1 ${master.port} ${quorum}`,
-        `sentinel down-after-milliseconds ${NAME} 1000`,
+        `sentinel ${DOWN_AFTER} ${NAME} ${DOWN_AFTER_MS}`,
         `sentinel failover-timeout ${NAME} 3000`,
         `sentinel parallel-syncs ${NAME} 1`,
         `sentinel config-epoch ${NAME} ${epoch}`,
@@ -36,6 +39,7 @@ export function startSentinel(
       ];
       await writeFile(file, [...listen(port), "bind 127.0.0.1", `dir ${folder}`, ...lines, ...monitor, ""].join("\n"));
       await copyFile(file, `${file}.old`);
+      if (options.isBlind) await appendFile(file, `sentinel ${DOWN_AFTER} ${NAME} 3600000\n`);
       return [file, "--sentinel"];
     },
   });
@@ -83,9 +87,12 @@ export class Watched implements AsyncDisposable {
       const args = ["--repl-diskless-sync-delay", "0", ...bothArgs];
       const master = keep(await startRedis({ args: [...args, ...masterArgs] }));
       const replica = keep(await startRedis({ args: [...args, "--replicaof", "127.0.0.1", String(master.port)] }));
-      const starting = Array.from({ length: 3 }, () => startSentinel(master, { quorum: 2 }).then(keep));
+      const starting = Array.from({ length: 3 }, () => startSentinel(master, { quorum: 2, isBlind: true }).then(keep));
       const watched = new Watched(master, replica, await Promise.all(starting));
       await eventually(() => watched.#isComplete(), 30_000, "master, replica and sentinels know each other");
+      await Promise.all(
+        watched.sentinels.map(({ admin }) => admin.call("SENTINEL", "SET", NAME, DOWN_AFTER, DOWN_AFTER_MS)),
+      );
       return watched;
     } catch (error) {
       await Promise.all(started.map((server) => server.stop()));
