@@ -66,6 +66,10 @@ test("an unknown task is refused with the names that exist", async (t) => {
     assert.match(error.message, /"ecko" \(did you mean "echo"\?\); it exports .*setAndGet/);
     return true;
   });
+  // @ts-expect-error -- a cache is no task
+  await assert.rejects(manager.run("lengthOf", "1"), (error: Error & { tasks?: string[] }) => {
+    return code("TASK_NOT_FOUND")(error) && !error.tasks!.includes("lengthOf");
+  });
 });
 
 test("a task's id is the same inside and in its log lines, and no other manager has it", async (t) => {

@@ -76,7 +76,7 @@ function connectionAdvice(error: unknown, redis: Config["redis"]): string {
   if (code === "REDTHREAD_AUTH_FAILED") {
     return redis.password === undefined
       ? "the server wants a password: set REDIS_PASSWORD (and REDIS_USERNAME for an ACL user)"
-      : "REDIS_USERNAME or REDIS_PASSWORD is wrong, or the ACL user is off";
+      : "the user or the password is wrong (REDIS_URL, or REDIS_USERNAME and REDIS_PASSWORD), or the ACL user is off";
   }
   if (code === "REDTHREAD_MAXCLIENTS_SUSPECTED") {
     return "the server is full or refuses this address: raise maxclients, close other clients, look at protected-mode";

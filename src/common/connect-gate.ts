@@ -238,7 +238,8 @@ interface Way {
 function explain(breaker: Breaker, who: string): CircuitOpenError | undefined {
   const { state, nextProbeMs } = breaker;
   if (state === "closed") return undefined;
-  return new CircuitOpenError(`${who} is away; the next probe is in ${nextProbeMs} ms`, {
+  const when = nextProbeMs === 0 ? "a probe is under way" : `the next probe is in ${nextProbeMs} ms`;
+  return new CircuitOpenError(`${who} is away; ${when}`, {
     outcome: "not-sent",
     nextProbeMs,
   });

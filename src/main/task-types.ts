@@ -1,11 +1,17 @@
+import type { Cached } from "../common/memo.js";
+
 /** Tasks of whose types nothing is known, as in JavaScript: any name, any input. */
 export type AnyTasks = Record<string, (input: any, context: any) => unknown>;
 
-/** The tasks of a tasks module: its exported functions, without the two that redthread calls itself. */
+/** The tasks of a tasks module: its exported functions, without the two that redthread calls itself, and without caches. */
 // Extract, because TypeScript then lists the names in its messages instead of the whole module.
 export type TaskName<Tasks> = Extract<
   {
-    [Name in keyof Tasks]: Tasks[Name] extends (...args: never[]) => unknown ? Name : never;
+    [Name in keyof Tasks]: Tasks[Name] extends Cached<any, any>
+      ? never
+      : Tasks[Name] extends (...args: never[]) => unknown
+        ? Name
+        : never;
   }[Exclude<keyof Tasks, "setup" | "teardown" | "default">],
   string
 >;

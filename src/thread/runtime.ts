@@ -261,10 +261,10 @@ function exportsOf(module: TasksModule): TasksModule {
   return typeof whole === "object" ? { ...whole, ...named } : named;
 }
 
-/** The functions a module exports, except the two that are ours to call. */
+/** The functions a module exports, except the two that are ours to call, and caches, which are for its tasks. */
 function tasksOf(module: TasksModule): [string, TaskFunction][] {
   return Object.entries(module).filter(
     (entry): entry is [string, TaskFunction] =>
-      typeof entry[1] === "function" && entry[0] !== "setup" && entry[0] !== "teardown",
+      typeof entry[1] === "function" && entry[0] !== "setup" && entry[0] !== "teardown" && !("clear" in entry[1]),
   );
 }
