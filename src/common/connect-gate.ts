@@ -1,8 +1,8 @@
 import { type Admission, Breaker, type BreakerState } from "./breaker.js";
 import { addressOf } from "./endpoint.js";
 import { CircuitOpenError } from "./errors.js";
-import { MasterWatch } from "./master-watch.js";
 import { NodeBreakers } from "./node-breakers.js";
+import { rowsOf } from "./ledger.js";
 import type { Config, Endpoint } from "./options.js";
 import type { Outage } from "./outage.js";
 import { type PermitKind, Permits } from "./permits.js";
@@ -22,7 +22,9 @@ export interface Entry {
 /** The gate as the connections to one server see it. */
 export type ServerGate = Pick<ConnectGate, "enter" | "explain" | "masterCells" | "server" | "outage">;
 
-const OWN_CELLS = Breaker.CELLS + MasterWatch.CELLS;
+/** What clients behind sentinels share: `MasterWatch` says what is in them. */
+const MASTER_CELLS = 4;
+const OWN_CELLS = Breaker.CELLS + MASTER_CELLS;
 
 /** Every connection of the process enters here: within the budget, behind the breaker, a few handshakes at once. */
 export class ConnectGate {
@@ -261,9 +263,4 @@ export function ownGate(config: Config): ConnectGate {
 /** A thread, a helper for each, and the main thread. */
 function slotsOf(threads: number): number {
   return 2 * rowsOf(threads) + 1;
-}
-
-/** As many as the ledger has. */
-function rowsOf(threads: number): number {
-  return 2 * threads;
 }

@@ -29,18 +29,23 @@ const FIELD_BYTES = LEDGER_FIELDS.length * Float64Array.BYTES_PER_ELEMENT;
 /** The claim has eight bytes of its own, so that the next row's numbers stay aligned. */
 const BYTES_PER_ROW = FIELD_BYTES + Float64Array.BYTES_PER_ELEMENT;
 
+/** Twice as many rows as threads: a replacement starts before its predecessor has ended. */
+export function rowsOf(threads: number): number {
+  return 2 * threads;
+}
+
 /**
  * One row of numbers per thread in shared memory: readable while that thread is blocked by CPU, and after its death.
- * Each field has one writer, the thread unless said otherwise. Twice as many rows as threads, so that a replacement need not wait for its
- * predecessor's end.
+ * Each field has one writer, the thread unless said otherwise.
  */
 export class Ledger {
   readonly buffer: SharedArrayBuffer;
   readonly #free: number[];
 
   constructor(threads: number) {
-    this.buffer = new SharedArrayBuffer(2 * threads * BYTES_PER_ROW);
-    this.#free = Array.from({ length: 2 * threads }, (_, row) => row);
+    const rows = rowsOf(threads);
+    this.buffer = new SharedArrayBuffer(rows * BYTES_PER_ROW);
+    this.#free = Array.from({ length: rows }, (_, row) => row);
   }
 
   /** An empty row for a new thread. */

@@ -1,14 +1,7 @@
 import { ConfigInvalidError } from "./errors.js";
+import type { Login } from "./options.js";
 import { abortable } from "./time.js";
-import { deferred } from "./waiters.js";
-
-/** Credentials in use: plain data, the same for every connection of the process. */
-export interface Login {
-  /** Counts up from 1, so that a thread can say which one was refused. */
-  readonly version: number;
-  readonly username?: string;
-  readonly password: string;
-}
+import { deferred } from "./deferred.js";
 
 /** What a thread knows of the process's logins: the latest, and how to ask for one that is not refused. */
 export class Logins {

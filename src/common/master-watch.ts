@@ -28,7 +28,6 @@ export interface MasterWatchOptions {
  * The answer of a sentinel that was restarted can be from before the last failover: it moves nobody.
  */
 export class MasterWatch {
-  static readonly CELLS = 4;
   readonly #options: MasterWatchOptions;
   readonly #life = new AbortController();
   #timer: NodeJS.Timeout | undefined;

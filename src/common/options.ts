@@ -212,6 +212,14 @@ export interface Credentials {
   readonly expiresAt?: number | Date | undefined;
 }
 
+/** Credentials in use: plain data, the same for every connection of the process. */
+export interface Login {
+  /** Counts up from 1, so that a thread can say which one was refused. */
+  readonly version: number;
+  readonly username?: string;
+  readonly password: string;
+}
+
 /** Gives valid credentials, for instance a fresh IAM token. It is asked again after a failure, until it succeeds. */
 export type CredentialsProvider = () => Credentials | Promise<Credentials>;
 

@@ -2,8 +2,7 @@ import type { MessagePort } from "node:worker_threads";
 import type { TraceContext } from "./channels.js";
 import type { Make } from "./make.js";
 import type { LogFields, LogLevel } from "./log.js";
-import type { Login } from "./logins.js";
-import type { Config } from "./options.js";
+import type { Config, Login } from "./options.js";
 
 /** What every thread of a manager is born with. */
 export interface ThreadData {

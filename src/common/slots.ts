@@ -1,5 +1,5 @@
 import { within } from "./time.js";
-import { deferred } from "./waiters.js";
+import { deferred } from "./deferred.js";
 
 /** What generic-pool holds: a place for one client. */
 export interface Slot<T> {

@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import { types } from "node:util";
 import { type TaskMessage, taskChannel, Trace } from "../common/channels.js";
 import { fromErrorData, sameError } from "../common/envelope.js";
-import { deferred, type Deferred } from "../common/waiters.js";
+import { deferred, type Deferred } from "../common/deferred.js";
 import { QueueFullError, type Outcome } from "../common/errors.js";
 import { errorCode, type Logger } from "../common/log.js";
 import { type Make, restored } from "../common/make.js";

@@ -1,5 +1,5 @@
 import { availableCores } from "../common/cores.js";
-import { deferred, type Deferred } from "../common/waiters.js";
+import { deferred, type Deferred } from "../common/deferred.js";
 
 const LOADS_PER_CORE = 2;
 /** Who has not loaded by then waits for something else than CPU: what its modules, or its `setup`, ask for. */
