@@ -21,14 +21,14 @@ const CHUNKS = ["base", "connection", "thread", "sync", "config", "dispatch", "m
 function chunkOf(id, graph) {
   const file = relative(root, id).replaceAll(sep, "/");
   if (/^src\/(?:main\/|index\.ts)/.test(file)) {
-    if (file.startsWith("src/main/dashboard-")) return undefined; // the page is loaded by the first look at it
+    if (file.startsWith("src/main/observe/dashboard-")) return undefined; // the page is loaded by the first look at it
     return closureOf(id, graph).packages.has("piscina") ? "main" : "dispatch";
   }
-  if (!/^src\/(?:common|thread)\//.test(file)) return undefined; // a face, or the helper
+  if (!/^src\/\w+\//.test(file) || /^src\/(?:helper|adapters|cli)\//.test(file)) return undefined; // a face, too
   const isLoadedWith = (...tops) => tops.some((top) => closureOf(join(root, top), graph).files.has(id));
   if (!isLoadedWith("src/thread/serve.ts", "src/worker.ts")) {
     if (isLoadedWith("src/sync.ts")) return "sync";
-    return isLoadedWith("src/common/env.ts") ? "config" : undefined; // a Cluster
+    return isLoadedWith("src/config/env.ts") ? "config" : undefined; // a Cluster
   }
   const { packages } = closureOf(id, graph);
   if (packages.has("generic-pool")) return "thread";

@@ -1,1 +1,1 @@
-export { dashboard, type DashboardOptions, type Observed, type RequestHandler } from "./main/dashboard.js";
+export { dashboard, type DashboardOptions, type Observed, type RequestHandler } from "./main/observe/dashboard.js";

@@ -1,8 +1,8 @@
-export * from "./common/errors.js";
-export { connect, disconnect } from "./common/connect.js";
-export { loadConfig } from "./common/env.js";
-export { cached, threadCached, type Cached, type CacheOptions, type ThreadCacheOptions } from "./common/memo.js";
-export { connRetry } from "./common/retry.js";
+export * from "./core/errors.js";
+export { connect, disconnect } from "./clients/connect.js";
+export { loadConfig } from "./config/env.js";
+export { cached, threadCached, type Cached, type CacheOptions, type ThreadCacheOptions } from "./core/memo.js";
+export { connRetry } from "./core/retry.js";
 export { ConnectionManager, type Health, type ShutdownOptions } from "./main/manager.js";
 export type {
   AcquireOptions,
@@ -12,7 +12,7 @@ export type {
   CredentialsProvider,
   ManagerOptions,
   RedisOptions,
-} from "./common/options.js";
+} from "./config/options.js";
 export type {
   AcquireMessage,
   BreakerMessage,
@@ -23,14 +23,14 @@ export type {
   TaskMessage,
   ThreadMessage,
   TraceContext,
-} from "./common/channels.js";
-export type { ChainableCommander, RedisCommander, RedisHandle, Result } from "./common/ioredis.js";
-export type { Logger } from "./common/log.js";
-export type { RetryOptions } from "./common/retry.js";
-export type { DashboardOptions, RequestHandler } from "./main/dashboard.js";
-export type { RunOptions } from "./main/job.js";
+} from "./core/channels.js";
+export type { ChainableCommander, RedisCommander, RedisHandle, Result } from "./commands/ioredis.js";
+export type { Logger } from "./core/log.js";
+export type { RetryOptions } from "./core/retry.js";
+export type { DashboardOptions, RequestHandler } from "./main/observe/dashboard.js";
+export type { RunOptions } from "./main/dispatch/task-run.js";
 export type { ShutdownReport } from "./main/shutdown.js";
-export type { Stats, ThreadStats, Totals } from "./main/stats.js";
+export type { Stats, ThreadStats, Totals } from "./main/observe/stats.js";
 export type { OnMessage, SubscribeOptions } from "./main/subscriptions.js";
-export type { MapOptions, MapOutcome } from "./main/task-map.js";
-export type { AnyTasks, TaskInput, TaskName, TaskResult } from "./main/task-types.js";
+export type { MapOptions, MapOutcome } from "./main/dispatch/task-map.js";
+export type { AnyTasks, TaskInput, TaskName, TaskResult } from "./main/dispatch/task-types.js";

@@ -1,7 +1,7 @@
-import { SyncClient, type SyncOptions } from "./thread/sync-client.js";
+import { SyncClient, type SyncOptions } from "./thread/sync/sync-client.js";
 
-export * from "./common/errors.js";
-export type { SyncArgument, SyncClient, SyncCommand, SyncOptions } from "./thread/sync-client.js";
+export * from "./core/errors.js";
+export type { SyncArgument, SyncClient, SyncCommand, SyncOptions } from "./thread/sync/sync-client.js";
 
 /** On globalThis, so that two copies of this package in one thread share it. */
 const KEY = Symbol.for("redthread.sync-client");

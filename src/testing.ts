@@ -1,24 +1,24 @@
 import { MessageChannel, threadId } from "node:worker_threads";
-import { ConnectGate } from "./common/connect-gate.js";
-import { loadConfig } from "./common/env.js";
-import { fromErrorData } from "./common/envelope.js";
-import { type Outcome, ShuttingDownError, TaskAbortedError, ThreadStartFailedError } from "./common/errors.js";
-import { Ledger, LedgerTotals } from "./common/ledger.js";
-import { type Logger, noopLogger } from "./common/log.js";
-import type { Config, ConnectOptions, RedisOptions } from "./common/options.js";
-import type { FromThread } from "./common/protocol.js";
-import { UNREAD_MS, within } from "./common/time.js";
-import { Dispatcher } from "./main/dispatcher.js";
-import { badRunOptions } from "./main/job.js";
+import { loadConfig } from "./config/env.js";
+import type { Config, ConnectOptions, RedisOptions } from "./config/options.js";
+import { type Outcome, ShuttingDownError, TaskAbortedError, ThreadStartFailedError } from "./core/errors.js";
+import { type Logger, noopLogger } from "./core/log.js";
+import { UNREAD_MS, within } from "./core/time.js";
+import { ConnectGate } from "./gate/connect-gate.js";
+import { fromErrorData } from "./link/error-serialization.js";
+import { Ledger, LedgerTotals } from "./link/ledger.js";
+import type { FromThread } from "./link/protocol.js";
+import { Dispatcher } from "./main/dispatch/dispatcher.js";
+import { mapTasks } from "./main/dispatch/task-map.js";
+import { badRunOptions } from "./main/dispatch/task-run.js";
+import type { AnyTasks } from "./main/dispatch/task-types.js";
 import type { ConnectionManager } from "./main/manager.js";
-import { collectStats, type Stats } from "./main/stats.js";
-import { mapTasks } from "./main/task-map.js";
-import type { AnyTasks } from "./main/task-types.js";
-import { Thread } from "./main/thread.js";
+import { collectStats, type Stats } from "./main/observe/stats.js";
+import { Thread } from "./main/threads/thread.js";
 import { closeCurrent } from "./thread/current.js";
 import { Runtime, type TasksModule } from "./thread/runtime.js";
 
-export * from "./common/errors.js";
+export * from "./core/errors.js";
 
 /** As a manager's, without what concerns threads and their number. */
 export interface InProcessOptions extends Omit<ConnectOptions, "connections" | "primary" | "redis" | "threads"> {

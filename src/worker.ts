@@ -1,18 +1,18 @@
 import type { Transferable } from "node:worker_threads";
-import { disconnect as disconnectOne } from "./common/connect.js";
-import type { RedisHandle } from "./common/ioredis.js";
-import type { AcquireOptions } from "./common/options.js";
+import { disconnect as disconnectOne } from "./clients/connect.js";
+import type { RedisHandle } from "./commands/ioredis.js";
+import type { AcquireOptions } from "./config/options.js";
 import type { DedicatedLease } from "./thread/clients.js";
 import { closeCurrent, currentClients, madeClients } from "./thread/current.js";
 import { Transfer } from "./thread/results.js";
 
-export * from "./common/errors.js";
-export { cached, threadCached, type Cached, type CacheOptions, type ThreadCacheOptions } from "./common/memo.js";
-export { connRetry, type RetryOptions } from "./common/retry.js";
-export { connect } from "./common/connect.js";
-export type { ChainableCommander, RedisCommander, RedisHandle, Result } from "./common/ioredis.js";
-export type { Logger } from "./common/log.js";
-export type { AcquireOptions, ConnectOptions, Credentials, CredentialsProvider } from "./common/options.js";
+export * from "./core/errors.js";
+export { cached, threadCached, type Cached, type CacheOptions, type ThreadCacheOptions } from "./core/memo.js";
+export { connRetry, type RetryOptions } from "./core/retry.js";
+export { connect } from "./clients/connect.js";
+export type { ChainableCommander, RedisCommander, RedisHandle, Result } from "./commands/ioredis.js";
+export type { Logger } from "./core/log.js";
+export type { AcquireOptions, ConnectOptions, Credentials, CredentialsProvider } from "./config/options.js";
 export type { DedicatedLease } from "./thread/clients.js";
 export type { TaskContext } from "./thread/task.js";
 

@@ -10,34 +10,53 @@ import { fileURLToPath } from "node:url";
 /** Each third-party package, and the one file of src that may import it. */
 const IMPORTERS: Readonly<Record<string, string>> = {
   bullmq: "src/adapters/bullmq.ts",
-  dotenv: "src/common/env.ts",
+  dotenv: "src/config/env.ts",
   fastify: "src/adapters/fastify.ts",
-  "generic-pool": "src/common/slot-pool.ts",
-  ioredis: "src/common/ioredis.ts",
-  piscina: "src/main/threads.ts",
-  winston: "src/main/logger.ts",
+  "generic-pool": "src/pool/generic-pool.ts",
+  ioredis: "src/commands/ioredis.ts",
+  piscina: "src/main/threads/threads.ts",
+  winston: "src/main/observe/logger.ts",
   "@opentelemetry/api": "src/adapters/otel.ts",
   "prom-client": "src/adapters/prometheus.ts",
 };
 
-/** What the files of a folder may import of the others: folders, or single files; `src` stands for the faces. */
+/** The rooms of src that both sides of a link use. Each may import itself and the rooms that are named here. */
+const CORE = ["core"];
+const CONFIG = [...CORE, "config"];
+const LINK = [...CONFIG, "link"];
+const GATE = [...LINK, "gate"];
+const COMMANDS = [...GATE, "commands"];
+const CONNECTION = [...COMMANDS, "connection"];
+const CLUSTER = [...CONNECTION, "cluster"];
+const POOL = [...CORE, "pool"];
+const CLIENTS = [...CLUSTER, "pool", "clients"];
+
+/** What the files of a room, or a single file, may import: rooms with all that is in them, or single files. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
-  "src/common": ["src/common"],
-  "src/main": ["src/main", "src/common"],
-  "src/thread": ["src/thread", "src/common"],
-  "src/helper": ["src/helper", "src/common"],
-  "src/cli": ["src/cli", "src/common"],
+  core: CORE,
+  config: CONFIG,
+  link: LINK,
+  gate: GATE,
+  commands: COMMANDS,
+  connection: CONNECTION,
+  cluster: CLUSTER,
+  pool: POOL, // it knows nothing of Redis
+  clients: CLIENTS,
+  main: [...CLIENTS, "main"],
+  "main/dispatch": [...CLIENTS, "main/dispatch", "main/threads"],
+  "main/threads": [...CLIENTS, "main/threads"],
+  "main/observe": [...CLIENTS, "main/observe", "main/threads", "main/dispatch", "main/clients.ts"],
+  thread: [...CLIENTS, "thread"],
+  "thread/sync": [...CLIENTS, "thread/sync", "thread/managed.ts"],
+  helper: [...CLIENTS, "helper"],
+  cli: [...CLIENTS, "cli"],
   // The faces, as users do, and tools without state that both sides have.
-  "src/adapters": [
-    "src/adapters",
-    "src",
-    ...["channels", "errors", "log", "time"].map((tool) => `src/common/${tool}.ts`),
-  ],
-  "src/dashboard.ts": ["src/main"],
-  "src/index.ts": ["src/main", "src/common"],
-  "src/worker.ts": ["src/thread", "src/common"],
-  "src/sync.ts": ["src/thread", "src/common"],
-  "src/testing.ts": ["src/main", "src/thread", "src/common"], // both ends of a link in one thread
+  adapters: [...CORE, "adapters", "index.ts", "worker.ts", "testing.ts"],
+  "dashboard.ts": ["main"],
+  "index.ts": [...CLIENTS, "main"],
+  "worker.ts": [...CLIENTS, "thread"],
+  "sync.ts": [...CLIENTS, "thread"],
+  "testing.ts": [...CLIENTS, "main", "thread"], // both ends of a link in one thread
 };
 
 /** The packages that a process or thread has loaded with an entry. */
@@ -167,14 +186,15 @@ test("each third-party package has exactly one importer", () => {
   assert.deepEqual(declared.toSorted(), Object.keys(IMPORTERS).toSorted());
 });
 
-test("common imports none of main, thread and helper, and those never import each other", () => {
+test("the imports of each room run one way, and main, thread and helper never import each other", () => {
   for (const file of files) {
-    const allowed = MAY_IMPORT[file] ?? MAY_IMPORT[dirname(file)];
-    assert.ok(allowed, `${file} lies outside the folders that say which thread it runs in`);
+    const place = relative("src", file);
+    const allowed = MAY_IMPORT[place] ?? MAY_IMPORT[dirname(place)];
+    assert.ok(allowed, `${file} lies outside the rooms`);
     for (const one of importsOf(file).filter(isRelative)) {
-      const imported = target(file, one);
-      const isAllowed = allowed.includes(dirname(imported)) || allowed.includes(imported);
-      assert.ok(isAllowed, `${file} must not import ${imported}`);
+      const imported = relative("src", target(file, one));
+      const isAllowed = allowed.some((room) => imported === room || imported.startsWith(`${room}/`));
+      assert.ok(isAllowed, `${file} must not import src/${imported}`);
     }
   }
 });
@@ -213,15 +233,15 @@ test("only env.ts reads the environment", () => {
   const readers = files.filter((file) =>
     /\bprocess\s*\.\s*env\b|\benv\b.*\bfrom "node:process"/.test(sources.get(file)!),
   );
-  assert.deepEqual(readers, ["src/common/env.ts"]);
+  assert.deepEqual(readers, ["src/config/env.ts"]);
 });
 
 test("protocol.ts holds types only", () => {
-  const declared = [...sources.get("src/common/protocol.ts")!.matchAll(/^(?:export\s+)?(?:declare\s+)?(\w+)/gm)];
+  const declared = [...sources.get("src/link/protocol.ts")!.matchAll(/^(?:export\s+)?(?:declare\s+)?(\w+)/gm)];
   const kinds = new Set(declared.map(([, keyword]) => keyword));
   for (const allowed of ["import", "interface", "type"]) kinds.delete(allowed);
   assert.deepEqual([...kinds], []);
-  assert.ok(importsOf("src/common/protocol.ts").every(({ isType }) => isType));
+  assert.ok(importsOf("src/link/protocol.ts").every(({ isType }) => isType));
 });
 
 test("a thread loads neither piscina nor winston, and dotenv only when it has no manager", () => {
@@ -235,7 +255,7 @@ test("a thread loads neither piscina nor winston, and dotenv only when it has no
 });
 
 test("a thread loads no Cluster, no synchronous client and no options' table before it has a use for them", () => {
-  const all = ["src/common/cluster-client.ts", "src/thread/sync-helper.ts", "src/common/option-table.ts"];
+  const all = ["src/cluster/client.ts", "src/thread/sync/sync-helper.ts", "src/config/option-table.ts"];
   for (const file of all) assert.ok(sources.has(file), file);
   const loaded = new Set([...loadedBy("src/thread/serve.ts"), ...loadedBy("src/worker.ts")]);
   assert.deepEqual(
@@ -279,7 +299,7 @@ test("the main thread loads ioredis with its first client: while its threads loa
 test("what piscina requires is CommonJS: a thread that is ended while it requires a module takes the process with it", () => {
   const { specifier, isDynamic } = importsOf("workers/entry.cts").at(-1)!;
   assert.deepEqual({ specifier, isDynamic }, { specifier: "../src/thread/serve.js", isDynamic: true });
-  assert.match(sources.get("src/main/threads.ts")!, /threadFile\("entry\.cjs"/);
+  assert.match(sources.get("src/main/threads/threads.ts")!, /threadFile\("entry\.cjs"/);
   assert.ok(!existsSync(join(root, "lib/workers/entry.js")) && existsSync(join(root, "lib/workers/entry.cjs")));
 });
 
@@ -292,11 +312,11 @@ test("no benchmark loads what the tests count open handles by: under its hook ev
 });
 
 test("the dashboard's page is loaded by the first look at it", () => {
-  assert.ok(loadedBy("src/index.ts").has("src/main/dashboard.ts"));
-  assert.ok(!loadedBy("src/index.ts").has("src/main/dashboard-page.ts"));
+  assert.ok(loadedBy("src/index.ts").has("src/main/observe/dashboard.ts"));
+  assert.ok(!loadedBy("src/index.ts").has("src/main/observe/dashboard-page.ts"));
 });
 
 test("the main thread loads winston only when nobody gave it a logger", () => {
-  const imported = importsOf("src/main/logger.ts").filter(({ specifier }) => specifier === "winston");
+  const imported = importsOf("src/main/observe/logger.ts").filter(({ specifier }) => specifier === "winston");
   assert.ok(imported.length > 0 && imported.every(({ isType, isDynamic }) => isType || isDynamic));
 });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
-import { ArrayMap } from "../src/common/array-map.js";
+import { ArrayMap } from "../src/core/array-map.js";
 
 test("whatever comes and goes, an ArrayMap holds what a Map holds", () => {
   const step = fc.record({ key: fc.integer({ min: 0, max: 9 }), value: fc.string() });

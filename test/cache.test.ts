@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { SharedClient, type SharedClientOptions } from "../src/common/cache.js";
-import type { Client } from "../src/common/client.js";
+import { SharedClient, type SharedClientOptions } from "../src/clients/shared-client.js";
+import type { Client } from "../src/connection/client.js";
 import { code } from "./support/manage.js";
 import { gate, type Gate } from "./support/gate.js";
 

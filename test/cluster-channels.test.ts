@@ -2,11 +2,11 @@ import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { test } from "node:test";
 import { Command } from "ioredis";
-import { type AskedChannel, AskedChannels } from "../src/common/asked-channels.js";
-import { ClusterChannels } from "../src/common/cluster-channels.js";
-import type { ClusterNodes, Node } from "../src/common/cluster-nodes.js";
-import type { Handle } from "../src/common/handle.js";
-import type { SlotMap } from "../src/common/slot-map.js";
+import { type AskedChannel, AskedChannels } from "../src/commands/asked-channels.js";
+import { ClusterChannels } from "../src/cluster/channels.js";
+import type { ClusterNodes, Node } from "../src/cluster/nodes.js";
+import type { Handle } from "../src/commands/handle.js";
+import type { SlotMap } from "../src/cluster/slot-map.js";
 import { eventually, gate } from "./support/gate.js";
 
 /** The node's part in what happens between a subscription and its answer, which no real one can be made to play in time. */

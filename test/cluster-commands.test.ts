@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Command } from "ioredis";
-import { redirectionOf, refusedInCluster } from "../src/common/cluster-commands.js";
-import { NodeBreakers } from "../src/common/node-breakers.js";
+import { redirectionOf, refusedInCluster } from "../src/cluster/commands.js";
+import { NodeBreakers } from "../src/gate/node-breakers.js";
 
 test("a redirection names slot, host and port, whatever kind of address it is", () => {
   assert.deepEqual(told("MOVED 3999 127.0.0.1:6381"), [true, 3999, "127.0.0.1", 6381]);

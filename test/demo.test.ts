@@ -9,7 +9,7 @@ import { Progress } from "../workers/demo/progress.js";
 import { chooseQueries, sampleRows } from "../workers/demo/queries.js";
 import { VectorFileWriter } from "../workers/demo/vector-file.js";
 import { VECTORS_FILE } from "../workers/demo/vectors-source.js";
-import { noopLogger } from "../src/common/log.js";
+import { noopLogger } from "../src/core/log.js";
 import { startRedis } from "./support/redis-server.js";
 
 const WORDS = 1_200;

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
 import { MessagePort } from "node:worker_threads";
 import type { ConnectionManager, ManagerOptions } from "../src/index.js";
-import { Pace } from "../src/main/pace.js";
+import { Pace } from "../src/main/dispatch/cost-estimator.js";
 import type * as Tasks from "./fixtures/tasks.js";
 import { eventually } from "./support/gate.js";
 import { code, fixture, manage } from "./support/manage.js";

@@ -3,10 +3,10 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import { loadConfig } from "../src/common/env.js";
-import { ConfigInvalidError } from "../src/common/errors.js";
-import { OPTION_PATHS, variableOf } from "../src/common/option-table.js";
-import type { Config, ConnectOptions } from "../src/common/options.js";
+import { loadConfig } from "../src/config/env.js";
+import { ConfigInvalidError } from "../src/core/errors.js";
+import { OPTION_PATHS, variableOf } from "../src/config/option-table.js";
+import type { Config, ConnectOptions } from "../src/config/options.js";
 
 test("options beat the environment, which beats .env, which beats the config file", (t) => {
   const cwd = folder(t, {

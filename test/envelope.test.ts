@@ -3,9 +3,9 @@ import { test } from "node:test";
 import { runInNewContext } from "node:vm";
 import * as fc from "fast-check";
 import { ReplyError } from "ioredis";
-import { fromErrorData, toErrorData } from "../src/common/envelope.js";
-import { ERROR_CLASSES, ReplyLostError, TaskAbortedError } from "../src/common/errors.js";
-import { uncloneablePath } from "../src/common/uncloneable.js";
+import { fromErrorData, toErrorData } from "../src/link/error-serialization.js";
+import { ERROR_CLASSES, ReplyLostError, TaskAbortedError } from "../src/core/errors.js";
+import { uncloneablePath } from "../src/link/uncloneable.js";
 
 /** To data, over a channel, and back. */
 function across(error: unknown): Error & Record<string, unknown> {

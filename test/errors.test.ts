@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ConnectFailedError, ERROR_CLASSES, RedthreadError, ReplyLostError } from "../src/common/errors.js";
+import { ConnectFailedError, ERROR_CLASSES, RedthreadError, ReplyLostError } from "../src/core/errors.js";
 
 test("every class has a code of its own, the one its name says", () => {
   const codes = ERROR_CLASSES.map((made) => new made("why").code);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Worker } from "node:worker_threads";
 import * as fc from "fast-check";
-import { Ledger, LEDGER_FIELDS, LedgerRow, LedgerTotals } from "../src/common/ledger.js";
+import { Ledger, LEDGER_FIELDS, LedgerRow, LedgerTotals } from "../src/link/ledger.js";
 import { eventually } from "./support/gate.js";
 
 test("each field of each row is a number of its own", () => {
@@ -34,7 +34,7 @@ test("a row comes empty to its next thread", () => {
 test("what a thread notes is read while that thread is blocked", async (t) => {
   const ledger = new Ledger(1);
   const row = ledger.take();
-  const url = new URL("../src/common/ledger.js", import.meta.url).href;
+  const url = new URL("../src/link/ledger.js", import.meta.url).href;
   const code = `
     const { workerData: { url, buffer, row } } = require("node:worker_threads");
     import(url).then(({ LedgerRow }) => { new LedgerRow(buffer, row).add("acquires", 7); for (;;); });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { LoadQueue } from "../src/main/load-queue.js";
+import { LoadQueue } from "../src/main/threads/start-limiter.js";
 
 /** The threads whose turn has come, in order. */
 function watched(queue: LoadQueue<string>, names: readonly string[]): string[] {

@@ -4,10 +4,10 @@ import { PassThrough, Writable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import { CommandTimeoutError } from "../src/common/errors.js";
-import { isLogged, LOG_LEVELS, noopLogger } from "../src/common/log.js";
-import type { LogConfig } from "../src/common/options.js";
-import { createLogger, type ClosableLogger } from "../src/main/logger.js";
+import { CommandTimeoutError } from "../src/core/errors.js";
+import { isLogged, LOG_LEVELS, noopLogger } from "../src/core/log.js";
+import type { LogConfig } from "../src/config/options.js";
+import { createLogger, type ClosableLogger } from "../src/main/observe/logger.js";
 
 const JSON_INFO: LogConfig = { level: "info", format: "json" };
 
@@ -144,7 +144,7 @@ test("a log reader that has gone away breaks nobody", async () => {
 
 test("everything reaches a pipe on stderr, and nothing stdout, when the process exits right after close", async () => {
   const program = `
-    const { createLogger } = await import(${JSON.stringify(new URL("../src/main/logger.js", import.meta.url).href)});
+    const { createLogger } = await import(${JSON.stringify(new URL("../src/main/observe/logger.js", import.meta.url).href)});
     const logger = createLogger({ level: "debug", format: "json" });
     for (let n = 0; n < 5000; n++) logger.debug("line", { n });
     await logger.close();

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { cached, threadCached, type DisposeReason } from "../src/common/memo.js";
+import { cached, threadCached, type DisposeReason } from "../src/core/memo.js";
 
 test("a value is computed once and handed out until its ttl is over", async () => {
   let now = 0;
@@ -190,7 +190,7 @@ test("a bound or a ttl that makes no sense is refused at once", () => {
 });
 
 test("a thread's cache has no ttl, and is one per name, also for another copy of the package", async () => {
-  const copy: string = "../src/common/memo.js?another-copy";
+  const copy: string = "../src/core/memo.js?another-copy";
   const other: { threadCached: typeof threadCached } = await import(copy);
   assert.notEqual(other.threadCached, threadCached);
   const mine = threadCached(() => ({ from: "mine" }), { name: "memo.test" });

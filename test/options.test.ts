@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
-import { availableCores } from "../src/common/cores.js";
-import { loadConfig } from "../src/common/env.js";
-import { ConfigInvalidError } from "../src/common/errors.js";
-import { OPTION_PATHS, variableOf } from "../src/common/option-table.js";
-import { freezeConfig, type Config, type ConnectOptions, type ManagerOptions } from "../src/common/options.js";
+import { availableCores } from "../src/config/cores.js";
+import { loadConfig } from "../src/config/env.js";
+import { ConfigInvalidError } from "../src/core/errors.js";
+import { OPTION_PATHS, variableOf } from "../src/config/option-table.js";
+import { freezeConfig, type Config, type ConnectOptions, type ManagerOptions } from "../src/config/options.js";
 
 test("without options everything has the documented default", () => {
   assert.deepEqual(load({ threads: { count: 3 } }), {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Writable } from "node:stream";
 import { test, type TestContext } from "node:test";
-import { sendThroughOutbox } from "../src/common/outbox.js";
+import { sendThroughOutbox } from "../src/commands/write-coalescer.js";
 
 /** A stream that keeps each of the writes which reach it, at a time that stands still unless the test moves it. */
 function recording(t: TestContext): {

@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
-import { permissionFlags } from "../src/common/permissions.js";
+import { permissionFlags } from "../src/core/permissions.js";
 import { connRetry, type ManagerOptions } from "../src/index.js";
 import { leakCheck } from "./support/leak-check.js";
 import { Program } from "./support/program.js";

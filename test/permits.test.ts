@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { Worker } from "node:worker_threads";
-import { Permits, type PermitKind } from "../src/common/permits.js";
+import { Permits, type PermitKind } from "../src/gate/shared-semaphore.js";
 import { eventually } from "./support/gate.js";
 
 function makePermits(count: number, slots = 3): Permits[] {
@@ -77,7 +77,7 @@ test("who waits in a thread that is blocked is passed by, and keeps its place fo
   const other = new Permits(cells, { slots: 2, count: 1, slot: 1 });
   const release = await other.acquire("main");
   const blocked = new Int32Array(new SharedArrayBuffer(8));
-  const url = new URL("../src/common/permits.js", import.meta.url).href;
+  const url = new URL("../src/gate/shared-semaphore.js", import.meta.url).href;
   const source = `
     setInterval(() => {}, 1_000); // what it waits for keeps no thread alive
     const { workerData: { url, cells, blocked } } = require("node:worker_threads");
@@ -111,7 +111,7 @@ test("what a blocked thread holds goes to who waits, if it is for something brie
   const cells = new Int32Array(new SharedArrayBuffer(4 * Permits.cells(2, 1)));
   const other = new Permits(cells, { ...options, slot: 1 });
   const blocked = new Int32Array(new SharedArrayBuffer(8));
-  const url = new URL("../src/common/permits.js", import.meta.url).href;
+  const url = new URL("../src/gate/shared-semaphore.js", import.meta.url).href;
   const source = `
     setInterval(() => {}, 1_000);
     const { workerData: { url, cells, blocked, options } } = require("node:worker_threads");

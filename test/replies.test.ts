@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { errorCode } from "../src/common/log.js";
-import { classifyReply, isServed, replyCode } from "../src/common/replies.js";
+import { errorCode } from "../src/core/log.js";
+import { classifyReply, isServed, replyCode } from "../src/core/replies.js";
 
 function reply(message: string, fields: object = {}): Error {
   return Object.assign(new Error(message), { name: "ReplyError" }, fields);

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { AuthFailedError, NotSentError, ReplyLostError } from "../src/common/errors.js";
-import type { LogFields, Logger } from "../src/common/log.js";
-import { connRetry, type RetryOptions } from "../src/common/retry.js";
+import { AuthFailedError, NotSentError, ReplyLostError } from "../src/core/errors.js";
+import type { LogFields, Logger } from "../src/core/log.js";
+import { connRetry, type RetryOptions } from "../src/core/retry.js";
 
 test("a function that fails and then succeeds is called until it succeeds, with this and arguments kept", async () => {
   const { options, slept } = manual();

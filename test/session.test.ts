@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
-import { Logins } from "../src/common/logins.js";
-import type { RedisOptions } from "../src/common/options.js";
+import { Logins } from "../src/connection/logins.js";
+import type { RedisOptions } from "../src/config/options.js";
 import { eventually } from "./support/gate.js";
 import { openClient, rejection } from "./support/make-client.js";
 import { code } from "./support/manage.js";

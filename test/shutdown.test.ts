@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
-import type { SharedClient } from "../src/common/cache.js";
-import { noopLogger } from "../src/common/log.js";
+import type { SharedClient } from "../src/clients/shared-client.js";
+import { noopLogger } from "../src/core/log.js";
 import type { ManagerOptions, ShutdownReport } from "../src/index.js";
-import type { Dispatcher } from "../src/main/dispatcher.js";
+import type { Dispatcher } from "../src/main/dispatch/dispatcher.js";
 import { shutDown } from "../src/main/shutdown.js";
-import type { Threads } from "../src/main/threads.js";
+import type { Threads } from "../src/main/threads/threads.js";
 import type * as ClosingTasks from "./fixtures/closing-tasks.js";
 import type { ServiceArgument } from "./fixtures/service.js";
 import { ABRUPT } from "./support/ending.js";

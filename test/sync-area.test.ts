@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { SyncArea } from "../src/common/sync-area.js";
+import { SyncArea } from "../src/link/sync-area.js";
 
 test("the number of a request wraps as the memory does, and is answered", () => {
   const caller = new SyncArea(SyncArea.buffer());

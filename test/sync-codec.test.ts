@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
-import { readSync, SyncWriter } from "../src/common/sync-codec.js";
+import { readSync, SyncWriter } from "../src/link/sync-codec.js";
 
 /** Shared memory too small for most of what is written, and large enough for some. */
 const memory = Buffer.from(new SharedArrayBuffer(256));

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Ledger } from "../src/common/ledger.js";
-import { Job, type RunOptions } from "../src/main/job.js";
-import { Load } from "../src/main/load.js";
-import { type Expected, Pace } from "../src/main/pace.js";
-import { TaskQueue } from "../src/main/task-queue.js";
-import { Thread } from "../src/main/thread.js";
+import { Ledger } from "../src/link/ledger.js";
+import { Job, type RunOptions } from "../src/main/dispatch/task-run.js";
+import { Load } from "../src/main/dispatch/thread-work.js";
+import { type Expected, Pace } from "../src/main/dispatch/cost-estimator.js";
+import { TaskQueue } from "../src/main/dispatch/task-queue.js";
+import { Thread } from "../src/main/threads/thread.js";
 
 function job(name: string, id: number, options: RunOptions = {}): Job {
   return new Job(id, name, undefined, options, { resolve() {}, reject() {} });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { mock, test, type TestContext } from "node:test";
-import { abortable, monotonic, sleep, within } from "../src/common/time.js";
+import { abortable, monotonic, sleep, within } from "../src/core/time.js";
 
 const never = new Promise<never>(() => {});
 const timeout = (): Error => new Error("timed out");

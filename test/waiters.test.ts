@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Waiters } from "../src/common/waiters.js";
+import { Waiters } from "../src/pool/acquire-queue.js";
 import { Program } from "./support/program.js";
 
 const waiters = (): Waiters<string> =>

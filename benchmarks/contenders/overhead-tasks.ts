@@ -1,8 +1,8 @@
 import { getHeapStatistics } from "node:v8";
-import { acquireChannel, executionChannel, leaseChannel } from "../../src/common/channels.js";
-import { Deadlines } from "../../src/common/deadlines.js";
-import { Ledger } from "../../src/common/ledger.js";
-import { monotonic } from "../../src/common/time.js";
+import { acquireChannel, executionChannel, leaseChannel } from "../../src/core/channels.js";
+import { Deadlines } from "../../src/core/deadlines.js";
+import { Ledger } from "../../src/link/ledger.js";
+import { monotonic } from "../../src/core/time.js";
 
 const COMMAND_TIMEOUT_MS = 5_000;
 

@@ -8,8 +8,8 @@ import {
   Worker,
   type WorkerOptions,
 } from "bullmq";
-import { ConfigInvalidError } from "../common/errors.js";
-import { within } from "../common/time.js";
+import { ConfigInvalidError } from "../core/errors.js";
+import { within } from "../core/time.js";
 import type { ConnectionManager, RunOptions, TaskName } from "../index.js";
 import type { InProcess } from "../testing.js";
 import { JobReports } from "./job-reports.js";

@@ -1,4 +1,5 @@
 import type { FastifyInstance } from "fastify";
+import { within } from "../core/time.js";
 import {
   type AnyTasks,
   ConfigInvalidError,
@@ -6,7 +7,6 @@ import {
   ConnectionManager,
   type ManagerOptions,
 } from "../index.js";
-import { within } from "../common/time.js";
 
 /**
  * The types of your tasks, for `fastify.redthread.run`: in your own code,

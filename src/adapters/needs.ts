@@ -1,4 +1,4 @@
-import { ConfigInvalidError } from "../common/errors.js";
+import { ConfigInvalidError } from "../core/errors.js";
 
 /**
  * npm may install redthread beside any version of another library, or a service could not use redthread without the

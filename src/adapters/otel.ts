@@ -29,8 +29,8 @@ import {
   taskChannel,
   type TaskMessage,
   type TraceContext,
-} from "../common/channels.js";
-import { errorCode } from "../common/log.js";
+} from "../core/channels.js";
+import { errorCode } from "../core/log.js";
 import { listen, type Listeners } from "./listen.js";
 import {
   Bounded,

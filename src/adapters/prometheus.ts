@@ -1,7 +1,7 @@
 import { types } from "node:util";
 import { Counter, Gauge, Histogram, register as globalRegistry, Registry } from "prom-client";
-import { taskChannel, type TaskMessage, type TraceContext } from "../common/channels.js";
-import { ConfigInvalidError } from "../common/errors.js";
+import { taskChannel, type TaskMessage, type TraceContext } from "../core/channels.js";
+import { ConfigInvalidError } from "../core/errors.js";
 import { listen } from "./listen.js";
 import { Bounded, knownName, MANAGER, type Measure, MEASURES, type Observed, type Sample } from "./measures.js";
 import { needs } from "./needs.js";

@@ -1,10 +1,10 @@
-import { connect, disconnect } from "../common/connect.js";
-import { loadConfig } from "../common/env.js";
-import { ForeignError } from "../common/foreign.js";
-import type { RedisHandle } from "../common/ioredis.js";
-import { errorCode } from "../common/log.js";
-import { connectionName } from "../common/names.js";
-import type { Config, ConnectOptions } from "../common/options.js";
+import { connect, disconnect } from "../clients/connect.js";
+import type { RedisHandle } from "../commands/ioredis.js";
+import { loadConfig } from "../config/env.js";
+import type { Config, ConnectOptions } from "../config/options.js";
+import { ForeignError } from "../connection/foreign.js";
+import { errorCode } from "../core/log.js";
+import { connectionName } from "../core/names.js";
 import { type Check, CHECKS, type Finding, type Report } from "./finding.js";
 import { examineNodes } from "./nodes.js";
 import { judgeIdle, judgeInfo, measureLatency, tryPermissions } from "./server.js";

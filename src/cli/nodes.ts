@@ -1,10 +1,10 @@
-import { ownGate } from "../common/connect-gate.js";
-import { addressOf, translated } from "../common/endpoint.js";
-import { errorCode, noopLogger } from "../common/log.js";
-import { connectionName } from "../common/names.js";
-import { openClient } from "../common/open-client.js";
-import type { Config, Endpoint } from "../common/options.js";
-import { isUnknown } from "../common/replies.js";
+import { openClient } from "../clients/open-client.js";
+import { addressOf, translated } from "../config/endpoint.js";
+import type { Config, Endpoint } from "../config/options.js";
+import { errorCode, noopLogger } from "../core/log.js";
+import { connectionName } from "../core/names.js";
+import { isUnknown } from "../core/replies.js";
+import { ownGate } from "../gate/connect-gate.js";
 import type { Finding } from "./finding.js";
 
 const SINGLE = "is a single server";

@@ -1,7 +1,7 @@
-import { capacityOf } from "../common/capacity.js";
-import type { RedisHandle } from "../common/ioredis.js";
-import type { Config } from "../common/options.js";
-import { isReplyError, replyCode } from "../common/replies.js";
+import type { RedisHandle } from "../commands/ioredis.js";
+import { capacityOf } from "../config/capacity.js";
+import type { Config } from "../config/options.js";
+import { isReplyError, replyCode } from "../core/replies.js";
 import type { Finding } from "./finding.js";
 import { ms } from "./way.js";
 

@@ -1,12 +1,12 @@
 import { lookup } from "node:dns/promises";
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { connect as connectTls, type ConnectionOptions, type TLSSocket } from "node:tls";
-import { addressOf as where, serverName } from "../common/endpoint.js";
-import { foreignWord } from "../common/foreign.js";
-import { errorCode } from "../common/log.js";
-import type { Endpoint, RedisConfig } from "../common/options.js";
-import { Sentinels } from "../common/sentinels.js";
-import { within } from "../common/time.js";
+import { addressOf as where, serverName } from "../config/endpoint.js";
+import type { Endpoint, RedisConfig } from "../config/options.js";
+import { foreignWord } from "../connection/foreign.js";
+import { Sentinels } from "../connection/sentinels.js";
+import { errorCode } from "../core/log.js";
+import { within } from "../core/time.js";
 import type { Finding } from "./finding.js";
 
 /** A certificate that ends sooner is worth a warning. */

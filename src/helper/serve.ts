@@ -1,18 +1,18 @@
 import { type MessagePort, parentPort, workerData } from "node:worker_threads";
-import { ConnectGate, ownGate } from "../common/connect-gate.js";
-import { fromErrorData } from "../common/envelope.js";
-import { NotSentError, ShuttingDownError } from "../common/errors.js";
-import { LedgerRow } from "../common/ledger.js";
-import { isLogged, LOG_LEVELS, type Logger, noopLogger } from "../common/log.js";
-import { plainFields } from "../common/log-values.js";
-import { Logins } from "../common/logins.js";
-import { connectionName } from "../common/names.js";
-import type { OpenOptions } from "../common/open-client.js";
-import { type Config, freezeConfig } from "../common/options.js";
-import type { FromHelper, HelperData, SyncOpen, ToHelper, ToHelperFromCaller } from "../common/protocol.js";
-import { type Asked, BY_PORT, SyncArea } from "../common/sync-area.js";
-import { crossing, readSync, SyncWriter } from "../common/sync-codec.js";
-import { Line } from "./line.js";
+import type { OpenOptions } from "../clients/open-client.js";
+import { type Config, freezeConfig } from "../config/options.js";
+import { Logins } from "../connection/logins.js";
+import { NotSentError, ShuttingDownError } from "../core/errors.js";
+import { isLogged, LOG_LEVELS, type Logger, noopLogger } from "../core/log.js";
+import { plainFields } from "../core/log-values.js";
+import { connectionName } from "../core/names.js";
+import { ConnectGate, ownGate } from "../gate/connect-gate.js";
+import { fromErrorData } from "../link/error-serialization.js";
+import { LedgerRow } from "../link/ledger.js";
+import type { FromHelper, HelperData, SyncOpen, ToHelper, ToHelperFromCaller } from "../link/protocol.js";
+import { type Asked, BY_PORT, SyncArea } from "../link/sync-area.js";
+import { crossing, readSync, SyncWriter } from "../link/sync-codec.js";
+import { Line } from "./sync-connection.js";
 
 /** A helper's life: serves the requests of the thread that started it, until that one tells it to close, or ends. */
 export function serveCalls(): void {
@@ -152,7 +152,7 @@ interface Setup {
 async function setUp({ managed, threadId }: HelperData): Promise<Setup> {
   const role = "sync";
   if (!managed) {
-    const config = (await import("../common/env.js")).loadConfig();
+    const config = (await import("../config/env.js")).loadConfig();
     const name = connectionName(config.appName, role, threadId);
     return { config, options: { role, name, logger: noopLogger, gate: ownGate(config) } };
   }

@@ -1,7 +1,7 @@
-import { capacityOf } from "../common/capacity.js";
-import type { RedisHandle } from "../common/ioredis.js";
-import type { Logger } from "../common/log.js";
-import type { Config } from "../common/options.js";
+import type { RedisHandle } from "../commands/ioredis.js";
+import { capacityOf } from "../config/capacity.js";
+import type { Config } from "../config/options.js";
+import type { Logger } from "../core/log.js";
 
 /**
  * Warns when a Cluster has more nodes than the budget has places for: every thread, the primary and its rotation may need
@@ -10,7 +10,7 @@ import type { Config } from "../common/options.js";
 export async function warnOfFewPlaces(redis: RedisHandle, config: Config, logger: Logger): Promise<void> {
   const { threads, connections } = config;
   if (!config.redis.clusterNodes || connections.max === undefined) return;
-  const { clientOf } = await import("../common/open-client.js");
+  const { clientOf } = await import("../clients/open-client.js");
   const client = clientOf(redis);
   if (!client || !("nodes" in client)) return;
   const { nodes } = client;

@@ -1,11 +1,11 @@
-import type { OnResubscribed } from "../common/asked-channels.js";
-import { SharedClient } from "../common/cache.js";
-import type { ConnectGate } from "../common/connect-gate.js";
-import type { ConnectionState } from "../common/connection-state.js";
-import type { Logger } from "../common/log.js";
-import type { Logins } from "../common/logins.js";
-import { type ClientRole, connectionName } from "../common/names.js";
-import type { Config } from "../common/options.js";
+import { SharedClient } from "../clients/shared-client.js";
+import type { OnResubscribed } from "../commands/asked-channels.js";
+import type { Config } from "../config/options.js";
+import type { ConnectionState } from "../connection/connection-state.js";
+import type { Logins } from "../connection/logins.js";
+import type { Logger } from "../core/log.js";
+import { type ClientRole, connectionName } from "../core/names.js";
+import type { ConnectGate } from "../gate/connect-gate.js";
 
 export interface MainClientsOptions {
   readonly config: Config;
@@ -45,7 +45,7 @@ export class MainClients {
       ...lifetime,
       open: async (signal, mayBeAway) => {
         // Not at load: while ioredis is loaded here, the threads are loading theirs.
-        const { openClient } = await import("../common/open-client.js");
+        const { openClient } = await import("../clients/open-client.js");
         const name = connectionName(appName, role);
         const onState = this.#count.bind(this);
         const events = { onState, onResubscribed };

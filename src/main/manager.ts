@@ -1,28 +1,28 @@
-import { ConnectGate } from "../common/connect-gate.js";
-import { loadConfig } from "../common/env.js";
-import { sameError } from "../common/envelope.js";
-import { ShuttingDownError, TaskAbortedError } from "../common/errors.js";
-import type { RedisHandle } from "../common/ioredis.js";
-import { Ledger, LedgerTotals } from "../common/ledger.js";
-import type { Logger } from "../common/log.js";
-import type { AcquireOptions, CredentialsProvider, ManagerOptions } from "../common/options.js";
-import type { LogRecord, ThreadData } from "../common/protocol.js";
+import type { RedisHandle } from "../commands/ioredis.js";
+import { loadConfig } from "../config/env.js";
+import type { AcquireOptions, CredentialsProvider, ManagerOptions } from "../config/options.js";
+import { ShuttingDownError, TaskAbortedError } from "../core/errors.js";
+import type { Logger } from "../core/log.js";
+import { ConnectGate } from "../gate/connect-gate.js";
+import { sameError } from "../link/error-serialization.js";
+import { Ledger, LedgerTotals } from "../link/ledger.js";
+import type { LogRecord, ThreadData } from "../link/protocol.js";
 import { MainClients } from "./clients.js";
-import { dashboard, type DashboardOptions, type RequestHandler } from "./dashboard.js";
-import { Dispatcher } from "./dispatcher.js";
-import { badRunOptions, type RunOptions } from "./job.js";
-import { createLogger } from "./logger.js";
+import { Dispatcher } from "./dispatch/dispatcher.js";
+import { type MapOptions, type MapOutcome, mapTasks } from "./dispatch/task-map.js";
+import { badRunOptions, type RunOptions } from "./dispatch/task-run.js";
+import type { AnyTasks, TaskInput, TaskName, TaskResult } from "./dispatch/task-types.js";
+import { dashboard, type DashboardOptions, type RequestHandler } from "./observe/dashboard.js";
+import { createLogger } from "./observe/logger.js";
+import { collectStats, type Stats } from "./observe/stats.js";
 import { Readiness } from "./readiness.js";
 import { Recycler } from "./recycler.js";
 import { type ShutdownReport, shutDown } from "./shutdown.js";
 import { handleSignals } from "./signals.js";
-import { collectStats, type Stats } from "./stats.js";
 import { type OnMessage, type SubscribeOptions, Subscriptions } from "./subscriptions.js";
-import { type MapOptions, type MapOutcome, mapTasks } from "./task-map.js";
-import type { AnyTasks, TaskInput, TaskName, TaskResult } from "./task-types.js";
-import type { Thread } from "./thread.js";
-import { ThreadCredentials } from "./thread-credentials.js";
-import { Threads } from "./threads.js";
+import type { Thread } from "./threads/thread.js";
+import { ThreadCredentials } from "./threads/thread-credentials.js";
+import { Threads } from "./threads/threads.js";
 
 export interface Health {
   /** False once the shutdown is over. */

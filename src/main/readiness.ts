@@ -1,9 +1,9 @@
 import { setTimeout as pause } from "node:timers/promises";
-import type { SharedClient } from "../common/cache.js";
-import { ConfigInvalidError, ThreadStartFailedError } from "../common/errors.js";
-import { errorCode, type Logger } from "../common/log.js";
-import type { Config } from "../common/options.js";
-import { isRetryableError } from "../common/retry.js";
+import type { SharedClient } from "../clients/shared-client.js";
+import type { Config } from "../config/options.js";
+import { ConfigInvalidError, ThreadStartFailedError } from "../core/errors.js";
+import { errorCode, type Logger } from "../core/log.js";
+import { isRetryableError } from "../core/retry.js";
 import { warnOfFewClients, warnOfFewPlaces } from "./capacity.js";
 import { judgeRole } from "./role.js";
 

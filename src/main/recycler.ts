@@ -1,8 +1,8 @@
-import type { Logger } from "../common/log.js";
-import { within } from "../common/time.js";
-import type { Dispatcher } from "./dispatcher.js";
-import type { Thread } from "./thread.js";
-import type { Threads } from "./threads.js";
+import type { Logger } from "../core/log.js";
+import { within } from "../core/time.js";
+import type { Dispatcher } from "./dispatch/dispatcher.js";
+import type { Thread } from "./threads/thread.js";
+import type { Threads } from "./threads/threads.js";
 
 export interface RecyclerOptions {
   readonly count: number;

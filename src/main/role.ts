@@ -1,8 +1,8 @@
-import { misled } from "../common/foreign.js";
-import type { RedisHandle } from "../common/ioredis.js";
-import type { Logger } from "../common/log.js";
-import type { Config } from "../common/options.js";
-import { helloFields } from "../common/replies.js";
+import type { RedisHandle } from "../commands/ioredis.js";
+import type { Config } from "../config/options.js";
+import { misled } from "../connection/foreign.js";
+import type { Logger } from "../core/log.js";
+import { helloFields } from "../core/replies.js";
 
 /**
  * Warns of a server at which only some commands run: a replica, or a node of a Cluster that is taken for a single server. Which

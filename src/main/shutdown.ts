@@ -1,10 +1,10 @@
-import type { SharedClient } from "../common/cache.js";
-import { TaskAbortedError, type Outcome } from "../common/errors.js";
-import { errorCode, type Logger } from "../common/log.js";
-import type { ShutdownConfig } from "../common/options.js";
-import { monotonic, sleep, UNREAD_MS, within } from "../common/time.js";
-import type { Dispatcher } from "./dispatcher.js";
-import type { Threads } from "./threads.js";
+import type { SharedClient } from "../clients/shared-client.js";
+import type { ShutdownConfig } from "../config/options.js";
+import { TaskAbortedError, type Outcome } from "../core/errors.js";
+import { errorCode, type Logger } from "../core/log.js";
+import { monotonic, sleep, UNREAD_MS, within } from "../core/time.js";
+import type { Dispatcher } from "./dispatch/dispatcher.js";
+import type { Threads } from "./threads/threads.js";
 
 export interface ShutdownReport {
   /** What `shutdown` was called with, or the signal's name. */

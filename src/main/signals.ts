@@ -1,6 +1,6 @@
 import { constants } from "node:os";
 import type { ShutdownReport } from "./shutdown.js";
-import { Threads } from "./threads.js";
+import { Threads } from "./threads/threads.js";
 
 const SIGNALS = ["SIGTERM", "SIGINT"] as const;
 type Signal = (typeof SIGNALS)[number];

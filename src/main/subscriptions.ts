@@ -1,11 +1,11 @@
 import { AsyncResource } from "node:async_hooks";
 import { types } from "node:util";
-import type { AskedChannel, SubscribeName } from "../common/asked-channels.js";
-import type { SharedClient } from "../common/cache.js";
-import { ConfigInvalidError } from "../common/errors.js";
-import { errorCode, type Logger } from "../common/log.js";
-import type { RedisHandle } from "../common/ioredis.js";
-import { unknownOption } from "../common/suggest.js";
+import type { SharedClient } from "../clients/shared-client.js";
+import type { AskedChannel, SubscribeName } from "../commands/asked-channels.js";
+import type { RedisHandle } from "../commands/ioredis.js";
+import { ConfigInvalidError } from "../core/errors.js";
+import { errorCode, type Logger } from "../core/log.js";
+import { unknownOption } from "../core/suggest.js";
 
 /** `channel`: the message's own, also with a pattern. */
 export type OnMessage<Message = string> = (message: Message, channel: string) => void;

@@ -1,16 +1,16 @@
 import { threadId } from "node:worker_threads";
-import { SharedClient } from "../common/cache.js";
-import type { ConnectionState } from "../common/connection-state.js";
-import { ConnectGate, ownGate } from "../common/connect-gate.js";
-import type { RedisHandle } from "../common/ioredis.js";
-import type { LedgerField, LedgerRow } from "../common/ledger.js";
-import type { Logger } from "../common/log.js";
-import type { Logins } from "../common/logins.js";
-import { type ClientRole, connectionName } from "../common/names.js";
-import { type AnyClient, openClient, type OpenOptions } from "../common/open-client.js";
-import type { Config, RetryConfig } from "../common/options.js";
-import { ClientPool, type CloseReason, type Lease } from "../common/pool.js";
-import { onAbort } from "../common/time.js";
+import { type AnyClient, openClient, type OpenOptions } from "../clients/open-client.js";
+import { SharedClient } from "../clients/shared-client.js";
+import type { RedisHandle } from "../commands/ioredis.js";
+import type { Config, RetryConfig } from "../config/options.js";
+import type { ConnectionState } from "../connection/connection-state.js";
+import type { Logins } from "../connection/logins.js";
+import type { Logger } from "../core/log.js";
+import { type ClientRole, connectionName } from "../core/names.js";
+import { onAbort } from "../core/time.js";
+import { ConnectGate, ownGate } from "../gate/connect-gate.js";
+import type { LedgerField, LedgerRow } from "../link/ledger.js";
+import { ClientPool, type CloseReason, type Lease } from "../pool/pool.js";
 
 export interface DedicatedLease extends AsyncDisposable {
   readonly redis: RedisHandle;

@@ -1,6 +1,6 @@
-import { noopLogger } from "../common/log.js";
+import { noopLogger } from "../core/log.js";
 import { ThreadClients } from "./clients.js";
-import { closeSync } from "./sync-registry.js";
+import { closeSync } from "./sync/sync-registry.js";
 
 interface Registry {
   clients: ThreadClients | undefined;
@@ -38,6 +38,6 @@ export async function closeCurrent(ms: number): Promise<void> {
 
 async function fromEnvironment(): Promise<ThreadClients> {
   // Only here: a thread with a manager never needs dotenv.
-  const { loadConfig } = await import("../common/env.js");
+  const { loadConfig } = await import("../config/env.js");
   return (registry.clients = new ThreadClients({ config: loadConfig(), logger: noopLogger }));
 }

@@ -1,7 +1,7 @@
-import type { LedgerRow } from "../common/ledger.js";
-import { isLogged, type LogFields, type Logger, type LogLevel } from "../common/log.js";
-import { plainFields } from "../common/log-values.js";
-import type { FromThread, LogRecord } from "../common/protocol.js";
+import { isLogged, type LogFields, type Logger, type LogLevel } from "../core/log.js";
+import { plainFields } from "../core/log-values.js";
+import type { LedgerRow } from "../link/ledger.js";
+import type { FromThread, LogRecord } from "../link/protocol.js";
 
 /** Records on their way or waiting; a manager that does not keep up costs memory in both threads. */
 const MAX_UNDER_WAY = 10_000;

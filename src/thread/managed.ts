@@ -1,5 +1,5 @@
 import type { MessagePort } from "node:worker_threads";
-import type { ManagedHelper } from "../common/protocol.js";
+import type { ManagedHelper } from "../link/protocol.js";
 
 /** What this thread's manager gave it that its helper needs too. */
 export interface Managed extends Omit<ManagedHelper, "port"> {

@@ -1,12 +1,12 @@
 import type { Transferable } from "node:worker_threads";
-import { toErrorData } from "../common/envelope.js";
-import { NotCloneableError } from "../common/errors.js";
-import { crossAlone } from "../common/lone-crossing.js";
-import { AS_IT_IS, type Make } from "../common/make.js";
-import { isPrimitive } from "../common/plain.js";
-import type { ErrorData, ResultsMessage } from "../common/protocol.js";
-import { copyIfSmall } from "../common/small-copy.js";
-import { isTooDeep, uncloneablePath } from "../common/uncloneable.js";
+import { NotCloneableError } from "../core/errors.js";
+import { isPrimitive } from "../core/plain.js";
+import { toErrorData } from "../link/error-serialization.js";
+import { crossAlone } from "../link/lone-crossing.js";
+import { AS_IT_IS, type Make } from "../link/make.js";
+import type { ErrorData, ResultsMessage } from "../link/protocol.js";
+import { copyIfSmall } from "../link/small-copy.js";
+import { isTooDeep, uncloneablePath } from "../link/uncloneable.js";
 
 /** A result that moves some of its buffers instead of copying them; made by `transfer`. */
 export class Transfer {

@@ -1,5 +1,5 @@
 import { MessageChannel, parentPort, workerData } from "node:worker_threads";
-import type { Hello, Serve, ThreadData } from "../common/protocol.js";
+import type { Hello, Serve, ThreadData } from "../link/protocol.js";
 import { Runtime } from "./runtime.js";
 
 /** A thread's whole life as one piscina task: says hello, serves its link, and settles when it has been closed. */

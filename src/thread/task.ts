@@ -1,14 +1,14 @@
 import { AsyncResource } from "node:async_hooks";
 import { threadId, type Transferable } from "node:worker_threads";
-import { executionChannel, type ExecutionMessage, Trace, type TraceContext } from "../common/channels.js";
-import { NotCloneableError, TaskAbortedError, TaskTimeoutError } from "../common/errors.js";
-import type { Logger } from "../common/log.js";
-import { crossAlone, type LoneCrossing } from "../common/lone-crossing.js";
-import { AS_IT_IS } from "../common/make.js";
-import { isPrimitive } from "../common/plain.js";
-import type { CancelReason, FromThread } from "../common/protocol.js";
-import { copyIfSmall } from "../common/small-copy.js";
-import { isTooDeep, uncloneablePath } from "../common/uncloneable.js";
+import { executionChannel, type ExecutionMessage, Trace, type TraceContext } from "../core/channels.js";
+import { NotCloneableError, TaskAbortedError, TaskTimeoutError } from "../core/errors.js";
+import type { Logger } from "../core/log.js";
+import { isPrimitive } from "../core/plain.js";
+import { crossAlone, type LoneCrossing } from "../link/lone-crossing.js";
+import { AS_IT_IS } from "../link/make.js";
+import type { CancelReason, FromThread } from "../link/protocol.js";
+import { copyIfSmall } from "../link/small-copy.js";
+import { isTooDeep, uncloneablePath } from "../link/uncloneable.js";
 import type { LogPort } from "./log-port.js";
 
 /** What a task gets beside its input. */

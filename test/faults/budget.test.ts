@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { ConnectGate } from "../../src/common/connect-gate.js";
+import { ConnectGate } from "../../src/gate/connect-gate.js";
 import type * as Tasks from "../fixtures/tasks.js";
 import { configFor } from "../support/fast-config.js";
 import { code, fixture, manage } from "../support/manage.js";

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { createServer, type AddressInfo } from "node:net";
 import { after, before, test } from "node:test";
 import type { ConnectionManager } from "../../src/index.js";
-import type { LogFields } from "../../src/common/log.js";
+import type { LogFields } from "../../src/core/log.js";
 import type * as Tasks from "../fixtures/tasks.js";
 import { eventually } from "../support/gate.js";
 import { hangUpOn } from "../support/hang-up.js";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { connRetry } from "../../src/common/retry.js";
+import { connRetry } from "../../src/core/retry.js";
 import { eventually } from "../support/gate.js";
 import { openClient, rejection, serverPerTest } from "../support/make-client.js";
 import { startProxy } from "../support/proxy.js";

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
 import { setTimeout } from "node:timers/promises";
-import type { Client } from "../../src/common/client.js";
-import type { CommandTimeoutError } from "../../src/common/errors.js";
+import type { Client } from "../../src/connection/client.js";
+import type { CommandTimeoutError } from "../../src/core/errors.js";
 import { blockLater } from "../support/block.js";
 import { eventually, gate } from "../support/gate.js";
 import { openClient, rejection } from "../support/make-client.js";

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
-import type { Client } from "../../src/common/client.js";
-import type { ClientRole } from "../../src/common/names.js";
-import type { RedisOptions } from "../../src/common/options.js";
+import type { Client } from "../../src/connection/client.js";
+import type { ClientRole } from "../../src/core/names.js";
+import type { RedisOptions } from "../../src/config/options.js";
 import { eventually } from "../support/gate.js";
 import { makeClient } from "../support/make-client.js";
 import { code } from "../support/manage.js";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test } from "node:test";
-import type { LogFields } from "../../src/common/log.js";
+import type { LogFields } from "../../src/core/log.js";
 import { blockLater } from "../support/block.js";
 import { ABRUPT, counted, ending, running, settled, shutsDownInTime, UNHURRIED } from "../support/ending.js";
 import { eventually } from "../support/gate.js";

@@ -1,6 +1,6 @@
 import type { TestContext } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
-import { ClientPool, type PoolFactory, type PoolOptions } from "../../src/common/pool.js";
+import { ClientPool, type PoolFactory, type PoolOptions } from "../../src/pool/pool.js";
 import { eventually, gate } from "./gate.js";
 
 /** Acquires, runs `fn`, gives back. */

@@ -1,5 +1,5 @@
-import type { Config } from "../../src/common/options.js";
-import { loadConfig } from "../../src/common/env.js";
+import type { Config } from "../../src/config/options.js";
+import { loadConfig } from "../../src/config/env.js";
 import type { RedisServer } from "./redis-server.js";
 
 type Overrides = Omit<NonNullable<Parameters<typeof loadConfig>[0]>, "env">;

@@ -1,6 +1,6 @@
 import type { TestContext } from "node:test";
 import { connect, disconnect } from "../../src/index.js";
-import type { RedisHandle } from "../../src/common/ioredis.js";
+import type { RedisHandle } from "../../src/commands/ioredis.js";
 import { fixture, manage } from "./manage.js";
 import { beginLeakCheck, leakCheck } from "./leak-check.js";
 import type { RedisServer } from "./redis-server.js";

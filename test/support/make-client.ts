@@ -1,8 +1,8 @@
 import { after, type TestContext } from "node:test";
-import { Client, type ClientOptions } from "../../src/common/client.js";
-import { ownGate } from "../../src/common/connect-gate.js";
-import { noopLogger } from "../../src/common/log.js";
-import type { RedisOptions, RetryConfig } from "../../src/common/options.js";
+import { Client, type ClientOptions } from "../../src/connection/client.js";
+import { ownGate } from "../../src/gate/connect-gate.js";
+import { noopLogger } from "../../src/core/log.js";
+import type { RedisOptions, RetryConfig } from "../../src/config/options.js";
 import { configFor } from "./fast-config.js";
 import { beginLeakCheck, leakCheck } from "./leak-check.js";
 import { startRedis, type RedisServer, type RedisServerOptions } from "./redis-server.js";

@@ -1,4 +1,4 @@
-import type { RedisHandle } from "../../src/common/ioredis.js";
+import type { RedisHandle } from "../../src/commands/ioredis.js";
 import type { Outcome, PipelineOutcome } from "./session-reference.js";
 import type { Act, Call } from "./session-steps.js";
 

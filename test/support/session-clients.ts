@@ -1,11 +1,11 @@
 import { randomUUID } from "node:crypto";
-import { Breaker } from "../../src/common/breaker.js";
-import { ConnectGate } from "../../src/common/connect-gate.js";
-import type { RedisHandle } from "../../src/common/ioredis.js";
-import { Ledger } from "../../src/common/ledger.js";
-import { Logins } from "../../src/common/logins.js";
-import { type AnyClient, clientOf, openClient } from "../../src/common/open-client.js";
-import type { Config } from "../../src/common/options.js";
+import { Breaker } from "../../src/gate/breaker.js";
+import { ConnectGate } from "../../src/gate/connect-gate.js";
+import type { RedisHandle } from "../../src/commands/ioredis.js";
+import { Ledger } from "../../src/link/ledger.js";
+import { Logins } from "../../src/connection/logins.js";
+import { type AnyClient, clientOf, openClient } from "../../src/clients/open-client.js";
+import type { Config } from "../../src/config/options.js";
 import { type DedicatedLease, ThreadClients } from "../../src/thread/clients.js";
 import { configFor } from "./fast-config.js";
 import { type Proxy, startProxy } from "./proxy.js";

@@ -1,4 +1,4 @@
-import type { RedisHandle } from "../../src/common/ioredis.js";
+import type { RedisHandle } from "../../src/commands/ioredis.js";
 import { eventually } from "./gate.js";
 import { Violation } from "./session-acts.js";
 import type { Others } from "./session-others.js";

@@ -1,4 +1,4 @@
-import type { RedisHandle } from "../../src/common/ioredis.js";
+import type { RedisHandle } from "../../src/commands/ioredis.js";
 import { eventually } from "./gate.js";
 import type { RedisServer } from "./redis-server.js";
 import { begin, Violation } from "./session-acts.js";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { RedisHandle } from "../../src/common/ioredis.js";
+import type { RedisHandle } from "../../src/commands/ioredis.js";
 import type { Cluster } from "../support/cluster.js";
 import { connected } from "../support/clustered.js";
 import { eventually } from "../support/gate.js";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { connect, disconnect } from "../../src/index.js";
-import type { RedisHandle } from "../../src/common/ioredis.js";
+import type { RedisHandle } from "../../src/commands/ioredis.js";
 import type { Cluster } from "../support/cluster.js";
 import { connected } from "../support/clustered.js";
 import { eventually } from "../support/gate.js";

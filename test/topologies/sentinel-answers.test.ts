@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { after, test, type TestContext } from "node:test";
-import { Client } from "../../src/common/client.js";
-import { ownGate, type ServerGate } from "../../src/common/connect-gate.js";
-import { noopLogger } from "../../src/common/log.js";
+import { Client } from "../../src/connection/client.js";
+import { ownGate, type ServerGate } from "../../src/gate/connect-gate.js";
+import { noopLogger } from "../../src/core/log.js";
 import { connect, type ConnectOptions, disconnect } from "../../src/index.js";
 import type * as Tasks from "../fixtures/topology-tasks.js";
 import { configFor } from "../support/fast-config.js";

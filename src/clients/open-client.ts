@@ -1,0 +1,55 @@
+import type { ClusterClient } from "../cluster/client.js";
+import type { ClusterOptions } from "../cluster/nodes.js";
+import type { RedisHandle } from "../commands/ioredis.js";
+import { Client } from "../connection/client.js";
+
+/** A client of one server, or of a Cluster. */
+export type AnyClient = Client | ClusterClient;
+export type OpenOptions = ClusterOptions;
+
+const clients = new WeakMap<object, AnyClient>();
+
+/** Makes clients that are not connected yet, as the options say where Redis is. Who has no Cluster, or no `keyPrefix`, does not load what it takes. */
+export async function clientMaker(options: OpenOptions, closeMs: number): Promise<() => AnyClient> {
+  const Cluster = options.redis.clusterNodes && (await import("../cluster/client.js")).ClusterClient;
+  const KeyPositions = options.redis.keyPrefix
+    ? (await import("../commands/key-positions.js")).KeyPositions
+    : undefined;
+  return () => {
+    const client = Cluster ? new Cluster(options, closeMs) : new Client({ ...options, KeyPositions });
+    clients.set(client.redis, client);
+    return client;
+  };
+}
+
+/**
+ * A connected client; after a failure or an abort nothing is left open. With `mayBeAway`, while the server is known to be away,
+ * one that seeks it: commands go by their own deadlines. A Cluster is not away for one node.
+ */
+export async function openClient(
+  options: OpenOptions,
+  closeMs: number,
+  signal?: AbortSignal,
+  mayBeAway = false,
+): Promise<AnyClient> {
+  const client = (await clientMaker(options, closeMs))();
+  if (!mayBeAway || !(client instanceof Client) || !options.gate.explain())
+    return connectOrClose(client, closeMs, signal);
+  client.seek();
+  return client;
+}
+
+export async function connectOrClose(client: AnyClient, closeMs: number, signal?: AbortSignal): Promise<AnyClient> {
+  try {
+    await client.connect(signal);
+    return client;
+  } catch (error) {
+    await client.close(closeMs);
+    throw error;
+  }
+}
+
+/** The client behind a handle, if it is one of ours. */
+export function clientOf(redis: RedisHandle): AnyClient | undefined {
+  return clients.get(redis);
+}

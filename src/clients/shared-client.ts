@@ -1,0 +1,207 @@
+import type { RedisHandle } from "../commands/ioredis.js";
+import type { ConnectionState } from "../connection/connection-state.js";
+import { outside, rotationChannel } from "../core/channels.js";
+import { ShuttingDownError } from "../core/errors.js";
+import { abortable, monotonic, sleep } from "../core/time.js";
+import type { AnyClient } from "./open-client.js";
+
+/** A handle from `get()` is good for its turn and this long after a rotation began. */
+const GRACE_MS = 1_000;
+
+export interface SharedClientOptions {
+  /**
+   * A connected client, or its error; nothing is left open by a failure or an abort. The first one (`mayBeAway`) need not be
+   * connected yet where Redis is known to be away.
+   */
+  readonly open: (signal: AbortSignal, mayBeAway: boolean) => Promise<AnyClient>;
+  /** How long a client is handed out before another takes its place. Default Infinity. */
+  readonly ttlMs?: number;
+  /** Share of the ttl by which each one varies. Default 0. */
+  readonly jitter?: number;
+  /** For closing a client that was replaced. */
+  readonly closeMs: number;
+  /** A client that heard nothing for this long is asked for a PING before it is handed out. */
+  readonly idleCheckMs: number;
+  readonly onHit?: (() => void) | undefined;
+}
+
+interface Entry {
+  readonly client: AnyClient;
+  readonly handle: Promise<RedisHandle>;
+  readonly openedAt: number;
+  expiresAt: number;
+  users: number;
+  handedOutAt: number;
+  unused?: () => void;
+}
+
+/**
+ * One client shared by all callers: opened once however many ask, failures not kept, replaced without a gap when its
+ * ttl is over, and the old one closed after its last user.
+ */
+export class SharedClient {
+  readonly #options: SharedClientOptions;
+  readonly #life = new AbortController();
+  #current: Entry | undefined;
+  /** The current one's, fresh when this loop turn asked first: time passes, and bytes come, between turns only. */
+  #checked: Promise<RedisHandle> | undefined;
+  readonly #forget = (): void => void (this.#checked = undefined);
+  #opening: Promise<Entry> | undefined;
+  #rotating: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
+  #retiring: Entry | undefined;
+  #rotations = 0;
+
+  constructor(options: SharedClientOptions) {
+    this.#options = options;
+  }
+
+  get state(): ConnectionState {
+    if (this.#closing) return "closed";
+    return this.#current?.client.state ?? (this.#opening ? "connecting" : "disconnected");
+  }
+
+  get areSubscriptionsBack(): boolean {
+    return this.#current?.client.areSubscriptionsBack ?? true;
+  }
+
+  get ageMs(): number {
+    return this.#current ? monotonic() - this.#current.openedAt : 0;
+  }
+
+  get rotations(): number {
+    return this.#rotations;
+  }
+
+  /**
+   * The current client's handle, checked: use it in this turn and the second after it. While Redis is away it is given
+   * all the same, and each command goes by its own deadline. The errors are those of the first connect.
+   * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, `signal.reason`
+   */
+  get(signal?: AbortSignal): Promise<RedisHandle> {
+    const checked = this.#checked ?? this.#checkOnce();
+    if (checked) {
+      this.#options.onHit?.();
+      return checked;
+    }
+    return this.#borrow(signal).then((borrowed) => {
+      borrowed.handedOutAt = monotonic();
+      giveBack(borrowed);
+      return borrowed.handle;
+    });
+  }
+
+  /** Of the current entry, if it needs neither a PING nor a rotation: known until the end of this turn. */
+  #checkOnce(): Promise<RedisHandle> | undefined {
+    const entry = this.#current;
+    const now = monotonic();
+    if (!entry || now >= entry.expiresAt || !entry.client.isFresh(this.#options.idleCheckMs, now)) return undefined;
+    entry.handedOutAt = now;
+    setImmediate(this.#forget);
+    return (this.#checked = entry.handle);
+  }
+
+  /** Runs `fn` with the current client, which stays open until `fn` is done, however many rotations that takes. */
+  async use<T>(fn: (redis: RedisHandle) => Promise<T>, signal?: AbortSignal): Promise<T> {
+    const entry = await this.#borrow(signal);
+    try {
+      return await fn(entry.client.redis);
+    } finally {
+      giveBack(entry);
+    }
+  }
+
+  /** Refuses new callers and closes every client, also one that is still connecting; within `ms`, never rejects. */
+  close(ms: number): Promise<void> {
+    return (this.#closing ??= this.#close(ms));
+  }
+
+  async #borrow(signal?: AbortSignal): Promise<Entry> {
+    this.#life.signal.throwIfAborted();
+    signal?.throwIfAborted();
+    if (!this.#current) await abortable(this.#openOnce(), signal);
+    const entry = this.#current!;
+    entry.users++; // counted in the turn that chose it, before a rotation can retire it
+    try {
+      // One that is away will have a new connection anyway.
+      if (monotonic() >= entry.expiresAt && entry.client.isAlive()) this.#rotateOnce();
+      await this.#check(entry.client, signal);
+      return entry;
+    } catch (error) {
+      giveBack(entry);
+      throw error;
+    }
+  }
+
+  async #check(client: AnyClient, signal?: AbortSignal): Promise<void> {
+    if (client.isAlive() && !client.isFresh(this.#options.idleCheckMs)) await abortable(client.check(), signal);
+    else this.#options.onHit?.();
+    this.#life.signal.throwIfAborted();
+    // It seeks its lost connection for as long as that takes: only one that has given up is connected here.
+    if (client.state === "disconnected") await client.connect(signal);
+  }
+
+  #openOnce(): Promise<Entry> {
+    return (this.#opening ??= this.#open()
+      .then((entry) => (this.#current = entry))
+      .finally(() => (this.#opening = undefined)));
+  }
+
+  async #open(): Promise<Entry> {
+    const { open, ttlMs = Infinity, jitter = 0, closeMs } = this.#options;
+    const client = await outside(open, this.#life.signal, this.#current === undefined);
+    if (this.#life.signal.aborted) {
+      await client.close(closeMs);
+      throw this.#life.signal.reason;
+    }
+    const openedAt = monotonic();
+    const expiresAt = openedAt + ttlMs * (1 - jitter * Math.random());
+    return { client, handle: Promise.resolve(client.redis), openedAt, expiresAt, users: 0, handedOutAt: 0 };
+  }
+
+  /** One at a time, retirement included: there are never more than two clients. */
+  #rotateOnce(): void {
+    this.#rotating ??= this.#rotate()
+      .catch(() => {}) // logged by the attempt itself; the old client serves on and the next caller tries again
+      .finally(() => (this.#rotating = undefined));
+  }
+
+  async #rotate(): Promise<void> {
+    const startedAt = monotonic();
+    const fresh = await this.#open();
+    const old = this.#current;
+    this.#current = fresh;
+    this.#checked = undefined;
+    this.#rotations++;
+    if (rotationChannel.hasSubscribers) {
+      const { openedAt } = fresh;
+      rotationChannel.publish({ durationMs: openedAt - startedAt, ageMs: openedAt - (old?.openedAt ?? openedAt) });
+    }
+    if (old) await this.#retire(old);
+  }
+
+  async #retire(entry: Entry): Promise<void> {
+    this.#retiring = entry;
+    const closed = this.#life.signal;
+    if (entry.users > 0) {
+      const unused = new Promise<void>((resolve) => (entry.unused = resolve));
+      await abortable(unused, closed).catch(() => {}); // closing ends the wait
+    }
+    const graceLeftMs = entry.handedOutAt === 0 ? 0 : entry.handedOutAt + GRACE_MS - monotonic();
+    if (graceLeftMs > 0) await sleep(graceLeftMs, closed).catch(() => {}); // likewise
+    await entry.client.close(this.#options.closeMs);
+    this.#retiring = undefined;
+  }
+
+  async #close(ms: number): Promise<void> {
+    this.#checked = undefined;
+    this.#life.abort(new ShuttingDownError("the shared client is closed: this process or thread is shutting down"));
+    await Promise.all([this.#current?.client.close(ms), this.#retiring?.client.close(ms)]);
+    await this.#opening?.catch(() => {}); // its failure belongs to those who asked
+    await this.#rotating;
+  }
+}
+
+function giveBack(entry: Entry): void {
+  if (--entry.users === 0) entry.unused?.();
+}

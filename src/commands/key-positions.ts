@@ -1,0 +1,337 @@
+import { AsyncResource } from "node:async_hooks";
+import type { RedisConfig } from "../config/options.js";
+import { Deadlines } from "../core/deadlines.js";
+import { CircuitOpenError, CommandRefusedError } from "../core/errors.js";
+import { Fifo } from "../core/fifo.js";
+import { classifyReply, isReplyError, replyCode } from "../core/replies.js";
+import { sleep } from "../core/time.js";
+import type { CommandErrors } from "./command-errors.js";
+import { dueAt, DueTimes, restartTime } from "./due.js";
+import { isInTable, type QueuedCommand } from "./ioredis.js";
+
+type Argument = string | Buffer;
+
+export interface KeyPositionsOptions {
+  readonly redis: RedisConfig;
+  readonly errors: CommandErrors;
+  /** COMMAND with these arguments, its answer as bytes. Refuses the command that it is about where nothing can be asked. */
+  readonly ask: (command: QueuedCommand, ...args: Argument[]) => Promise<unknown>;
+  /** A command that has waited here goes on. */
+  readonly send: (command: QueuedCommand) => unknown;
+  /** They were not sent. */
+  readonly onTurnedAway?: (commands: readonly QueuedCommand[]) => void;
+}
+
+/** Where the keys of a command are, as COMMAND INFO tells; its first argument is number 1. */
+interface Positions {
+  readonly first: number;
+  /** Counted from the end, if it is negative. */
+  readonly last: number;
+  readonly step: number;
+  /** Only COMMAND GETKEYS can find them. */
+  readonly areMovable: boolean;
+  readonly bySubcommand: ReadonlyMap<string, Positions>;
+}
+
+/** A command, or a whole pipeline. */
+interface Order {
+  readonly commands: readonly QueuedCommand[];
+  readonly send: () => void;
+  readonly reject: (error: Error) => void;
+}
+
+interface Waiting extends Order {
+  /** For a tracer it is sent by its caller, not by the answer that it waited for. */
+  readonly caller: AsyncResource;
+  state: "asking" | "ready" | "rejected";
+}
+
+/** A service that passes outside input to `call()` must not be able to grow the table of names without end. */
+const MAX_NAMES = 1_000;
+/** After a question that was lost with its connection. */
+const RETRY_MS = 100;
+/** Calls of one turn are due together: sent in its last moment the second would only be in doubt. */
+const TOGETHER_MS = 1;
+/** Takes the place of an argument that may be a key or not. */
+const PROBE = "redthread: is this a key?";
+
+/**
+ * Finds the keys of commands that ioredis' table does not know, such as those of modules: ioredis would give them no
+ * prefix and no node of a Cluster. The server is asked where they are, once for each name. A command that needs the answer
+ * waits for it here, and what is sent after it waits behind it, so that the order stays.
+ */
+export class KeyPositions {
+  readonly #options: KeyPositionsOptions;
+  /** By name: "table" if ioredis finds the keys, "untold" if the server was asked, so far in vain. */
+  readonly #known = new Map<string, Positions | "table" | "untold">();
+  readonly #asking = new Map<string, Promise<Positions | undefined>>();
+  readonly #waiting = new Fifo<Waiting>();
+  readonly #due: DueTimes;
+  readonly #deadlines: Deadlines;
+  readonly #life = new AbortController();
+
+  constructor(options: KeyPositionsOptions) {
+    this.#options = options;
+    const { commandTimeoutMs } = options.redis;
+    this.#due = new DueTimes(commandTimeoutMs);
+    this.#deadlines = new Deadlines({
+      expire: ({ cutoff }) => this.#expire(cutoff),
+      graceMs: commandTimeoutMs,
+      isRef: false, // the socket keeps the loop alive while an answer is owed
+    });
+  }
+
+  /** Whether anything waits here. */
+  get isBusy(): boolean {
+    return this.#waiting.size > 0;
+  }
+
+  /** Whether the command waits here, and is sent later on. */
+  delays(command: QueuedCommand): boolean {
+    const isReady = this.#place(command, false);
+    if (isReady && !this.isBusy) return false;
+    const order: Order = {
+      commands: [command],
+      send: () => {
+        // Its caller holds the command's own promise; a traced twin has no other ear.
+        (this.#options.send(command) as Promise<unknown>).catch(() => {});
+      },
+      reject: (error) => command.reject(error),
+    };
+    void this.#wait(order, isReady ? [] : [this.#locate(command, false)]);
+    return true;
+  }
+
+  /** Runs the pipeline in its turn, if it has to wait for one. */
+  delay<T>(pipeline: readonly QueuedCommand[], run: () => Promise<T>): Promise<T> | undefined {
+    const unknown = pipeline.filter((command) => !this.#place(command, true));
+    if (pipeline.length === 0 || (unknown.length === 0 && !this.isBusy)) return undefined;
+    const locating = unknown.map((command) => this.#locate(command, true));
+    const delayed = new Promise<T>((resolve, reject) => {
+      const send = (): void => resolve(settled(run));
+      void this.#wait({ commands: pipeline, send, reject }, locating);
+    });
+    // Of a pipeline that was refused the time begins anew, when it is run once more.
+    delayed.catch(() => pipeline.forEach(restartTime));
+    return delayed;
+  }
+
+  /** Whatever waits here is rejected. */
+  close(error: Error): void {
+    this.#life.abort(error);
+    this.#deadlines.stop();
+    for (const waiting of this.#waiting) this.#turnAway(waiting, error);
+    this.#advance();
+  }
+
+  // The queue
+
+  async #wait(order: Order, locating: readonly Promise<void>[]): Promise<void> {
+    const waiting: Waiting = { ...order, caller: new AsyncResource("redthread.keys"), state: "asking" };
+    this.#waiting.push(waiting);
+    for (const command of order.commands) this.#due.start(command);
+    this.#deadlines.arm(dueAt(order.commands[0]!)!);
+    try {
+      await Promise.all(locating);
+      if (waiting.state === "asking") waiting.state = "ready";
+    } catch (error) {
+      this.#turnAway(waiting, error as Error);
+    }
+    this.#advance();
+  }
+
+  #turnAway(waiting: Waiting, error: Error): void {
+    if (waiting.state === "rejected") return;
+    waiting.state = "rejected";
+    this.#options.onTurnedAway?.(waiting.commands);
+    waiting.reject(error);
+  }
+
+  #advance(): void {
+    for (let next = this.#waiting.peek(); next && next.state !== "asking"; next = this.#waiting.peek()) {
+      // It stays in the queue meanwhile: what is sent in this very moment comes after it.
+      if (next.state === "ready") next.caller.runInAsyncScope(next.send);
+      this.#waiting.shift();
+    }
+  }
+
+  #expire(cutoff: number): number {
+    let next = Infinity;
+    for (const waiting of this.#waiting) {
+      const [first] = waiting.commands;
+      const due = dueAt(first!) ?? Infinity;
+      if (due <= cutoff + TOGETHER_MS) this.#turnAway(waiting, this.#options.errors.untold(first!));
+      else next = Math.min(next, due);
+    }
+    this.#advance();
+    return next;
+  }
+
+  // The keys
+
+  /** Whether the command can go: its keys are known now, or nobody needs to know them. */
+  #place(command: QueuedCommand, isPiped: boolean): boolean {
+    const known = this.#known.get(command.name) ?? this.#lookUp(command.name);
+    if (known === "table") return true;
+    // Without a prefix one that is sent alone finds its node by the Cluster's redirections.
+    const isNeeded = isPiped || this.#options.redis.keyPrefix !== "";
+    if (known === undefined || known === "untold") {
+      if (!isNeeded && known === undefined) this.#askForLater(command);
+      return !isNeeded;
+    }
+    const indexes = indexesOf(known, command.args);
+    if (!indexes) return !isNeeded;
+    this.#setKeys(command, indexes);
+    return true;
+  }
+
+  #lookUp(name: string): Positions | "table" | "untold" | undefined {
+    if (!isInTable(name)) return this.#known.get(name.toLowerCase());
+    this.#remember(name, "table");
+    return "table";
+  }
+
+  #remember(name: string, known: Positions | "table" | "untold"): void {
+    if (this.#known.size < MAX_NAMES || this.#known.has(name)) this.#known.set(name, known);
+  }
+
+  /** The next one of this name goes to its node at once. */
+  #askForLater(command: QueuedCommand): void {
+    if (this.#known.size >= MAX_NAMES) return;
+    this.#remember(command.name.toLowerCase(), "untold");
+    this.#positionsOf(command).catch(() => {}); // as much as is known without
+  }
+
+  /** @throws REDTHREAD_COMMAND_REFUSED, REDTHREAD_NOT_SENT */
+  async #locate(command: QueuedCommand, isPiped: boolean): Promise<void> {
+    const { errors, redis } = this.#options;
+    try {
+      const positions = await this.#positionsOf(command);
+      if (positions) return this.#setKeys(command, indexesOf(positions, command.args) ?? (await this.#askFor(command)));
+    } catch (error) {
+      if (error instanceof CommandRefusedError || error instanceof CircuitOpenError) throw error;
+      if (!isFinal(error)) throw errors.untold(command, error);
+      throw errors.refused(command, `the server does not tell where its keys are (${replyCode(error)})`);
+    }
+    // One that does not exist is answered as such, wherever it goes; but a pipeline goes to one node with all the others.
+    if (isPiped && redis.clusterNodes)
+      throw errors.refused(command, "the server does not know it, nor where its keys are");
+  }
+
+  /** Undefined if the server does not know the command, which may change. */
+  #positionsOf(command: QueuedCommand): Promise<Positions | undefined> {
+    const name = command.name.toLowerCase();
+    let asking = this.#asking.get(name);
+    if (!asking) {
+      asking = this.#askWhere(command, name).finally(() => this.#asking.delete(name));
+      this.#asking.set(name, asking);
+    }
+    return asking;
+  }
+
+  async #askWhere(command: QueuedCommand, name: string): Promise<Positions | undefined> {
+    const known = this.#known.get(name);
+    if (typeof known === "object") return known; // they are movable
+    const [told] = (await this.#ask(command, "INFO", name)) as [Told | null];
+    if (!told) return undefined;
+    const positions = parse(told);
+    this.#remember(name, positions);
+    return positions;
+  }
+
+  /** Where the keys are in these very arguments. */
+  async #askFor(command: QueuedCommand): Promise<number[]> {
+    const args = command.args as Argument[];
+    const keys = await this.#keysIn(command, args);
+    const candidates = [...args.keys()].filter((i) => keys.includes(bytesOf(args[i]!)));
+    if (candidates.length === keys.length || this.#options.redis.keyPrefix === "") return candidates;
+    // Others read alike: it is a key if something else in its place would be one.
+    const probes = candidates.map((i) => this.#keysIn(command, args.with(i, PROBE)));
+    const answers = await Promise.all(probes.map((probe) => probe.catch(noneIfRefused)));
+    const found = candidates.filter((_, i) => answers[i]!.includes(PROBE));
+    if (found.length !== keys.length)
+      throw this.#options.errors.refused(command, "the server does not tell which arguments are its keys");
+    return found;
+  }
+
+  async #keysIn(command: QueuedCommand, args: readonly Argument[]): Promise<string[]> {
+    return ((await this.#ask(command, "GETKEYS", command.name, ...args)) as Buffer[]).map(bytesOf);
+  }
+
+  /** Again and again while there is no connection, or a server that does not serve, and somebody waits. */
+  async #ask(command: QueuedCommand, ...args: Argument[]): Promise<unknown> {
+    const { whenDown } = this.#options.redis;
+    for (;;) {
+      try {
+        return await this.#options.ask(command, ...args);
+      } catch (error) {
+        if (isFinal(error) || whenDown === "fail" || !this.isBusy) throw error;
+      }
+      await sleep(RETRY_MS, this.#life.signal);
+    }
+  }
+
+  #setKeys(command: QueuedCommand, indexes: readonly number[]): void {
+    if (command.getKeys().length > 0) return; // a pipeline that was refused is run once more
+    const { keyPrefix } = this.#options.redis;
+    const args = command.args as Argument[];
+    for (const i of indexes) args[i] = prefixed(keyPrefix, args[i]!);
+    // What ioredis' own search has found before: nothing.
+    Object.assign(command, { keys: indexes.map((i) => args[i]), slot: undefined });
+  }
+}
+
+/** A row of COMMAND INFO. */
+type Told = readonly [
+  name: Buffer,
+  arity: number,
+  flags: Iterable<Buffer>,
+  first: number,
+  last: number,
+  step: number,
+  categories?: unknown,
+  tips?: unknown,
+  specifications?: unknown,
+  subcommands?: readonly Told[],
+];
+
+function parse([, , flags, first, last, step, , , , subcommands = []]: Told): Positions {
+  const areMovable = [...flags].some((flag) => String(flag) === "movablekeys");
+  const bySubcommand = new Map(subcommands.map((told) => [String(told[0]).split("|")[1]!, parse(told)]));
+  return { first, last, step, areMovable, bySubcommand };
+}
+
+/** Undefined if the server has to look for them. */
+function indexesOf(positions: Positions, args: readonly unknown[]): number[] | undefined {
+  const ofSubcommand = positions.bySubcommand.get(String(args[0]).toLowerCase());
+  if (ofSubcommand) return indexesOf(ofSubcommand, args);
+  if (positions.areMovable) return undefined;
+  const { first, last, step } = positions;
+  const end = Math.min(last < 0 ? args.length + last : last - 1, args.length - 1);
+  const indexes: number[] = [];
+  if (first > 0) for (let i = first - 1; i <= end; i += Math.max(step, 1)) indexes.push(i);
+  return indexes;
+}
+
+function prefixed(keyPrefix: string, key: Argument): Argument {
+  return typeof key === "string" ? keyPrefix + key : Buffer.concat([Buffer.from(keyPrefix), key]);
+}
+
+/** A text that two arguments share if and only if they are the same. */
+function bytesOf(argument: Argument): string {
+  return (typeof argument === "string" ? Buffer.from(argument) : argument).toString("latin1");
+}
+
+/** Asked again the server would say the same. */
+function isFinal(error: unknown): error is Error {
+  return error instanceof CommandRefusedError || (isReplyError(error) && classifyReply(error) === "fail");
+}
+
+function noneIfRefused(error: unknown): string[] {
+  if (isFinal(error)) return [];
+  throw error;
+}
+
+async function settled<T>(run: () => Promise<T>): Promise<T> {
+  return await run();
+}

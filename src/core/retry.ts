@@ -1,0 +1,197 @@
+import { randomUUID } from "node:crypto";
+import { errorCode, isTold, noopLogger, type LogFields, type Logger } from "./log.js";
+import { isDenied } from "./permissions.js";
+import { classifyReply, isReplyError } from "./replies.js";
+import { monotonic, sleep as timerSleep } from "./time.js";
+
+export interface RetryOptions {
+  /** Over all attempts and the waits between them; a running attempt is not cut off. Default 30 000. */
+  readonly deadlineMs?: number | undefined;
+  /** Ceiling of the first wait; it doubles with each attempt. Default 50. */
+  readonly baseDelayMs?: number | undefined;
+  /** Ceiling of every wait. Default 1 000. */
+  readonly maxDelayMs?: number | undefined;
+  /** Calls in all, the first one included. Default Infinity. */
+  readonly attempts?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+  readonly logger?: Logger | undefined;
+  /**
+   * Default: all but bugs (TypeError …), the codes that no repetition mends, a server's refusals that stay the same
+   * (WRONGTYPE, NOPERM …; not LOADING, READONLY, NOREPLICAS and their like, which did not run and may be repeated), and
+   * what may have run already (`outcome: "unknown"`): nothing runs twice unless you say that it may.
+   */
+  readonly isRetryable?: ((error: unknown) => boolean) | undefined;
+  readonly now?: (() => number) | undefined;
+  readonly random?: (() => number) | undefined;
+  readonly sleep?: ((ms: number, signal?: AbortSignal) => Promise<void>) | undefined;
+}
+
+/** What a wrapped function returns: an `async function*` stays one, everything else becomes a promise. */
+export type Retried<R> = unknown extends R
+  ? Promise<R>
+  : [R] extends [never]
+    ? Promise<never>
+    : [R] extends [AsyncGenerator<infer T, infer Return, infer Next>]
+      ? AsyncGenerator<T, Return, Next>
+      : Promise<Awaited<R>>;
+
+export type Retry = <This, Args extends unknown[], R>(
+  fn: (this: This, ...args: Args) => R,
+) => (this: This, ...args: Args) => Retried<R>;
+
+/**
+ * Retries `fn` until it succeeds, the deadline leaves no room for the next wait, or its error is fatal; then rejects
+ * with the last attempt's error, unchanged, or with `signal.reason` once aborted. Waits are random between 0 and
+ * their ceiling, so that clients which failed together do not return together. An `async function*` is retried
+ * before its first item only.
+ */
+export function connRetry(resource: string, action: string, options: RetryOptions = {}): Retry {
+  function retry<This, Args extends unknown[], R>(
+    fn: (this: This, ...args: Args) => R,
+  ): (this: This, ...args: Args) => Retried<R>;
+  function retry(fn: AnyFunction): AnyFunction {
+    if (isAsyncGeneratorFunction(fn)) {
+      return async function* (...args) {
+        const call = new RetriedCall(resource, action, options);
+        return yield* retryFirstItem(call, () => fn.apply(this, args));
+      };
+    }
+    return async function (...args) {
+      const call = new RetriedCall(resource, action, options);
+      const value = await call.attempt(async () => await fn.apply(this, args));
+      call.complete();
+      return value;
+    };
+  }
+  return retry;
+}
+
+async function* retryFirstItem(call: RetriedCall, start: () => AsyncGenerator): AsyncGenerator {
+  const { items, first } = await call.attempt(async () => {
+    const started = start();
+    return { items: started, first: await started.next() };
+  });
+  let head: IteratorResult<unknown> | undefined = first;
+  const resumed: AsyncIterableIterator<unknown> = {
+    async next(sent: unknown) {
+      const item = head ?? (await items.next(sent));
+      head = undefined;
+      return item;
+    },
+    return: (value: unknown) => items.return(value),
+    throw: (error: unknown) => items.throw(error),
+    [Symbol.asyncIterator]: () => resumed,
+  };
+
+  let failed = false;
+  try {
+    return yield* resumed;
+  } catch (error) {
+    failed = true;
+    call.fail(error);
+    throw error;
+  } finally {
+    // Also reached when the consumer stops early.
+    if (!failed) call.complete();
+  }
+}
+
+/** One call of a wrapped function: its id, its clock, its log lines. */
+class RetriedCall {
+  readonly #name: string;
+  readonly #options: RetryOptions;
+  readonly #logger: Logger;
+  readonly #now: () => number;
+  readonly #startedAt: number;
+  readonly #fields: LogFields;
+  #attempts = 0;
+
+  constructor(resource: string, action: string, options: RetryOptions) {
+    this.#name = `${resource}: ${action}`;
+    this.#options = options;
+    this.#logger = options.logger ?? noopLogger;
+    this.#now = options.now ?? monotonic;
+    this.#startedAt = this.#now();
+    this.#fields = { resource, action, callId: randomUUID().slice(0, 8) };
+  }
+
+  async attempt<T>(fn: () => Promise<T>): Promise<T> {
+    const { signal, sleep = timerSleep } = this.#options;
+    this.#logger.debug(`${this.#name} started`, this.#fields);
+    try {
+      for (;;) {
+        signal?.throwIfAborted();
+        this.#attempts++;
+        try {
+          return await fn();
+        } catch (error) {
+          await sleep(this.#delayAfter(error), signal);
+        }
+      }
+    } catch (error) {
+      this.fail(error);
+      throw error;
+    }
+  }
+
+  complete(): void {
+    const level = this.#attempts > 1 ? "info" : "debug";
+    this.#logger[level](`${this.#name} completed`, { ...this.#fields, ...this.#progress() });
+  }
+
+  fail(error: unknown): void {
+    const fields = { ...this.#fields, ...this.#progress(), code: errorCode(error) };
+    // Being called off is no failure of the resource.
+    if (this.#options.signal?.aborted) this.#logger.debug(`${this.#name} called off`, fields);
+    else this.#logger.error(`${this.#name} failed`, fields);
+  }
+
+  /** How long to wait before the next attempt; throws what the caller gets when there is none. */
+  #delayAfter(error: unknown): number {
+    const { deadlineMs = 30_000, baseDelayMs = 50, maxDelayMs = 1_000, attempts = Infinity } = this.#options;
+    const { signal, isRetryable = isRetryableError, random = Math.random } = this.#options;
+    if (!isRetryable(error)) throw error;
+    signal?.throwIfAborted();
+    const delayMs = random() * Math.min(maxDelayMs, baseDelayMs * 2 ** (this.#attempts - 1));
+    const leftMs = this.#startedAt + deadlineMs - this.#now();
+    if (this.#attempts >= attempts || delayMs >= leftMs) throw error;
+    const level = isTold(this.#attempts) ? "warn" : "debug";
+    this.#logger[level](`${this.#name} retrying`, {
+      ...this.#fields,
+      ...this.#progress(),
+      code: errorCode(error),
+      delayMs: Math.round(delayMs),
+      leftMs: Math.round(leftMs),
+    });
+    return delayMs;
+  }
+
+  #progress(): LogFields {
+    return { attempt: this.#attempts, elapsedMs: Math.round(this.#now() - this.#startedAt) };
+  }
+}
+
+const FATAL_CODES: ReadonlySet<unknown> = new Set([
+  "REDTHREAD_AUTH_FAILED",
+  "REDTHREAD_CONFIG_INVALID",
+  "REDTHREAD_NEEDS_DEDICATED",
+  "REDTHREAD_COMMAND_REFUSED",
+  "REDTHREAD_NOT_IN_CLUSTER",
+  "REDTHREAD_SHUTTING_DOWN",
+]);
+const BUGS: ReadonlySet<unknown> = new Set(["TypeError", "RangeError", "SyntaxError", "ReferenceError"]);
+
+/** By code and name, not `instanceof`: errors come from other realms and from other copies of this package. */
+export function isRetryableError(error: unknown): boolean {
+  if (typeof error !== "object" || error === null) return true;
+  if (isReplyError(error)) return classifyReply(error) !== "fail";
+  if (isDenied(error)) return false;
+  const { code, name, outcome } = error as { code?: unknown; name?: unknown; outcome?: unknown };
+  return outcome !== "unknown" && !FATAL_CODES.has(code) && !BUGS.has(name);
+}
+
+type AnyFunction = (this: unknown, ...args: unknown[]) => unknown;
+
+function isAsyncGeneratorFunction(fn: AnyFunction): fn is (...args: unknown[]) => AsyncGenerator {
+  return Object.prototype.toString.call(fn) === "[object AsyncGeneratorFunction]";
+}

@@ -1,0 +1,134 @@
+import type { ConnectionState } from "../../connection/connection-state.js";
+import type { BreakerState } from "../../gate/breaker.js";
+import type { ConnectGate } from "../../gate/connect-gate.js";
+import type { LedgerField, LedgerTotals } from "../../link/ledger.js";
+import type { CloseReason } from "../../pool/pool.js";
+import type { MainClients } from "../clients.js";
+import type { Dispatcher, TaskTally } from "../dispatch/dispatcher.js";
+import type { Thread, ThreadState } from "../threads/thread.js";
+
+export interface Stats {
+  readonly primary: { readonly state: ConnectionState; readonly ageMs: number; readonly rotations: number };
+  /** Of the whole process. `connecting` counts handshakes under way; `max` is null without a limit. */
+  readonly connections: { readonly open: number; readonly max: number | null; readonly connecting: number };
+  /** Open while Redis is away and one prober tries for all. */
+  readonly breaker: { readonly state: BreakerState };
+  readonly queue: { readonly size: number; readonly max: number };
+  /** Of all tasks so far. */
+  readonly tasks: TaskTally;
+  /** Threads that were replaced because of threads.maxTasks or threads.maxHeapMb. */
+  readonly recycled: number;
+  /** Threads that ended although nobody had asked them to close. */
+  readonly died: number;
+  /** Over all threads so far, also those that are gone. */
+  readonly totals: Totals;
+  /** `threads.count`. */
+  readonly places: number;
+  readonly threads: readonly ThreadStats[];
+}
+
+export interface Totals {
+  /** Calls of getRedis, withDedicated and acquireDedicated. */
+  readonly acquires: number;
+  /** Of these, those that got no dedicated client by `acquireTimeoutMs`. */
+  readonly acquireTimeouts: number;
+  readonly cacheHits: number;
+  readonly reconnects: number;
+  /** Dedicated clients, by the reason why they were closed. */
+  readonly closed: Readonly<Record<CloseReason, number>>;
+}
+
+export interface ThreadStats {
+  readonly threadId: number;
+  /** From 0: a thread has that of the one it replaces. */
+  readonly place: number;
+  readonly state: ThreadState;
+  readonly running: number;
+  readonly done: number;
+  readonly failed: number;
+  /** Calls of getRedis, withDedicated and acquireDedicated. */
+  readonly acquires: number;
+  /** Of these, answered by the cached client without asking Redis. */
+  readonly cacheHits: number;
+  readonly reconnects: number;
+  /** Share of the time since the last look, at least a second, in which its loop was busy, 0 to 1; also while blocked. */
+  readonly loopBusy: number;
+  /** V8's heap in use and its buffers, garbage included, shared memory not; of the last second, or the last result. */
+  readonly heapMb: number;
+  readonly dedicated: {
+    readonly out: number;
+    readonly idle: number;
+    readonly waiting: number;
+    readonly max: number;
+    /** Clients closed so far, by reason. */
+    readonly closed: Readonly<Record<CloseReason, number>>;
+  };
+}
+
+export interface StatsSources {
+  readonly clients: Pick<MainClients, "open"> & { readonly primary: Stats["primary"] };
+  readonly gate: Pick<ConnectGate, "connecting" | "state">;
+  readonly maxConnections: number | undefined;
+  readonly dispatcher: Dispatcher;
+  readonly threads: Iterable<Thread> & { readonly died: number };
+  readonly totals: LedgerTotals;
+  readonly recycled: number;
+  readonly maxDedicated: number;
+  readonly places: number;
+}
+
+/** Everything at once and without a message: a thread blocked by CPU shows its last numbers. */
+export function collectStats(sources: StatsSources): Stats {
+  const { clients, gate, maxConnections = null, dispatcher, threads, totals, recycled, maxDedicated, places } = sources;
+  const { primary } = clients;
+  const living = [...threads];
+  const rows = living.map(({ row }) => row);
+  const total = (field: LedgerField): number => totals.of(field, rows);
+  const open = rows.reduce((sum, row) => sum + row.get("open") + row.get("syncOpen"), clients.open);
+  return {
+    primary: { state: primary.state, ageMs: Math.round(primary.ageMs), rotations: primary.rotations },
+    connections: { open, max: maxConnections, connecting: gate.connecting },
+    breaker: { state: gate.state },
+    queue: { size: dispatcher.size, max: dispatcher.maxQueue },
+    tasks: dispatcher.tally,
+    recycled,
+    died: threads.died,
+    totals: {
+      acquires: total("acquires"),
+      acquireTimeouts: total("acquireTimeouts"),
+      cacheHits: total("cacheHits"),
+      reconnects: total("reconnects"),
+      closed: closedBy(total),
+    },
+    places,
+    threads: living.map((thread) => ({
+      threadId: thread.threadId,
+      place: thread.place,
+      state: thread.state,
+      ...dispatcher.countsOf(thread),
+      acquires: thread.row.get("acquires"),
+      cacheHits: thread.row.get("cacheHits"),
+      reconnects: thread.row.get("reconnects"),
+      loopBusy: thread.loopShare(),
+      heapMb: Math.round(thread.row.get("heapMb")),
+      dedicated: {
+        out: thread.row.get("dedicatedOut"),
+        idle: thread.row.get("dedicatedIdle"),
+        waiting: thread.row.get("dedicatedWaiting"),
+        max: maxDedicated,
+        closed: closedBy((field) => thread.row.get(field)),
+      },
+    })),
+  };
+}
+
+function closedBy(count: (field: LedgerField) => number): Record<CloseReason, number> {
+  return {
+    idle: count("closedIdle"),
+    lifetime: count("closedLifetime"),
+    dirty: count("closedDirty"),
+    dead: count("closedDead"),
+    failed: count("closedFailed"),
+    shutdown: count("closedShutdown"),
+  };
+}

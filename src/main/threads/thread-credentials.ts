@@ -1,0 +1,51 @@
+import { CredentialKeeper, type KeeperOptions } from "../../connection/credentials.js";
+import type { Logins } from "../../connection/logins.js";
+import { toErrorData } from "../../link/error-serialization.js";
+import type { LoginMessage } from "../../link/protocol.js";
+
+/** A thread, or a thread's helper. */
+export interface LoginListener {
+  post(message: LoginMessage): unknown;
+}
+
+/** The users' provider runs here, on the main thread; what it gives goes to every thread and helper that lives. */
+export class ThreadCredentials {
+  readonly #keeper: CredentialKeeper;
+  readonly #listeners = new Set<LoginListener>();
+
+  constructor(options: Omit<KeeperOptions, "onFailure">) {
+    this.#keeper = new CredentialKeeper({
+      ...options,
+      onFailure: (error) => this.#tell({ type: "loginFailed", error: toErrorData(error) }),
+    });
+    this.logins.listen(() => this.#tell({ type: "login", login: this.logins.latest! }));
+  }
+
+  /** For the clients of the main thread. */
+  get logins(): Logins {
+    return this.#keeper.logins;
+  }
+
+  greeted(listener: LoginListener): void {
+    this.#listeners.add(listener);
+    const { latest, failure } = this.logins;
+    if (latest) listener.post({ type: "login", login: latest });
+    if (failure) listener.post({ type: "loginFailed", error: toErrorData(failure) });
+  }
+
+  wanted(refused: number): void {
+    this.#keeper.renew(refused);
+  }
+
+  gone(listener: LoginListener): void {
+    this.#listeners.delete(listener);
+  }
+
+  stop(): void {
+    this.#keeper.stop();
+  }
+
+  #tell(message: LoginMessage): void {
+    for (const listener of this.#listeners) listener.post(message);
+  }
+}
