@@ -87,7 +87,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
     });
     this.#thread = new OwnThread(1, this.#ledger.row(0));
     this.#gateBuffer = ConnectGate.buffer(config);
-    this.#gate = new ConnectGate(this.#gateBuffer, config, ConnectGate.mainSlot(config));
+    this.#gate = new ConnectGate(this.#gateBuffer, config, ConnectGate.mainRow(config));
   }
 
   /** As the manager's: resolves at once, because `setup` has run. @throws REDTHREAD_SHUTTING_DOWN */
@@ -165,7 +165,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
   /** The same code that runs in a thread, at the other end of the same link. */
   #begin(): Runtime {
     const { port1, port2 } = new MessageChannel();
-    this.#thread.greeted({ threadId, performance }, port2, (message) => this.#receive(message));
+    this.#thread.attached({ threadId, performance }, port2, (message) => this.#receive(message));
     this.#hangUp = () => port2.close();
     const config = { tasks: "", ...this.#config }; // a module that is there already has no name
     const { taskPrefix } = this.#dispatcher;

@@ -4,8 +4,8 @@ import { after, before, test, type TestContext } from "node:test";
 import { MessageChannel, receiveMessageOnPort } from "node:worker_threads";
 import { taskChannel, Trace } from "../src/core/channels.js";
 import { Ledger } from "../src/link/ledger.js";
-import { Job } from "../src/main/dispatch/task-run.js";
-import { Load } from "../src/main/dispatch/thread-work.js";
+import { TaskRun } from "../src/main/dispatch/task-run.js";
+import { ThreadWork } from "../src/main/dispatch/thread-work.js";
 import { Thread } from "../src/main/threads/thread.js";
 import type { ConnectionManager, ManagerOptions, TaskMessage, ThreadMessage } from "../src/index.js";
 import type * as Tasks from "./fixtures/observed-tasks.js";
@@ -66,7 +66,7 @@ function hearTasks(
   return events;
 }
 
-const job = (id: number): Job => new Job(id, "task", id, {}, { resolve: () => {}, reject: () => {} });
+const job = (id: number): TaskRun => new TaskRun(id, "task", id, {}, { resolve: () => {}, reject: () => {} });
 
 const eventsOf = (heard: readonly Heard[], name: string): Heard[] => heard.filter((one) => one.channel === name);
 
@@ -181,9 +181,9 @@ test("the message with a thread's tasks has a field for traces only when one of 
   t.after(() => port1.close());
   const ledger = new Ledger(1);
   const thread = new Thread(1, ledger.row(ledger.take()));
-  thread.greeted({ threadId: 1, performance }, port1, () => {});
-  const load = new Load(thread, 8);
-  const sent = (...jobs: Job[]): unknown => {
+  thread.attached({ threadId: 1, performance }, port1, () => {});
+  const load = new ThreadWork(thread, 8);
+  const sent = (...jobs: TaskRun[]): unknown => {
     for (const one of jobs) load.give(one, { busyMs: 0, isImmediate: false });
     load.post((_, cause) => assert.fail(String(cause)));
     return receiveMessageOnPort(port2)!.message;

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
 import { MessagePort } from "node:worker_threads";
 import type { ConnectionManager, ManagerOptions } from "../src/index.js";
-import { Pace } from "../src/main/dispatch/cost-estimator.js";
+import { CostEstimator } from "../src/main/dispatch/cost-estimator.js";
 import type * as Tasks from "./fixtures/tasks.js";
 import { eventually } from "./support/gate.js";
 import { code, fixture, manage } from "./support/manage.js";
@@ -166,7 +166,7 @@ test("nor does the result of one that was sent ahead wait for the next, should t
 
 test("a thread says of each message with results whether one of its tasks has waited", async (t) => {
   const manager = managed(t, { count: 1 });
-  const measured = t.mock.method(Pace.prototype, "measured");
+  const measured = t.mock.method(CostEstimator.prototype, "measured");
   const saidOf = async (...tasks: Promise<unknown>[]): Promise<(boolean | undefined)[]> => {
     measured.mock.resetCalls();
     await Promise.allSettled(tasks);

@@ -77,7 +77,7 @@ test("whatever rows count and whenever their threads go, the totals are the sum 
           rows[one.row]!.add("acquires", one.by);
           counted += one.by;
         } else {
-          totals.bury(rows[one.row]!);
+          totals.retire(rows[one.row]!);
           ledger.free(rows[one.row]!.index);
           rows[one.row] = ledger.row(ledger.take());
         }

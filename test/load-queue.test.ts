@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { LoadQueue } from "../src/main/threads/start-limiter.js";
+import { StartLimiter } from "../src/main/threads/start-limiter.js";
 
 /** The threads whose turn has come, in order. */
-function watched(queue: LoadQueue<string>, names: readonly string[]): string[] {
+function watched(queue: StartLimiter<string>, names: readonly string[]): string[] {
   const begun: string[] = [];
   for (const name of names) {
     queue.turn(name).then(
@@ -17,7 +17,7 @@ function watched(queue: LoadQueue<string>, names: readonly string[]): string[] {
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 test("so many threads load at once, the next when one of them has loaded", async () => {
-  const queue = new LoadQueue<string>(2);
+  const queue = new StartLimiter<string>(2);
   const begun = watched(queue, ["a", "b", "c", "d"]);
   await turn();
   assert.deepEqual(begun, ["a", "b"]);
@@ -29,7 +29,7 @@ test("so many threads load at once, the next when one of them has loaded", async
 
 test("a thread that is still not ready after a second keeps nobody waiting", async (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });
-  const queue = new LoadQueue<string>(1);
+  const queue = new StartLimiter<string>(1);
   const begun = watched(queue, ["a", "b", "c"]);
   t.mock.timers.tick(999);
   await turn();
@@ -43,7 +43,7 @@ test("a thread that is still not ready after a second keeps nobody waiting", asy
 });
 
 test("whose turn had not come when it was stopped, never begins", async () => {
-  const queue = new LoadQueue<string>(1);
+  const queue = new StartLimiter<string>(1);
   const begun = watched(queue, ["a", "b", "c"]);
   assert.deepEqual(queue.stop(), ["b", "c"]);
   queue.done("a");

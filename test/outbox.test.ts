@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Writable } from "node:stream";
 import { test, type TestContext } from "node:test";
-import { sendThroughOutbox } from "../src/commands/write-coalescer.js";
+import { coalesceWrites } from "../src/commands/write-coalescer.js";
 
 /** A stream that keeps each of the writes which reach it, at a time that stands still unless the test moves it. */
 function recording(t: TestContext): {
@@ -26,7 +26,7 @@ function recording(t: TestContext): {
       done();
     },
   });
-  const outbox = sendThroughOutbox(stream, () => ++flushes > 0);
+  const outbox = coalesceWrites(stream, () => ++flushes > 0);
   return { stream, writes, flushed: () => flushes, flush: () => outbox.flush(), clock };
 }
 

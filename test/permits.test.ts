@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import { Worker } from "node:worker_threads";
-import { Permits, type PermitKind } from "../src/gate/shared-semaphore.js";
+import { SharedSemaphore, type PermitKind } from "../src/gate/shared-semaphore.js";
 import { eventually } from "./support/gate.js";
 
-function makePermits(count: number, slots = 3): Permits[] {
-  const cells = new Int32Array(new SharedArrayBuffer(4 * Permits.cells(slots, count)));
-  return Array.from({ length: slots }, (_, slot) => {
-    return new Permits(cells, { slots, count, slot });
+function makePermits(count: number, rows = 3): SharedSemaphore[] {
+  const cells = new Int32Array(new SharedArrayBuffer(4 * SharedSemaphore.cells(rows, count)));
+  return Array.from({ length: rows }, (_, row) => {
+    return new SharedSemaphore(cells, { rows, count, row });
   });
 }
 
@@ -29,11 +29,11 @@ function withoutTime(t: TestContext): { woken: number } {
 }
 
 test("permits go to whoever waits longest, whatever its thread, and a main one before a spare one", async () => {
-  const [a, b, c] = makePermits(2) as [Permits, Permits, Permits];
+  const [a, b, c] = makePermits(2) as [SharedSemaphore, SharedSemaphore, SharedSemaphore];
   const first = await a.acquire("main");
   const second = await a.acquire("main");
   const order: string[] = [];
-  const wait = (permits: Permits, kind: "main" | "spare", name: string) =>
+  const wait = (permits: SharedSemaphore, kind: "main" | "spare", name: string) =>
     permits.acquire(kind).then((release) => (order.push(name), release));
   const waiting = [wait(b, "spare", "spare b"), wait(c, "main", "main c"), wait(b, "main", "main b")];
   first();
@@ -48,7 +48,7 @@ test("permits go to whoever waits longest, whatever its thread, and a main one b
 });
 
 test("the last free permit is not for a spare connection", async () => {
-  const [a] = makePermits(2) as [Permits];
+  const [a] = makePermits(2) as [SharedSemaphore];
   const spare = await a.acquire("spare");
   const stop = new AbortController();
   const refused = a.acquire("spare", stop.signal);
@@ -63,7 +63,7 @@ test("the last free permit is not for a spare connection", async () => {
 });
 
 test("what a dead thread held and waited for is swept", async () => {
-  const [a, b] = makePermits(1) as [Permits, Permits];
+  const [a, b] = makePermits(1) as [SharedSemaphore, SharedSemaphore];
   await a.acquire("main");
   const waiting = b.acquire("main");
   a.sweep(0);
@@ -73,8 +73,8 @@ test("what a dead thread held and waited for is swept", async () => {
 });
 
 test("who waits in a thread that is blocked is passed by, and keeps its place for when it looks again", async (t) => {
-  const cells = new Int32Array(new SharedArrayBuffer(4 * Permits.cells(2, 1)));
-  const other = new Permits(cells, { slots: 2, count: 1, slot: 1 });
+  const cells = new Int32Array(new SharedArrayBuffer(4 * SharedSemaphore.cells(2, 1)));
+  const other = new SharedSemaphore(cells, { rows: 2, count: 1, row: 1 });
   const release = await other.acquire("main");
   const blocked = new Int32Array(new SharedArrayBuffer(8));
   const url = new URL("../src/gate/shared-semaphore.js", import.meta.url).href;
@@ -107,9 +107,9 @@ test("who waits in a thread that is blocked is passed by, and keeps its place fo
 });
 
 test("what a blocked thread holds goes to who waits, if it is for something brief; its own end takes nothing back", async (t) => {
-  const options = { slots: 2, count: 1, isBrief: true };
-  const cells = new Int32Array(new SharedArrayBuffer(4 * Permits.cells(2, 1)));
-  const other = new Permits(cells, { ...options, slot: 1 });
+  const options = { rows: 2, count: 1, isBrief: true };
+  const cells = new Int32Array(new SharedArrayBuffer(4 * SharedSemaphore.cells(2, 1)));
+  const other = new SharedSemaphore(cells, { ...options, row: 1 });
   const blocked = new Int32Array(new SharedArrayBuffer(8));
   const url = new URL("../src/gate/shared-semaphore.js", import.meta.url).href;
   const source = `
@@ -196,7 +196,7 @@ test("whoever waits is served without a look at the clock, whatever comes, goes 
 
 test("who owns what could be given up is told while anybody waits, again after each change", async (t) => {
   let told = 0;
-  const [owner, waiter] = makePermits(3, 2) as [Permits, Permits];
+  const [owner, waiter] = makePermits(3, 2) as [SharedSemaphore, SharedSemaphore];
   owner.whenWanted(() => told++);
   waiter.whenWanted(() => told++);
   const alive = setInterval(() => {}, 1_000);

@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Ledger } from "../src/link/ledger.js";
-import { Job, type RunOptions } from "../src/main/dispatch/task-run.js";
-import { Load } from "../src/main/dispatch/thread-work.js";
-import { type Expected, Pace } from "../src/main/dispatch/cost-estimator.js";
+import { TaskRun, type RunOptions } from "../src/main/dispatch/task-run.js";
+import { ThreadWork } from "../src/main/dispatch/thread-work.js";
+import { type Expected, CostEstimator } from "../src/main/dispatch/cost-estimator.js";
 import { TaskQueue } from "../src/main/dispatch/task-queue.js";
 import { Thread } from "../src/main/threads/thread.js";
 
-function job(name: string, id: number, options: RunOptions = {}): Job {
-  return new Job(id, name, undefined, options, { resolve() {}, reject() {} });
+function job(name: string, id: number, options: RunOptions = {}): TaskRun {
+  return new TaskRun(id, name, undefined, options, { resolve() {}, reject() {} });
 }
 
 const drained = (queue: TaskQueue): string[] => [...queue.drain()].map(({ name, id }) => `${name}${id}`);
@@ -58,7 +58,7 @@ test("a hundred thousand tasks go through in their order", () => {
 });
 
 test("the expected loop time of a name follows what its tasks took, and is long for one that is not known", () => {
-  const pace = new Pace();
+  const pace = new CostEstimator();
   const { busyMs } = pace.of("quick");
   pace.measured(new Set(["quick"]), 0.01, false);
   assert.equal(pace.of("quick").busyMs, 0.01);
@@ -69,7 +69,7 @@ test("the expected loop time of a name follows what its tasks took, and is long 
 });
 
 test("a name's tasks count as immediate once none of many messages had one that waited, and no longer after one", () => {
-  const pace = new Pace();
+  const pace = new CostEstimator();
   const areImmediate = (): boolean => pace.of("quick").isImmediate;
   assert.equal(areImmediate(), false);
   pace.measured(new Set(["quick"]), 0.01, true);
@@ -86,7 +86,7 @@ test("tasks that wait for nothing are sent ahead, but not beside one that may ke
   const ledger = new Ledger(1);
   const thread = new Thread(1, ledger.row(ledger.take()));
   thread.started();
-  const load = new Load(thread, 2);
+  const load = new ThreadWork(thread, 2);
   const immediate = { busyMs: 0.001, isImmediate: true };
   const waiting = { busyMs: 0.001, isImmediate: false };
   const fill = (expected: Expected): number => {
@@ -100,12 +100,12 @@ test("tasks that wait for nothing are sent ahead, but not beside one that may ke
   load.remove(first);
   assert.equal(fill(immediate), 256);
   assert.equal(load.hasRoom(waiting), false);
-  for (const one of Array.from(load.jobs)) load.remove(one);
+  for (const one of Array.from(load.runs)) load.remove(one);
   assert.equal(fill({ busyMs: 0.125, isImmediate: true }), 4);
 });
 
 test("of names without end only the last thousand are remembered, and one that goes on running is", () => {
-  const pace = new Pace();
+  const pace = new CostEstimator();
   const unknown = pace.of("never seen");
   for (let i = 0; i < 5_000; i++) pace.measured(new Set(["steady", `job-${i}`]), 1, true);
   assert.equal(pace.of("job-0"), unknown);

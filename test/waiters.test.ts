@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Waiters } from "../src/pool/acquire-queue.js";
+import { AcquireQueue } from "../src/pool/acquire-queue.js";
 import { Program } from "./support/program.js";
 
-const waiters = (): Waiters<string> =>
-  new Waiters({ ms: 60_000, now: () => 0, onExpiry: () => new Error("not in this test") });
+const waiters = (): AcquireQueue<string> =>
+  new AcquireQueue({ ms: 60_000, now: () => 0, onExpiry: () => new Error("not in this test") });
 
 test("who leaves out of turn is not counted and not served; the others keep their order", async () => {
   const line = waiters();

@@ -25,7 +25,7 @@ export interface SharedClientOptions {
   readonly onHit?: (() => void) | undefined;
 }
 
-interface Entry {
+interface SharedEntry {
   readonly client: AnyClient;
   readonly handle: Promise<RedisHandle>;
   readonly openedAt: number;
@@ -42,14 +42,14 @@ interface Entry {
 export class SharedClient {
   readonly #options: SharedClientOptions;
   readonly #life = new AbortController();
-  #current: Entry | undefined;
+  #current: SharedEntry | undefined;
   /** The current one's, fresh when this loop turn asked first: time passes, and bytes come, between turns only. */
   #checked: Promise<RedisHandle> | undefined;
   readonly #forget = (): void => void (this.#checked = undefined);
-  #opening: Promise<Entry> | undefined;
+  #opening: Promise<SharedEntry> | undefined;
   #rotating: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
-  #retiring: Entry | undefined;
+  #retiring: SharedEntry | undefined;
   #rotations = 0;
 
   constructor(options: SharedClientOptions) {
@@ -116,7 +116,7 @@ export class SharedClient {
     return (this.#closing ??= this.#close(ms));
   }
 
-  async #borrow(signal?: AbortSignal): Promise<Entry> {
+  async #borrow(signal?: AbortSignal): Promise<SharedEntry> {
     this.#life.signal.throwIfAborted();
     signal?.throwIfAborted();
     if (!this.#current) await abortable(this.#openOnce(), signal);
@@ -141,13 +141,13 @@ export class SharedClient {
     if (client.state === "disconnected") await client.connect(signal);
   }
 
-  #openOnce(): Promise<Entry> {
+  #openOnce(): Promise<SharedEntry> {
     return (this.#opening ??= this.#open()
       .then((entry) => (this.#current = entry))
       .finally(() => (this.#opening = undefined)));
   }
 
-  async #open(): Promise<Entry> {
+  async #open(): Promise<SharedEntry> {
     const { open, ttlMs = Infinity, jitter = 0, closeMs } = this.#options;
     const client = await outside(open, this.#life.signal, this.#current === undefined);
     if (this.#life.signal.aborted) {
@@ -180,7 +180,7 @@ export class SharedClient {
     if (old) await this.#retire(old);
   }
 
-  async #retire(entry: Entry): Promise<void> {
+  async #retire(entry: SharedEntry): Promise<void> {
     this.#retiring = entry;
     const closed = this.#life.signal;
     if (entry.users > 0) {
@@ -202,6 +202,6 @@ export class SharedClient {
   }
 }
 
-function giveBack(entry: Entry): void {
+function giveBack(entry: SharedEntry): void {
   if (--entry.users === 0) entry.unused?.();
 }

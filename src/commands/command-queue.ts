@@ -10,15 +10,15 @@ import { type CommandTrait, traitOf } from "./commands.js";
 import { dueAt, DueTimes, hasOwnTimeout } from "./due.js";
 import type { Handle } from "./handle.js";
 import type { QueuedCommand } from "./ioredis.js";
-import { HeldCommands } from "./offline-queue.js";
+import { OfflineQueue } from "./offline-queue.js";
 import { commandsOf, type Outgoing, PipedCommands, turnAway } from "./outgoing.js";
-import { Arrival } from "./reply-progress.js";
+import { ReplyProgress } from "./reply-progress.js";
 import { isResendable, markResent, wasSent } from "./resend.js";
 import { rememberScripts } from "./scripts.js";
 import { Session } from "./session.js";
-import { type Outbox, sendThroughOutbox } from "./write-coalescer.js";
+import { type WriteCoalescer, coalesceWrites } from "./write-coalescer.js";
 
-export interface TrafficOptions {
+export interface CommandQueueOptions {
   readonly redis: RedisConfig;
   /** Of the connection, in errors. */
   readonly name: string;
@@ -42,7 +42,7 @@ interface Absence {
  * The commands of one connection: refused, held while it is down, written through an outbox, timed, and judged when
  * it is lost. Each one settles, and says whether it left this process.
  */
-export class Traffic {
+export class CommandQueue {
   /** What the server remembers of the connection. */
   readonly session: Session;
   readonly errors: CommandErrors;
@@ -57,14 +57,14 @@ export class Traffic {
   readonly #deadlines: Deadlines;
   /** Of those that are held, without a socket that would keep the process alive for them. */
   readonly #patience: Deadlines;
-  readonly #arrival: Arrival;
+  readonly #replyProgress: ReplyProgress;
   readonly #due: DueTimes;
-  readonly #held = new HeldCommands();
+  readonly #held = new OfflineQueue();
   /** A pipeline is being written: what who listens to ioredis' channels sends meanwhile comes after it. */
   #isPiping = false;
-  #outbox: Outbox | undefined;
+  #coalescer: WriteCoalescer | undefined;
 
-  constructor(handle: Handle, options: TrafficOptions) {
+  constructor(handle: Handle, options: CommandQueueOptions) {
     const { redis, name, role, onTimeout, receivedAt, onOutOfStep, whyAway } = options;
     this.#handle = handle;
     this.#redis = redis;
@@ -85,7 +85,7 @@ export class Traffic {
       graceMs: redis.commandTimeoutMs,
       isRef: true,
     });
-    this.#arrival = new Arrival(redis.commandTimeoutMs);
+    this.#replyProgress = new ReplyProgress(redis.commandTimeoutMs);
     this.#due = new DueTimes(redis.commandTimeoutMs);
   }
 
@@ -93,7 +93,7 @@ export class Traffic {
   connected(): void {
     const handle = this.#handle;
     handle.writes = handle.unsent = 0;
-    this.#outbox = sendThroughOutbox(handle.stream, (writes) => {
+    this.#coalescer = coalesceWrites(handle.stream, (writes) => {
       if (writes !== handle.writes) return this.fallOutOfStep("somebody else wrote to its socket");
       handle.unsent = 0;
       return true;
@@ -104,7 +104,7 @@ export class Traffic {
 
   /** What was written leaves at once. */
   flush(): void {
-    this.#outbox?.flush();
+    this.#coalescer?.flush();
   }
 
   /** Onto the connection, which is up. */
@@ -178,7 +178,7 @@ export class Traffic {
   }
 
   #stayInStep(): void {
-    if (this.#outbox!.writes !== this.#handle.writes) this.fallOutOfStep("commands were queued and not written");
+    if (this.#coalescer!.writes !== this.#handle.writes) this.fallOutOfStep("commands were queued and not written");
   }
 
   /** Nobody can tell which reply is whose any more. What has not left does not leave: each command says so. */
@@ -270,7 +270,7 @@ export class Traffic {
   received(): void {
     // Where the server speaks unasked, bytes say nothing about a reply.
     if (this.#role === "subscriber" || this.session.tainted) return;
-    this.#arrival.received(this.#handle.commandQueue.peekFront()?.command);
+    this.#replyProgress.received(this.#handle.commandQueue.peekFront()?.command);
   }
 
   /** Whether something is under way that has a deadline: what the library itself asks has none. */
@@ -344,14 +344,14 @@ export class Traffic {
       const command = this.#queued(i);
       const due = dueAt(command) ?? Infinity;
       if (command.isSettled) continue;
-      const until = due > expiry.cutoff ? due : this.#arrival.until(command, due, expiry);
+      const until = due > expiry.cutoff ? due : this.#replyProgress.until(command, due, expiry);
       if (until > expiry.cutoff) {
         next = Math.min(next, until);
         continue;
       }
       const receivedAt = this.#receivedAt();
       const moment = {
-        isArriving: this.#arrival.isOf(command),
+        isArriving: this.#replyProgress.isOf(command),
         isAnswering: receivedAt > due - this.#redis.commandTimeoutMs,
         isBehind: receivedAt > due,
         silentMs: Math.round(monotonic() - receivedAt),

@@ -10,7 +10,7 @@ interface Held {
 }
 
 /** Commands and pipelines that wait for their connection, in their order. */
-export class HeldCommands {
+export class OfflineQueue {
   #held: Held[] = [];
 
   add(outgoing: Outgoing): void {

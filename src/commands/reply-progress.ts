@@ -7,7 +7,7 @@ const GAP_MS = 200;
  * The reply that is being received. A large one that is still arriving when its command's deadline comes is given more
  * time as long as it keeps arriving: at most one further deadline of this loop's unblocked time.
  */
-export class Arrival {
+export class ReplyProgress {
   readonly #graceMs: number;
   #command: unknown;
   #receivedAt = -Infinity;

@@ -11,7 +11,7 @@ const LONG_MS = 0.2;
 /** After such a turn so many commands leave at once, if no other turn has been measured meanwhile. */
 const EARLY = 32;
 
-export interface Outbox {
+export interface WriteCoalescer {
   /** So far. */
   readonly writes: number;
   /** What was written leaves at once. */
@@ -26,7 +26,7 @@ export interface Outbox {
  * every write of the stream passes here. `onFlush` is asked before it leaves; of a stream that has ended nothing leaves
  * any more.
  */
-export function sendThroughOutbox(stream: Writable, onFlush: (writes: number) => boolean): Outbox {
+export function coalesceWrites(stream: Writable, onFlush: (writes: number) => boolean): WriteCoalescer {
   const write: (chunk: string | Uint8Array) => boolean = stream.write.bind(stream);
   let chunks: (string | Uint8Array)[] = [];
   /** Of this turn. */
@@ -41,7 +41,7 @@ export function sendThroughOutbox(stream: Writable, onFlush: (writes: number) =>
   let isLone = false;
 
   const flush = (): void => {
-    if (!stream.writable || chunks.length === 0 || !onFlush(outbox.writes)) return;
+    if (!stream.writable || chunks.length === 0 || !onFlush(coalescer.writes)) return;
     const leaving = chunks;
     chunks = [];
     if (leaving.length === 1) write(leaving[0]!);
@@ -65,7 +65,7 @@ export function sendThroughOutbox(stream: Writable, onFlush: (writes: number) =>
     // Strings are encoded together. Commands never split a character.
     if (typeof chunk === "string" && typeof chunks[last] === "string") chunks[last] += chunk;
     else chunks.push(chunk);
-    outbox.writes++;
+    coalescer.writes++;
     since++;
     if (isLone) {
       isLone = false;
@@ -87,8 +87,8 @@ export function sendThroughOutbox(stream: Writable, onFlush: (writes: number) =>
     if (turnAt === undefined) setImmediate(endTurn);
     turnAt = monotonic();
   });
-  const outbox = { writes: 0, flush };
-  return outbox;
+  const coalescer = { writes: 0, flush };
+  return coalescer;
 }
 
 function toBuffer(chunk: string | Uint8Array): Uint8Array {

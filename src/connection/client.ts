@@ -1,6 +1,6 @@
 import { markAsUntransferable } from "node:worker_threads";
 import type { AskedChannel, OnResubscribed } from "../commands/asked-channels.js";
-import { Traffic } from "../commands/command-queue.js";
+import { CommandQueue } from "../commands/command-queue.js";
 import { type Gate, Handle } from "../commands/handle.js";
 import type { QueuedCommand } from "../commands/ioredis.js";
 import type { KeyPositions } from "../commands/key-positions.js";
@@ -11,17 +11,17 @@ import { quiet } from "../core/log.js";
 import { classifyReply, replyCode } from "../core/replies.js";
 import { connRetry, isRetryableError } from "../core/retry.js";
 import { abortable, monotonic, sleep, within } from "../core/time.js";
-import type { Entry } from "../gate/connect-gate.js";
+import type { ConnectAttempt } from "../gate/connect-gate.js";
 import { type ConnectionState, StateMachine } from "./connection-state.js";
 import { Dialer, type DialerOptions } from "./dialer.js";
-import type { MasterWatch } from "./failover-monitor.js";
-import { Replacement } from "./graceful-reconnect.js";
+import type { FailoverMonitor } from "./failover-monitor.js";
+import { GracefulReconnect } from "./graceful-reconnect.js";
 import { Handshake } from "./handshake.js";
 import { IdleCheck } from "./idle-check.js";
 import { LoginRenewal } from "./login-renewal.js";
 import { Probe } from "./probe.js";
 import { Resubscription } from "./resubscription.js";
-import { HandBack } from "./session-reset.js";
+import { SessionReset } from "./session-reset.js";
 
 export interface ClientOptions extends Omit<DialerOptions, "onServed" | "onConnected" | "db"> {
   readonly retry: RetryConfig;
@@ -44,16 +44,16 @@ export class Client implements Gate {
   readonly redis: Handle;
   readonly #options: ClientOptions;
   readonly #dialer: Dialer;
-  readonly #traffic: Traffic;
+  readonly #commandQueue: CommandQueue;
   readonly #probe: Probe;
   readonly #idleCheck: IdleCheck;
-  readonly #replacement: Replacement;
-  readonly #masterWatch: MasterWatch | undefined;
+  readonly #gracefulReconnect: GracefulReconnect;
+  readonly #failoverMonitor: FailoverMonitor | undefined;
   readonly #life = new AbortController();
   readonly #machine: StateMachine;
   /** What the machine says, at hand for each command. */
   #isConnected = false;
-  readonly #handBack: HandBack;
+  readonly #sessionReset: SessionReset;
   readonly #handshake: Handshake;
   readonly #resubscription: Resubscription;
   readonly #loginRenewal: LoginRenewal;
@@ -69,13 +69,13 @@ export class Client implements Gate {
     this.redis = new Handle(redis, this);
     const dialing = {
       ...options,
-      db: () => this.#traffic.session.db,
+      db: () => this.#commandQueue.session.db,
       onServed: async () => (options.isNode ? undefined : this.#resubscription.restore()),
-      onConnected: (entry: Entry) => this.#connected(entry),
+      onConnected: (entry: ConnectAttempt) => this.#connected(entry),
     };
     this.#dialer = new Dialer(this.redis, dialing, this.#life.signal);
     this.#machine = new StateMachine({ ...options, lastError: () => this.#dialer.lastError });
-    this.#traffic = new Traffic(this.redis, {
+    this.#commandQueue = new CommandQueue(this.redis, {
       redis,
       name,
       role,
@@ -85,7 +85,7 @@ export class Client implements Gate {
       whyAway: () => (this.isAlive() ? undefined : this.#absence?.why),
     });
     this.#probe = new Probe(this.redis, {
-      traffic: this.#traffic,
+      commandQueue: this.#commandQueue,
       commandTimeoutMs: redis.commandTimeoutMs,
       heartbeatMs: redis.heartbeatMs,
       isAlive: () => this.isAlive(),
@@ -95,38 +95,38 @@ export class Client implements Gate {
       isInDoubt: () => this.#probe.isQuiet && !this.isFresh(options.idleCheckMs ?? Infinity),
       ask: () => this.#probe.ping(redis.commandTimeoutMs / 2), // what is held meanwhile keeps the other half
       onAnswer: () => {
-        if (!this.#replacement.isPending) this.#traffic.release();
+        if (!this.#gracefulReconnect.isPending) this.#commandQueue.release();
       },
     });
-    this.#replacement = new Replacement({
+    this.#gracefulReconnect = new GracefulReconnect({
       patienceMs: redis.commandTimeoutMs / 2, // what is held meanwhile keeps the other half
-      isIdle: () => !this.#traffic.isAwaited,
+      isIdle: () => !this.#commandQueue.isAwaited,
       replace: () => this.redis.stream.destroy(),
-      keep: () => this.#traffic.release(),
+      keep: () => this.#commandQueue.release(),
     });
-    this.#masterWatch = this.#dialer.watchMaster(() => this.#moved());
+    this.#failoverMonitor = this.#dialer.monitorFailover(() => this.#moved());
     this.redis.on("error", (error: Error) => {
       this.#dialer.lastError = error;
-      if (error.message.startsWith(STRAY_REPLY)) this.#traffic.fallOutOfStep("a reply came that nobody waits for");
+      if (error.message.startsWith(STRAY_REPLY)) this.#commandQueue.fallOutOfStep("a reply came that nobody waits for");
     });
-    const about = { logins: undefined, ...options, traffic: this.#traffic };
+    const about = { logins: undefined, ...options, commandQueue: this.#commandQueue };
     this.#handshake = new Handshake(this.redis, about);
     this.#resubscription = new Resubscription(this.redis, { ...about, life: this.#life.signal });
     this.#loginRenewal = new LoginRenewal(this.redis, { ...about, dialer: this.#dialer, life: this.#life.signal });
-    this.#handBack = new HandBack(this.redis, {
-      session: this.#traffic.session,
+    this.#sessionReset = new SessionReset(this.redis, {
+      session: this.#commandQueue.session,
       repairMs: redis.commandTimeoutMs,
       onTimeout: () => this.#dialer.connectFailed(),
-      flush: () => this.#traffic.flush(),
+      flush: () => this.#commandQueue.flush(),
     });
     this.#keys =
       options.KeyPositions &&
       new options.KeyPositions({
         redis,
-        errors: this.#traffic.errors,
+        errors: this.#commandQueue.errors,
         ask: (command, ...args) => this.askAbout(command, ...args),
         send: (command) => this.#send(command),
-        onTurnedAway: (commands) => this.#traffic.session.turnedAway(commands),
+        onTurnedAway: (commands) => this.#commandQueue.session.turnedAway(commands),
       });
     // Who holds a dedicated one is not to find an AUTH between two commands: see renewLogin.
     if (role !== "dedicated") this.#unlisten = options.logins?.listen(() => this.renewLogin());
@@ -159,7 +159,7 @@ export class Client implements Gate {
     const { underWay } = this.#idleCheck;
     if (underWay) await abortable(underWay, signal);
     if (this.isAlive()) return;
-    if (this.#life.signal.aborted) throw this.#traffic.errors.closed();
+    if (this.#life.signal.aborted) throw this.#commandQueue.errors.closed();
     const { retry } = this.#options;
     if (this.state === "disconnected") return abortable(this.#startConnecting(retry), signal);
     // After a loss (its close event may be still to come) the attempts go on for as long as it takes; this caller's
@@ -180,12 +180,12 @@ export class Client implements Gate {
 
   /** Nobody waits for anything here, and it would be as good when opened anew. */
   get isIdle(): boolean {
-    return this.isAlive() && this.redis.commandQueue.length === 0 && this.#traffic.session.clean;
+    return this.isAlive() && this.redis.commandQueue.length === 0 && this.#commandQueue.session.clean;
   }
 
   /** As `Handle.subscribeAgain`, to what was subscribed to on another connection. */
   subscribeAgain(asked: AskedChannel, onStands: () => void): Promise<void> {
-    this.#traffic.session.taint();
+    this.#commandQueue.session.taint();
     return this.redis.subscribeAgain(asked, onStands);
   }
 
@@ -207,8 +207,9 @@ export class Client implements Gate {
    * `isAwaited` there is a next holder already.
    */
   reset(isAwaited = false): boolean | Promise<boolean> {
-    if (!this.isAlive() || this.#dialer.hasOldLogin || !this.#handBack.isPossible || this.#keys?.isBusy) return false;
-    return this.#handBack.begin(isAwaited);
+    if (!this.isAlive() || this.#dialer.hasOldLogin || !this.#sessionReset.isPossible || this.#keys?.isBusy)
+      return false;
+    return this.#sessionReset.begin(isAwaited);
   }
 
   /**
@@ -218,7 +219,7 @@ export class Client implements Gate {
   async close(ms: number): Promise<void> {
     if (!this.#closing) return (this.#closing = this.#close(ms));
     // Who has less time left than the first caller had does not wait for that one's QUIT.
-    await within(this.#closing, ms, () => this.#traffic.errors.closed()).catch(() => this.redis.stream?.destroy());
+    await within(this.#closing, ms, () => this.#commandQueue.errors.closed()).catch(() => this.redis.stream?.destroy());
     return this.#closing;
   }
 
@@ -227,7 +228,7 @@ export class Client implements Gate {
    * whether there was one.
    */
   callOff(reason: unknown): boolean {
-    if (!this.#traffic.isBlocking) return false;
+    if (!this.#commandQueue.isBlocking) return false;
     this.#dialer.lastError = reason as Error;
     void this.close(0);
     return true;
@@ -242,7 +243,9 @@ export class Client implements Gate {
     const absence = this.isAlive() ? undefined : this.#absence;
     if (absence && whenDown === "fail") throw absence.why;
     await this.connect(this.#life.signal);
-    const refused = this.inTransaction ? this.#traffic.errors.refused(command, IN_MULTI) : this.refuse([command], 0);
+    const refused = this.inTransaction
+      ? this.#commandQueue.errors.refused(command, IN_MULTI)
+      : this.refuse([command], 0);
     if (refused) throw refused;
     return await within(this.redis.ownBytes("command", ...args), commandTimeoutMs, () => {
       this.#probe.suspect();
@@ -251,7 +254,7 @@ export class Client implements Gate {
   }
 
   get inTransaction(): boolean {
-    return this.#traffic.session.inTransaction;
+    return this.#commandQueue.session.inTransaction;
   }
 
   /** Undefined if it has never been open: then it is not away, it is only now wanted. */
@@ -269,7 +272,7 @@ export class Client implements Gate {
 
   send(outgoing: Outgoing): unknown {
     // Also while QUIT is under way: what is written behind it never runs.
-    if (this.#closing) return this.#traffic.turnAwayClosed(outgoing);
+    if (this.#closing) return this.#commandQueue.turnAwayClosed(outgoing);
     return this.#keys && this.#isDelayed(outgoing, this.#keys) ? outgoing.promise : this.#send(outgoing);
   }
 
@@ -283,33 +286,33 @@ export class Client implements Gate {
   }
 
   #send(outgoing: Outgoing): unknown {
-    if (this.isAlive() && !this.#replacement.isPending) {
-      if (this.#idleCheck.isNeeded()) return this.#traffic.hold(outgoing);
-      return this.#traffic.send(outgoing);
+    if (this.isAlive() && !this.#gracefulReconnect.isPending) {
+      if (this.#idleCheck.isNeeded()) return this.#commandQueue.hold(outgoing);
+      return this.#commandQueue.send(outgoing);
     }
     if (!(outgoing instanceof PipedCommands) && this.#belongsToHandshake(outgoing))
       return this.#handshake.send(outgoing);
     this.seek();
-    if (!this.isAlive()) this.#traffic.unsubscribe(outgoing);
-    return this.#traffic.hold(outgoing, this.#absence);
+    if (!this.isAlive()) this.#commandQueue.unsubscribe(outgoing);
+    return this.#commandQueue.hold(outgoing, this.#absence);
   }
 
   refuse(pipeline: readonly QueuedCommand[], ends: number): Error | undefined {
-    return this.#traffic.refuse(pipeline, ends);
+    return this.#commandQueue.refuse(pipeline, ends);
   }
 
   refused(command: QueuedCommand, error: Error): void {
-    this.#traffic.session.answered(command, error);
+    this.#commandQueue.session.answered(command, error);
     if (classifyReply(error) === "reconnect") this.#leave(error, replyCode(error));
   }
 
   failed(error: Error): void {
     this.#dialer.lastError = error;
-    this.#traffic.lost(error, false);
+    this.#commandQueue.lost(error, false);
   }
 
   refuseEnd(): Error | undefined {
-    return this.#options.role === "owned" ? undefined : this.#traffic.errors.needsDedicated("quit");
+    return this.#options.role === "owned" ? undefined : this.#commandQueue.errors.needsDedicated("quit");
   }
 
   async end(ms: number = this.#options.redis.commandTimeoutMs): Promise<void> {
@@ -351,9 +354,9 @@ export class Client implements Gate {
       this.#connecting = undefined;
     } catch (error) {
       this.#connecting = undefined; // before anybody hears of it and tries again
-      if (this.#life.signal.aborted) throw this.#traffic.errors.closed();
+      if (this.#life.signal.aborted) throw this.#commandQueue.errors.closed();
       this.#become("disconnected");
-      this.#traffic.rejectHeld(error);
+      this.#commandQueue.rejectHeld(error);
       throw error;
     }
   }
@@ -363,7 +366,7 @@ export class Client implements Gate {
     return this.#isReconnect && error instanceof AuthFailedError;
   }
 
-  #connected(entry: Entry): void {
+  #connected(entry: ConnectAttempt): void {
     const { stream } = this.redis;
     stream.prependOnceListener("close", () => {
       entry.closed();
@@ -373,25 +376,25 @@ export class Client implements Gate {
       // Replies are views of it, also those of other tasks. Moving the buffer of one would take the bytes of all.
       markAsUntransferable(buffer);
       this.#probe.received();
-      this.#traffic.received();
+      this.#commandQueue.received();
       this.#loginRenewal.look();
-      this.#replacement.look();
+      this.#gracefulReconnect.look();
     });
     this.#probe.received();
-    this.#traffic.connected();
+    this.#commandQueue.connected();
     this.#become("connected");
     this.renewLogin(); // if one came during the handshake
     this.#probe.heartbeat.start();
-    this.#masterWatch?.start(this.redis.aimedAt);
+    this.#failoverMonitor?.start(this.redis.aimedAt);
     void this.#handshake.monitorAgain();
     this.#resubscription.connected();
-    this.#traffic.release();
+    this.#commandQueue.release();
     if (this.#isReconnect) this.#options.onReconnected?.();
     this.#isReconnect = true;
   }
 
   #leave(why: Error, code: string): void {
-    if (!this.isAlive() || this.#closing || !this.#replacement.request()) return;
+    if (!this.isAlive() || this.#closing || !this.#gracefulReconnect.request()) return;
     const { logger, name } = this.#options;
     this.#dialer.lastError = why;
     logger.warn("connection leads to the wrong server and is replaced", { name, code });
@@ -399,7 +402,7 @@ export class Client implements Gate {
 
   #moved(): void {
     this.#leave(new Error("the sentinels name another master"), "MASTER_MOVED");
-    this.#replacement.look(); // nothing may be under way, and then no last answer ends it
+    this.#gracefulReconnect.look(); // nothing may be under way, and then no last answer ends it
   }
 
   #outOfStep(why: string): void {
@@ -410,9 +413,9 @@ export class Client implements Gate {
 
   #lost(): void {
     this.#probe.heartbeat.stop();
-    this.#masterWatch?.stop();
-    this.#replacement.stop();
-    this.#traffic.lost(this.#dialer.lastError, !this.#life.signal.aborted);
+    this.#failoverMonitor?.stop();
+    this.#gracefulReconnect.stop();
+    this.#commandQueue.lost(this.#dialer.lastError, !this.#life.signal.aborted);
     if (!this.#life.signal.aborted) void this.#startConnecting(FOR_EVER);
   }
 
@@ -423,18 +426,18 @@ export class Client implements Gate {
   // Closing
 
   async #close(ms: number): Promise<void> {
-    const isHeard = this.isAlive() && !this.#traffic.isBlocked;
-    this.#replacement.stop();
+    const isHeard = this.isAlive() && !this.#commandQueue.isBlocked;
+    this.#gracefulReconnect.stop();
     // QUIT is answered after everything written before it.
     const quit = isHeard ? this.redis.own("quit") : Promise.resolve();
-    this.#life.abort(this.#traffic.errors.closed());
-    this.#traffic.rejectHeld(this.#traffic.errors.closed());
-    this.#keys?.close(this.#traffic.errors.closed());
-    await within(quit, ms, () => this.#traffic.errors.closed()).catch(() => {}); // gone or frozen: destroyed below
+    this.#life.abort(this.#commandQueue.errors.closed());
+    this.#commandQueue.rejectHeld(this.#commandQueue.errors.closed());
+    this.#keys?.close(this.#commandQueue.errors.closed());
+    await within(quit, ms, () => this.#commandQueue.errors.closed()).catch(() => {}); // gone or frozen: destroyed below
     await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
-    await Promise.all([this.#dialer.destroy(), this.#masterWatch?.close()]);
+    await Promise.all([this.#dialer.destroy(), this.#failoverMonitor?.close()]);
     this.#probe.heartbeat.stop();
-    this.#traffic.stop();
+    this.#commandQueue.stop();
     this.#unlisten?.();
     this.#become("closed");
   }

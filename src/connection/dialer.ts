@@ -7,9 +7,9 @@ import type { ClientRole } from "../core/names.js";
 import { isDenied } from "../core/permissions.js";
 import { helloFields, isAuthReply, isFull, isReplyError, isServed, replyCode } from "../core/replies.js";
 import { abortable, monotonic, within } from "../core/time.js";
-import type { Entry, ServerGate } from "../gate/connect-gate.js";
+import type { ConnectAttempt, ServerGate } from "../gate/connect-gate.js";
 import type { PermitKind } from "../gate/shared-semaphore.js";
-import { MasterWatch } from "./failover-monitor.js";
+import { FailoverMonitor } from "./failover-monitor.js";
 import { ForeignError, foreignWord, lookAgain } from "./foreign.js";
 import type { Logins } from "./logins.js";
 import { Sentinels } from "./sentinels.js";
@@ -31,7 +31,7 @@ export interface DialerOptions {
   /** The server answers: what is said before the connection is told to be up. */
   readonly onServed: () => Promise<void>;
   /** In the very turn in which the connection was found good: its close is not missed. */
-  readonly onConnected: (entry: Entry) => void;
+  readonly onConnected: (entry: ConnectAttempt) => void;
 }
 
 /** What an attempt to connect gets at least: with less, its failure would only say that it was late. */
@@ -48,7 +48,7 @@ export class Dialer {
   /** Ends every wait. */
   readonly #life: AbortSignal;
   /** With sentinels: asked anew at every attempt, so that a failover is followed. */
-  #masterWatch: MasterWatch | undefined;
+  #failoverMonitor: FailoverMonitor | undefined;
   /** What the connection was opened with, or renewed to. */
   #login: Login | undefined;
   /** Which the server refused at the last attempt. */
@@ -91,12 +91,12 @@ export class Dialer {
   }
 
   /** With sentinels: hears when they name another master. */
-  watchMaster(onMoved: () => void): MasterWatch | undefined {
+  monitorFailover(onMoved: () => void): FailoverMonitor | undefined {
     const { gate, redis } = this.#options;
     const sentinels = Sentinels.of(redis);
     if (!sentinels) return undefined;
     const watching = { cells: gate.masterCells, sentinels, ms: redis.connectTimeoutMs, onMoved };
-    return (this.#masterWatch = new MasterWatch(watching));
+    return (this.#failoverMonitor = new FailoverMonitor(watching));
   }
 
   /** Settles when the socket is gone. */
@@ -171,7 +171,7 @@ export class Dialer {
   /** With sentinels there can be several addresses: each gets its share of the time, one socket at a time. */
   async #openAny(openBy: number, gaveWay: () => Error | undefined): Promise<void> {
     this.#address = this.#options.redis.sentinelName ?? "";
-    const asked = this.#masterWatch?.candidates(openBy - monotonic(), this.#life);
+    const asked = this.#failoverMonitor?.candidates(openBy - monotonic(), this.#life);
     const addresses = (await asked?.catch((error) => Promise.reject(this.#judgeAttempt(error, false)))) ?? [undefined];
     const failures: Error[] = [];
     for (const [i, address] of addresses.entries()) {
@@ -239,7 +239,7 @@ export class Dialer {
       // NOPERM, MISCONF: refused, but by a server that answers this user.
       if (!isServed(error)) throw error;
     });
-    await Promise.all([named, pinged, this.#masterWatch && this.#checkRole()]);
+    await Promise.all([named, pinged, this.#failoverMonitor && this.#checkRole()]);
   }
 
   /** Sentinels can be behind: a master that was demoted, or has come back, is still named for a while. */

@@ -12,7 +12,7 @@ const NEXT_LOOK = 1;
 const EPOCH = 2;
 const CONFIRMED = 3;
 
-export interface MasterWatchOptions {
+export interface FailoverMonitorOptions {
   /** Memory that all threads share; all zeros is its beginning. */
   readonly cells: Int32Array<SharedArrayBuffer>;
   readonly sentinels: Sentinels;
@@ -27,8 +27,8 @@ export interface MasterWatchOptions {
  * client of the process, in whichever thread, asks the sentinels and leaves the newest answer where all the others look.
  * The answer of a sentinel that was restarted can be from before the last failover: it moves nobody.
  */
-export class MasterWatch {
-  readonly #options: MasterWatchOptions;
+export class FailoverMonitor {
+  readonly #options: FailoverMonitorOptions;
   readonly #life = new AbortController();
   #timer: NodeJS.Timeout | undefined;
   #at = 0;
@@ -38,7 +38,7 @@ export class MasterWatch {
   #words: readonly Word[] = [];
   #asking: Promise<void> | undefined;
 
-  constructor(options: MasterWatchOptions) {
+  constructor(options: FailoverMonitorOptions) {
     this.#options = options;
   }
 

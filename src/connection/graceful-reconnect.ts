@@ -1,6 +1,6 @@
 import { monotonic } from "../core/time.js";
 
-export interface ReplacementOptions {
+export interface GracefulReconnectOptions {
   /** The longest that what is under way is waited for. */
   readonly patienceMs: number;
   /** Whether nobody waits for an answer on the connection any more. */
@@ -19,13 +19,13 @@ const MAX_PAUSE_MS = 10_000;
  * and the last answer ends it. Whoever keeps asking, as one does who writes to a replica on purpose, is heard once a
  * second, then less often, down to every ten seconds.
  */
-export class Replacement {
-  readonly #options: ReplacementOptions;
+export class GracefulReconnect {
+  readonly #options: GracefulReconnectOptions;
   #timer: NodeJS.Timeout | undefined;
   #askedAt = -Infinity;
   #pauseMs = 0;
 
-  constructor(options: ReplacementOptions) {
+  constructor(options: GracefulReconnectOptions) {
     this.#options = options;
   }
 

@@ -1,11 +1,11 @@
-import type { Traffic } from "../commands/command-queue.js";
+import type { CommandQueue } from "../commands/command-queue.js";
 import type { Handle } from "../commands/handle.js";
 import type { QueuedCommand } from "../commands/ioredis.js";
 import type { Logger } from "../core/log.js";
 import { isReplyError, replyCode } from "../core/replies.js";
 
 export interface HandshakeOptions {
-  readonly traffic: Traffic;
+  readonly commandQueue: CommandQueue;
   readonly logger: Logger;
   /** Of the connection, in logs. */
   readonly name: string;
@@ -27,7 +27,7 @@ export class Handshake {
   }
 
   send(command: QueuedCommand): unknown {
-    const { errors } = this.#options.traffic;
+    const { errors } = this.#options.commandQueue;
     const { reject } = command;
     command.reject = (error) => {
       // Somebody else who says what ioredis says while it connects learns that it had no effect.
@@ -41,13 +41,13 @@ export class Handshake {
 
   /** Once the connection is up. Nobody waits for the answer: where it is a refusal, the holder listens for errors. */
   async monitorAgain(): Promise<void> {
-    const { logger, name, traffic } = this.#options;
-    if (!traffic.session.isMonitoring) return;
+    const { logger, name, commandQueue } = this.#options;
+    if (!commandQueue.session.isMonitoring) return;
     try {
       await this.#handle.monitorAgain();
     } catch (error) {
       if (!isReplyError(error)) return; // lost once more, and then it is asked for again
-      traffic.session.monitoringEnded();
+      commandQueue.session.monitoringEnded();
       logger.warn("MONITOR was refused after a reconnect", { name, code: replyCode(error) });
       this.#handle.emit("error", error);
     }

@@ -1,4 +1,4 @@
-import type { Traffic } from "../commands/command-queue.js";
+import type { CommandQueue } from "../commands/command-queue.js";
 import type { Handle } from "../commands/handle.js";
 import type { Logger } from "../core/log.js";
 import { isReplyError, replyCode } from "../core/replies.js";
@@ -7,7 +7,7 @@ import type { Logins } from "./logins.js";
 
 export interface LoginRenewalOptions {
   readonly dialer: Dialer;
-  readonly traffic: Traffic;
+  readonly commandQueue: CommandQueue;
   readonly logins: Logins | undefined;
   readonly logger: Logger;
   /** Of the connection, in logs. */
@@ -34,11 +34,11 @@ export class LoginRenewal {
   }
 
   renew(): void {
-    const { dialer, traffic, logins, logger, name, life } = this.#options;
+    const { dialer, commandQueue, logins, logger, name, life } = this.#options;
     if (!dialer.hasOldLogin) return;
-    const { inTransaction, isMonitoring } = traffic.session;
+    const { inTransaction, isMonitoring } = commandQueue.session;
     const runsNothing = isMonitoring || this.#handle.mode === "subscriber"; // the latter with RESP2 only
-    this.#isDue = inTransaction || runsNothing || traffic.isBlocked;
+    this.#isDue = inTransaction || runsNothing || commandQueue.isBlocked;
     if (this.#isDue) return;
     const { username = "default", password, version } = dialer.takeLogin()!;
     this.#handle.own("auth", username, password).catch((error: unknown) => {

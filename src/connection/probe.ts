@@ -1,11 +1,11 @@
-import type { Traffic } from "../commands/command-queue.js";
+import type { CommandQueue } from "../commands/command-queue.js";
 import type { Handle } from "../commands/handle.js";
 import { isReplyError } from "../core/replies.js";
 import { monotonic, within } from "../core/time.js";
 import { Heartbeat } from "./heartbeat.js";
 
 export interface ProbeOptions {
-  readonly traffic: Traffic;
+  readonly commandQueue: CommandQueue;
   readonly commandTimeoutMs: number;
   readonly heartbeatMs: number;
   readonly isAlive: () => boolean;
@@ -36,12 +36,12 @@ export class Probe {
 
   /** Nothing is under way that a PING could be behind, or become a part of. */
   get isQuiet(): boolean {
-    return !this.#options.traffic.isBusy && !this.#swallowsPing;
+    return !this.#options.commandQueue.isBusy && !this.#swallowsPing;
   }
 
   /** Of a MULTI it would become a part, and its answer a line of MONITOR. */
   get #swallowsPing(): boolean {
-    const { session } = this.#options.traffic;
+    const { session } = this.#options.commandQueue;
     return session.inTransaction || session.isMonitoring;
   }
 
@@ -61,7 +61,7 @@ export class Probe {
 
   /** A command had no reply by its deadline: is anybody there? Behind an endless BLPOP a PING would learn nothing. */
   suspect(): void {
-    if (!this.#options.traffic.isBlocked && !this.#swallowsPing) void this.check();
+    if (!this.#options.commandQueue.isBlocked && !this.#swallowsPing) void this.check();
   }
 
   async ping(ms: number = this.#options.commandTimeoutMs): Promise<boolean> {

@@ -1,5 +1,5 @@
 import type { AskedChannel, OnResubscribed } from "../commands/asked-channels.js";
-import type { Traffic } from "../commands/command-queue.js";
+import type { CommandQueue } from "../commands/command-queue.js";
 import type { Handle } from "../commands/handle.js";
 import type { RetryConfig } from "../config/options.js";
 import type { Logger } from "../core/log.js";
@@ -7,7 +7,7 @@ import { isReplyError } from "../core/replies.js";
 import { connRetry } from "../core/retry.js";
 
 export interface ResubscriptionOptions {
-  readonly traffic: Traffic;
+  readonly commandQueue: CommandQueue;
   readonly retry: RetryConfig;
   readonly logger: Logger;
   /** Of the connection, in logs. */
@@ -39,7 +39,7 @@ export class Resubscription {
 
   /** In the course of connecting. Rejects when the connection is lost; what is refused is asked for again, once it is up. */
   async restore(): Promise<void> {
-    this.#missing = this.#options.traffic.channels.confirmed;
+    this.#missing = this.#options.commandQueue.channels.confirmed;
     await this.#ask();
   }
 
@@ -60,7 +60,7 @@ export class Resubscription {
   }
 
   async #ask(): Promise<void> {
-    const { channels } = this.#options.traffic;
+    const { channels } = this.#options.commandQueue;
     const missing = this.#missing.filter((asked) => channels.has(asked));
     const answers = await Promise.allSettled(missing.map((asked) => this.#subscribe(asked)));
     const errors = answers.map((answer) => (answer.status === "rejected" ? (answer.reason as Error) : undefined));
@@ -72,9 +72,9 @@ export class Resubscription {
 
   /** One by one: a refusal of one is not that of all. */
   async #subscribe(asked: AskedChannel): Promise<void> {
-    const { onResubscribed, traffic } = this.#options;
+    const { onResubscribed, commandQueue } = this.#options;
     await this.#handle.subscribeAgain(asked, () => {
-      if (traffic.channels.has(asked)) onResubscribed?.(asked);
+      if (commandQueue.channels.has(asked)) onResubscribed?.(asked);
       else this.#handle.giveUp(asked);
     });
   }

@@ -3,7 +3,7 @@ import type { Session } from "../commands/session.js";
 import { within } from "../core/time.js";
 import { OwnListeners } from "./own-listeners.js";
 
-export interface HandBackOptions {
+export interface SessionResetOptions {
   readonly session: Session;
   readonly repairMs: number;
   /** A repair took longer. */
@@ -13,15 +13,15 @@ export interface HandBackOptions {
 }
 
 /** Makes a connection that a holder gives back as good as new for the next one. */
-export class HandBack {
+export class SessionReset {
   readonly #handle: Handle;
-  readonly #options: HandBackOptions;
+  readonly #options: SessionResetOptions;
   readonly #listeners: OwnListeners;
   /** UNWATCHs under way. */
   #unwatching = 0;
 
   /** All that listen to the handle now are the library's own. */
-  constructor(handle: Handle, options: HandBackOptions) {
+  constructor(handle: Handle, options: SessionResetOptions) {
     this.#handle = handle;
     this.#options = options;
     this.#listeners = new OwnListeners(handle);

@@ -81,7 +81,7 @@ function wrap<Args extends readonly unknown[], Value>(
   });
 }
 
-interface Entry<Value> {
+interface CacheEntry<Value> {
   readonly value: Value;
   readonly expiresAt: number;
 }
@@ -100,7 +100,7 @@ class Memo<Value> {
   readonly #ttlMs: number;
   readonly #max: number;
   /** In the order of use, the latest last. */
-  readonly #entries = new Map<unknown, Entry<Value>>();
+  readonly #entries = new Map<unknown, CacheEntry<Value>>();
   readonly #flights = new Map<unknown, Flight<Value>>();
   #hits = 0;
   #misses = 0;
@@ -187,7 +187,7 @@ class Memo<Value> {
   }
 
   /** Gone in this turn, disposed of when the promise resolves; it never rejects. */
-  async #remove(key: unknown, entry: Entry<Value>, reason: DisposeReason): Promise<void> {
+  async #remove(key: unknown, entry: CacheEntry<Value>, reason: DisposeReason): Promise<void> {
     this.#entries.delete(key);
     await this.#dispose(entry.value, reason);
   }

@@ -41,11 +41,11 @@ export class Breaker {
   static readonly CELLS = OWN_CELLS + Outage.CELLS;
   readonly outage: Outage;
   readonly #cells: Int32Array<SharedArrayBuffer>;
-  readonly #slot: number;
+  readonly #row: number;
 
-  constructor(cells: Int32Array<SharedArrayBuffer>, slot: number) {
+  constructor(cells: Int32Array<SharedArrayBuffer>, row: number) {
     this.#cells = cells;
-    this.#slot = slot;
+    this.#row = row;
     this.outage = new Outage(cells.subarray(OWN_CELLS));
   }
 
@@ -101,22 +101,22 @@ export class Breaker {
   }
 
   /** A thread that is gone probes no more. */
-  sweep(slot: number): void {
-    Atomics.compareExchange(this.#cells, PROBER, slot + 1, 0);
+  sweep(row: number): void {
+    Atomics.compareExchange(this.#cells, PROBER, row + 1, 0);
   }
 
   #becomeProber(): boolean {
     if (this.#msUntil(NEXT_PROBE) > 0) return false;
     const prober = this.#load(PROBER);
     if (prober !== 0 && this.#msUntil(LEASE_ENDS) > 0) return false;
-    if (Atomics.compareExchange(this.#cells, PROBER, prober, this.#slot + 1) !== prober) return false;
+    if (Atomics.compareExchange(this.#cells, PROBER, prober, this.#row + 1) !== prober) return false;
     this.#renew();
     return true;
   }
 
   #probe(): Admission {
     const renewing = setInterval(() => {
-      if (this.#load(PROBER) === this.#slot + 1) this.#renew();
+      if (this.#load(PROBER) === this.#row + 1) this.#renew();
     }, RENEW_MS).unref();
     return this.#admission(
       () => this.#scheduleProbe(),
@@ -135,7 +135,7 @@ export class Breaker {
       isOpen = false;
       onEnd();
       then();
-      this.sweep(this.#slot); // probes no more, if it did
+      this.sweep(this.#row); // probes no more, if it did
     };
     return { succeeded: end(() => this.#close()), failed: end(onFailed), abandoned: end(() => {}) };
   }

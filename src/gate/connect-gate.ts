@@ -6,10 +6,10 @@ import { rowsOf } from "../link/ledger.js";
 import { type Admission, Breaker, type BreakerState } from "./breaker.js";
 import { NodeBreakers } from "./node-breakers.js";
 import type { Outage } from "./outage.js";
-import { type PermitKind, Permits } from "./shared-semaphore.js";
+import { type PermitKind, SharedSemaphore } from "./shared-semaphore.js";
 
 /** One attempt that was let in, and the connection that became of it. */
-export interface Entry {
+export interface ConnectAttempt {
   /** Called at most once, while the attempt is under way: its socket is to be closed in this very turn. */
   onGiveWay: () => void;
   succeeded(): void;
@@ -36,52 +36,53 @@ export class ConnectGate {
   readonly #nodes: NodeBreakers | undefined;
   /** For `MasterWatch`. */
   readonly masterCells: Int32Array<SharedArrayBuffer>;
-  readonly #handshakes: Permits;
+  readonly #handshakes: SharedSemaphore;
   /** None: as many connections as the threads and pools ask for. */
-  readonly #sockets: Permits | undefined;
+  readonly #sockets: SharedSemaphore | undefined;
   /** Under way in this thread. */
-  readonly #attempts = new Set<Entry>();
+  readonly #attempts = new Set<ConnectAttempt>();
 
   /** The shared memory behind the gates of all threads; all zeros is its beginning. */
   static buffer(config: Config): SharedArrayBuffer {
     const { threads, connections } = config;
-    const slots = slotsOf(threads.count);
-    const permitCells = Permits.cells(slots, connections.connecting) + Permits.cells(slots, connections.max ?? 0);
+    const rows = gateRows(threads.count);
+    const permitCells =
+      SharedSemaphore.cells(rows, connections.connecting) + SharedSemaphore.cells(rows, connections.max ?? 0);
     const cells = OWN_CELLS + permitCells + nodeCells(config);
     return new SharedArrayBuffer(cells * Int32Array.BYTES_PER_ELEMENT);
   }
 
   /** The main thread's place: behind those of all the threads. */
-  static mainSlot({ threads }: Config): number {
-    return slotsOf(threads.count) - 1;
+  static mainRow({ threads }: Config): number {
+    return gateRows(threads.count) - 1;
   }
 
   /** That of a thread's helper: two threads that wait for permits cannot share one. */
-  static helperSlot({ threads }: Config, slot: number): number {
-    return rowsOf(threads.count) + slot;
+  static helperRow({ threads }: Config, row: number): number {
+    return rowsOf(threads.count) + row;
   }
 
   /** `slot`: this thread's place in the tables. */
-  constructor(buffer: SharedArrayBuffer, config: Config, slot: number) {
+  constructor(buffer: SharedArrayBuffer, config: Config, row: number) {
     const { threads, connections } = config;
     const all = new Int32Array(buffer);
     const cells = all.subarray(0, all.length - nodeCells(config));
-    const slots = slotsOf(threads.count);
-    const handshakeCells = Permits.cells(slots, connections.connecting);
-    this.#breaker = new Breaker(cells.subarray(0, Breaker.CELLS), slot);
+    const rows = gateRows(threads.count);
+    const handshakeCells = SharedSemaphore.cells(rows, connections.connecting);
+    this.#breaker = new Breaker(cells.subarray(0, Breaker.CELLS), row);
     this.outage = this.#breaker.outage;
-    if (config.redis.clusterNodes) this.#nodes = new NodeBreakers(all.subarray(cells.length), slot);
+    if (config.redis.clusterNodes) this.#nodes = new NodeBreakers(all.subarray(cells.length), row);
     this.masterCells = cells.subarray(Breaker.CELLS, OWN_CELLS);
-    this.#handshakes = new Permits(cells.subarray(OWN_CELLS, OWN_CELLS + handshakeCells), {
-      slots,
-      slot,
+    this.#handshakes = new SharedSemaphore(cells.subarray(OWN_CELLS, OWN_CELLS + handshakeCells), {
+      rows,
+      row,
       count: connections.connecting,
       isBrief: true,
     });
     if (connections.max === undefined) return;
-    this.#sockets = new Permits(cells.subarray(OWN_CELLS + handshakeCells), {
-      slots,
-      slot,
+    this.#sockets = new SharedSemaphore(cells.subarray(OWN_CELLS + handshakeCells), {
+      rows,
+      row,
       count: connections.max,
     });
   }
@@ -110,7 +111,7 @@ export class ConnectGate {
   }
 
   /** Waits for a place in the budget, for a handshake permit and for the breaker, at most `ms` altogether. */
-  enter(kind: PermitKind, ms: number, signal: AbortSignal): Promise<Entry> {
+  enter(kind: PermitKind, ms: number, signal: AbortSignal): Promise<ConnectAttempt> {
     return this.#enterWithin(kind, ms, signal, {
       admit: (way) => this.#admit(this.#breaker, way),
       explain: () => this.explain(),
@@ -155,11 +156,11 @@ export class ConnectGate {
   }
 
   /** A thread, or a helper, is gone: what it held is free again. */
-  sweep(slot: number): void {
-    this.#sockets?.sweep(slot);
-    this.#handshakes.sweep(slot);
-    this.#breaker.sweep(slot);
-    this.#nodes?.sweep(slot);
+  sweep(row: number): void {
+    this.#sockets?.sweep(row);
+    this.#handshakes.sweep(row);
+    this.#breaker.sweep(row);
+    this.#nodes?.sweep(row);
   }
 
   async #enterWithin(
@@ -167,7 +168,7 @@ export class ConnectGate {
     ms: number,
     signal: AbortSignal,
     { admit, explain: why }: Server,
-  ): Promise<Entry> {
+  ): Promise<ConnectAttempt> {
     const patience = new AbortController();
     const entering = this.#enter(kind, AbortSignal.any([signal, patience.signal]), admit);
     if (ms === Infinity) return entering;
@@ -179,17 +180,17 @@ export class ConnectGate {
     }
   }
 
-  async #enter(kind: PermitKind, signal: AbortSignal, admit: Server["admit"]): Promise<Entry> {
+  async #enter(kind: PermitKind, signal: AbortSignal, admit: Server["admit"]): Promise<ConnectAttempt> {
     const ends: (() => void)[] = [];
     const closed = (): void => ends.forEach((end) => end());
     try {
       const leaveSocket = await this.#sockets?.acquire(kind, signal);
       if (leaveSocket) ends.push(leaveSocket);
-      const way: Way = { signal, leaveHandshake: () => {} };
+      const way: AttemptContext = { signal, leaveHandshake: () => {} };
       ends.push(() => way.leaveHandshake());
       const admission = await admit(way);
       ends.push(() => admission.abandoned());
-      const entry: Entry = {
+      const entry: ConnectAttempt = {
         onGiveWay: () => {},
         succeeded: () => {
           this.#attempts.delete(entry);
@@ -215,7 +216,7 @@ export class ConnectGate {
    * The permit comes before the breaker: when Redis goes, no more than these few have been let past it. It is given back
    * while the breaker is waited for: a thread that computes meanwhile would keep it from the others, and so from a server that is back.
    */
-  async #admit(breaker: Breaker, way: Way): Promise<Admission> {
+  async #admit(breaker: Breaker, way: AttemptContext): Promise<Admission> {
     for (;;) {
       way.leaveHandshake = await this.#handshakes.acquire("main", way.signal);
       const admission = breaker.tryAdmit();
@@ -227,12 +228,12 @@ export class ConnectGate {
 }
 
 interface Server {
-  readonly admit: (way: Way) => Promise<Admission>;
+  readonly admit: (way: AttemptContext) => Promise<Admission>;
   readonly explain: () => CircuitOpenError | undefined;
 }
 
 /** Of an attempt that is being let in. */
-interface Way {
+interface AttemptContext {
   readonly signal: AbortSignal;
   leaveHandshake: () => void;
 }
@@ -261,6 +262,6 @@ export function ownGate(config: Config): ConnectGate {
 }
 
 /** A thread, a helper for each, and the main thread. */
-function slotsOf(threads: number): number {
+function gateRows(threads: number): number {
   return 2 * rowsOf(threads) + 1;
 }

@@ -15,11 +15,11 @@ export class NodeBreakers {
   readonly #cells: Int32Array<SharedArrayBuffer>;
   readonly #breakers: readonly Breaker[];
 
-  constructor(cells: Int32Array<SharedArrayBuffer>, slot: number) {
+  constructor(cells: Int32Array<SharedArrayBuffer>, row: number) {
     this.#cells = cells;
-    this.#breakers = Array.from({ length: ROWS }, (_, row) => {
-      const from = row * CELLS_PER_ROW + 1;
-      return new Breaker(cells.subarray(from, from + Breaker.CELLS), slot);
+    this.#breakers = Array.from({ length: ROWS }, (_, at) => {
+      const from = at * CELLS_PER_ROW + 1;
+      return new Breaker(cells.subarray(from, from + Breaker.CELLS), row);
     });
   }
 
@@ -41,7 +41,7 @@ export class NodeBreakers {
   }
 
   /** A thread that is gone probes no more. */
-  sweep(slot: number): void {
-    for (const breaker of this.#breakers) breaker.sweep(slot);
+  sweep(row: number): void {
+    for (const breaker of this.#breakers) breaker.sweep(row);
   }
 }

@@ -19,10 +19,10 @@ const HEADER = 2;
 /** Its tickets, when it looked, and what wakes it. */
 const CELLS_PER_SLOT = KINDS.length + 2;
 
-export interface PermitsOptions {
-  readonly slots: number;
+export interface SharedSemaphoreOptions {
+  readonly rows: number;
   readonly count: number;
-  readonly slot: number;
+  readonly row: number;
   readonly isBrief?: boolean;
 }
 
@@ -39,11 +39,11 @@ interface Waiter {
  * ticket, and the others pass it by until it looks again. `isBrief`: a permit is for something short, and one more of it
  * at once does no harm, so what a blocked owner holds may be taken over.
  */
-export class Permits {
+export class SharedSemaphore {
   readonly #cells: Int32Array<SharedArrayBuffer>;
-  readonly #slots: number;
+  readonly #rows: number;
   readonly #count: number;
-  readonly #slot: number;
+  readonly #row: number;
   readonly #waiters: Record<PermitKind, Waiter[]> = { main: [], spare: [] };
   readonly #givers = new Set<() => void>();
   readonly #isBrief: boolean;
@@ -52,15 +52,15 @@ export class Permits {
   readonly #takings: object[] = [];
   #watching = false;
 
-  static cells(slots: number, count: number): number {
-    return HEADER + slots * CELLS_PER_SLOT + count;
+  static cells(rows: number, count: number): number {
+    return HEADER + rows * CELLS_PER_SLOT + count;
   }
 
-  constructor(cells: Int32Array<SharedArrayBuffer>, { slots, count, slot, isBrief = false }: PermitsOptions) {
+  constructor(cells: Int32Array<SharedArrayBuffer>, { rows, count, row, isBrief = false }: SharedSemaphoreOptions) {
     this.#cells = cells;
-    this.#slots = slots;
+    this.#rows = rows;
     this.#count = count;
-    this.#slot = slot;
+    this.#row = row;
     this.#isBrief = isBrief;
   }
 
@@ -103,10 +103,10 @@ export class Permits {
   }
 
   /** Takes back what a thread that is gone held and waited for. */
-  sweep(slot: number): void {
-    for (const kind of KINDS) Atomics.store(this.#cells, this.#ticketCell(slot, kind), 0);
+  sweep(row: number): void {
+    for (const kind of KINDS) Atomics.store(this.#cells, this.#ticketCell(row, kind), 0);
     for (let i = 0; i < this.#count; i++) {
-      Atomics.compareExchange(this.#cells, this.#permitCell(i), slot + 1, 0);
+      Atomics.compareExchange(this.#cells, this.#permitCell(i), row + 1, 0);
     }
     this.#announce();
   }
@@ -134,13 +134,13 @@ export class Permits {
     if (this.#watching) return;
     this.#watching = true;
     for (;;) {
-      const [wanted, turn] = [Atomics.load(this.#cells, WANTED), Atomics.load(this.#cells, this.#turnCell(this.#slot))];
+      const [wanted, turn] = [Atomics.load(this.#cells, WANTED), Atomics.load(this.#cells, this.#turnCell(this.#row))];
       this.#sayItLooks();
       this.#pump();
       if (!this.#isBusy && this.#givers.size === 0) break;
       if (this.isWanted) for (const giveUp of this.#givers) giveUp();
       const woken = this.#isBusy
-        ? Atomics.waitAsync(this.#cells, this.#turnCell(this.#slot), turn, LOOK_AGAIN_MS)
+        ? Atomics.waitAsync(this.#cells, this.#turnCell(this.#row), turn, LOOK_AGAIN_MS)
         : Atomics.waitAsync(this.#cells, WANTED, wanted, LOOK_UP_MS);
       await woken.value;
     }
@@ -148,7 +148,7 @@ export class Permits {
   }
 
   #isNext(kind: PermitKind): boolean {
-    return this.#first(kind) === this.#slot && (kind === "main" || this.#first("main") === undefined);
+    return this.#first(kind) === this.#row && (kind === "main" || this.#first("main") === undefined);
   }
 
   #take(needed: number): (() => void) | undefined {
@@ -158,7 +158,7 @@ export class Permits {
       const cell = this.#permitCell(i);
       const owner = isFree ? 0 : Atomics.load(this.#cells, cell);
       if (!isFree && !this.#isDeaf(owner - 1, LOST_MS)) continue;
-      if (Atomics.compareExchange(this.#cells, cell, owner, this.#slot + 1) !== owner) continue;
+      if (Atomics.compareExchange(this.#cells, cell, owner, this.#row + 1) !== owner) continue;
       this.#held++;
       let isHeld = true;
       const taking = (this.#takings[i] = {});
@@ -167,7 +167,7 @@ export class Permits {
         isHeld = false;
         this.#held--;
         // Taken over meanwhile, it may be this slot's again, for somebody else.
-        if (this.#takings[i] === taking) Atomics.compareExchange(this.#cells, cell, this.#slot + 1, 0);
+        if (this.#takings[i] === taking) Atomics.compareExchange(this.#cells, cell, this.#row + 1, 0);
         this.#announce();
       };
     }
@@ -184,7 +184,7 @@ export class Permits {
 
   #publish(kind: PermitKind): void {
     const ticket = this.#waiters[kind][0]?.ticket ?? 0;
-    const cell = this.#ticketCell(this.#slot, kind);
+    const cell = this.#ticketCell(this.#row, kind);
     this.#sayItLooks();
     if (Atomics.exchange(this.#cells, cell, ticket) !== ticket) this.#announce();
   }
@@ -206,21 +206,21 @@ export class Permits {
   #first(kind: PermitKind): number | undefined {
     let first: number | undefined;
     let lowest = 0;
-    for (let slot = 0; slot < this.#slots; slot++) {
-      const ticket = Atomics.load(this.#cells, this.#ticketCell(slot, kind));
-      if (ticket === 0 || (first !== undefined && ticket > lowest) || this.#isDeaf(slot)) continue;
-      [first, lowest] = [slot, ticket];
+    for (let row = 0; row < this.#rows; row++) {
+      const ticket = Atomics.load(this.#cells, this.#ticketCell(row, kind));
+      if (ticket === 0 || (first !== undefined && ticket > lowest) || this.#isDeaf(row)) continue;
+      [first, lowest] = [row, ticket];
     }
     return first;
   }
 
   #sayItLooks(): void {
-    Atomics.store(this.#cells, this.#lookedCell(this.#slot), sharedClock());
+    Atomics.store(this.#cells, this.#lookedCell(this.#row), sharedClock());
   }
 
-  #isDeaf(slot: number, ms = DEAF_MS): boolean {
-    if (slot === this.#slot || slot < 0) return false;
-    return ((sharedClock() - Atomics.load(this.#cells, this.#lookedCell(slot))) | 0) > ms;
+  #isDeaf(row: number, ms = DEAF_MS): boolean {
+    if (row === this.#row || row < 0) return false;
+    return ((sharedClock() - Atomics.load(this.#cells, this.#lookedCell(row))) | 0) > ms;
   }
 
   #free(): number {
@@ -229,19 +229,19 @@ export class Permits {
     return free;
   }
 
-  #ticketCell(slot: number, kind: PermitKind): number {
-    return HEADER + slot * KINDS.length + KINDS.indexOf(kind);
+  #ticketCell(row: number, kind: PermitKind): number {
+    return HEADER + row * KINDS.length + KINDS.indexOf(kind);
   }
 
-  #lookedCell(slot: number): number {
-    return HEADER + this.#slots * KINDS.length + slot;
+  #lookedCell(row: number): number {
+    return HEADER + this.#rows * KINDS.length + row;
   }
 
-  #turnCell(slot: number): number {
-    return HEADER + this.#slots * (KINDS.length + 1) + slot;
+  #turnCell(row: number): number {
+    return HEADER + this.#rows * (KINDS.length + 1) + row;
   }
 
   #permitCell(index: number): number {
-    return HEADER + this.#slots * CELLS_PER_SLOT + index;
+    return HEADER + this.#rows * CELLS_PER_SLOT + index;
   }
 }

@@ -12,20 +12,20 @@ import { LedgerRow } from "../link/ledger.js";
 import type { FromHelper, HelperData, SyncOpen, ToHelper, ToHelperFromCaller } from "../link/protocol.js";
 import { type Asked, BY_PORT, SyncArea } from "../link/sync-area.js";
 import { crossing, readSync, SyncWriter } from "../link/sync-codec.js";
-import { Line } from "./sync-connection.js";
+import { SyncConnection } from "./sync-connection.js";
 
 /** A helper's life: serves the requests of the thread that started it, until that one tells it to close, or ends. */
 export function serveCalls(): void {
-  const helper = new Helper(workerData as HelperData);
+  const helper = new SyncServer(workerData as HelperData);
   parentPort!.on("message", (message: ToHelperFromCaller) => helper.receive(message));
   parentPort!.on("messageerror", (error) => helper.receive(error));
 }
 
-class Helper {
+class SyncServer {
   readonly #data: HelperData;
   readonly #area: SyncArea;
   readonly #writer: SyncWriter;
-  readonly #lines = new Map<number, Line>();
+  readonly #lines = new Map<number, SyncConnection>();
   readonly #setup: Promise<Setup>;
   #lastLine = 0;
   /** The request that nobody has answered yet. */
@@ -89,7 +89,7 @@ class Helper {
     const redis = { ...config.redis, commandTimeoutMs };
     // Nobody is blocked for longer by a connect than by a command.
     const retry = { ...config.retry, deadlineMs: Math.min(config.retry.deadlineMs, commandTimeoutMs) };
-    const line = await Line.open({ ...options, redis, retry }, config.shutdown.closeMs);
+    const line = await SyncConnection.open({ ...options, redis, retry }, config.shutdown.closeMs);
     this.#lines.set(++this.#lastLine, line);
     return { client: this.#lastLine, timeoutMs: commandTimeoutMs, closeMs: config.shutdown.closeMs };
   }
@@ -156,15 +156,15 @@ async function setUp({ managed, threadId }: HelperData): Promise<Setup> {
     const name = connectionName(config.appName, role, threadId);
     return { config, options: { role, name, logger: noopLogger, gate: ownGate(config) } };
   }
-  const { port, ledger, slot, hasProvider } = managed;
+  const { port, ledger, hasProvider } = managed;
   const config = freezeConfig(managed.config);
-  const row = new LedgerRow(ledger, slot);
+  const row = new LedgerRow(ledger, managed.row);
   const post = (message: FromHelper): void => port.postMessage(message);
   const options: Setup["options"] = {
     role,
     name: connectionName(config.appName, role, threadId),
     logger: loggerTo(post, config),
-    gate: new ConnectGate(managed.gate, config, ConnectGate.helperSlot(config, slot)),
+    gate: new ConnectGate(managed.gate, config, ConnectGate.helperRow(config, row.index)),
     logins: hasProvider ? loginsFrom(port, post) : undefined,
     onState: (state, previous) => {
       if (previous === "connected") row.add("syncOpen", -1);

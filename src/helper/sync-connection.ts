@@ -8,7 +8,7 @@ type Command = readonly [name: string, ...args: Argument[]];
 type Script = (args: Argument[]) => unknown;
 
 /** The connection behind one synchronous client, and what its calls do on it. */
-export class Line {
+export class SyncConnection {
   readonly #options: OpenOptions;
   readonly #closeMs: number;
   readonly #makeClient: () => AnyClient;
@@ -17,9 +17,9 @@ export class Line {
   #calls = 0;
 
   /** Connected, or its error within the client's retry deadline, and then nothing is left open. */
-  static async open(options: OpenOptions, closeMs: number): Promise<Line> {
+  static async open(options: OpenOptions, closeMs: number): Promise<SyncConnection> {
     const makeClient = await clientMaker(options, closeMs);
-    return new Line(options, closeMs, makeClient, await connectOrClose(makeClient(), closeMs));
+    return new SyncConnection(options, closeMs, makeClient, await connectOrClose(makeClient(), closeMs));
   }
 
   private constructor(options: OpenOptions, closeMs: number, makeClient: () => AnyClient, client: AnyClient) {

@@ -71,7 +71,7 @@ export class LedgerTotals {
   readonly #gone = new Map<LedgerField, number>();
 
   /** The row's thread is gone, the row not yet free. */
-  bury(row: LedgerRow): void {
+  retire(row: LedgerRow): void {
     for (const field of LEDGER_FIELDS) this.#gone.set(field, (this.#gone.get(field) ?? 0) + row.get(field));
   }
 

@@ -114,7 +114,7 @@ export interface HelperData {
 /** Of the calling thread's ledger row and gate slot; the helper has fields and a slot of its own beside them. */
 export interface ManagedHelper extends Omit<ThreadData["redthread"], "config" | "taskPrefix"> {
   readonly config: Config;
-  readonly slot: number;
+  readonly row: number;
   readonly port: MessagePort;
 }
 

@@ -91,7 +91,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       this.#closeLogger = () => logger.close();
     }
     this.#gateBuffer = ConnectGate.buffer(this.#config);
-    this.#gate = new ConnectGate(this.#gateBuffer, this.#config, ConnectGate.mainSlot(this.#config));
+    this.#gate = new ConnectGate(this.#gateBuffer, this.#config, ConnectGate.mainRow(this.#config));
     this.#credentials = this.#useProvider(options.redis?.credentials);
     this.#dispatcher = new Dispatcher({
       manager: this.id,
@@ -314,7 +314,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       taskPrefix: this.#dispatcher.taskPrefix,
       totals: this.#totals,
       ledger: new Ledger(this.#config.threads.count),
-      gate: { buffer: this.#gateBuffer, sweep: (slot) => this.#gate.sweep(slot) },
+      gate: { buffer: this.#gateBuffer, sweep: (row) => this.#gate.sweep(row) },
       logger: this.#logger,
       credentials: this.#credentials,
       onReady: (thread) => {

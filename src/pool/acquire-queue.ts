@@ -10,7 +10,7 @@ interface Waiter<V> extends Deferred<V> {
   hasLeft: boolean;
 }
 
-export interface WaitersOptions {
+export interface AcquireQueueOptions {
   /** Each waits at most for this. */
   readonly ms: number;
   readonly now: () => number;
@@ -19,8 +19,8 @@ export interface WaitersOptions {
 }
 
 /** Those who wait for a pool, the longest first. */
-export class Waiters<V> {
-  readonly #options: WaitersOptions;
+export class AcquireQueue<V> {
+  readonly #options: AcquireQueueOptions;
   /**
    * Those who left out of turn stay until they are the first. Not a Set: each table that it outgrows refers to the next one,
    * and once one of them is long-lived all that ever waited outlive the garbage of the moment.
@@ -29,7 +29,7 @@ export class Waiters<V> {
   #size = 0;
   readonly #deadlines: Deadlines;
 
-  constructor(options: WaitersOptions) {
+  constructor(options: AcquireQueueOptions) {
     this.#options = options;
     this.#deadlines = new Deadlines({
       graceMs: options.ms,

@@ -1,20 +1,20 @@
 import type { Factory, Options, Pool } from "generic-pool";
 import { requirePackage } from "../core/packages.js";
 
-export type SlotPool<S> = Pool<S>;
+export type EntryPool<S> = Pool<S>;
 
-export interface SlotPoolOptions<S> extends Factory<S> {
+export interface EntryPoolOptions<S> extends Factory<S> {
   readonly max: number;
   /** Idle slots are looked at twice in this time, at least every 30 s. */
   readonly shortestMs: number;
   /** Whether an idle slot is to be destroyed. */
-  readonly evict: (slot: S) => boolean;
+  readonly evict: (entry: S) => boolean;
 }
 
 const EVICTION_MS = 30_000;
 
 /** generic-pool, which is loaded by the first call: it keeps slots, their maximum and their order, and asks who is to go. */
-export function makeSlotPool<S>({ max, shortestMs, evict, ...factory }: SlotPoolOptions<S>): SlotPool<S> {
+export function makeEntryPool<S>({ max, shortestMs, evict, ...factory }: EntryPoolOptions<S>): EntryPool<S> {
   const generic = requirePackage<GenericPool>("generic-pool");
   class Evictor {
     evict(_config: unknown, { obj }: { readonly obj: S }): boolean {

@@ -17,7 +17,7 @@ export interface PoolFactory<T> {
   close(client: T): Promise<void>;
 }
 
-export interface FenceOptions {
+export interface GuardedFactoryOptions {
   name: string;
   /** Limit of one attempt to open, should the factory keep none. */
   openMs: number;
@@ -29,15 +29,15 @@ export interface FenceOptions {
 }
 
 /** A factory that cannot throw its pool off: attempts are paced and limited, a throw or silence is a no, nothing late stays open. */
-export class FencedFactory<T> {
+export class GuardedFactory<T> {
   /** The last thing that went wrong since a client was found good. */
   lastError: unknown;
   readonly #factory: PoolFactory<T>;
-  readonly #options: FenceOptions;
+  readonly #options: GuardedFactoryOptions;
   #failures = 0;
   #failedAt = 0;
 
-  constructor(factory: PoolFactory<T>, options: FenceOptions) {
+  constructor(factory: PoolFactory<T>, options: GuardedFactoryOptions) {
     this.#factory = factory;
     this.#options = options;
   }

@@ -2,7 +2,7 @@ import { deferred } from "../core/deferred.js";
 import { within } from "../core/time.js";
 
 /** What generic-pool holds: a place for one client. */
-export interface Slot<T> {
+export interface PoolEntry<T> {
   stage: "connecting" | "idle" | "checking" | "out" | "closing";
   client?: T;
   isFresh: boolean;
@@ -21,36 +21,36 @@ export interface Slot<T> {
 export type CloseReason = "idle" | "lifetime" | "dirty" | "dead" | "failed" | "shutdown";
 
 /** Every slot with a socket, or about to have one: generic-pool forgets a client as soon as it starts to close it. */
-export class Slots<T> {
-  readonly #slots = new Set<Slot<T>>();
+export class PoolEntries<T> {
+  readonly #entries = new Set<PoolEntry<T>>();
   #freed = deferred();
 
-  [Symbol.iterator](): IterableIterator<Slot<T>> {
-    return this.#slots.values();
+  [Symbol.iterator](): IterableIterator<PoolEntry<T>> {
+    return this.#entries.values();
   }
 
-  count(stage: Slot<T>["stage"]): number {
+  count(stage: PoolEntry<T>["stage"]): number {
     let count = 0;
-    for (const slot of this.#slots) if (slot.stage === stage) count++;
+    for (const entry of this.#entries) if (entry.stage === stage) count++;
     return count;
   }
 
   /** A new one, once there are fewer than `max`: generic-pool does not count what is being closed; the server does. */
-  async add(max: number): Promise<Slot<T>> {
-    const slot: Slot<T> = {
+  async add(max: number): Promise<PoolEntry<T>> {
+    const entry: PoolEntry<T> = {
       stage: "connecting",
       isFresh: true,
       attempt: new AbortController(),
       idleSince: 0,
       expiresAt: 0,
     };
-    while (this.#slots.size >= max) await this.#freed.promise;
-    this.#slots.add(slot);
-    return slot;
+    while (this.#entries.size >= max) await this.#freed.promise;
+    this.#entries.add(entry);
+    return entry;
   }
 
-  delete(slot: Slot<T>): void {
-    this.#slots.delete(slot);
+  delete(entry: PoolEntry<T>): void {
+    this.#entries.delete(entry);
     this.#freed.resolve();
     this.#freed = deferred();
   }
@@ -58,7 +58,7 @@ export class Slots<T> {
   /** Resolves when none is left, or after `ms`. */
   async emptied(ms: number): Promise<void> {
     const empty = async (): Promise<void> => {
-      while (this.#slots.size > 0) await this.#freed.promise;
+      while (this.#entries.size > 0) await this.#freed.promise;
     };
     await within(empty(), ms, () => new Error("not empty yet")).catch(() => undefined);
   }

@@ -3,13 +3,13 @@ import { AcquireTimeoutError, ShuttingDownError } from "../core/errors.js";
 import { type Logger, noopLogger } from "../core/log.js";
 import { isDenied } from "../core/permissions.js";
 import { monotonic } from "../core/time.js";
-import { Waiters } from "./acquire-queue.js";
-import { makeSlotPool, type SlotPool } from "./generic-pool.js";
-import { FencedFactory, type PoolFactory } from "./guarded-factory.js";
+import { AcquireQueue } from "./acquire-queue.js";
+import { makeEntryPool, type EntryPool } from "./generic-pool.js";
+import { GuardedFactory, type PoolFactory } from "./guarded-factory.js";
 import { LeakWatch } from "./leak-watch.js";
 import { ClientLease, type Lease, traceAcquire, traceLease } from "./lease.js";
-import { type CloseReason, type Slot, Slots } from "./pool-entries.js";
-import { AtHand } from "./recent-release.js";
+import { type CloseReason, type PoolEntry, PoolEntries } from "./pool-entries.js";
+import { RecentRelease } from "./recent-release.js";
 
 export type { PoolFactory } from "./guarded-factory.js";
 export type { Lease } from "./lease.js";
@@ -60,14 +60,14 @@ export type AcquirePhase = "wait" | "connect" | "validate";
 export class ClientPool<T> {
   readonly #options: Required<Omit<PoolOptions, "leakWarnMs">>;
   readonly #leaks: LeakWatch | undefined;
-  readonly #factory: FencedFactory<T>;
+  readonly #factory: GuardedFactory<T>;
   /** Loaded and made by the first acquire: a thread that leases nothing does without. */
-  #made: SlotPool<Slot<T>> | undefined;
-  readonly #slots = new Slots<T>();
-  readonly #waiters: Waiters<ClientLease<T>>;
+  #made: EntryPool<PoolEntry<T>> | undefined;
+  readonly #entries = new PoolEntries<T>();
+  readonly #acquireQueue: AcquireQueue<ClientLease<T>>;
   #suppliers = 0;
   /** Idle, but for generic-pool still out: who asks in the turn it came back in has it without waiting his turn there. */
-  readonly #atHand = new AtHand<Slot<T>>((slot) => this.#shelve(slot));
+  readonly #recentRelease = new RecentRelease<PoolEntry<T>>((entry) => this.#shelve(entry));
   #isClosing = false;
   #closing: Promise<void> | undefined;
 
@@ -85,12 +85,12 @@ export class ClientPool<T> {
       ...options,
     };
     this.#leaks = this.#watchLeaks(options.leakWarnMs);
-    this.#waiters = new Waiters({
+    this.#acquireQueue = new AcquireQueue({
       ms: options.acquireTimeoutMs,
       now: this.#options.now,
       onExpiry: (ahead, waitedMs) => this.#expired(ahead, waitedMs),
     });
-    this.#factory = new FencedFactory(factory, { ...this.#options, openMs: options.acquireTimeoutMs });
+    this.#factory = new GuardedFactory(factory, { ...this.#options, openMs: options.acquireTimeoutMs });
   }
 
   /** Rejects with ACQUIRE_TIMEOUT, SHUTTING_DOWN, the signal's reason, or a failure to connect that no retry mends. */
@@ -98,7 +98,7 @@ export class ClientPool<T> {
     signal?.throwIfAborted();
     if (this.#isClosing) throw this.#shuttingDown();
     const asked = this.#leaks && new Error("asked for here"); // its stack is gone after the first await
-    const serving = this.#takeAtHand() ?? this.#wait(signal);
+    const serving = this.#takeRecent() ?? this.#wait(signal);
     const lease = await (acquireChannel.hasSubscribers ? traceAcquire(serving) : serving);
     lease.onReturn = this.#leaks?.start(asked);
     if (leaseChannel.hasSubscribers) traceLease(lease);
@@ -107,21 +107,27 @@ export class ClientPool<T> {
 
   stats(): PoolStats {
     const { max } = this.#options;
-    return { out: this.#slots.count("out"), idle: this.#slots.count("idle"), waiting: this.#waiters.size, max };
+    return {
+      out: this.#entries.count("out"),
+      idle: this.#entries.count("idle"),
+      waiting: this.#acquireQueue.size,
+      max,
+    };
   }
 
   /** Closes one idle client, if there is one: somebody else needs the connection. */
   giveUpIdle(): void {
-    for (const slot of this.#slots) {
-      if (slot.stage !== "idle") continue;
+    for (const entry of this.#entries) {
+      if (entry.stage !== "idle") continue;
       // One that is borrowed, and not at hand, is on its way to a waiter.
-      if (this.#atHand.holds(slot) || !this.#pool.isBorrowedResource(slot)) return this.#discard(slot, "idle");
+      if (this.#recentRelease.holds(entry) || !this.#pool.isBorrowedResource(entry))
+        return this.#discard(entry, "idle");
     }
   }
 
   /** For clients that nobody holds; one that is being checked or lent is left out. */
   forEachIdle(visit: (client: T) => void): void {
-    for (const { stage, client } of this.#slots) if (stage === "idle" && client !== undefined) visit(client);
+    for (const { stage, client } of this.#entries) if (stage === "idle" && client !== undefined) visit(client);
   }
 
   /**
@@ -132,171 +138,171 @@ export class ClientPool<T> {
     return (this.#closing ??= this.#shut(ms));
   }
 
-  get #pool(): SlotPool<Slot<T>> {
+  get #pool(): EntryPool<PoolEntry<T>> {
     return this.#made!;
   }
 
   #wait(signal: AbortSignal | undefined): Promise<ClientLease<T>> {
     this.#made ??= this.#makePool();
-    const waiting = this.#waiters.wait(signal);
+    const waiting = this.#acquireQueue.wait(signal);
     this.#supply();
     return waiting;
   }
 
   /** One supplier per waiter, but not his own: who leaves bequeaths supplier, and dial under way, to the next. */
   #supply(): void {
-    if (this.#suppliers >= this.#waiters.size) return;
+    if (this.#suppliers >= this.#acquireQueue.size) return;
     this.#suppliers++;
     void this.#bring(); // rejects only by a bug
   }
 
   async #bring(): Promise<void> {
     do {
-      const slot = await this.#pool.acquire();
-      if (await this.#isGood(slot)) {
+      const entry = await this.#pool.acquire();
+      if (await this.#isGood(entry)) {
         this.#suppliers--;
-        if (!this.#handOut(slot)) this.#shelve(slot);
+        if (!this.#handOut(entry)) this.#shelve(entry);
         return;
       }
-      this.#discard(slot, "dead");
-    } while (this.#suppliers <= this.#waiters.size);
+      this.#discard(entry, "dead");
+    } while (this.#suppliers <= this.#acquireQueue.size);
     this.#suppliers--;
   }
 
   /** generic-pool's `create`. Never rejects, or it would be called again at once: a failed dial's slot is empty, and dropped by its supplier. */
-  async #open(): Promise<Slot<T>> {
-    const slot = await this.#slots.add(this.#options.max);
+  async #open(): Promise<PoolEntry<T>> {
+    const entry = await this.#entries.add(this.#options.max);
     try {
       // With nobody waiting any more there is nothing to dial for, and a dead server would be dialled for ever.
-      if (this.#waiters.size > 0) await this.#factory.pause(slot.attempt.signal);
-      if (this.#waiters.size > 0) slot.client = await this.#factory.open(slot.attempt);
+      if (this.#acquireQueue.size > 0) await this.#factory.pause(entry.attempt.signal);
+      if (this.#acquireQueue.size > 0) entry.client = await this.#factory.open(entry.attempt);
     } catch (error) {
       this.#fail(error);
-      slot.closeReason = this.#isClosing ? "shutdown" : "failed";
+      entry.closeReason = this.#isClosing ? "shutdown" : "failed";
     }
     const { now, random, maxLifetimeMs } = this.#options;
-    slot.idleSince = now();
-    slot.expiresAt = now() + maxLifetimeMs * (0.75 + random() / 4);
-    slot.stage = "idle";
-    if (this.#isClosing) slot.closeReason = "shutdown";
-    if (slot.client === undefined || this.#isClosing) void this.#retire(slot);
-    return slot;
+    entry.idleSince = now();
+    entry.expiresAt = now() + maxLifetimeMs * (0.75 + random() / 4);
+    entry.stage = "idle";
+    if (this.#isClosing) entry.closeReason = "shutdown";
+    if (entry.client === undefined || this.#isClosing) void this.#retire(entry);
+    return entry;
   }
 
   #fail(error: unknown): void {
     this.#factory.failed(error);
-    if (this.#options.isFatal(error)) this.#waiters.dismissAll(error);
+    if (this.#options.isFatal(error)) this.#acquireQueue.dismissAll(error);
   }
 
-  async #isGood(slot: Slot<T>): Promise<boolean> {
-    const { client, isFresh } = slot;
+  async #isGood(entry: PoolEntry<T>): Promise<boolean> {
+    const { client, isFresh } = entry;
     // Given up meanwhile: until its QUIT is answered it looks alive.
-    if (client === undefined || slot.closed) return false;
-    slot.stage = "checking";
-    slot.isFresh = false;
-    const hasRested = this.#hasRested(slot);
+    if (client === undefined || entry.closed) return false;
+    entry.stage = "checking";
+    entry.isFresh = false;
+    const hasRested = this.#hasRested(entry);
     const passed = this.#factory.isAlive(client) && (!hasRested || (await this.#factory.check(client)));
     if (passed && (isFresh || hasRested)) this.#factory.passed();
-    if (passed) slot.idleSince = this.#options.now(); // also if nobody wants it any more
+    if (passed) entry.idleSince = this.#options.now(); // also if nobody wants it any more
     // A server that accepts and hangs up is no better than one that refuses: uncounted, it would be dialled without a pause.
     if (!passed && isFresh) {
       const cause = this.#factory.lastError;
       this.#fail(new Error(`a ${this.#options.name} was dead on arrival`, { cause }));
-      slot.closeReason = "failed";
+      entry.closeReason = "failed";
     }
     return passed && this.#factory.isAlive(client); // not lost while it was checked
   }
 
-  #hasRested({ idleSince }: Slot<T>): boolean {
+  #hasRested({ idleSince }: PoolEntry<T>): boolean {
     return this.#options.now() - idleSince > this.#options.idleCheckMs;
   }
 
   /** To whoever waits longest; false if nobody does. */
-  #handOut(slot: Slot<T>): boolean {
-    return this.#waiters.size > 0 && this.#waiters.serve(this.#lend(slot));
+  #handOut(entry: PoolEntry<T>): boolean {
+    return this.#acquireQueue.size > 0 && this.#acquireQueue.serve(this.#lend(entry));
   }
 
-  #lend(slot: Slot<T>): ClientLease<T> {
-    slot.stage = "out";
-    return new ClientLease(slot.client!, (isWanted) => this.#takeBack(slot, isWanted));
+  #lend(entry: PoolEntry<T>): ClientLease<T> {
+    entry.stage = "out";
+    return new ClientLease(entry.client!, (isWanted) => this.#takeBack(entry, isWanted));
   }
 
-  #takeAtHand(): ClientLease<T> | undefined {
-    const slot = this.#atHand.take();
-    if (slot === undefined) return undefined;
-    if (!this.#hasRested(slot) && this.#factory.isAlive(slot.client!)) return this.#lend(slot);
-    this.#shelve(slot); // generic-pool gives it to a supplier, who checks it or finds it dead
+  #takeRecent(): ClientLease<T> | undefined {
+    const entry = this.#recentRelease.take();
+    if (entry === undefined) return undefined;
+    if (!this.#hasRested(entry) && this.#factory.isAlive(entry.client!)) return this.#lend(entry);
+    this.#shelve(entry); // generic-pool gives it to a supplier, who checks it or finds it dead
     return undefined;
   }
 
   /** Most come back clean, and the next waiter has them in this very turn. */
-  #takeBack(slot: Slot<T>, isWanted: boolean): Promise<void> | void {
-    if (!isWanted) return this.#discard(slot, "dirty");
-    const flaw = this.#flawOf(slot);
-    if (flaw) return this.#discard(slot, flaw);
-    const isClean = this.#factory.reset(slot.client!, this.#waiters.size > 0);
-    if (typeof isClean === "boolean") return this.#judge(slot, isClean);
-    return isClean.then((found) => this.#judge(slot, found));
+  #takeBack(entry: PoolEntry<T>, isWanted: boolean): Promise<void> | void {
+    if (!isWanted) return this.#discard(entry, "dirty");
+    const flaw = this.#flawOf(entry);
+    if (flaw) return this.#discard(entry, flaw);
+    const isClean = this.#factory.reset(entry.client!, this.#acquireQueue.size > 0);
+    if (typeof isClean === "boolean") return this.#judge(entry, isClean);
+    return isClean.then((found) => this.#judge(entry, found));
   }
 
-  #judge(slot: Slot<T>, isClean: boolean): void {
-    const flaw = this.#flawOf(slot) ?? (isClean ? undefined : "dirty");
-    if (flaw) this.#discard(slot, flaw);
-    else if (!this.#handOut(slot)) this.#keepAtHand(slot);
+  #judge(entry: PoolEntry<T>, isClean: boolean): void {
+    const flaw = this.#flawOf(entry) ?? (isClean ? undefined : "dirty");
+    if (flaw) this.#discard(entry, flaw);
+    else if (!this.#handOut(entry)) this.#keepRecent(entry);
   }
 
-  #flawOf(slot: Slot<T>): CloseReason | undefined {
-    return this.#isClosing ? "shutdown" : this.#ageOrDeath(slot);
+  #flawOf(entry: PoolEntry<T>): CloseReason | undefined {
+    return this.#isClosing ? "shutdown" : this.#ageOrDeath(entry);
   }
 
-  #ageOrDeath({ client, expiresAt }: Slot<T>): CloseReason | undefined {
+  #ageOrDeath({ client, expiresAt }: PoolEntry<T>): CloseReason | undefined {
     if (client === undefined || !this.#factory.isAlive(client)) return "dead";
     return this.#options.now() >= expiresAt ? "lifetime" : undefined;
   }
 
-  #keepAtHand(slot: Slot<T>): void {
-    this.#atHand.keep(slot);
-    slot.stage = "idle";
-    slot.idleSince = this.#options.now();
+  #keepRecent(entry: PoolEntry<T>): void {
+    this.#recentRelease.keep(entry);
+    entry.stage = "idle";
+    entry.idleSince = this.#options.now();
   }
 
-  #shelve(slot: Slot<T>): void {
-    if (this.#isClosing) return this.#discard(slot, "shutdown"); // begun since the client was found good
-    slot.stage = "idle";
-    void this.#pool.release(slot); // rejects only for a slot that is not out
+  #shelve(entry: PoolEntry<T>): void {
+    if (this.#isClosing) return this.#discard(entry, "shutdown"); // begun since the client was found good
+    entry.stage = "idle";
+    void this.#pool.release(entry); // rejects only for a slot that is not out
   }
 
-  #discard(slot: Slot<T>, reason: CloseReason): void {
-    if (this.#atHand.holds(slot)) this.#atHand.take();
-    slot.closeReason ??= reason;
-    if (this.#pool.isBorrowedResource(slot)) void this.#pool.destroy(slot);
-    else void this.#retire(slot);
+  #discard(entry: PoolEntry<T>, reason: CloseReason): void {
+    if (this.#recentRelease.holds(entry)) this.#recentRelease.take();
+    entry.closeReason ??= reason;
+    if (this.#pool.isBorrowedResource(entry)) void this.#pool.destroy(entry);
+    else void this.#retire(entry);
   }
 
   /** generic-pool's `destroy`; never rejects. The slot counts until its client is closed. */
-  #retire(slot: Slot<T>): Promise<void> {
-    slot.stage = "closing";
-    return (slot.closed ??= this.#closeClient(slot));
+  #retire(entry: PoolEntry<T>): Promise<void> {
+    entry.stage = "closing";
+    return (entry.closed ??= this.#closeClient(entry));
   }
 
-  async #closeClient(slot: Slot<T>): Promise<void> {
-    if (slot.client !== undefined) await this.#factory.close(slot.client);
-    this.#slots.delete(slot);
-    if (slot.closeReason) this.#options.onClosed(slot.closeReason); // else nothing was dialled
+  async #closeClient(entry: PoolEntry<T>): Promise<void> {
+    if (entry.client !== undefined) await this.#factory.close(entry.client);
+    this.#entries.delete(entry);
+    if (entry.closeReason) this.#options.onClosed(entry.closeReason); // else nothing was dialled
   }
 
   async #shut(ms: number): Promise<void> {
     this.#isClosing = true;
     const reason = this.#shuttingDown();
-    this.#waiters.dismissAll(reason);
-    for (const slot of this.#slots) {
-      if (slot.stage === "connecting") slot.attempt.abort(reason);
-      else if (slot.stage !== "out") this.#discard(slot, "shutdown");
+    this.#acquireQueue.dismissAll(reason);
+    for (const entry of this.#entries) {
+      if (entry.stage === "connecting") entry.attempt.abort(reason);
+      else if (entry.stage !== "out") this.#discard(entry, "shutdown");
     }
-    await this.#slots.emptied(ms);
-    for (const slot of this.#slots) this.#discard(slot, "shutdown");
+    await this.#entries.emptied(ms);
+    for (const entry of this.#entries) this.#discard(entry, "shutdown");
     this.#leaks?.stop();
-    await this.#slots.emptied(this.#options.judgeMs);
+    await this.#entries.emptied(this.#options.judgeMs);
     // Stops the evictor, and ends because no lease is out any more. `clear` is for pools that are never used again.
     void this.#made?.drain().then(() => this.#pool.clear());
   }
@@ -317,33 +323,33 @@ export class ClientPool<T> {
 
   /** Suppliers are not bound to waiters: who has waited longest gets what is furthest on. */
   #phaseOf(ahead: number): AcquirePhase {
-    const checking = this.#slots.count("checking");
+    const checking = this.#entries.count("checking");
     if (ahead < checking) return "validate";
-    return ahead < checking + this.#slots.count("connecting") ? "connect" : "wait";
+    return ahead < checking + this.#entries.count("connecting") ? "connect" : "wait";
   }
 
   #shuttingDown(): ShuttingDownError {
     return new ShuttingDownError(`no ${this.#options.name} any more: its pool is closed`);
   }
 
-  #makePool(): SlotPool<Slot<T>> {
+  #makePool(): EntryPool<PoolEntry<T>> {
     const { max, idleTimeoutMs, maxLifetimeMs } = this.#options;
-    return makeSlotPool({
+    return makeEntryPool({
       max,
       shortestMs: Math.min(idleTimeoutMs, maxLifetimeMs),
       create: () => this.#open(),
-      destroy: (slot) => this.#retire(slot),
-      evict: (slot) => {
-        const reason = this.#reasonToEvict(slot);
-        if (reason) slot.closeReason ??= reason;
+      destroy: (entry) => this.#retire(entry),
+      evict: (entry) => {
+        const reason = this.#reasonToEvict(entry);
+        if (reason) entry.closeReason ??= reason;
         return reason !== undefined;
       },
     });
   }
 
-  #reasonToEvict(slot: Slot<T>): CloseReason | undefined {
-    const isIdle = this.#options.now() - slot.idleSince > this.#options.idleTimeoutMs;
-    return this.#ageOrDeath(slot) ?? (isIdle ? "idle" : undefined);
+  #reasonToEvict(entry: PoolEntry<T>): CloseReason | undefined {
+    const isIdle = this.#options.now() - entry.idleSince > this.#options.idleTimeoutMs;
+    return this.#ageOrDeath(entry) ?? (isIdle ? "idle" : undefined);
   }
 
   #watchLeaks(warnMs: number | undefined): LeakWatch | undefined {

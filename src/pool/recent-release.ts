@@ -1,5 +1,5 @@
 /** What came back in this loop turn, for the next one who asks in it; at the turn's end it is put away. */
-export class AtHand<V> {
+export class RecentRelease<V> {
   readonly #putAway: (value: V) => void;
   #value: V | undefined;
   #isEndAwaited = false;

@@ -25,7 +25,6 @@ export interface ThreadClientsOptions {
   readonly managed?: {
     readonly row: LedgerRow;
     readonly gate: SharedArrayBuffer;
-    readonly slot: number;
     readonly logins: Logins | undefined;
   };
 }
@@ -55,7 +54,7 @@ export class ThreadClients {
     const { redis, dedicated, retry, shutdown } = config;
     this.#row = managed?.row;
     this.#countAcquire = managed?.row.counter("acquires");
-    this.#gate = managed ? new ConnectGate(managed.gate, config, managed.slot) : ownGate(config);
+    this.#gate = managed ? new ConnectGate(managed.gate, config, managed.row.index) : ownGate(config);
     this.#closeMs = shutdown.closeMs;
     this.#shared = new SharedClient({
       open: (signal, mayBeAway) => this.#open("thread", retry, signal, mayBeAway),

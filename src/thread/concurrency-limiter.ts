@@ -1,7 +1,7 @@
 import { Fifo } from "../core/fifo.js";
 import { monotonic } from "../core/time.js";
 
-export interface TurnstileOptions<T> {
+export interface ConcurrencyLimiterOptions<T> {
   /** Tasks at once. */
   readonly concurrency: number;
   /** Whether tasks of late have kept the loop busy for long. */
@@ -22,7 +22,7 @@ const SETTLED = Promise.resolve();
  * Where the tasks of a thread begin: in their order, no more than `concurrency` at once, and in turns of their own once they
  * compute for long. Sees of each whether it waited for anything.
  */
-export class Turnstile<T> {
+export class ConcurrencyLimiter<T> {
   readonly #concurrency: number;
   readonly #areLong: () => boolean;
   readonly #begin: (task: T, pass: number) => void;
@@ -37,7 +37,7 @@ export class Turnstile<T> {
   /** The next one begins in another loop turn. */
   #isPausing = false;
 
-  constructor({ concurrency, areLong, begin }: TurnstileOptions<T>) {
+  constructor({ concurrency, areLong, begin }: ConcurrencyLimiterOptions<T>) {
     this.#concurrency = concurrency;
     this.#areLong = areLong;
     this.#begin = begin;

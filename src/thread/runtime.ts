@@ -13,7 +13,7 @@ import { LedgerRow } from "../link/ledger.js";
 import { type Make, restored } from "../link/make.js";
 import type { FromThread, TaskList, ThreadData, ToThread } from "../link/protocol.js";
 import { ThreadClients } from "./clients.js";
-import { Turnstile } from "./concurrency-limiter.js";
+import { ConcurrencyLimiter } from "./concurrency-limiter.js";
 import { adopt } from "./current.js";
 import { LogPort } from "./log-port.js";
 import { adoptManaged } from "./managed.js";
@@ -39,7 +39,7 @@ export class Runtime {
   readonly #results = new Results((message, transfer) => this.#postResults(message, transfer));
   /** Those included that have not begun. */
   readonly #running = new ArrayMap<ThreadTask>();
-  readonly #turnstile: Turnstile<ThreadTask>;
+  readonly #limiter: ConcurrencyLimiter<ThreadTask>;
   readonly #sampling: NodeJS.Timeout;
   #taskMessages = 0;
   #module: TasksModule = {};
@@ -55,7 +55,7 @@ export class Runtime {
   ) {
     this.#port = port;
     this.#config = freezeConfig(config);
-    this.#turnstile = new Turnstile({
+    this.#limiter = new ConcurrencyLimiter({
       concurrency: config.threads.concurrency,
       areLong: () => this.#results.areLong,
       begin: (task, pass) => void this.#run(task, pass),
@@ -67,14 +67,14 @@ export class Runtime {
     this.#clients = new ThreadClients({
       config: this.#config,
       logger: this.#logs,
-      managed: { row: this.#row, gate, slot: row, logins: this.#logins },
+      managed: { row: this.#row, gate, logins: this.#logins },
     });
     adopt(this.#clients);
     adoptManaged({
       config: this.#config,
       ledger,
       gate,
-      slot: row,
+      row,
       hasProvider,
       giveWay: () => this.#clients.giveWay(),
       onHelper: (helperPort, area) => this.#post({ type: "helper", port: helperPort, area }, [helperPort]),
@@ -152,9 +152,9 @@ export class Runtime {
       const task = new ThreadTask(id, name, input, context, this.#thread);
       if (traces) task.trace = traces[id];
       this.#running.add(id, task);
-      this.#turnstile.push(task);
+      this.#limiter.push(task);
     }
-    this.#turnstile.open();
+    this.#limiter.open();
   }
 
   /** Never rejects: whatever the task does ends in its envelope. */
@@ -165,13 +165,13 @@ export class Runtime {
       if (!run) throw this.#notFound(name);
       const result = executionChannel.hasSubscribers ? runTraced(task, run) : task.run(run);
       const value = await result;
-      this.#results.ended(this.#turnstile.hasNotWaited(pass));
+      this.#results.ended(this.#limiter.hasNotWaited(pass));
       this.#results.done(id, value, name);
     } catch (error) {
-      this.#results.ended(this.#turnstile.hasNotWaited(pass));
+      this.#results.ended(this.#limiter.hasNotWaited(pass));
       this.#results.failed(id, error);
     } finally {
-      this.#turnstile.left();
+      this.#limiter.left();
       this.#running.delete(id);
       if (this.#running.size > 0) this.#results.flushLater();
       else this.#idled();

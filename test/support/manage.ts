@@ -27,7 +27,7 @@ export function manage<Tasks extends object>(
     logger: silent,
     ...options,
     redis: { port: server.port, ...options.redis },
-    threads: { count: 2, ...options.threads },
+    threads: { count: 2, startTimeoutMs: 30_000, ...options.threads }, // other test files have the CPU, too
   });
   t.after(() => eventually(() => manager.shutdown({ drainMs: 1_000 }), 30_000, "the manager is shut down"));
   leakCheck(t, server);

@@ -36,7 +36,7 @@ class Measured implements Expected {
 }
 
 /** What is expected of a task of each name. What a thread measures covers all that ended together, and each is taken for a like share of it. */
-export class Pace {
+export class CostEstimator {
   readonly #measured = new Map<string, Measured>();
 
   of(name: string): Expected {

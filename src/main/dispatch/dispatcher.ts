@@ -10,11 +10,11 @@ import { type Make, restored } from "../../link/make.js";
 import type { AuditedMessage, CancelReason, ErrorData, ReportMessage, ResultsMessage } from "../../link/protocol.js";
 import type { Thread } from "../threads/thread.js";
 import { AbortWatch } from "./abort-watch.js";
-import { Pace } from "./cost-estimator.js";
-import { Loads } from "./load-balancer.js";
+import { CostEstimator } from "./cost-estimator.js";
+import { LoadBalancer } from "./load-balancer.js";
 import { TaskQueue } from "./task-queue.js";
-import { Job, type JobCallbacks, type RunOptions } from "./task-run.js";
-import type { Load } from "./thread-work.js";
+import { TaskRun, type TaskRunCallbacks, type RunOptions } from "./task-run.js";
+import type { ThreadWork } from "./thread-work.js";
 
 export interface DispatcherOptions {
   /** Of the manager, for who listens to `redthread:task`. */
@@ -49,9 +49,9 @@ export class Dispatcher {
   readonly #cancelGraceMs: number;
   readonly #logger: Logger;
   readonly #queue = new TaskQueue();
-  readonly #pace = new Pace();
-  readonly #loads: Loads;
-  readonly #aborts = new AbortWatch<Job>((job, reason) => this.#abort(job, job.aborted(reason)));
+  readonly #costs = new CostEstimator();
+  readonly #balancer: LoadBalancer;
+  readonly #aborts = new AbortWatch<TaskRun>((run, reason) => this.#abort(run, run.aborted(reason)));
   /** Of the queue, those whose callers still wait; reserved ones are no longer in it. */
   #queued = 0;
   #ids = 0;
@@ -67,7 +67,7 @@ export class Dispatcher {
 
   constructor({ manager, concurrency, maxQueue, cancelGraceMs, logger }: DispatcherOptions) {
     this.#manager = manager;
-    this.#loads = new Loads(concurrency);
+    this.#balancer = new LoadBalancer(concurrency);
     this.#maxQueue = maxQueue;
     this.#cancelGraceMs = cancelGraceMs;
     this.#logger = logger;
@@ -87,8 +87,8 @@ export class Dispatcher {
   }
 
   countsOf(thread: Thread): { running: number; done: number; failed: number } {
-    const load = this.#loads.of(thread);
-    return { running: load?.size ?? 0, done: load?.done ?? 0, failed: load?.failed ?? 0 };
+    const work = this.#balancer.of(thread);
+    return { running: work?.size ?? 0, done: work?.done ?? 0, failed: work?.failed ?? 0 };
   }
 
   run(name: string, input: unknown, options: RunOptions): Promise<unknown> {
@@ -96,23 +96,23 @@ export class Dispatcher {
   }
 
   /** As `run`, for those who need no promise. */
-  submit(name: string, input: unknown, options: RunOptions, callbacks: JobCallbacks): Job | undefined {
+  submit(name: string, input: unknown, options: RunOptions, callbacks: TaskRunCallbacks): TaskRun | undefined {
     if (this.#queued >= this.#maxQueue) {
       this.#refused++;
       callbacks.reject(this.#queueFull(name));
       return undefined;
     }
-    const job = new Job(++this.#ids, name, input, options, callbacks);
+    const run = new TaskRun(++this.#ids, name, input, options, callbacks);
     const { signal } = options;
-    if (signal?.aborted) job.fail(job.aborted(signal.reason));
-    else if (taskChannel.hasSubscribers) this.#trace(job, callbacks).start(() => this.#accept(job));
-    else this.#accept(job);
-    return job;
+    if (signal?.aborted) run.fail(run.aborted(signal.reason));
+    else if (taskChannel.hasSubscribers) this.#trace(run, callbacks).start(() => this.#accept(run));
+    else this.#accept(run);
+    return run;
   }
 
   /** How many tasks of this name a thread takes before it has ended any: as many as it runs at once, or more. */
   taken(name: string): number {
-    return this.#loads.taken(this.#pace.of(name));
+    return this.#balancer.taken(this.#costs.of(name));
   }
 
   /** Resolves when the queue has room; undefined if it has. */
@@ -122,73 +122,73 @@ export class Dispatcher {
   }
 
   /** Gives a job up, wherever it is. */
-  withdraw(job: Job, reason: unknown): void {
-    if (!job.settled) this.#giveUp(job, "aborted", job.aborted(reason));
+  withdraw(run: TaskRun, reason: unknown): void {
+    if (!run.settled) this.#giveUp(run, "aborted", run.aborted(reason));
   }
 
   threadReady(thread: Thread): void {
-    this.#loads.add(thread);
+    this.#balancer.add(thread);
     this.#schedule();
   }
 
   /** What the thread had read is lost with it; the rest goes elsewhere. */
   threadGone(thread: Thread, reason: Error): void {
-    const load = this.#loads.of(thread);
-    if (!load) return;
-    this.#loads.remove(thread);
-    const reserved = load.exclusive;
-    const unread = load.unread().filter(({ options }) => !options.transferList); // what was moved there is gone
-    for (const job of unread) load.remove(job);
-    for (const job of load.jobs) this.#abandon(job, sameError(reason));
+    const work = this.#balancer.of(thread);
+    if (!work) return;
+    this.#balancer.remove(thread);
+    const reserved = work.exclusive;
+    const unread = work.unread().filter(({ options }) => !options.transferList); // what was moved there is gone
+    for (const run of unread) work.remove(run);
+    for (const run of work.runs) this.#abandon(run, sameError(reason));
     if (reserved && !reserved.thread) unread.push(reserved);
     this.#requeue(unread);
-    load.onIdle?.();
+    work.onIdle?.();
     this.#schedule();
     this.#checkDrained();
   }
 
   results(thread: Thread, { done, failed, busyMs, areImmediate }: ResultsMessage): void {
-    const load = this.#loads.of(thread);
-    if (!load) return;
-    load.answers++;
+    const work = this.#balancer.of(thread);
+    if (!work) return;
+    work.answers++;
     const names = new Set<string>();
     for (let i = 0; i < done.length; i += 3) {
-      const job = this.#ended(load, done[i] as number, names);
-      if (!job) continue;
-      load.done++;
-      if (job.finish(restored(done[i + 1], done[i + 2] as Make))) this.#done++;
+      const run = this.#ended(work, done[i] as number, names);
+      if (!run) continue;
+      work.done++;
+      if (run.finish(restored(done[i + 1], done[i + 2] as Make))) this.#done++;
     }
     for (let i = 0; i < failed.length; i += 3) {
-      const job = this.#ended(load, failed[i] as number, names);
-      if (!job) continue;
-      load.failed++;
-      this.#fail(job, restored(failed[i + 1], failed[i + 2] as Make) as ErrorData);
+      const run = this.#ended(work, failed[i] as number, names);
+      if (!run) continue;
+      work.failed++;
+      this.#fail(run, restored(failed[i + 1], failed[i + 2] as Make) as ErrorData);
     }
-    this.#pace.measured(names, busyMs / ((done.length + failed.length) / 3), areImmediate);
+    this.#costs.measured(names, busyMs / ((done.length + failed.length) / 3), areImmediate);
     this.#schedule(); // room now
     this.#checkDrained();
   }
 
   /** To a caller that still waits for the task. A listener that throws, or rejects, gives it up with its own error. */
   report(thread: Thread, { id, value, make }: ReportMessage): void {
-    const job = this.#loads.of(thread)?.get(id);
-    if (!job?.options.onReport || job.settled) return;
-    job.scope.runInAsyncScope(() => this.#tell(job, restored(value, make)));
+    const run = this.#balancer.of(thread)?.get(id);
+    if (!run?.options.onReport || run.settled) return;
+    run.scope.runInAsyncScope(() => this.#tell(run, restored(value, make)));
   }
 
   /** Of the caller whose task says something; undefined where nobody waits for it. */
-  scopeOf(thread: Thread, job: number): AsyncResource | undefined {
-    return this.#loads.of(thread)?.get(job)?.scope;
+  scopeOf(thread: Thread, run: number): AsyncResource | undefined {
+    return this.#balancer.of(thread)?.get(run)?.scope;
   }
 
   /** The thread could not read that message. Of several tasks each is sent again, alone, so that only the culprit rejects. */
   unreadable(thread: Thread, message: number): void {
-    const jobs = this.#loads.of(thread)?.takeBack(message) ?? [];
-    const [first] = jobs;
-    if (first && jobs.length === 1) this.#abandon(first, first.unreadable());
+    const runs = this.#balancer.of(thread)?.takeBack(message) ?? [];
+    const [first] = runs;
+    if (first && runs.length === 1) this.#abandon(first, first.unreadable());
     else {
-      for (const job of jobs) job.isAlone = true;
-      this.#requeue(jobs);
+      for (const run of runs) run.isAlone = true;
+      this.#requeue(runs);
     }
     this.#schedule();
     this.#checkDrained();
@@ -196,21 +196,21 @@ export class Dispatcher {
 
   /** After a message of the thread that could not be read: whose results were in it? */
   audited(thread: Thread, audit: AuditedMessage): void {
-    const lost = this.#loads.of(thread)?.takeLost(audit) ?? [];
+    const lost = this.#balancer.of(thread)?.takeLost(audit) ?? [];
     this.#logger.error("a message of a thread could not be read", { threadId: thread.threadId, results: lost.length });
-    for (const job of lost) this.#abandon(job, job.resultUnreadable());
+    for (const run of lost) this.#abandon(run, run.resultUnreadable());
     this.#schedule();
     this.#checkDrained();
   }
 
   /** Rejects what waits for a thread. */
   failQueued(error: Error): void {
-    for (const job of this.#queue.drain()) this.#abandon(job, sameError(error));
+    for (const run of this.#queue.drain()) this.#abandon(run, sameError(error));
     this.#queued = 0;
-    for (const load of this.#loads) {
-      const reserved = load.exclusive;
+    for (const work of this.#balancer) {
+      const reserved = work.exclusive;
       if (!reserved || reserved.thread) continue;
-      load.exclusive = undefined;
+      work.exclusive = undefined;
       this.#abandon(reserved, sameError(error));
     }
     this.#checkDrained();
@@ -232,53 +232,53 @@ export class Dispatcher {
 
   /** Resolves when a thread that gets nothing new has ended what it runs and what is reserved for it, or is gone. */
   idle(thread: Thread): Promise<void> {
-    const load = this.#loads.of(thread);
-    if (!load) return Promise.resolve();
+    const work = this.#balancer.of(thread);
+    if (!work) return Promise.resolve();
     return new Promise((resolve) => {
-      load.onIdle = resolve;
+      work.onIdle = resolve;
       this.#schedule();
     });
   }
 
-  #tell(job: Job, value: unknown): void {
+  #tell(run: TaskRun, value: unknown): void {
     try {
-      const heard: unknown = job.options.onReport?.(value);
-      if (types.isPromise(heard)) heard.catch((error: unknown) => this.#listenerRejected(job, error));
+      const heard: unknown = run.options.onReport?.(value);
+      if (types.isPromise(heard)) heard.catch((error: unknown) => this.#listenerRejected(run, error));
     } catch (error) {
-      this.#giveUp(job, "aborted", error as Error);
+      this.#giveUp(run, "aborted", error as Error);
     }
   }
 
-  #listenerRejected(job: Job, error: unknown): void {
-    const { id, name } = job;
+  #listenerRejected(run: TaskRun, error: unknown): void {
+    const { id, name } = run;
     // Logged also where the task has settled meanwhile, and nobody else hears of it.
     this.#logger.error("an onReport listener rejected", {
       taskId: this.taskPrefix + id,
       task: name,
       code: errorCode(error),
     });
-    if (!job.settled) this.#giveUp(job, "aborted", error as Error);
+    if (!run.settled) this.#giveUp(run, "aborted", error as Error);
   }
 
-  #trace(job: Job, { index }: JobCallbacks): Trace<TaskMessage> {
+  #trace(run: TaskRun, { index }: TaskRunCallbacks): Trace<TaskMessage> {
     const numbered = index === undefined ? {} : { index };
     const message: TaskMessage = {
       manager: this.#manager,
-      taskId: this.taskPrefix + job.id,
-      task: job.name,
+      taskId: this.taskPrefix + run.id,
+      task: run.name,
       ...numbered,
     };
-    return (job.trace = new Trace(taskChannel, message));
+    return (run.trace = new Trace(taskChannel, message));
   }
 
-  #accept(job: Job): void {
-    const { signal } = job.options;
+  #accept(run: TaskRun): void {
+    const { signal } = run.options;
     if (signal) {
-      this.#aborts.add(signal, job);
-      job.onSettled = () => this.#aborts.delete(signal, job);
+      this.#aborts.add(signal, run);
+      run.onSettled = () => this.#aborts.delete(signal, run);
     }
-    job.startTimer(this.#giveUp);
-    this.#queue.push(job);
+    run.startTimer(this.#giveUp);
+    this.#queue.push(run);
     this.#queued++;
     this.#schedule();
   }
@@ -289,7 +289,7 @@ export class Dispatcher {
     // All that this turn's callers ask for leaves together, one message per thread: a tick comes after the promises
     // that these results have settled, the turn's end also after those that are in the ports already. Answered one by one,
     // small messages would come one by one for ever.
-    if (this.#loads.areAnswering) setImmediate(this.#pumpNow);
+    if (this.#balancer.areAnswering) setImmediate(this.#pumpNow);
     else process.nextTick(this.#pumpNow);
   }
 
@@ -308,14 +308,14 @@ export class Dispatcher {
     if (this.#watching && (this.#watching.isQueued || !isQueued)) return;
     clearTimeout(this.#watching?.timer);
     this.#watching = undefined;
-    const blockedMs = this.#loads.watch();
+    const blockedMs = this.#balancer.watch();
     if (!isQueued && blockedMs === Infinity) return;
     // Each time it is due it wakes the main thread, which costs a lone caller as much as his task.
     const ms = isQueued ? WATCH_MS : Math.max(WATCH_MS, blockedMs);
     const timer = setTimeout(() => {
       this.#watching = undefined;
-      this.#loads.rebalance(
-        (jobs) => this.#requeue(jobs),
+      this.#balancer.rebalance(
+        (runs) => this.#requeue(runs),
         () => this.#pump(),
       );
     }, ms).unref();
@@ -323,20 +323,20 @@ export class Dispatcher {
   }
 
   #pump(): void {
-    for (const load of this.#loads) load.listen();
-    for (let job = this.#queue.peek(); job; job = this.#queue.peek()) {
-      const expected = this.#pace.of(job.name);
-      const load = job.options.exclusive ? this.#loads.leastReserved() : this.#loads.leastLoaded(expected);
-      if (!load) break;
+    for (const work of this.#balancer) work.listen();
+    for (let run = this.#queue.peek(); run; run = this.#queue.peek()) {
+      const expected = this.#costs.of(run.name);
+      const work = run.options.exclusive ? this.#balancer.leastReserved() : this.#balancer.leastLoaded(expected);
+      if (!work) break;
       this.#queue.shift();
       this.#queued--;
-      if (job.options.exclusive) load.exclusive = job;
-      else load.give(job, expected);
+      if (run.options.exclusive) work.exclusive = run;
+      else work.give(run, expected);
     }
-    for (const load of this.#loads) {
-      this.#startExclusive(load);
-      load.post(this.#refuse);
-      if (load.size === 0 && !load.exclusive) load.onIdle?.();
+    for (const work of this.#balancer) {
+      this.#startExclusive(work);
+      work.post(this.#refuse);
+      if (work.size === 0 && !work.exclusive) work.onIdle?.();
     }
     this.#watch();
     if (this.#queued >= this.#maxQueue) return;
@@ -344,100 +344,100 @@ export class Dispatcher {
     this.#room = undefined;
   }
 
-  #startExclusive(load: Load): void {
-    const job = load.exclusive;
-    if (!job || job.thread) return; // none, or it runs
-    if (!job.settled) {
-      if (load.size === 0) load.give(job, this.#pace.of(job.name));
+  #startExclusive(work: ThreadWork): void {
+    const run = work.exclusive;
+    if (!run || run.thread) return; // none, or it runs
+    if (!run.settled) {
+      if (work.size === 0) work.give(run, this.#costs.of(run.name));
       return;
     }
-    load.exclusive = undefined;
+    work.exclusive = undefined;
     this.#schedule();
   }
 
   /** It cannot be cloned. */
-  readonly #refuse = (job: Job, cause: unknown): void => {
-    this.#abandon(job, job.notCloneable(cause));
+  readonly #refuse = (run: TaskRun, cause: unknown): void => {
+    this.#abandon(run, run.notCloneable(cause));
     this.#schedule();
     this.#checkDrained();
   };
 
   /** Before all others of their names. */
-  #requeue(jobs: readonly Job[]): void {
-    for (const job of jobs.toReversed()) {
-      if (job.settled) continue;
+  #requeue(runs: readonly TaskRun[]): void {
+    for (const run of runs.toReversed()) {
+      if (run.settled) continue;
       if (this.#aborted) {
-        this.#abandon(job, this.#aborted("not-sent"));
+        this.#abandon(run, this.#aborted("not-sent"));
         continue;
       }
-      job.thread = undefined;
-      const { signal } = job.options;
+      run.thread = undefined;
+      const { signal } = run.options;
       if (signal?.aborted) {
-        this.#abandon(job, job.aborted(signal.reason)); // it was to await its outcome, and has begun nowhere
+        this.#abandon(run, run.aborted(signal.reason)); // it was to await its outcome, and has begun nowhere
         continue;
       }
-      this.#queue.unshift(job);
+      this.#queue.unshift(run);
       this.#queued++;
     }
   }
 
-  #ended(load: Load, id: number, names: Set<string>): Job | undefined {
-    const job = load.get(id);
-    if (!job) return undefined;
-    load.remove(job);
-    names.add(job.name);
-    return job;
+  #ended(work: ThreadWork, id: number, names: Set<string>): TaskRun | undefined {
+    const run = work.get(id);
+    if (!run) return undefined;
+    work.remove(run);
+    names.add(run.name);
+    return run;
   }
 
-  #abort(job: Job, error: Error): void {
-    if (job.options.awaitOutcome && job.thread) this.#cancel(job, job.thread, "aborted", error);
-    else this.#giveUp(job, "aborted", error);
+  #abort(run: TaskRun, error: Error): void {
+    if (run.options.awaitOutcome && run.thread) this.#cancel(run, run.thread, "aborted", error);
+    else this.#giveUp(run, "aborted", error);
   }
 
   /** The caller is told at once; a task that runs already keeps its place in the thread until it has ended. */
-  readonly #giveUp = (job: Job, reason: CancelReason, error: Error): void => {
-    if (job.thread) this.#cancel(job, job.thread, reason, error);
-    else if (!this.#loads.isReserved(job)) this.#queued--;
-    this.#abandon(job, error);
+  readonly #giveUp = (run: TaskRun, reason: CancelReason, error: Error): void => {
+    if (run.thread) this.#cancel(run, run.thread, reason, error);
+    else if (!this.#balancer.isReserved(run)) this.#queued--;
+    this.#abandon(run, error);
     this.#schedule(); // a thread set aside for it is free again
     this.#checkDrained();
   };
 
-  #fail(job: Job, data: ErrorData): void {
+  #fail(run: TaskRun, data: ErrorData): void {
     const error = fromErrorData(data);
-    if (this.#aborted) this.#abandon(job, this.#aborted("unknown", error));
-    else if (job.fail(error)) this.#failed++;
+    if (this.#aborted) this.#abandon(run, this.#aborted("unknown", error));
+    else if (run.fail(error)) this.#failed++;
   }
 
   /**
    * Aborts the task's signal. After the grace its caller has waited long enough, and a thread that cannot even hear of it,
    * or has nothing else to do, is ended. What that has not read has not begun.
    */
-  #cancel(job: Job, thread: Thread, reason: CancelReason, error: Error): void {
-    const { id, options } = job;
+  #cancel(run: TaskRun, thread: Thread, reason: CancelReason, error: Error): void {
+    const { id, options } = run;
     const why: unknown = options.signal?.reason;
     const cancelled = thread.post({ type: "cancel", id, reason, why: typeof why === "string" ? why : undefined });
     setTimeout(() => {
-      const load = this.#loads.of(thread);
+      const work = this.#balancer.of(thread);
       const isDeaf = !thread.hasHeard(cancelled);
-      if (load && isDeaf) {
-        this.#requeue(load.recall());
+      if (work && isDeaf) {
+        this.#requeue(work.recall());
         this.#schedule();
         this.#checkDrained();
       }
-      this.#abandon(job, error);
-      if (options.cancel === "cooperative" || !load?.get(id)) return;
+      this.#abandon(run, error);
+      if (options.cancel === "cooperative" || !work?.get(id)) return;
       if (options.exclusive || isDeaf) thread.end(error);
     }, this.#cancelGraceMs).unref();
   }
 
-  #abandon(job: Job, error: Error): void {
-    if (job.fail(error)) this.#abandoned++;
+  #abandon(run: TaskRun, error: Error): void {
+    if (run.fail(error)) this.#abandoned++;
   }
 
   #checkDrained(): void {
     if (!this.#onDrained || this.#queued > 0) return;
-    for (const { size, exclusive } of this.#loads) {
+    for (const { size, exclusive } of this.#balancer) {
       if (size > 0 || (exclusive && !exclusive.settled)) return;
     }
     this.#onDrained();

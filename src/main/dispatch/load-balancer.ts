@@ -1,37 +1,37 @@
 import { monotonic } from "../../core/time.js";
 import type { Thread } from "../threads/thread.js";
 import type { Expected } from "./cost-estimator.js";
-import type { Job } from "./task-run.js";
-import { Load, tasksTaken } from "./thread-work.js";
+import type { TaskRun } from "./task-run.js";
+import { ThreadWork, tasksTaken } from "./thread-work.js";
 
 /** A loop that is busy for less than this share of the time. */
 const IDLE = 0.5;
 const NOTHING: Expected = { busyMs: 0, isImmediate: false };
 
 /** What the threads that serve have been given, and which of them is to have the next. */
-export class Loads {
+export class LoadBalancer {
   readonly #concurrency: number;
-  readonly #loads = new Map<Thread, Load>();
+  readonly #balancer = new Map<Thread, ThreadWork>();
 
   /** `concurrency`: tasks at once in one thread. */
   constructor(concurrency: number) {
     this.#concurrency = concurrency;
   }
 
-  [Symbol.iterator](): IterableIterator<Load> {
-    return this.#loads.values();
+  [Symbol.iterator](): IterableIterator<ThreadWork> {
+    return this.#balancer.values();
   }
 
-  of(thread: Thread): Load | undefined {
-    return this.#loads.get(thread);
+  of(thread: Thread): ThreadWork | undefined {
+    return this.#balancer.get(thread);
   }
 
   add(thread: Thread): void {
-    this.#loads.set(thread, new Load(thread, this.#concurrency));
+    this.#balancer.set(thread, new ThreadWork(thread, this.#concurrency));
   }
 
   remove(thread: Thread): void {
-    this.#loads.delete(thread);
+    this.#balancer.delete(thread);
   }
 
   /** How many tasks one of them takes before it has ended any: as many as it runs at once, or more. */
@@ -40,37 +40,37 @@ export class Loads {
   }
 
   /** The one for a task that is expected to keep its loop busy for as long; undefined while none has room. */
-  leastLoaded(expected: Expected): Load | undefined {
-    let least: Load | undefined;
-    for (const load of this.#loads.values()) if (load.hasRoom(expected) && load.isLessThan(least)) least = load;
+  leastLoaded(expected: Expected): ThreadWork | undefined {
+    let least: ThreadWork | undefined;
+    for (const work of this.#balancer.values()) if (work.hasRoom(expected) && work.isLessThan(least)) least = work;
     return least;
   }
 
   /** The one to be set aside for an exclusive task; undefined while each is for another one. */
-  leastReserved(): Load | undefined {
-    let least: Load | undefined;
-    for (const load of this.#loads.values()) if (load.isOpen && load.isLessThan(least)) least = load;
+  leastReserved(): ThreadWork | undefined {
+    let least: ThreadWork | undefined;
+    for (const work of this.#balancer.values()) if (work.isOpen && work.isLessThan(least)) least = work;
     return least;
   }
 
   /** Whether a thread is set aside for this job. */
-  isReserved(job: Job): boolean {
-    for (const load of this) if (load.exclusive === job) return true;
+  isReserved(run: TaskRun): boolean {
+    for (const work of this) if (work.exclusive === run) return true;
     return false;
   }
 
   /** More results are in the ports. */
   get areAnswering(): boolean {
-    for (const load of this.#loads.values()) if (load.isAnswering) return true;
+    for (const work of this.#balancer.values()) if (work.isAnswering) return true;
     return false;
   }
 
   /** In how many ms one may be found blocked; from now on is counted how busy their loops are. */
   watch(): number {
     let blockedAt = Infinity;
-    for (const load of this) {
-      load.thread.loopBusy();
-      blockedAt = Math.min(blockedAt, load.blockedAt);
+    for (const work of this) {
+      work.thread.loopBusy();
+      blockedAt = Math.min(blockedAt, work.blockedAt);
     }
     return blockedAt - monotonic();
   }
@@ -79,13 +79,13 @@ export class Loads {
    * Since `watch`: what a blocked thread has not read is taken back, if there is one that has room; and those whose loops were
    * idle may be given as many as they may run, while `refill` runs.
    */
-  rebalance(requeue: (jobs: readonly Job[]) => void, refill: () => void): void {
-    const loads = [...this];
-    for (const load of loads) {
-      if (loads.some((other) => other !== load && other.hasRoom(NOTHING))) requeue(load.recall());
-      load.isWaiting = load.thread.loopBusy() < IDLE;
+  rebalance(requeue: (runs: readonly TaskRun[]) => void, refill: () => void): void {
+    const balancer = [...this];
+    for (const work of balancer) {
+      if (balancer.some((other) => other !== work && other.hasRoom(NOTHING))) requeue(work.recall());
+      work.isWaiting = work.thread.loopBusy() < IDLE;
     }
     refill();
-    for (const load of loads) load.isWaiting = false;
+    for (const work of balancer) work.isWaiting = false;
   }
 }

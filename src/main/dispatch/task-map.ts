@@ -2,7 +2,7 @@ import { AsyncResource } from "node:async_hooks";
 import { ConfigInvalidError, TaskAbortedError } from "../../core/errors.js";
 import { Fifo } from "../../core/fifo.js";
 import type { Dispatcher } from "./dispatcher.js";
-import { badRunOptions, type Job, type JobCallbacks, RUN_OPTIONS, type RunOptions } from "./task-run.js";
+import { badRunOptions, type TaskRun, type TaskRunCallbacks, RUN_OPTIONS, type RunOptions } from "./task-run.js";
 
 export interface MapOptions extends Omit<RunOptions, "transferList"> {
   /** Results in the order of their inputs, else as they come. Default true. */
@@ -28,8 +28,8 @@ export interface TaskMapParts {
   readonly options: MapOptions;
   /** Of inputs that are taken and whose results are not. */
   readonly limit: () => number;
-  readonly submit: (input: unknown, callbacks: JobCallbacks) => Job | undefined;
-  readonly withdraw: (job: Job, reason: unknown) => void;
+  readonly submit: (input: unknown, callbacks: TaskRunCallbacks) => TaskRun | undefined;
+  readonly withdraw: (run: TaskRun, reason: unknown) => void;
   /** Why no more tasks are taken, if so. */
   readonly refusal: () => Error | undefined;
   /** Resolves when there is room in the queue of tasks; undefined if there is now. */
@@ -37,15 +37,15 @@ export interface TaskMapParts {
 }
 
 /** One input, from its submission until its result is consumed. */
-class Slot implements JobCallbacks {
+class MapItem implements TaskRunCallbacks {
   readonly index: number;
-  job: Job | undefined;
+  run: TaskRun | undefined;
   status: "fulfilled" | "rejected" | undefined;
   /** Its result, or why it has none. */
   value: unknown;
-  readonly #onEnd: (slot: Slot) => void;
+  readonly #onEnd: (item: MapItem) => void;
 
-  constructor(index: number, onEnd: (slot: Slot) => void) {
+  constructor(index: number, onEnd: (item: MapItem) => void) {
     this.index = index;
     this.#onEnd = onEnd;
   }
@@ -84,10 +84,10 @@ const DONE: IteratorResult<never, undefined> = { done: true, value: undefined };
 export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
   readonly #parts: TaskMapParts;
   /** To be consumed in this order; in order of inputs they are here from the beginning, else once they have ended. */
-  readonly #slots = new Fifo<Slot>();
+  readonly #items = new Fifo<MapItem>();
   /** Of those that are not in `#slots` yet: none where they are there in order of inputs. */
-  readonly #unordered: Set<Slot> | undefined;
-  readonly #onEnd = (slot: Slot): void => this.#ended(slot);
+  readonly #unordered: Set<MapItem> | undefined;
+  readonly #onEnd = (item: MapItem): void => this.#ended(item);
   #underWay = 0;
   #isAbandoned = false;
   readonly #consumers = new Fifo<Consumer>();
@@ -174,31 +174,31 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
       this.#hasEnded = true;
       return this.#serve();
     }
-    const slot = new Slot(this.#taken++, this.#onEnd);
-    if (this.#unordered) this.#unordered.add(slot);
-    else this.#slots.push(slot);
+    const item = new MapItem(this.#taken++, this.#onEnd);
+    if (this.#unordered) this.#unordered.add(item);
+    else this.#items.push(item);
     this.#underWay++;
-    slot.job = this.#parts.submit(value, slot);
+    item.run = this.#parts.submit(value, item);
   }
 
-  #ended(slot: Slot): void {
+  #ended(item: MapItem): void {
     if (this.#isAbandoned) return;
     this.#underWay--;
-    if (this.#unordered?.delete(slot)) this.#slots.push(slot);
+    if (this.#unordered?.delete(item)) this.#items.push(item);
     this.#serve();
   }
 
-  #shiftEnded(): Slot | undefined {
-    return this.#slots.peek()?.status && this.#slots.shift();
+  #shiftEnded(): MapItem | undefined {
+    return this.#items.peek()?.status && this.#items.shift();
   }
 
   /** The turn of one that has ended. */
-  #consume(slot: Slot): Promise<Result> {
+  #consume(item: MapItem): Promise<Result> {
     this.#consumed++;
-    if (this.#parts.options.onError === "collect") return Promise.resolve({ done: false, value: slot.outcome });
-    if (slot.status === "fulfilled") return Promise.resolve({ done: false, value: slot.value });
-    this.#end(slot.value);
-    return Promise.reject(slot.value);
+    if (this.#parts.options.onError === "collect") return Promise.resolve({ done: false, value: item.outcome });
+    if (item.status === "fulfilled") return Promise.resolve({ done: false, value: item.value });
+    this.#end(item.value);
+    return Promise.reject(item.value);
   }
 
   #wait(): Promise<Result> {
@@ -211,12 +211,12 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
 
   #serve(): void {
     while (this.#consumers.size > 0) {
-      const slot = this.#shiftEnded();
-      if (!slot) break;
+      const item = this.#shiftEnded();
+      if (!item) break;
       const { resolve } = this.#consumers.shift()!;
-      resolve(this.#consume(slot));
+      resolve(this.#consume(item));
     }
-    if (!this.#hasEnded || this.#slots.size > 0 || this.#underWay > 0) return;
+    if (!this.#hasEnded || this.#items.size > 0 || this.#underWay > 0) return;
     // Everything that was taken is consumed.
     for (let consumer = this.#consumers.shift(); consumer; consumer = this.#consumers.shift()) {
       const failure = this.#failure;
@@ -241,10 +241,10 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
     this.#failure = undefined;
     this.#isAbandoned = true;
     this.#underWay = 0;
-    const open = [...this.#slots, ...(this.#unordered ?? [])];
-    while (this.#slots.shift());
+    const open = [...this.#items, ...(this.#unordered ?? [])];
+    while (this.#items.shift());
     this.#unordered?.clear();
-    for (const { job } of open) if (job) this.#parts.withdraw(job, reason);
+    for (const { run } of open) if (run) this.#parts.withdraw(run, reason);
     this.#serve();
   }
 
@@ -268,7 +268,7 @@ export function mapTasks(
   options: MapOptions = {},
 ): TaskMap {
   const bad = badMapOptions(name, options);
-  const submit = (input: unknown, callbacks: JobCallbacks): Job | undefined =>
+  const submit = (input: unknown, callbacks: TaskRunCallbacks): TaskRun | undefined =>
     dispatcher.submit(name, input, options, callbacks);
   return new TaskMap({
     inputs,
@@ -276,7 +276,7 @@ export function mapTasks(
     limit: () => options.concurrency ?? 2 * threads * dispatcher.taken(name),
     // Later tasks are submitted when results come: for tracers and AsyncLocalStorage they belong to this call all the same.
     submit: AsyncResource.bind(submit),
-    withdraw: (job, reason) => dispatcher.withdraw(job, reason),
+    withdraw: (run, reason) => dispatcher.withdraw(run, reason),
     room: () => dispatcher.room(),
     refusal: () => bad ?? refusal() ?? givenUp(name, options),
   });

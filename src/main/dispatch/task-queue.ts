@@ -1,5 +1,5 @@
 import { Fifo } from "../../core/fifo.js";
-import type { Job } from "./task-run.js";
+import type { TaskRun } from "./task-run.js";
 
 /**
  * What waits for a thread: the highest priority first, among equals the names of tasks in turn, of one name the oldest.
@@ -9,22 +9,22 @@ export class TaskQueue {
   /** Highest first. */
   readonly #levels: Level[] = [];
 
-  push(job: Job): void {
-    this.#level(job.priority).push(job);
+  push(run: TaskRun): void {
+    this.#level(run.priority).push(run);
   }
 
   /** Before all others of its name. */
-  unshift(job: Job): void {
-    this.#level(job.priority).unshift(job);
+  unshift(run: TaskRun): void {
+    this.#level(run.priority).unshift(run);
   }
 
   /** The next, which stays until `shift`. */
-  peek(): Job | undefined {
+  peek(): TaskRun | undefined {
     for (;;) {
       const level = this.#levels[0];
       if (!level) return undefined;
-      const job = level.peek();
-      if (job) return job;
+      const run = level.peek();
+      if (run) return run;
       this.#levels.shift();
     }
   }
@@ -34,10 +34,10 @@ export class TaskQueue {
   }
 
   /** Everything that waits; nothing does afterwards. */
-  *drain(): IterableIterator<Job> {
-    for (let job = this.peek(); job; job = this.peek()) {
+  *drain(): IterableIterator<TaskRun> {
+    for (let run = this.peek(); run; run = this.peek()) {
       this.shift();
-      yield job;
+      yield run;
     }
   }
 
@@ -55,25 +55,25 @@ export class TaskQueue {
 /** The jobs of one priority. A Map keeps its keys in the order in which they came: the first name is the next. */
 class Level {
   readonly priority: number;
-  readonly #byName = new Map<string, Fifo<Job>>();
+  readonly #byName = new Map<string, Fifo<TaskRun>>();
 
   constructor(priority: number) {
     this.priority = priority;
   }
 
-  push(job: Job): void {
-    this.#jobs(job.name).push(job);
+  push(run: TaskRun): void {
+    this.#runs(run.name).push(run);
   }
 
-  unshift(job: Job): void {
-    this.#jobs(job.name).unshift(job);
+  unshift(run: TaskRun): void {
+    this.#runs(run.name).unshift(run);
   }
 
-  peek(): Job | undefined {
-    for (const [name, jobs] of this.#byName) {
-      while (jobs.peek()?.settled) jobs.shift();
-      const job = jobs.peek();
-      if (job) return job;
+  peek(): TaskRun | undefined {
+    for (const [name, runs] of this.#byName) {
+      while (runs.peek()?.settled) runs.shift();
+      const run = runs.peek();
+      if (run) return run;
       this.#byName.delete(name);
     }
     return undefined;
@@ -81,18 +81,18 @@ class Level {
 
   /** Takes what `peek` gave; its name is the last in turn now. */
   shift(): void {
-    for (const [name, jobs] of this.#byName) {
-      jobs.shift();
+    for (const [name, runs] of this.#byName) {
+      runs.shift();
       if (this.#byName.size === 1) return;
       this.#byName.delete(name);
-      if (jobs.size > 0) this.#byName.set(name, jobs);
+      if (runs.size > 0) this.#byName.set(name, runs);
       return;
     }
   }
 
-  #jobs(name: string): Fifo<Job> {
-    let jobs = this.#byName.get(name);
-    if (!jobs) this.#byName.set(name, (jobs = new Fifo()));
-    return jobs;
+  #runs(name: string): Fifo<TaskRun> {
+    let runs = this.#byName.get(name);
+    if (!runs) this.#byName.set(name, (runs = new Fifo()));
+    return runs;
   }
 }

@@ -51,7 +51,7 @@ export interface RunOptions {
 }
 
 /** Who hears of a job's one outcome. */
-export interface JobCallbacks {
+export interface TaskRunCallbacks {
   /** Of `map`: which of its inputs. */
   readonly index?: number;
   readonly resolve: (value: unknown) => void;
@@ -59,13 +59,13 @@ export interface JobCallbacks {
 }
 
 /** A job's entries in a message's list of tasks, and what moves with them. */
-interface JobCrossing {
+interface TaskRunCrossing {
   readonly entries: readonly unknown[];
   readonly transferList: readonly Transferable[];
 }
 
 /** One task of one caller, from the queue to its one outcome. */
-export class Job {
+export class TaskRun {
   readonly id: number;
   readonly name: string;
   /** A copy where it is small and plain: the task gets what was given at the call. */
@@ -91,10 +91,10 @@ export class Job {
   /** While somebody listens to `redthread:task`. */
   trace: Trace<TaskMessage> | undefined;
   onSettled: (() => void) | undefined;
-  readonly #callbacks: JobCallbacks;
+  readonly #callbacks: TaskRunCallbacks;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(id: number, name: string, input: unknown, options: RunOptions, callbacks: JobCallbacks) {
+  constructor(id: number, name: string, input: unknown, options: RunOptions, callbacks: TaskRunCallbacks) {
     this.id = id;
     this.name = name;
     this.options = options;
@@ -122,7 +122,7 @@ export class Job {
   }
 
   /** For a message of its own. @throws what the values' getters throw, and where a listed buffer was moved before */
-  cross(): JobCrossing {
+  cross(): TaskRunCrossing {
     const input = crossAlone(this.input, this.options.transferList);
     const context = crossAlone(this.context);
     const entries = [
@@ -137,7 +137,7 @@ export class Job {
   }
 
   /** Starts its clock, if it has one. */
-  startTimer(giveUp: (job: Job, reason: CancelReason, error: Error) => void): void {
+  startTimer(giveUp: (run: TaskRun, reason: CancelReason, error: Error) => void): void {
     const { timeoutMs } = this.options;
     if (timeoutMs === undefined) return;
     this.#timer = setTimeout(() => giveUp(this, "timeout", this.#timedOut(timeoutMs)), timeoutMs);

@@ -6,7 +6,7 @@ import { monotonic } from "../../core/time.js";
 import type { AuditedMessage, ToThread } from "../../link/protocol.js";
 import type { Thread } from "../threads/thread.js";
 import type { Expected } from "./cost-estimator.js";
-import type { Job } from "./task-run.js";
+import type { TaskRun } from "./task-run.js";
 
 /** More than this of expected loop time is not put into one thread … */
 const FILL_MS = 10;
@@ -19,10 +19,10 @@ const AHEAD_MS = 0.5;
 const AHEAD_TASKS = 256;
 
 /** A thread that does not read for longer than a busy machine makes it wait has its loop blocked by a task. */
-const BLOCKED_MS = 100;
+const UNREAD_AFTER_MS = 100;
 
 interface Message {
-  readonly jobs: readonly Job[];
+  readonly runs: readonly TaskRun[];
   readonly sentAt: number;
 }
 
@@ -32,10 +32,10 @@ export function tasksTaken({ busyMs, isImmediate }: Expected, concurrency: numbe
 }
 
 /** What one thread has been given. */
-export class Load {
+export class ThreadWork {
   readonly thread: Thread;
   /** Waits for this thread to be empty, or has it to itself; nothing else is sent there. */
-  exclusive: Job | undefined;
+  exclusive: TaskRun | undefined;
   /** Called once nothing runs there and nothing is reserved for it. */
   onIdle: (() => void) | undefined;
   /** Messages with results that have been read here. */
@@ -47,8 +47,8 @@ export class Load {
   /** What its tasks are expected to keep its loop busy for. */
   #busyMs = 0;
   readonly #concurrency: number;
-  readonly #jobs = new ArrayMap<Job>();
-  #outgoing: Job[] = [];
+  readonly #runs = new ArrayMap<TaskRun>();
+  #outgoing: TaskRun[] = [];
   /** Of those at least one goes in a message of its own. */
   #isOneAlone = false;
   /** From the first that the thread may not have read. */
@@ -64,7 +64,7 @@ export class Load {
   }
 
   get size(): number {
-    return this.#jobs.size;
+    return this.#runs.size;
   }
 
   /** More results of it are in the port. */
@@ -72,12 +72,12 @@ export class Load {
     return this.thread.row.get("answered") > this.answers;
   }
 
-  get jobs(): Iterable<Job> {
-    return this.#jobs.values();
+  get runs(): Iterable<TaskRun> {
+    return this.#runs.values();
   }
 
-  get(id: number): Job | undefined {
-    return this.#jobs.get(id);
+  get(id: number): TaskRun | undefined {
+    return this.#runs.get(id);
   }
 
   /** Whether it takes tasks at all. */
@@ -88,101 +88,101 @@ export class Load {
   /** Whether it takes one more that is expected to keep its loop busy for as long. */
   hasRoom({ busyMs, isImmediate }: Expected): boolean {
     if (!this.isOpen || this.#isDeaf) return false;
-    if (this.#jobs.size >= this.#concurrency) {
+    if (this.#runs.size >= this.#concurrency) {
       // They end one after another there, whatever their number; one that waits would keep its place.
-      return isImmediate && this.#lasting === 0 && this.#jobs.size < AHEAD_TASKS && this.#busyMs + busyMs <= AHEAD_MS;
+      return isImmediate && this.#lasting === 0 && this.#runs.size < AHEAD_TASKS && this.#busyMs + busyMs <= AHEAD_MS;
     }
-    return this.#jobs.size < MIN_TASKS || this.#busyMs + busyMs <= FILL_MS || this.isWaiting;
+    return this.#runs.size < MIN_TASKS || this.#busyMs + busyMs <= FILL_MS || this.isWaiting;
   }
 
   /** By what its loop is expected to do; where nothing is known of the tasks, by their number. */
-  isLessThan(other: Load | undefined): boolean {
+  isLessThan(other: ThreadWork | undefined): boolean {
     if (!other) return true;
     return this.#busyMs < other.#busyMs || (this.#busyMs === other.#busyMs && this.size < other.size);
   }
 
   /** Takes a job on; it leaves with the next `post`. */
-  give(job: Job, { busyMs, isImmediate }: Expected): void {
-    job.thread = this.thread;
-    job.busyMs = busyMs;
-    job.isImmediate = isImmediate;
+  give(run: TaskRun, { busyMs, isImmediate }: Expected): void {
+    run.thread = this.thread;
+    run.busyMs = busyMs;
+    run.isImmediate = isImmediate;
     if (!isImmediate) this.#lasting++;
-    if (job.trace) this.#note(job.trace);
+    if (run.trace) this.#note(run.trace);
     this.#busyMs += busyMs;
-    this.#jobs.add(job.id, job);
-    this.#outgoing.push(job);
-    if (job.isAlone) this.#isOneAlone = true;
+    this.#runs.add(run.id, run);
+    this.#outgoing.push(run);
+    if (run.isAlone) this.#isOneAlone = true;
   }
 
-  remove(job: Job): void {
-    this.#jobs.delete(job.id);
-    if (!job.isImmediate) this.#lasting--;
-    this.#busyMs = this.#jobs.size === 0 ? 0 : this.#busyMs - job.busyMs; // no residue of rounding
-    if (this.exclusive === job) this.exclusive = undefined;
+  remove(run: TaskRun): void {
+    this.#runs.delete(run.id);
+    if (!run.isImmediate) this.#lasting--;
+    this.#busyMs = this.#runs.size === 0 ? 0 : this.#busyMs - run.busyMs; // no residue of rounding
+    if (this.exclusive === run) this.exclusive = undefined;
   }
 
   /** Sends what was given since the last time, in its order; `refuse` hears of each job that cannot cross to a thread. */
-  post(refuse: (job: Job, cause: unknown) => void): void {
-    const jobs = this.#outgoing;
-    if (jobs.length === 0) return;
+  post(refuse: (run: TaskRun, cause: unknown) => void): void {
+    const runs = this.#outgoing;
+    if (runs.length === 0) return;
     this.#outgoing = [];
-    if (!this.#isOneAlone) return this.#sendTogether(jobs, refuse);
+    if (!this.#isOneAlone) return this.#sendTogether(runs, refuse);
     this.#isOneAlone = false;
-    let together: Job[] = [];
-    for (const job of jobs) {
-      if (!job.isAlone) together.push(job);
+    let together: TaskRun[] = [];
+    for (const run of runs) {
+      if (!run.isAlone) together.push(run);
       else {
         this.#sendTogether(together, refuse);
         together = [];
-        this.#sendAlone(job, refuse);
+        this.#sendAlone(run, refuse);
       }
     }
     this.#sendTogether(together, refuse);
   }
 
   /** Jobs whose message the thread could not read, and has not begun: here no longer. */
-  takeBack(message: number): Job[] {
-    const jobs = [...this.#jobs.values()].filter((job) => job.message === message);
-    for (const job of jobs) this.remove(job);
-    return jobs;
+  takeBack(message: number): TaskRun[] {
+    const runs = [...this.#runs.values()].filter((run) => run.message === message);
+    for (const run of runs) this.remove(run);
+    return runs;
   }
 
   /** Jobs that their thread has ended, and whose results have not come, nor will: here no longer. */
-  takeLost({ running, taken, answered }: AuditedMessage): Job[] {
+  takeLost({ running, taken, answered }: AuditedMessage): TaskRun[] {
     this.answers = answered;
     const alive = new Set(running);
-    const lost = [...this.#jobs.values()].filter(({ id, message }) => ((taken - message) | 0) > 0 && !alive.has(id));
-    for (const job of lost) this.remove(job);
+    const lost = [...this.#runs.values()].filter(({ id, message }) => ((taken - message) | 0) > 0 && !alive.has(id));
+    for (const run of lost) this.remove(run);
     return lost;
   }
 
   /** When its loop must be taken for blocked, if it reads nothing until then; Infinity where it has read everything. */
   get blockedAt(): number {
     this.#forgetRead();
-    return (this.#messages.peek()?.sentAt ?? Infinity) + BLOCKED_MS;
+    return (this.#messages.peek()?.sentAt ?? Infinity) + UNREAD_AFTER_MS;
   }
 
   /** What the thread has not begun to read, in the order of sending. */
-  unread(): Job[] {
+  unread(): TaskRun[] {
     this.#forgetRead();
-    return [...this.#messages].flatMap(({ jobs }) => jobs);
+    return [...this.#messages].flatMap(({ runs }) => runs);
   }
 
   /**
    * What the thread has not read for so long that its loop must be blocked. It will find that gone, and gets nothing
    * more until it reads again.
    */
-  recall(): Job[] {
+  recall(): TaskRun[] {
     this.#forgetRead();
-    const recalled: Job[] = [];
+    const recalled: TaskRun[] = [];
     for (let message = this.#messages.peek(); message && isRecallable(message); message = this.#messages.peek()) {
       if (!this.thread.row.claim(this.#firstMessage)) break; // it has just begun to read
       this.#isDeaf = true;
       this.#firstMessage = (this.#firstMessage + 1) | 0;
       this.#messages.shift();
-      recalled.push(...message.jobs);
+      recalled.push(...message.runs);
     }
-    for (const job of recalled) this.remove(job);
+    for (const run of recalled) this.remove(run);
     return recalled;
   }
 
@@ -205,46 +205,46 @@ export class Load {
   }
 
   /** Small and plain ones. They can be cloned; all together they may be too large for a message. */
-  #sendTogether(jobs: readonly Job[], refuse: (job: Job, cause: unknown) => void): void {
-    if (jobs.length === 0) return;
+  #sendTogether(runs: readonly TaskRun[], refuse: (run: TaskRun, cause: unknown) => void): void {
+    if (runs.length === 0) return;
     const tasks: unknown[] = [];
-    for (const job of jobs) job.addTo(tasks);
+    for (const run of runs) run.addTo(tasks);
     try {
-      this.#send(jobs, tasks);
+      this.#send(runs, tasks);
     } catch {
-      for (const job of jobs) this.#sendAlone(job, refuse);
+      for (const run of runs) this.#sendAlone(run, refuse);
     }
   }
 
-  #sendAlone(job: Job, refuse: (job: Job, cause: unknown) => void): void {
+  #sendAlone(run: TaskRun, refuse: (run: TaskRun, cause: unknown) => void): void {
     try {
-      const { entries, transferList } = job.cross();
-      this.#send([job], entries, transferList);
+      const { entries, transferList } = run.cross();
+      this.#send([run], entries, transferList);
     } catch (cause) {
-      this.remove(job);
-      refuse(job, cause);
+      this.remove(run);
+      refuse(run, cause);
     }
   }
 
   /** @throws where it cannot be cloned; then nothing of it was sent */
-  #send(jobs: readonly Job[], tasks: readonly unknown[], transferList?: readonly Transferable[]): void {
+  #send(runs: readonly TaskRun[], tasks: readonly unknown[], transferList?: readonly Transferable[]): void {
     // What has ended would live on with them, and become long-lived. Before it is posted: it counts as read once it is.
     this.#forgetRead();
     const number = (this.#firstMessage + this.#messages.size) | 0;
     let traces: Record<number, TraceContext> | undefined;
-    for (const job of jobs) {
-      job.message = number;
-      const context = job.trace?.message.trace;
-      if (context) (traces ??= {})[job.id] = { ...context }; // a tracer may set the same one on many tasks
+    for (const run of runs) {
+      run.message = number;
+      const context = run.trace?.message.trace;
+      if (context) (traces ??= {})[run.id] = { ...context }; // a tracer may set the same one on many tasks
     }
     const message: ToThread = traces ? { type: "tasks", tasks, traces } : { type: "tasks", tasks };
     this.thread.post(message, transferList);
-    this.#messages.push({ jobs, sentAt: monotonic() });
+    this.#messages.push({ runs, sentAt: monotonic() });
   }
 }
 
 /** Late enough, and neither moved there nor meant to have the thread to itself. */
-function isRecallable({ jobs, sentAt }: Message): boolean {
-  if (monotonic() - sentAt < BLOCKED_MS) return false;
-  return jobs.every(({ options }) => !options.transferList && !options.exclusive);
+function isRecallable({ runs, sentAt }: Message): boolean {
+  if (monotonic() - sentAt < UNREAD_AFTER_MS) return false;
+  return runs.every(({ options }) => !options.transferList && !options.exclusive);
 }

@@ -3,7 +3,7 @@ import type { FromHelper, ToHelper } from "../../link/protocol.js";
 import { SyncArea } from "../../link/sync-area.js";
 
 /** A thread's helper for synchronous calls as the manager sees it: whom to send logins, and what to do at its end. */
-export class Helper {
+export class ThreadHelper {
   readonly #port: MessagePort;
   readonly #area: SyncArea;
   readonly #onGone: () => void;

@@ -10,7 +10,7 @@ const LOADING_MS = 1_000;
  * Sooner are those that go first; and an idle thread of Node 20 finishes its first garbage collection by posting itself
  * one step after another until V8's helpers have done their part, which get no processor when 32 threads do so at once.
  */
-export class LoadQueue<T> {
+export class StartLimiter<T> {
   readonly #limit: number;
   readonly #loading = new Map<T, NodeJS.Timeout>();
   readonly #waiting = new Map<T, Deferred<void>>();

@@ -26,7 +26,7 @@ export class ThreadCredentials {
     return this.#keeper.logins;
   }
 
-  greeted(listener: LoginListener): void {
+  attached(listener: LoginListener): void {
     this.#listeners.add(listener);
     const { latest, failure } = this.logins;
     if (latest) listener.post({ type: "login", login: latest });

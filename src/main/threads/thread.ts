@@ -4,7 +4,7 @@ import type { ThreadStartFailedError } from "../../core/errors.js";
 import { monotonic, within } from "../../core/time.js";
 import type { LedgerRow } from "../../link/ledger.js";
 import type { FromThread, ToThread } from "../../link/protocol.js";
-import type { Helper } from "./helper.js";
+import type { ThreadHelper } from "./helper.js";
 
 /** What a thread is to Node. */
 type Being = Pick<Worker, "threadId" | "performance">;
@@ -32,7 +32,7 @@ export class Thread {
   endReason: Error | undefined;
   threadId = -1;
   /** Of its synchronous calls, if it makes any; the latest. */
-  helper: Helper | undefined;
+  helper: ThreadHelper | undefined;
   /** Its replacement counts in its place, until it is gone. */
   isRetiring = false;
   /** From the request to close to its confirmation. */
@@ -71,7 +71,7 @@ export class Thread {
     this.#end = end;
   }
 
-  greeted({ threadId, performance }: Being, port: MessagePort, receive: (message: FromThread) => void): void {
+  attached({ threadId, performance }: Being, port: MessagePort, receive: (message: FromThread) => void): void {
     this.threadId = threadId;
     this.#performance = performance;
     this.#port = port;
@@ -184,7 +184,7 @@ export class Thread {
    * After the end of `serve`. That news comes by another port than the link and may overtake what the thread said
    * last; a result that was sent is not lost because its thread ended right after.
    */
-  async hungUp(): Promise<void> {
+  async linkClosed(): Promise<void> {
     if (this.#state === "starting" || this.#state === "ready") this.#state = "dead"; // gets no more work
     await within(this.#linkClosed, LINK_CLOSE_MS, () => new Error(), 0).catch(() => {}); // then without it
     if (this.#state !== "closed") this.#state = "dead";

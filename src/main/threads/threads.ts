@@ -20,8 +20,8 @@ import type {
   Serve,
   ThreadData,
 } from "../../link/protocol.js";
-import { Helper } from "./helper.js";
-import { LoadQueue } from "./start-limiter.js";
+import { ThreadHelper } from "./helper.js";
+import { StartLimiter } from "./start-limiter.js";
 import { Thread } from "./thread.js";
 import type { ThreadCredentials } from "./thread-credentials.js";
 import { endOf, startFailed, ThreadExit, threadDied } from "./thread-end.js";
@@ -35,7 +35,7 @@ export interface ThreadsOptions {
   readonly taskPrefix: string;
   readonly ledger: Ledger;
   readonly totals: LedgerTotals;
-  readonly gate: { readonly buffer: SharedArrayBuffer; sweep(slot: number): void };
+  readonly gate: { readonly buffer: SharedArrayBuffer; sweep(row: number): void };
   readonly logger: Logger;
   readonly credentials: ThreadCredentials | undefined;
   readonly onReady: (thread: Thread) => void;
@@ -67,7 +67,7 @@ export class Threads {
   readonly #options: ThreadsOptions;
   readonly #birth: ConstructorParameters<typeof Piscina>[0];
   readonly #threads = new Set<Thread>();
-  readonly #loads = new LoadQueue<Thread>();
+  readonly #startLimiter = new StartLimiter<Thread>();
   /** Of the threads that live, what is to be done when they end. */
   readonly #ends = new Set<Promise<void>>();
   /** Of the threads that were told to terminate and have not exited. */
@@ -140,7 +140,7 @@ export class Threads {
     this.#cancelReplacements();
     const threads = [...this.#threads];
     for (const thread of threads) thread.close(ms, graceMs);
-    for (const unborn of this.#loads.stop()) unborn.closed();
+    for (const unborn of this.#startLimiter.stop()) unborn.closed();
     const closed = Promise.all(threads.map((thread) => thread.answered));
     // Who did not answer is ended next; an answer that a blocked loop has not read yet is a message in the port.
     await within(closed, ms, () => new Error(), UNREAD_MS).catch(() => {});
@@ -149,7 +149,7 @@ export class Threads {
   /** Ends whatever thread is left, also one in an endless loop. */
   async destroy(): Promise<void> {
     this.#closing = true;
-    this.#loads.stop();
+    this.#startLimiter.stop();
     for (const thread of this.#threads) thread.terminate();
     await Promise.all(this.#ends); // each has its limit
   }
@@ -193,7 +193,7 @@ export class Threads {
 
   /** Its whole life, once it is its turn to begin. */
   async #serve(thread: Thread, job: Serve): Promise<void> {
-    await this.#loads.turn(thread);
+    await this.#startLimiter.turn(thread);
     const { startTimeoutMs } = this.#options.config.threads;
     const pool = this.#poolFor(thread);
     const timer = setTimeout(() => {
@@ -218,7 +218,7 @@ export class Threads {
       throw hasThrown || !exit ? reason : exit;
     } finally {
       clearTimeout(timer);
-      this.#loads.done(thread);
+      this.#startLimiter.done(thread);
       thread.terminate();
       if (worker) this.#awaitExit(worker);
     }
@@ -256,9 +256,9 @@ export class Threads {
     // A user's own parentPort.postMessage comes here too.
     const { hello, port } = (message ?? {}) as Partial<Hello>;
     if (hello !== thread.token || !worker || !port) return;
-    thread.greeted(worker, port, (heard) => this.#receive(thread, heard));
+    thread.attached(worker, port, (heard) => this.#receive(thread, heard));
     this.#tell("started", thread);
-    this.#options.credentials?.greeted(thread);
+    this.#options.credentials?.attached(thread);
   }
 
   #receive(thread: Thread, message: FromThread): void {
@@ -276,7 +276,7 @@ export class Threads {
         this.#options.onAudited(thread, message);
         break;
       case "ready":
-        this.#loads.done(thread);
+        this.#startLimiter.done(thread);
         if (!thread.started()) return;
         this.#startFailure = undefined;
         this.#tell("ready", thread);
@@ -305,20 +305,20 @@ export class Threads {
 
   #helperStarted(thread: Thread, { port, area }: Extract<FromThread, { type: "helper" }>): void {
     const { config, credentials, gate, onLogs } = this.#options;
-    const slot = ConnectGate.helperSlot(config, thread.row.index);
-    const helper = new Helper(port, area, {
+    const row = ConnectGate.helperRow(config, thread.row.index);
+    const helper = new ThreadHelper(port, area, {
       receive: (message) => {
         if (message.type === "logs") onLogs(thread, message.records, message.dropped);
         else credentials?.wanted(message.refused);
       },
       onGone: () => {
         credentials?.gone(helper);
-        gate.sweep(slot);
+        gate.sweep(row);
         thread.row.set("syncOpen", 0);
       },
     });
     thread.helper = helper;
-    credentials?.greeted(helper);
+    credentials?.attached(helper);
   }
 
   #startFailed(thread: Thread, cause: unknown): void {
@@ -331,7 +331,7 @@ export class Threads {
   /** The end of `serve`, whatever led to it. */
   async #ended(thread: Thread, row: number, reason: unknown): Promise<void> {
     const { state } = thread;
-    await thread.hungUp();
+    await thread.linkClosed();
     thread.helper?.gone();
     this.#threads.delete(thread);
     const unsaid = thread.row.get("logsMade") - thread.row.get("logsTaken");
@@ -339,7 +339,7 @@ export class Threads {
     this.#options.credentials?.gone(thread);
     // Before anybody hears of the end and starts the next.
     this.#options.gate.sweep(row);
-    this.#options.totals.bury(thread.row);
+    this.#options.totals.retire(thread.row);
     this.#options.ledger.free(row);
     if (state === "starting" && !this.#closing) return this.#failedToStart(thread, reason);
     const why = thread.endReason ?? reason;
@@ -347,7 +347,7 @@ export class Threads {
     if (!isExpected) this.#died++;
     this.#tell(this.#closing ? "closed" : isExpected ? "recycled" : "died", thread, isExpected ? undefined : why);
     this.#options.onGone(thread, threadDied(thread, why));
-    if (!isExpected) this.#mourn(thread, why);
+    if (!isExpected) this.#onUnexpectedExit(thread, why);
   }
 
   #failedToStart(thread: Thread, reason: unknown): void {
@@ -375,7 +375,7 @@ export class Threads {
     threadChannel.publish({ event, manager: this.#options.manager, threadId, ...code });
   }
 
-  #mourn(thread: Thread, reason: unknown): void {
+  #onUnexpectedExit(thread: Thread, reason: unknown): void {
     if (monotonic() - thread.startedAt >= SETTLED_MS) this.#quickDeaths = 0;
     const delayMs = this.#quickDeaths === 0 ? 0 : this.#nextDelayMs();
     this.#quickDeaths++;
