@@ -1,0 +1,277 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test, type TestContext } from "node:test";
+import { text } from "node:stream/consumers";
+import { fileURLToPath } from "node:url";
+import type { Finding, Report } from "../../src/cli/finding.js";
+import { makeCertificates } from "../support/certificates.js";
+import { freePort, startRedis, type RedisServer } from "../support/redis-server.js";
+import { NAME, startSentinel } from "../support/sentinel.js";
+
+const PROGRAM = fileURLToPath(new URL("../../src/cli/redthread.js", import.meta.url));
+const SECRET = "hunter2-and-more";
+const limit = { timeout: 30_000 };
+
+let server: RedisServer;
+let folder: string;
+
+before(async () => {
+  server = await startRedis();
+  folder = await mkdtemp(join(tmpdir(), "redthread-doctor-")); // without a .env
+});
+after(async () => {
+  await server.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const file = (name: string): string => join(folder, name);
+
+interface Run {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+async function run(t: TestContext, args: string[], env: NodeJS.ProcessEnv = {}): Promise<Run> {
+  const child = spawn(process.execPath, [PROGRAM, ...args], {
+    cwd: folder,
+    env: { ...env, NODE_V8_COVERAGE: process.env["NODE_V8_COVERAGE"] },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  t.after(() => child.kill("SIGKILL"));
+  const closed = once(child, "close") as Promise<[number | null]>;
+  const [stdout, stderr, [code]] = await Promise.all([text(child.stdout), text(child.stderr), closed]);
+  assert.ok(!`${stdout}${stderr}`.includes(SECRET), "a secret was printed");
+  return { code, stdout, stderr };
+}
+
+async function examine(t: TestContext, env: NodeJS.ProcessEnv): Promise<{ code: number | null; report: Report }> {
+  const { code, stdout, stderr } = await run(t, ["doctor", "--json"], env);
+  assert.equal(stderr, "");
+  return { code, report: JSON.parse(stdout) as Report };
+}
+
+function find({ checks }: Report, check: Finding["check"]): Finding {
+  const found = checks.find((finding) => finding.check === check);
+  assert.ok(found, `the report has "${check}"`);
+  return found;
+}
+
+test("a healthy server passes every check, and nothing stays connected", limit, async (t) => {
+  const { code, report } = await examine(t, { REDIS_URL: server.url, REDTHREAD_THREADS_COUNT: "2" });
+  assert.deepEqual([code, report.ok], [0, true]);
+  assert.equal(report.target, `127.0.0.1:${server.port}, database 0`);
+  for (const check of ["configuration", "reachability", "connection", "latency", "server", "maxclients"] as const) {
+    assert.equal(find(report, check).status, "ok", check);
+  }
+  assert.match(find(report, "latency").found, /^p50 [\d.]+ ms, p99 [\d.]+ ms of 100 PINGs$/);
+  assert.match(find(report, "server").found, /^(Redis|Valkey) \d+\.\d+\.\d+, standalone, master$/);
+  assert.match(find(report, "maxclients").found, /this process may open 13$/); // 2 × (1 + 4) + 3
+  assert.equal(find(report, "permissions").status, "ok");
+  await server.waitForClients((clients) => clients.length === 0);
+});
+
+test("without --json it is a table, one line for each check, and its verdict", limit, async (t) => {
+  const { code, stdout } = await run(t, ["doctor"], { REDIS_URL: server.url });
+  assert.equal(code, 0);
+  assert.match(stdout, new RegExp(`^Redis at 127\\.0\\.0\\.1:${server.port}, database 0\n`));
+  for (const check of ["configuration", "reachability", "TLS", "maxclients", "permissions"]) {
+    assert.match(stdout, new RegExp(`^${check} +(ok|-) `, "m"));
+  }
+  assert.match(stdout, /^All well: \d+ ok, /m);
+});
+
+test("every wrong variable is named, and nothing of their values", limit, async (t) => {
+  const env = {
+    REDIS_URL: `http://user:${SECRET}@nowhere`,
+    REDTHREAD_THREADS_COUNT: SECRET,
+    REDTHREAD_QUEUE_MAXIMUM: "5",
+  };
+  const { code, report } = await examine(t, env);
+  assert.deepEqual([code, report.target], [1, null]);
+  const wrong = report.checks.filter(({ status }) => status === "fail").map(({ found }) => found);
+  assert.equal(wrong.length, 3);
+  for (const name of Object.keys(env))
+    assert.ok(
+      wrong.some((problem) => problem.includes(name)),
+      name,
+    );
+  assert.ok(report.checks.every(({ check, status }) => check === "configuration" || status === "skip"));
+});
+
+test("a configFile is read as a manager reads it, from the option or the environment", limit, async (t) => {
+  await writeFile(file("redthread.json"), JSON.stringify({ redis: { port: server.port }, threads: { count: 3 } }));
+  const named = await run(t, ["doctor", "--json", "--config-file", file("redthread.json")]);
+  const { report } = await examine(t, { REDTHREAD_CONFIG_FILE: "redthread.json" });
+  for (const seen of [JSON.parse(named.stdout) as Report, report]) {
+    assert.match(find(seen, "maxclients").found, /this process may open 18$/);
+  }
+});
+
+test("a name without an address fails the name resolution, and what follows is not looked at", limit, async (t) => {
+  const { code, report } = await examine(t, { REDIS_HOST: "nowhere.invalid" });
+  assert.equal(code, 1);
+  assert.equal(find(report, "name resolution").status, "fail");
+  assert.match(find(report, "name resolution").advice!, /REDIS_HOST/);
+  assert.equal(find(report, "connection").status, "skip");
+});
+
+test("a refused port is said to have nobody listening", limit, async (t) => {
+  const { code, report } = await examine(t, { REDIS_PORT: String(await freePort()), REDIS_HOST: "127.0.0.1" });
+  assert.equal(code, 1);
+  const { status, found, advice } = find(report, "reachability");
+  assert.deepEqual([status, found], ["fail", "no connection (ECONNREFUSED)"]);
+  assert.match(advice!, /nothing listens there/);
+});
+
+test("a missing and a wrong password fail the connection, each with its advice", limit, async (t) => {
+  await using guarded = await startRedis({ args: ["--requirepass", SECRET], observer: { password: SECRET } });
+  const none = await examine(t, { REDIS_URL: guarded.url });
+  assert.equal(none.code, 1);
+  assert.match(find(none.report, "connection").found, /^REDTHREAD_AUTH_FAILED/);
+  assert.match(find(none.report, "connection").advice!, /set REDIS_PASSWORD/);
+  const wrong = await examine(t, { REDIS_URL: guarded.url, REDIS_PASSWORD: `not-${SECRET}` });
+  assert.match(find(wrong.report, "connection").advice!, /is wrong/);
+  const right = await examine(t, { REDIS_URL: guarded.url, REDIS_PASSWORD: SECRET });
+  assert.equal(right.code, 0);
+});
+
+test("a maxclients that cannot hold this process fails, with the numbers and the ways out", limit, async (t) => {
+  await using small = await startRedis({ args: ["--maxclients", "12"] });
+  const tooMany = await examine(t, { REDIS_URL: small.url, REDTHREAD_THREADS_COUNT: "2" });
+  assert.equal(tooMany.code, 1);
+  const { status, found, advice } = find(tooMany.report, "maxclients");
+  assert.deepEqual([status, found], ["fail", "12 allowed, 0 taken by others, this process may open 13"]);
+  assert.match(advice!, /connections\.max/);
+  assert.equal(find(tooMany.report, "permissions").status, "ok", "what does not depend on it is looked at");
+  const capped = { REDTHREAD_THREADS_COUNT: "2", REDTHREAD_CONNECTIONS_MAX: "12" };
+  assert.equal((await examine(t, { REDIS_URL: small.url, ...capped })).code, 0);
+});
+
+test("a frozen server is given up at redis.connectTimeoutMs", limit, async (t) => {
+  await using frozen = await startRedis();
+  frozen.freeze();
+  const { code, report } = await examine(t, { REDIS_URL: frozen.url, REDTHREAD_REDIS_CONNECT_TIMEOUT_MS: "500" });
+  assert.equal(code, 1);
+  assert.equal(find(report, "reachability").status, "ok", "its kernel still accepts");
+  assert.match(find(report, "connection").found, /^REDTHREAD_CONNECT_FAILED/);
+  assert.match(find(report, "connection").advice!, /frozen/);
+});
+
+test(
+  "TLS: a plain client is told of it, an unknown authority is asked for, a short-lived certificate warned of",
+  limit,
+  async (t) => {
+    await using certificates = await makeCertificates();
+    await using secured = await startRedis({ tls: { certificates, mutual: false } });
+    const { port } = secured;
+
+    const plain = await examine(t, { REDIS_URL: `redis://127.0.0.1:${port}` });
+    assert.equal(plain.code, 1);
+    assert.match(find(plain.report, "connection").found, /this port speaks TLS/);
+
+    const stranger = await examine(t, { REDIS_URL: `rediss://127.0.0.1:${port}` });
+    assert.deepEqual([stranger.code, find(stranger.report, "TLS").status], [1, "fail"]);
+    assert.match(find(stranger.report, "TLS").advice!, /redis\.tls\.ca/);
+
+    const configured = async (tls: object): Promise<{ code: number | null; report: Report }> => {
+      await writeFile(file("tls.json"), JSON.stringify({ redis: { host: "127.0.0.1", port, tls } }));
+      return examine(t, { REDTHREAD_CONFIG_FILE: file("tls.json") });
+    };
+    const known = await configured({ ca: certificates.ca });
+    assert.deepEqual([known.code, find(known.report, "TLS").status], [0, "warn"]);
+    assert.match(find(known.report, "TLS").found, /^TLSv1\.\d, the certificate is good for [12] more days$/);
+    const blind = await configured({ rejectUnauthorized: false });
+    assert.match(find(blind.report, "TLS").found, /is not checked/);
+  },
+);
+
+test("behind Sentinel the way leads to the master that the sentinels name", limit, async (t) => {
+  await using master = await startRedis();
+  await using sentinel = await startSentinel(master);
+  const env = { REDTHREAD_REDIS_SENTINELS: `127.0.0.1:${sentinel.port}`, REDTHREAD_REDIS_SENTINEL_NAME: NAME };
+  const { code, report } = await examine(t, env);
+  assert.equal(code, 0, JSON.stringify(report));
+  assert.equal(find(report, "sentinels").found, `the master of "${NAME}" is 127.0.0.1:${master.port}`);
+  assert.equal(report.target, `127.0.0.1:${master.port}, database 0`);
+  assert.equal(find(report, "reachability").status, "ok");
+
+  const stranger = await examine(t, { ...env, REDTHREAD_REDIS_SENTINEL_NAME: "nobody" });
+  assert.equal(stranger.code, 1);
+  assert.match(find(stranger.report, "sentinels").found, /knows no master "nobody"/);
+  assert.match(find(stranger.report, "sentinels").advice!, /redis\.sentinelName/);
+  assert.equal(find(stranger.report, "reachability").status, "skip");
+});
+
+test("a Unix socket needs no name, and one that is not there is said so", limit, async (t) => {
+  const path = file("redis.sock");
+  const missing = await examine(t, { REDTHREAD_REDIS_PATH: path });
+  assert.equal(missing.code, 1);
+  assert.match(find(missing.report, "reachability").advice!, /redis\.path/);
+  await using local = await startRedis({ args: ["--unixsocket", path] });
+  assert.ok(local.pid);
+  const { code, report } = await examine(t, { REDTHREAD_REDIS_PATH: path });
+  assert.deepEqual([code, find(report, "name resolution").status], [0, "skip"]);
+});
+
+test("settings of the server that do not fit are warnings, and leave the exit code 0", limit, async (t) => {
+  const args = ["--timeout", "10", "--tcp-keepalive", "0", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
+  await using odd = await startRedis({ args });
+  const { code, report } = await examine(t, { REDIS_URL: odd.url });
+  assert.equal(code, 0);
+  assert.equal(find(report, "memory").status, "warn");
+  assert.match(find(report, "memory").advice!, /allkeys-lru drops keys/);
+  assert.equal(find(report, "idle connections").status, "warn");
+  assert.match(find(report, "idle connections").advice!, /heartbeat/);
+});
+
+test("a user who may do little is tolerated, and told what is missing", limit, async (t) => {
+  const acl = `user default off\nuser observer on >${SECRET} ~* &* +@all\nuser poor on >${SECRET} ~* +get +select +unwatch\n`;
+  await using strict = await startRedis({ acl, observer: { username: "observer", password: SECRET } });
+  const env = { REDIS_URL: strict.url, REDIS_USERNAME: "poor", REDIS_PASSWORD: SECRET };
+  const { code, report } = await examine(t, env);
+  assert.equal(code, 0);
+  assert.equal(find(report, "latency").status, "ok");
+  for (const check of ["server", "maxclients", "memory", "idle connections"] as const) {
+    const { status, found } = find(report, check);
+    assert.equal(status, "skip", check);
+    assert.match(found, /not permitted to look.*NOPERM/);
+  }
+  const { status, found } = find(report, "permissions");
+  assert.equal(status, "warn");
+  assert.match(found, /PING \(NOPERM\).*CLIENT SETNAME \(NOPERM\).*INFO clients \(NOPERM\).*SUBSCRIBE \(NOPERM\)/);
+  assert.doesNotMatch(found, /UNWATCH|SELECT/);
+});
+
+test(
+  "a user without channels is told that subscriptions are refused, and the verdict is no praise",
+  limit,
+  async (t) => {
+    const acl = `user default off\nuser observer on >${SECRET} ~* &* +@all\nuser mute on >${SECRET} ~* resetchannels +@all\n`;
+    await using strict = await startRedis({ acl, observer: { username: "observer", password: SECRET } });
+    const env = { REDIS_URL: strict.url, REDIS_USERNAME: "mute", REDIS_PASSWORD: SECRET };
+    const { code, stdout } = await run(t, ["doctor"], env);
+    assert.equal(code, 0);
+    assert.match(
+      stdout,
+      /^permissions +warn +refused: SUBSCRIBE \(NOPERM\): subscriptions are refused, save to channels/m,
+    );
+    assert.match(stdout, /^No check failed: \d+ ok, 1 to look at, /m);
+  },
+);
+
+test("wrong usage is exit code 2 with the usage on stderr; --help is 0 on stdout", limit, async (t) => {
+  for (const args of [[], ["docter"], ["doctor", "--jsn"], ["doctor", "now"]]) {
+    const { code, stdout, stderr } = await run(t, args);
+    assert.deepEqual([code, stdout], [2, ""], args.join(" "));
+    assert.match(stderr, /Usage: redthread doctor/);
+  }
+  const { code, stdout } = await run(t, ["--help"]);
+  assert.equal(code, 0);
+  assert.match(stdout, /^Usage: redthread doctor/);
+  assert.match(await readFile(PROGRAM, "utf8"), /^#!\/usr\/bin\/env node\n/);
+});

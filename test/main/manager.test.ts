@@ -1,0 +1,403 @@
+import assert from "node:assert/strict";
+import { after, before, test, type TestContext } from "node:test";
+import { ConnectionManager, type ManagerOptions } from "../../src/index.js";
+import type * as Tasks from "../fixtures/tasks.js";
+import { eventually } from "../support/gate.js";
+import { code, fixture, manage } from "../support/manage.js";
+import { silent } from "../support/silent.js";
+import { startRedis, type RedisServer } from "../support/redis-server.js";
+
+let server: RedisServer;
+before(async () => {
+  server = await startRedis();
+});
+after(() => server.stop());
+
+function managed(t: TestContext, overrides: Partial<ManagerOptions> = {}): ConnectionManager<typeof Tasks> {
+  return manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), ...overrides });
+}
+
+test("a task runs in a thread with that thread's own cached client", async (t) => {
+  const manager = managed(t);
+  await manager.ready();
+  const value = await manager.run("setAndGet", { key: "a", value: "1" });
+  assert.equal(value, "1");
+  const { threadId, context } = await manager.run("whoAmI", undefined, { context: { request: 7 } });
+  assert.ok(threadId > 0);
+  assert.deepEqual(context, { request: 7 });
+});
+
+test("fifty first acquires in a thread make one connection and give one handle", async (t) => {
+  const manager = managed(t, { threads: { count: 1 }, appName: "fifty app" });
+  const { handles, name } = await manager.run("firstAcquires");
+  assert.equal(handles, 1);
+  assert.match(name!, /^redthread:fifty-app:[\w.-]+:\d+:\d+:thread$/);
+  assert.equal((await server.clients()).length, 1);
+});
+
+test("a task's own error reaches the caller as thrown", async (t) => {
+  const manager = managed(t);
+  await assert.rejects(manager.run("fail", "type"), (error: Error & { detail?: unknown }) => {
+    assert.ok(error instanceof TypeError);
+    assert.equal(error.message, "bad input");
+    assert.equal((error as { code?: string }).code, "E_OWN");
+    assert.deepEqual(error.detail, { n: 1 });
+    assert.ok(error.cause instanceof RangeError);
+    assert.equal(error.cause.cause, "deepest");
+    assert.match(error.stack!, /fixtures\/tasks/);
+    return true;
+  });
+  await assert.rejects(manager.run("fail", "aggregate"), (error: AggregateError) => {
+    assert.deepEqual(
+      error.errors.map(({ message }: Error) => message),
+      ["one", "two"],
+    );
+    return error instanceof AggregateError;
+  });
+  await assert.rejects(manager.run("fail", "redthread"), code("NEEDS_DEDICATED"));
+  await assert.rejects(manager.run("fail", "null"), (error) => error === null);
+});
+
+test("an unknown task is refused with the names that exist", async (t) => {
+  const manager = managed(t);
+  await assert.rejects(manager.run("ecko" as "echo", 1), (error: Error & { tasks?: string[] }) => {
+    assert.ok(code("TASK_NOT_FOUND")(error));
+    assert.ok(error.tasks!.includes("echo"));
+    assert.match(error.message, /"ecko" \(did you mean "echo"\?\); it exports .*setAndGet/);
+    return true;
+  });
+  // @ts-expect-error -- a cache is no task
+  await assert.rejects(manager.run("lengthOf", "1"), (error: Error & { tasks?: string[] }) => {
+    return code("TASK_NOT_FOUND")(error) && !error.tasks!.includes("lengthOf");
+  });
+});
+
+test("a task's id is the same inside and in its log lines, and no other manager has it", async (t) => {
+  const lines: Record<string, unknown>[] = [];
+  const info = (_: string, fields: object = {}): void => void lines.push({ ...fields });
+  const managers = [managed(t, { logger: { ...silent, info } }), managed(t)];
+  const runs = managers.flatMap((manager) => [1, 2, 3].map(() => manager.run("whoAmI")));
+  const ids = (await Promise.all(runs)).map(({ taskId }) => taskId);
+  assert.equal(new Set(ids).size, ids.length);
+  for (const id of ids) assert.match(id, /^[0-9a-f]{24}-\d+$/);
+  await managers[0]!.run("log", "here");
+  await eventually(() => lines.some(({ task }) => task === "log"));
+  const { taskId } = lines.find(({ task }) => task === "log")!;
+  assert.equal(taskId, ids[0]!.replace(/\d+$/, "4"));
+});
+
+test("an input that cannot be cloned is refused by its path, and the tasks beside it run", async (t) => {
+  const manager = managed(t);
+  const good = manager.run("echo", 1);
+  const bad = manager.run("echo", { list: [1, { fn: () => {} }] });
+  await assert.rejects(bad, (error: Error & { path?: string }) => {
+    assert.ok(code("NOT_CLONEABLE")(error));
+    assert.equal(error.path, "input.list[1].fn");
+    assert.match(error.message, /task echo/);
+    return true;
+  });
+  assert.equal(await good, 1);
+  await assert.rejects(manager.run("echo", 1, { context: () => {} }), code("NOT_CLONEABLE"));
+});
+
+test("a result that cannot be cloned is NOT_CLONEABLE, and the thread lives on", async (t) => {
+  const manager = managed(t, { threads: { count: 1 } });
+  const [bad, good] = await Promise.allSettled([manager.run("uncloneable"), manager.run("echo", 2)]);
+  assert.equal(bad.status, "rejected");
+  assert.ok(code("NOT_CLONEABLE")(bad.reason));
+  assert.equal((bad.reason as { path?: string }).path, "result.rows[1].onDone");
+  assert.deepEqual(good, { status: "fulfilled", value: 2 });
+});
+
+test("buffers move in both directions without a copy where that is asked for", async (t) => {
+  const manager = managed(t);
+  const input = new Uint8Array(1_000);
+  assert.equal(await manager.run("receive", input, { transferList: [input.buffer] }), 1_000);
+  assert.equal(input.byteLength, 0);
+  const result = await manager.run("bytes", 64);
+  assert.equal(result.length, 64);
+  assert.equal(result[63], 7);
+});
+
+test("a full queue refuses, and what was taken still runs", async (t) => {
+  const manager = managed(t, { threads: { count: 1, concurrency: 1 }, queue: { max: 2 } });
+  const taken = [manager.run("echo", 1), manager.run("echo", 2)];
+  await assert.rejects(manager.run("echo", 3), code("QUEUE_FULL"));
+  assert.deepEqual(await Promise.all(taken), [1, 2]);
+});
+
+test("a timeout aborts the task's signal and says where the task was", async (t) => {
+  const manager = managed(t);
+  await manager.ready();
+  await assert.rejects(manager.run("waitForKey", "never", { timeoutMs: 50 }), code("TASK_TIMEOUT"));
+  // The signal reached the task, or this thread would still count it.
+  await eventually(() => manager.stats().threads.every(({ running }) => running === 0));
+});
+
+test("a caller's signal ends a waiting task as not sent and a running one as unknown", async (t) => {
+  const manager = managed(t, { threads: { count: 1, concurrency: 1 } });
+  await manager.ready();
+  const stop = new AbortController();
+  const running = manager.run("waitForKey", "never", { signal: stop.signal });
+  const waiting = manager.run("echo", 1, { signal: stop.signal });
+  await eventually(() => manager.stats().threads.some(({ running: n }) => n === 1));
+  stop.abort(new Error("enough"));
+  for (const [task, outcome] of [
+    [running, "unknown"],
+    [waiting, "not-sent"],
+  ] as const) {
+    await assert.rejects(task, (error: Error & { outcome?: string }) => {
+      assert.ok(code("TASK_ABORTED")(error));
+      assert.equal(error.outcome, outcome);
+      assert.equal((error.cause as Error).message, "enough");
+      return true;
+    });
+  }
+  assert.equal(await manager.run("echo", 2), 2);
+});
+
+test("where the caller awaits its outcome, what a task does after the abort counts, for cancelGraceMs", async (t) => {
+  const manager = managed(t, { shutdown: { cancelGraceMs: 200 } });
+  await manager.ready();
+  const given = (started: string): [Promise<string>, AbortController] => {
+    const stop = new AbortController();
+    const until = `${started}:until`;
+    return [manager.run("stubborn", { started, until }, { signal: stop.signal, awaitOutcome: true }), stop];
+  };
+  const [own, stopOwn] = given("own");
+  await eventually(async () => (await server.admin.get("own")) === "1");
+  const throwing = new AbortController();
+  const thrown = manager.run("waitForKey", "never", { signal: throwing.signal, awaitOutcome: true });
+  await eventually(() => manager.stats().threads.reduce((sum, { running }) => sum + running, 0) === 2);
+  await server.admin.set("own:until", "its result");
+  stopOwn.abort();
+  throwing.abort("user left");
+  assert.equal(await own, "its result");
+  await assert.rejects(thrown, /^TaskAbortedError: task waitForKey was given up by its caller: user left$/);
+  const [deaf, stopDeaf] = given("deaf");
+  await eventually(async () => (await server.admin.get("deaf")) === "1");
+  stopDeaf.abort("user left");
+  await assert.rejects(deaf, /was given up by its caller's signal: user left$/);
+  await server.admin.set("deaf:until", 1);
+});
+
+test("a hundred tasks that share a signal are all given up, without a warning of a leak", async (t) => {
+  const warnings: string[] = [];
+  const onWarning = ({ name }: Error): number => warnings.push(name);
+  process.on("warning", onWarning);
+  t.after(() => process.off("warning", onWarning));
+  const manager = managed(t);
+  const stop = new AbortController();
+  const tasks = Array.from({ length: 100 }, () => manager.run("waitForKey", "never", { signal: stop.signal }));
+  await eventually(() => manager.stats().threads.every(({ running }) => running === 32));
+  stop.abort();
+  for (const task of await Promise.allSettled(tasks)) {
+    assert.ok(task.status === "rejected" && code("TASK_ABORTED")(task.reason));
+  }
+  assert.equal(manager.stats().queue.size, 0);
+  assert.deepEqual(warnings, []);
+});
+
+test("an exclusive task has its thread to itself", async (t) => {
+  const manager = managed(t, { threads: { count: 1, concurrency: 4 } });
+  await manager.ready();
+  const earlier = manager.run("waitForKey", "gate");
+  const exclusive = manager.run("stubborn", { started: "alone", until: "gate2" }, { exclusive: true });
+  const behind = manager.run("echo", "behind");
+  let passed = false;
+  void behind.then(() => (passed = true));
+  assert.equal(await server.admin.get("alone"), null);
+  await server.admin.set("gate", "open");
+  await earlier;
+  await eventually(async () => (await server.admin.get("alone")) === "1");
+  assert.equal(passed, false);
+  assert.equal(manager.stats().threads[0]!.running, 1);
+  await server.admin.set("gate2", "open");
+  assert.equal(await exclusive, "open");
+  assert.equal(await behind, "behind");
+});
+
+test("an exclusive task that is given up while it waits for its thread keeps it from nothing", async (t) => {
+  const manager = managed(t, { threads: { count: 1, concurrency: 4 } });
+  await manager.ready();
+  const earlier = manager.run("waitForKey", "gate3");
+  await assert.rejects(
+    manager.run("echo", "alone", { exclusive: true, signal: AbortSignal.timeout(50) }),
+    code("TASK_ABORTED"),
+  );
+  assert.equal(await manager.run("echo", "behind", { timeoutMs: 10_000 }), "behind");
+  await server.admin.set("gate3", "open");
+  await earlier;
+});
+
+test("a thread that dies rejects its own tasks with the reason, and is replaced", async (t) => {
+  const manager = managed(t);
+  await manager.ready();
+  const elsewhere = manager.run("waitForKey", "later");
+  const born = new Set(manager.stats().threads.map(({ threadId }) => threadId));
+  await assert.rejects(manager.run("exit", 3), (error: Error & { threadId?: number }) => {
+    assert.ok(code("THREAD_DIED")(error), String(error));
+    assert.ok(born.has(error.threadId!));
+    assert.match((error.cause as Error).message, /3/);
+    return true;
+  });
+  await server.admin.set("later", "yes");
+  assert.equal(await elsewhere, "yes");
+  await eventually(() => manager.stats().threads.filter(({ state }) => state === "ready").length === 2);
+  assert.equal(await manager.run("echo", "again"), "again");
+});
+
+for (const [name, message] of [
+  ["throws-at-import", "this module is broken"],
+  ["setup-rejects", "setup says no"],
+]) {
+  test(`a tasks module that ${name!.replaceAll("-", " ")} fails ready() and every waiting run with the cause`, async (t) => {
+    const manager = managed(t, { tasks: fixture(name!) });
+    const attempts = [manager.ready(), manager.run("echo", 1), manager.run("echo", 2)];
+    for (const attempt of await Promise.allSettled(attempts)) {
+      assert.equal(attempt.status, "rejected");
+      assert.ok(code("THREAD_START_FAILED")(attempt.reason), String(attempt.reason));
+      assert.equal((attempt.reason as { cause: Error }).cause.message, message);
+    }
+    await assert.rejects(manager.run("echo", 3), code("THREAD_START_FAILED"));
+  });
+}
+
+test("a thread whose setup fails while others serve is started again, and ready() has told of it", async (t) => {
+  await server.admin.del("setups");
+  const manager = managed(t, {
+    tasks: fixture("setup-rejects-once"),
+  });
+  await assert.rejects(manager.ready(), code("THREAD_START_FAILED"));
+  await eventually(() => manager.stats().threads.filter(({ state }) => state === "ready").length === 2);
+  await manager.ready();
+  assert.equal(await server.admin.get("setups"), "3");
+});
+
+test("wrong options are all named in one error, before anything is opened", () => {
+  assert.throws(
+    () =>
+      new ConnectionManager({
+        tasks: "relative.js",
+        env: {},
+        threads: { count: 0 },
+        redis: { port: 99_999, ioredis: { retryStrategy: () => 1 } as object },
+      }),
+    (error: Error & { problems?: string[] }) => {
+      assert.ok(code("CONFIG_INVALID")(error));
+      for (const part of ["tasks", "threads.count", "redis.port", "retryStrategy"]) {
+        assert.ok(error.message.includes(part), `${part} in ${error.message}`);
+      }
+      return true;
+    },
+  );
+});
+
+test("after shutdown nothing is taken, and every call shares one report", async (t) => {
+  const manager = managed(t);
+  await manager.ready();
+  const [first, second] = await Promise.all([manager.shutdown(), manager.shutdown()]);
+  assert.equal(first, second);
+  assert.deepEqual(first.tasks, { finished: 0, abandoned: 0 });
+  assert.equal(first.threads.length, 2);
+  assert.ok(first.threads.every(({ outcome }) => outcome === "graceful"));
+  await assert.rejects(manager.run("echo", 1), code("SHUTTING_DOWN"));
+  await assert.rejects(manager.getRedis(), code("SHUTTING_DOWN"));
+  await assert.rejects(manager.ready(), code("SHUTTING_DOWN"));
+  assert.deepEqual(manager.health(), { live: false, ready: false, reasons: ["shut down"] });
+});
+
+test("a lame duck takes tasks but is not ready, and shutdown waits for what it took", async (t) => {
+  const manager = managed(t, { threads: { count: 1, concurrency: 1 } });
+  await manager.ready();
+  assert.deepEqual(manager.health(), { live: true, ready: true, reasons: [] });
+  const done = manager.shutdown({ lameDuckMs: 200 });
+  assert.equal(manager.health().ready, false);
+  const tasks = Array.from({ length: 10 }, (_, i) => manager.run("setAndGet", { key: `duck:${i}`, value: "x" }));
+  assert.ok((await Promise.all(tasks)).every((value) => value === "x"));
+  assert.equal((await done).tasks.abandoned, 0);
+});
+
+test("a thread's log lines arrive on the main thread with their task", async (t) => {
+  const lines: [string, Record<string, unknown>][] = [];
+  const manager = managed(t, {
+    logger: { ...silent, info: (message, fields) => lines.push([message, fields ?? {}]) },
+  });
+  await manager.run("log", "hello from a thread");
+  await eventually(() => lines.some(([message]) => message === "hello from a thread"));
+  const [, fields] = lines.find(([message]) => message === "hello from a thread")!;
+  assert.equal(fields["task"], "log");
+  assert.equal(fields["n"], 1);
+  assert.equal(typeof fields["threadId"], "number");
+});
+
+for (const sharded of [false, true]) {
+  const kind = sharded ? "sharded subscription" : "subscription";
+  test(`a ${kind} hears messages, survives a kill with a gap told, and ends`, async (t) => {
+    const manager = managed(t, { redis: { keyPrefix: "app:" } });
+    const publish = (message: string): Promise<unknown> =>
+      sharded ? server.admin.spublish("app:news", message) : server.admin.publish("news", message);
+    const heard: string[] = [];
+    let gaps = 0;
+    const listen = (message: string, channel: string): number => heard.push(`${channel} ${message}`);
+    const stop = await manager.subscribe("news", listen, { sharded, onGap: () => gaps++ });
+    await publish("one");
+    await eventually(() => heard.length === 1);
+    const subscriber = (await server.clients()).find(({ name }) => name.endsWith(":subscriber"))!;
+    await server.admin.client("KILL", "ID", subscriber.id);
+    await eventually(() => gaps === 1);
+    await publish("two");
+    await eventually(() => heard.length === 2);
+    await stop();
+    await stop();
+    assert.equal(await publish("three"), 0);
+    assert.deepEqual(heard, ["news one", "news two"]);
+  });
+}
+
+test("stats tell of the primary, the connections and each thread without asking it", async (t) => {
+  const manager = managed(t, { threads: { count: 1 } });
+  await manager.ready();
+  await manager.run("setAndGet", { key: "s", value: "1" });
+  await manager.run("watchAndAdd", "n");
+  await manager.run("fail", "x").catch(() => {});
+  const stats = manager.stats();
+  assert.equal(stats.primary.state, "connected");
+  assert.deepEqual(stats.connections, { open: 3, max: null, connecting: 0 });
+  assert.deepEqual(stats.breaker, { state: "closed" });
+  const [thread] = stats.threads;
+  assert.equal(thread!.state, "ready");
+  assert.deepEqual([thread!.running, thread!.done, thread!.failed, thread!.acquires], [0, 2, 1, 2]);
+  const { closed, ...numbers } = thread!.dedicated;
+  assert.deepEqual(numbers, { out: 0, idle: 1, waiting: 0, max: 4 });
+  assert.ok(Object.values(closed).every((count) => count === 0));
+});
+
+test("the share of time in which a thread's loop was busy is one from the first look on", async (t) => {
+  const manager = managed(t, { threads: { count: 6 } });
+  await manager.ready();
+  // They have loaded their tasks.
+  for (const { loopBusy } of manager.stats().threads) assert.ok(loopBusy > 0 && loopBusy <= 1, `${loopBusy}`);
+});
+
+const wrong = (options: unknown): never => options as never;
+const refused = (text: string) => (error: Error & { code?: string }) => {
+  assert.equal(error.code, "REDTHREAD_CONFIG_INVALID");
+  assert.ok(error.message.includes(text), error.message);
+  return true;
+};
+
+test("an option of a call that does not exist is refused by name, as in JavaScript nothing else would", async (t) => {
+  const manager = managed(t);
+  const hint = 'there is no option "timeoutMS" (did you mean "timeoutMs"?)';
+  await assert.rejects(manager.run("echo", 1, wrong({ timeoutMS: 3 })), refused(hint));
+  await assert.rejects(manager.map("echo", [1], wrong({ timeoutMS: 3 })).next(), refused(hint));
+  await assert.rejects(manager.map("echo", [1], wrong({ transferList: [] })).next(), refused('"transferList"'));
+  await assert.rejects(manager.run("echo", 1, wrong({ cancel: "coop" })), refused("cancel must be"));
+  await assert.rejects(manager.run("echo", 1, wrong(null)), refused("must be an object"));
+  await assert.rejects(
+    manager.subscribe("c", () => {}, wrong({ onGapp: () => {} })),
+    refused('(did you mean "onGap"?)'),
+  );
+  assert.equal(await manager.run("echo", 1, { timeoutMs: undefined, signal: undefined }), 1);
+});

@@ -1,0 +1,176 @@
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { PassThrough, Writable } from "node:stream";
+import { text } from "node:stream/consumers";
+import { test } from "node:test";
+import { promisify } from "node:util";
+import { CommandTimeoutError } from "../../../src/core/errors.js";
+import { isLogged, LOG_LEVELS, noopLogger } from "../../../src/core/log.js";
+import type { LogConfig } from "../../../src/config/options.js";
+import { createLogger, type ClosableLogger } from "../../../src/main/observe/logger.js";
+
+const JSON_INFO: LogConfig = { level: "info", format: "json" };
+
+test("a record is one JSON line with time, level, message and fields", async () => {
+  const [line] = await linesOf(JSON_INFO, (logger) => logger.info("connected", { threadId: 3, ms: 1.5 }));
+  const { ts, ...rest } = JSON.parse(line!);
+  assert.equal(new Date(ts).toISOString(), ts);
+  assert.deepEqual(rest, { level: "info", message: "connected", threadId: 3, ms: 1.5 });
+});
+
+test("a text record is one readable line, values quoted when needed", async () => {
+  const [line] = await linesOf({ level: "info", format: "text" }, (logger) =>
+    logger.warn("retrying\nnow", {
+      code: "ECONNRESET",
+      name: "two words",
+      empty: "",
+      left: 5,
+      list: [1, "a b"],
+      no: null,
+    }),
+  );
+  assert.match(
+    line!,
+    /^\d{4}-\S+Z WARN {2}retrying\\nnow code=ECONNRESET name="two words" empty="" left=5 list=\[1,"a b"\] no=null$/,
+  );
+});
+
+test("records below the level are not written", async () => {
+  for (const level of LOG_LEVELS) {
+    const lines = await linesOf({ level, format: "json" }, (logger) => {
+      for (const each of LOG_LEVELS) logger[each](each);
+    });
+    assert.equal(lines.length, LOG_LEVELS.indexOf(level) + 1);
+  }
+  assert.equal(isLogged("debug", "info"), false);
+  assert.equal(isLogged("error", "error"), true);
+});
+
+test("records logged before winston is there keep their order, their time and their fields of then", async () => {
+  const fields = { state: "then" };
+  const lines = await linesOf(JSON_INFO, async (logger) => {
+    for (let n = 0; n < 100; n++) logger.info(`early ${n}`, fields);
+    fields.state = "later";
+    await import("winston");
+    await new Promise((resolve) => setImmediate(resolve));
+    for (let n = 0; n < 100; n++) logger.info(`late ${n}`);
+  });
+  const records = lines.map((line) => JSON.parse(line));
+  const expected = ["early", "late"].flatMap((when) => Array.from({ length: 100 }, (_, n) => `${when} ${n}`));
+  assert.deepEqual(
+    records.map(({ message }) => message),
+    expected,
+  );
+  assert.equal(records[0].state, "then");
+});
+
+test("an error shows name and code, and its message only when it is redthread's", async () => {
+  const reply = Object.assign(new Error("ERR wrong value hunter2"), {
+    name: "ReplyError",
+    command: { args: ["hunter2"] },
+  });
+  const fields = { ours: new CommandTimeoutError("no reply within 5 ms", { cause: reply }), reply };
+  const [line] = await linesOf(JSON_INFO, (logger) => logger.error("failed", fields));
+  assert.doesNotMatch(line!, /hunter2/);
+  const record = JSON.parse(line!);
+  assert.deepEqual(record.reply, { name: "ReplyError" });
+  assert.deepEqual(record.ours, {
+    name: "CommandTimeoutError",
+    code: "REDTHREAD_COMMAND_TIMEOUT",
+    message: "no reply within 5 ms",
+    cause: { name: "ReplyError" },
+  });
+});
+
+test("whatever the fields are, the record is written, and without what is a secret by its name", async () => {
+  const circle: Record<string, unknown> = { password: "hunter2", args: ["hunter2"] };
+  circle["self"] = circle;
+  const fields = {
+    circle,
+    url: new URL("redis://:hunter2@h"),
+    bytes: Buffer.from("hunter2"),
+    big: 1n,
+    nan: Number.NaN,
+    fn: () => 1,
+    when: new Date(0),
+    message: "not this one",
+  };
+  const [line] = await linesOf(JSON_INFO, (logger) => logger.info("this one", fields));
+  const record = JSON.parse(line!);
+  assert.doesNotMatch(line!, /hunter2/);
+  assert.equal(record.message, "this one");
+  assert.deepEqual(
+    [record.url, record.bytes, record.big, record.nan, record.fn, record.when],
+    ["[object URL]", "7 bytes", "1", "NaN", undefined, "1970-01-01T00:00:00.000Z"],
+  );
+});
+
+test("close resolves once all is written, is idempotent, and what is logged later is dropped", async () => {
+  const written: string[] = [];
+  const slow = new Writable({
+    decodeStrings: false,
+    write(chunk: string, _, done) {
+      setImmediate(() => {
+        written.push(chunk);
+        done();
+      });
+    },
+  });
+  const logger = createLogger(JSON_INFO, slow);
+  for (let n = 0; n < 50; n++) logger.info("line");
+  const closing = logger.close();
+  assert.equal(logger.close(), closing);
+  await closing;
+  assert.equal(written.length, 50);
+  logger.error("too late");
+  await logger.close();
+  assert.equal(written.length, 50);
+  assert.equal(slow.listenerCount("error"), 0);
+  assert.equal(slow.writableEnded, false);
+});
+
+test("close without a record before it loads nothing", async () => {
+  await createLogger(JSON_INFO, new PassThrough()).close();
+  noopLogger.error("nobody hears this");
+});
+
+test("a log reader that has gone away breaks nobody", async () => {
+  const broken = new Writable({ write: (_chunk, _encoding, done) => done(new Error("EPIPE")) });
+  const logger = createLogger(JSON_INFO, broken);
+  logger.info("into the void");
+  logger.info("again");
+  await logger.close();
+});
+
+test("everything reaches a pipe on stderr, and nothing stdout, when the process exits right after close", async () => {
+  const program = `
+    const { createLogger } = await import(${JSON.stringify(new URL("../../../src/main/observe/logger.js", import.meta.url).href)});
+    const logger = createLogger({ level: "debug", format: "json" });
+    for (let n = 0; n < 5000; n++) logger.debug("line", { n });
+    await logger.close();
+    process.exit(0);
+  `;
+  const options = { maxBuffer: 2 ** 26 };
+  const { stdout, stderr } = await promisify(execFile)(
+    process.execPath,
+    ["--input-type=module", "-e", program],
+    options,
+  );
+  assert.equal(stdout, "");
+  assert.deepEqual(
+    stderr
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line).n),
+    Array.from({ length: 5000 }, (_, n) => n),
+  );
+});
+
+async function linesOf(log: LogConfig, use: (logger: ClosableLogger) => void | Promise<void>): Promise<string[]> {
+  const stream = new PassThrough();
+  const logger = createLogger(log, stream);
+  await use(logger);
+  await logger.close();
+  stream.end();
+  return (await text(stream)).split("\n").slice(0, -1);
+}
