@@ -1,6 +1,8 @@
+import { fingerprint, textFingerprint } from "../config/endpoint.js";
+import type { Endpoint } from "../config/options.js";
 import { breakerChannel } from "../core/channels.js";
+import { isTold } from "../core/log.js";
 import { abortable, sharedClock } from "../core/time.js";
-import { Outage } from "./outage.js";
 
 export type BreakerState = "closed" | "open" | "half-open";
 
@@ -9,40 +11,42 @@ const NEXT_PROBE = 1;
 const PROBER = 2;
 const LEASE_ENDS = 3;
 const OWN_CELLS = 4;
+const OUTAGE_CELLS = 3;
 const CLOSED = 0;
 const OPEN = 1;
 
-/** Between two probes: random in this range, so that processes which lost a server together do not probe together. */
+/** The time between two probes is random, so that processes which lost a server together do not probe together. */
 const PROBE_MIN_MS = 250;
 const PROBE_MAX_MS = 750;
-/** A wait that nobody ended looks again after this long. */
+/** A waiter looks again after this long, even if nothing woke it. */
 const LOOK_AGAIN_MS = 250;
-/** A prober that shows no sign of life for so long, its loop being blocked, is succeeded. */
+/** A prober that has not renewed its lease for this long has a blocked loop: another one takes its place. */
 const LEASE_MS = 1_000;
 const RENEW_MS = 250;
-/** Who wants a server probes as soon as it may, and takes up to `LEASE_MS` after a thread was blocked. */
+/** A client that wants the server probes when the time comes, or up to `LEASE_MS` later after a blocked thread. */
 const FORGOTTEN_MS = 5_000;
 
-/** One attempt to connect; the first word on what became of it counts. */
+/** One attempt to connect. Only the first of these calls counts. */
 export interface Admission {
   succeeded(): void;
   failed(): void;
-  /** Given up before the server could show anything. */
+  /** The attempt was given up before the server could show anything. */
   abandoned(): void;
 }
 
 /**
- * One prober for the process: after a refused connect all threads wait while one of them tries, however many clients
- * and pools want to connect. State, next probe, the prober and the end of its lease are in shared memory. A prober renews
- * its lease as long as its loop turns: one that is blocked, by CPU or in a synchronous call, cannot hear what its attempt
- * brought, and must not keep the others, its own helper among them, from finding out.
+ * A circuit breaker with one prober for the process: after a refused connect all threads wait while one of them tries,
+ * however many clients and pools want to connect. The state, the time of the next probe, the prober and the end of its
+ * lease are in shared memory. A prober renews its lease while its loop turns. A blocked prober cannot learn what its
+ * attempt brought, and must not keep the other threads (and its own helper) from finding out.
  */
 export class Breaker {
-  static readonly CELLS = OWN_CELLS + Outage.CELLS;
+  static readonly CELLS = OWN_CELLS + OUTAGE_CELLS;
   readonly outage: Outage;
   readonly #cells: Int32Array<SharedArrayBuffer>;
   readonly #row: number;
 
+  /** @param row This thread's row in the shared tables. */
   constructor(cells: Int32Array<SharedArrayBuffer>, row: number) {
     this.#cells = cells;
     this.#row = row;
@@ -54,22 +58,12 @@ export class Breaker {
     return this.#load(PROBER) === 0 ? "open" : "half-open";
   }
 
-  /** Ms until the next probe; 0 while one is under way or none is needed. */
+  /** Milliseconds until the next probe; 0 while a probe is under way or none is needed. */
   get nextProbeMs(): number {
     return this.state === "open" ? Math.max(this.#msUntil(NEXT_PROBE), 0) : 0;
   }
 
-  /** Resolves when this caller may try: at once, as the one prober, or after somebody's success. */
-  async admit(signal?: AbortSignal): Promise<Admission> {
-    for (;;) {
-      signal?.throwIfAborted();
-      const admission = this.tryAdmit();
-      if (admission) return admission;
-      await this.changed(signal);
-    }
-  }
-
-  /** As `admit`, for who does not wait. */
+  /** Gives an admission if the caller may try now: because the breaker is closed, or as the one prober. */
   tryAdmit(): Admission | undefined {
     if (this.#load(STATE) === CLOSED) return this.#admission(() => this.#open());
     return this.#becomeProber() ? this.#probe() : undefined;
@@ -78,29 +72,29 @@ export class Breaker {
   /** Resolves when it may be of use to try again. */
   async changed(signal?: AbortSignal): Promise<void> {
     const waitMs = Math.min(Math.max(this.#msUntil(NEXT_PROBE), 1), LOOK_AGAIN_MS);
-    // It keeps no process alive: a shutdown that awaited it could be the last thing that the process did.
+    // This wait keeps no process alive: a shutdown that awaited it could be the last thing that the process did.
     await abortable(Promise.resolve(Atomics.waitAsync(this.#cells, STATE, OPEN, waitMs).value), signal);
   }
 
-  /** Open, and nobody has probed for so long that nobody can want this server any more. */
+  /** The breaker is open, and nobody has probed for so long that no client can want this server any more. */
   get isForgotten(): boolean {
     if (this.state === "closed" || this.#msUntil(NEXT_PROBE) > -FORGOTTEN_MS) return false;
     return this.#load(PROBER) === 0 || this.#msUntil(LEASE_ENDS) < -FORGOTTEN_MS;
   }
 
-  /** The server is connected, and of no use: it counts as away until `dismiss`, for as long as somebody says so. */
+  /** The server is connected, but of no use: it counts as away until `dismiss`, as long as this is called again. */
   hold(): void {
     this.#open();
     if (this.#msUntil(NEXT_PROBE) < 0) this.#scheduleProbe();
   }
 
-  /** Nobody connects to that server any more: none is waited for, and none is to be found away. */
+  /** Nobody connects to that server any more: no caller waits for it, and it is not reported as away. */
   dismiss(): void {
     this.outage.end();
     this.#close();
   }
 
-  /** A thread that is gone probes no more. */
+  /** Ends the probe of a thread that is gone. */
   sweep(row: number): void {
     Atomics.compareExchange(this.#cells, PROBER, row + 1, 0);
   }
@@ -118,26 +112,23 @@ export class Breaker {
     const renewing = setInterval(() => {
       if (this.#load(PROBER) === this.#row + 1) this.#renew();
     }, RENEW_MS).unref();
-    return this.#admission(
-      () => this.#scheduleProbe(),
-      () => clearInterval(renewing),
-    );
+    return this.#admission(() => this.#scheduleProbe(), renewing);
   }
 
   #renew(): void {
-    this.#store(LEASE_ENDS, sharedClock() + LEASE_MS);
+    Atomics.store(this.#cells, LEASE_ENDS, sharedClock() + LEASE_MS);
   }
 
-  #admission(onFailed: () => void, onEnd = (): void => {}): Admission {
+  #admission(onFailed: () => void, renewing?: NodeJS.Timeout): Admission {
     let isOpen = true;
-    const end = (then: () => void) => () => {
+    const end = (then?: () => void) => () => {
       if (!isOpen) return;
       isOpen = false;
-      onEnd();
-      then();
-      this.sweep(this.#row); // probes no more, if it did
+      clearInterval(renewing);
+      then?.();
+      this.sweep(this.#row); // if this was the prober, it probes no more
     };
-    return { succeeded: end(() => this.#close()), failed: end(onFailed), abandoned: end(() => {}) };
+    return { succeeded: end(() => this.#close()), failed: end(onFailed), abandoned: end() };
   }
 
   #close(): void {
@@ -146,7 +137,7 @@ export class Breaker {
     if (breakerChannel.hasSubscribers) breakerChannel.publish({ event: "closed" });
   }
 
-  /** By an attempt that began while all was well; one that ends late must not push the next probe back. */
+  /** An attempt that began while all was well may fail late: it must not push the next probe back. */
   #open(): void {
     if (this.#load(STATE) === OPEN) return;
     this.#scheduleProbe();
@@ -155,19 +146,103 @@ export class Breaker {
   }
 
   #scheduleProbe(): void {
-    this.#store(NEXT_PROBE, sharedClock() + PROBE_MIN_MS + Math.random() * (PROBE_MAX_MS - PROBE_MIN_MS));
+    const ms = PROBE_MIN_MS + Math.random() * (PROBE_MAX_MS - PROBE_MIN_MS);
+    Atomics.store(this.#cells, NEXT_PROBE, sharedClock() + ms);
   }
 
   #load(cell: number): number {
     return Atomics.load(this.#cells, cell);
   }
 
-  #store(cell: number, value: number): void {
-    Atomics.store(this.#cells, cell, value);
-  }
-
-  /** The clock wraps every 50 days; a difference of two times does not. */
+  /** The clock wraps every 50 days; the difference of two times does not. */
   #msUntil(cell: number): number {
     return (this.#load(cell) - sharedClock()) | 0;
+  }
+}
+
+/** If a process meets more addresses than this, some share a breaker: their probers then serve each other. */
+const NODE_ROWS = 64;
+const CELLS_PER_NODE = 1 + Breaker.CELLS;
+
+/**
+ * A breaker for each node of a Cluster, in memory that all threads share: every thread finds the same breaker by the
+ * node's address. The memory begins as all zeros.
+ */
+export class NodeBreakers {
+  static readonly CELLS = NODE_ROWS * CELLS_PER_NODE;
+  readonly #cells: Int32Array<SharedArrayBuffer>;
+  readonly #breakers: readonly Breaker[];
+
+  constructor(cells: Int32Array<SharedArrayBuffer>, row: number) {
+    this.#cells = cells;
+    this.#breakers = Array.from({ length: NODE_ROWS }, (_, at) => {
+      const from = at * CELLS_PER_NODE + 1;
+      return new Breaker(cells.subarray(from, from + Breaker.CELLS), row);
+    });
+  }
+
+  of(node: Endpoint): Breaker {
+    const mark = fingerprint(node);
+    const first = (mark >>> 0) % NODE_ROWS;
+    for (let i = 0; i < NODE_ROWS; i++) {
+      const at = (first + i) % NODE_ROWS;
+      const found = Atomics.compareExchange(this.#cells, at * CELLS_PER_NODE, 0, mark);
+      if (found === 0 || found === mark) return this.#breakers[at]!;
+    }
+    return this.#breakers[first]!;
+  }
+
+  /** The breaker of a node that clients want and cannot reach, if there is any. A node that nobody probes has left. */
+  get open(): Breaker | undefined {
+    for (const breaker of this.#breakers) if (breaker.isForgotten) breaker.dismiss();
+    return this.#breakers.find(({ state }) => state !== "closed");
+  }
+
+  /** Ends the probes of a thread that is gone. */
+  sweep(row: number): void {
+    for (const breaker of this.#breakers) breaker.sweep(row);
+  }
+}
+
+const FAILURES = 0;
+const SINCE = 1;
+const REASONS = 2;
+
+interface OutageNumbers {
+  /** Attempts to connect that failed so far, in all threads. */
+  readonly attempts: number;
+  readonly awayMs: number;
+}
+
+/**
+ * Decides what the log tells of a server that cannot be reached: one line for the process, however many threads and
+ * pools try. It counts in memory that all threads share, which begins as all zeros.
+ */
+export class Outage {
+  readonly #cells: Int32Array<SharedArrayBuffer>;
+
+  constructor(cells: Int32Array<SharedArrayBuffer>) {
+    this.#cells = cells;
+  }
+
+  /** The numbers for a log line, if one is due: at a new reason, and otherwise more and more seldom. */
+  failed(reason: string, tookMs: number): OutageNumbers | undefined {
+    const attempts = Atomics.add(this.#cells, FAILURES, 1) + 1;
+    if (attempts === 1) Atomics.store(this.#cells, SINCE, (sharedClock() - tookMs) | 0);
+    // The reasons of several addresses alternate: each is told once.
+    const bit = 1 << (textFingerprint(reason) >>> 27);
+    const isKnown = (Atomics.or(this.#cells, REASONS, bit) & bit) !== 0;
+    return isKnown && !isTold(attempts) ? undefined : this.#numbers(attempts);
+  }
+
+  /** A client is connected. Gives the numbers for a log line if there was an outage. */
+  end(): OutageNumbers | undefined {
+    const attempts = Atomics.exchange(this.#cells, FAILURES, 0);
+    Atomics.store(this.#cells, REASONS, 0);
+    return attempts === 0 ? undefined : this.#numbers(attempts);
+  }
+
+  #numbers(attempts: number): OutageNumbers {
+    return { attempts, awayMs: (sharedClock() - Atomics.load(this.#cells, SINCE)) | 0 };
   }
 }

@@ -1,141 +1,136 @@
+/**
+ * The room `gate` answers one question: may a socket be opened now? It imports core, config and link. Start here: every
+ * connection of the process enters through a `ConnectGate`, which asks shared memory, so that all threads count together.
+ *
+ * A permit's life. An attempt to connect takes two permits, in this order:
+ * 1. A connection permit (`connections.max`; without it there is none). The attempt holds it, then the socket does. It is
+ *    freed by `closed()`: when the socket has closed, or when the attempt failed or was given up. Nobody takes it from a
+ *    blocked thread, because its sockets are still open. The owner of an idle socket frees it early (`whenWanted`).
+ * 2. A handshake permit (`connections.connecting`). It is held until the connection has `succeeded()`, or the attempt has
+ *    ended. It is freed while the attempt waits for the breaker. Another thread may take it over from a blocked one.
+ * `giveWay()` frees both for all attempts of a thread that is about to block, `sweep()` those of a thread that has ended.
+ */
 import { addressOf } from "../config/endpoint.js";
 import type { Config, Endpoint } from "../config/options.js";
 import { CircuitOpenError } from "../core/errors.js";
 import { within } from "../core/time.js";
 import { rowsOf } from "../link/ledger.js";
-import { type Admission, Breaker, type BreakerState } from "./breaker.js";
-import { NodeBreakers } from "./node-breakers.js";
-import type { Outage } from "./outage.js";
+import { type Admission, Breaker, type BreakerState, NodeBreakers, type Outage } from "./breaker.js";
 import { type PermitKind, SharedSemaphore } from "./shared-semaphore.js";
 
-/** One attempt that was let in, and the connection that became of it. */
+/** An attempt to connect that was let in, and the connection that comes of it. */
 export interface ConnectAttempt {
-  /** Called at most once, while the attempt is under way: its socket is to be closed in this very turn. */
+  /** Called at most once, while the attempt is under way: its owner must close the socket before this returns. */
   onGiveWay: () => void;
   succeeded(): void;
-  /** Nothing came of it, and the server is to blame: everybody else waits for a probe. */
+  /** The attempt failed and the server is to blame: all other attempts wait for a probe. */
   failed(): void;
   /** The socket is gone, or the attempt was given up. */
   closed(): void;
 }
 
-/** The gate as the connections to one server see it. */
+/** What the connections to one server see of the gate. */
 export type ServerGate = Pick<ConnectGate, "enter" | "explain" | "masterCells" | "server" | "outage">;
 
-/** What clients behind sentinels share: `MasterWatch` says what is in them. */
+/** What clients behind sentinels share; `FailoverMonitor` says what is in the cells. */
 const MASTER_CELLS = 4;
-const OWN_CELLS = Breaker.CELLS + MASTER_CELLS;
 
-/** Every connection of the process enters here: within the budget, behind the breaker, a few handshakes at once. */
+/** Lets connections in: within the process's budget, behind the breaker, and a few handshakes at once. */
 export class ConnectGate {
-  /** Where it leads, in logs. */
+  /** What the gate leads to, in logs. */
   readonly server: string = "Redis";
   readonly outage: Outage;
-  readonly #breaker: Breaker;
-  /** Of a Cluster's nodes; the one above is then nobody's. */
-  readonly #nodes: NodeBreakers | undefined;
-  /** For `MasterWatch`. */
+  /** The state of `FailoverMonitor`, shared by all threads. */
   readonly masterCells: Int32Array<SharedArrayBuffer>;
+  /** Of the server; a Cluster uses a breaker for each node instead. */
+  readonly #breaker: Breaker;
+  readonly #nodes: NodeBreakers | undefined;
   readonly #handshakes: SharedSemaphore;
-  /** None: as many connections as the threads and pools ask for. */
+  /** Undefined without `connections.max`: threads and pools then open as many connections as they ask for. */
   readonly #sockets: SharedSemaphore | undefined;
-  /** Under way in this thread. */
+  /** The attempts that are under way in this thread. */
   readonly #attempts = new Set<ConnectAttempt>();
 
-  /** The shared memory behind the gates of all threads; all zeros is its beginning. */
-  static buffer(config: Config): SharedArrayBuffer {
-    const { threads, connections } = config;
+  /** The shared memory behind the gates of all threads. It begins as all zeros. */
+  static buffer({ threads, connections, redis }: Config): SharedArrayBuffer {
     const rows = gateRows(threads.count);
     const permitCells =
       SharedSemaphore.cells(rows, connections.connecting) + SharedSemaphore.cells(rows, connections.max ?? 0);
-    const cells = OWN_CELLS + permitCells + nodeCells(config);
+    const nodeCells = redis.clusterNodes ? NodeBreakers.CELLS : 0;
+    const cells = Breaker.CELLS + MASTER_CELLS + permitCells + nodeCells;
     return new SharedArrayBuffer(cells * Int32Array.BYTES_PER_ELEMENT);
   }
 
-  /** The main thread's place: behind those of all the threads. */
+  /** The main thread's row, behind the rows of all threads. */
   static mainRow({ threads }: Config): number {
     return gateRows(threads.count) - 1;
   }
 
-  /** That of a thread's helper: two threads that wait for permits cannot share one. */
+  /** The row of a thread's helper. It is another one than the thread's, because both may wait for permits at once. */
   static helperRow({ threads }: Config, row: number): number {
     return rowsOf(threads.count) + row;
   }
 
-  /** `slot`: this thread's place in the tables. */
-  constructor(buffer: SharedArrayBuffer, config: Config, row: number) {
-    const { threads, connections } = config;
-    const all = new Int32Array(buffer);
-    const cells = all.subarray(0, all.length - nodeCells(config));
+  /** @param row This thread's row in the shared tables. */
+  constructor(buffer: SharedArrayBuffer, { threads, connections, redis }: Config, row: number) {
     const rows = gateRows(threads.count);
-    const handshakeCells = SharedSemaphore.cells(rows, connections.connecting);
-    this.#breaker = new Breaker(cells.subarray(0, Breaker.CELLS), row);
+    const { connecting, max } = connections;
+    const all = new Int32Array(buffer);
+    let taken = 0;
+    const take = (cells: number): Int32Array<SharedArrayBuffer> => all.subarray(taken, (taken += cells));
+    this.#breaker = new Breaker(take(Breaker.CELLS), row);
     this.outage = this.#breaker.outage;
-    if (config.redis.clusterNodes) this.#nodes = new NodeBreakers(all.subarray(cells.length), row);
-    this.masterCells = cells.subarray(Breaker.CELLS, OWN_CELLS);
-    this.#handshakes = new SharedSemaphore(cells.subarray(OWN_CELLS, OWN_CELLS + handshakeCells), {
-      rows,
-      row,
-      count: connections.connecting,
-      isBrief: true,
-    });
-    if (connections.max === undefined) return;
-    this.#sockets = new SharedSemaphore(cells.subarray(OWN_CELLS + handshakeCells), {
-      rows,
-      row,
-      count: connections.max,
-    });
+    this.masterCells = take(MASTER_CELLS);
+    const handshakeCells = take(SharedSemaphore.cells(rows, connecting));
+    this.#handshakes = new SharedSemaphore(handshakeCells, { rows, row, count: connecting, isBrief: true });
+    const socketCells = take(SharedSemaphore.cells(rows, max ?? 0));
+    if (max !== undefined) this.#sockets = new SharedSemaphore(socketCells, { rows, row, count: max });
+    if (redis.clusterNodes) this.#nodes = new NodeBreakers(take(NodeBreakers.CELLS), row);
   }
 
-  /** Of the server; in a Cluster that of a node which is away, if one is. */
+  /** The state of the server's breaker; in a Cluster the state of a node that is away, if one is. */
   get state(): BreakerState {
     return (this.#nodes?.open ?? this.#breaker).state;
   }
 
-  /** Attempts under way, in all threads. */
+  /** How many attempts are under way, in all threads. */
   get connecting(): number {
     return this.#handshakes.held;
   }
 
-  /** Whether somebody waits for a connection to become free. */
+  /** Whether a thread waits for a connection permit. */
   get isWanted(): boolean {
     return this.#sockets?.isWanted ?? false;
   }
 
   /**
-   * Calls `giveUp` while somebody in the process waits for a connection: one that idles could be given up. Returns the way
-   * to stop that.
+   * Calls `giveUp` while a thread of the process waits for a connection permit: an idle connection could be closed for
+   * it. Returns a function that ends this.
    */
   whenWanted(giveUp: () => void): () => void {
     return this.#sockets?.whenWanted(giveUp) ?? ((): void => {});
   }
 
-  /** Waits for a place in the budget, for a handshake permit and for the breaker, at most `ms` altogether. */
+  /** Waits for a connection permit, for a handshake permit and for the breaker, at most `ms` altogether. */
   enter(kind: PermitKind, ms: number, signal: AbortSignal): Promise<ConnectAttempt> {
-    return this.#enterWithin(kind, ms, signal, {
-      admit: (way) => this.#admit(this.#breaker, way),
-      explain: () => this.explain(),
-    });
+    return this.#enterWithin(kind, ms, signal, this.#breaker, () => this.explain());
   }
 
-  /** Why nobody gets in at the moment, if that is so. */
+  /** Why no attempt is let in at the moment, if so. */
   explain(): CircuitOpenError | undefined {
     return explain(this.#nodes?.open ?? this.#breaker, this.#nodes ? "a node of the Cluster" : "Redis");
   }
 
-  /** The way to one node of a Cluster, behind a breaker of its own. */
+  /** The gate of one node of a Cluster: the same permits, behind the node's own breaker. */
   node(endpoint: Endpoint): ServerGate {
     const breaker = this.nodeBreaker(endpoint);
-    const server: Server = {
-      admit: (way) => this.#admit(breaker, way),
-      explain: () => explain(breaker, `node ${addressOf(endpoint)}`),
-    };
+    const why = (): CircuitOpenError | undefined => explain(breaker, `node ${addressOf(endpoint)}`);
     return {
       server: "a node of the Cluster",
       outage: breaker.outage,
       masterCells: this.masterCells,
-      explain: server.explain,
-      enter: (kind, ms, signal) => this.#enterWithin(kind, ms, signal, server),
+      explain: why,
+      enter: (kind, ms, signal) => this.#enterWithin(kind, ms, signal, breaker, why),
     };
   }
 
@@ -145,8 +140,8 @@ export class ConnectGate {
   }
 
   /**
-   * This thread is blocked, and its attempts stand still: they are ended, so that others, its own helper among them, can
-   * have their permits. Whoever asked for those connections tries again when the thread goes on.
+   * This thread is blocked and its attempts stand still. They are ended, so that other threads (and the thread's own
+   * helper) can have their permits. The callers try again when the thread goes on.
    */
   giveWay(): void {
     for (const attempt of this.#attempts) {
@@ -155,7 +150,7 @@ export class ConnectGate {
     }
   }
 
-  /** A thread, or a helper, is gone: what it held is free again. */
+  /** Frees what a thread or a helper that has ended held. */
   sweep(row: number): void {
     this.#sockets?.sweep(row);
     this.#handshakes.sweep(row);
@@ -167,10 +162,11 @@ export class ConnectGate {
     kind: PermitKind,
     ms: number,
     signal: AbortSignal,
-    { admit, explain: why }: Server,
+    breaker: Breaker,
+    why: () => Error | undefined,
   ): Promise<ConnectAttempt> {
     const patience = new AbortController();
-    const entering = this.#enter(kind, AbortSignal.any([signal, patience.signal]), admit);
+    const entering = this.#enter(kind, AbortSignal.any([signal, patience.signal]), breaker);
     if (ms === Infinity) return entering;
     try {
       return await within(entering, ms, () => why() ?? noPermit(ms));
@@ -180,88 +176,67 @@ export class ConnectGate {
     }
   }
 
-  async #enter(kind: PermitKind, signal: AbortSignal, admit: Server["admit"]): Promise<ConnectAttempt> {
-    const ends: (() => void)[] = [];
-    const closed = (): void => ends.forEach((end) => end());
+  /**
+   * The handshake permit comes before the breaker: when Redis goes, no more attempts than these few have passed it. It is
+   * freed during the wait for the breaker: a thread that computes meanwhile would keep it from the other threads, and so
+   * from a server that is back.
+   */
+  async #enter(kind: PermitKind, signal: AbortSignal, breaker: Breaker): Promise<ConnectAttempt> {
+    const freeSocket = await this.#sockets?.acquire(kind, signal);
     try {
-      const leaveSocket = await this.#sockets?.acquire(kind, signal);
-      if (leaveSocket) ends.push(leaveSocket);
-      const way: AttemptContext = { signal, leaveHandshake: () => {} };
-      ends.push(() => way.leaveHandshake());
-      const admission = await admit(way);
-      ends.push(() => admission.abandoned());
-      const entry: ConnectAttempt = {
-        onGiveWay: () => {},
-        succeeded: () => {
-          this.#attempts.delete(entry);
-          admission.succeeded();
-          way.leaveHandshake();
-        },
-        failed: () => {
-          admission.failed();
-          closed();
-        },
-        closed,
-      };
-      ends.push(() => this.#attempts.delete(entry));
-      this.#attempts.add(entry);
-      return entry;
+      for (;;) {
+        const freeHandshake = await this.#handshakes.acquire("main", signal);
+        const admission = breaker.tryAdmit();
+        if (admission) return this.#attempt(admission, freeHandshake, freeSocket);
+        freeHandshake();
+        await breaker.changed(signal);
+      }
     } catch (error) {
-      closed();
+      freeSocket?.();
       throw error;
     }
   }
 
-  /**
-   * The permit comes before the breaker: when Redis goes, no more than these few have been let past it. It is given back
-   * while the breaker is waited for: a thread that computes meanwhile would keep it from the others, and so from a server that is back.
-   */
-  async #admit(breaker: Breaker, way: AttemptContext): Promise<Admission> {
-    for (;;) {
-      way.leaveHandshake = await this.#handshakes.acquire("main", way.signal);
-      const admission = breaker.tryAdmit();
-      if (admission) return admission;
-      way.leaveHandshake();
-      await breaker.changed(way.signal);
-    }
+  #attempt(admission: Admission, freeHandshake: () => void, freeSocket: (() => void) | undefined): ConnectAttempt {
+    const attempt: ConnectAttempt = {
+      onGiveWay: () => {},
+      succeeded: () => {
+        this.#attempts.delete(attempt);
+        admission.succeeded();
+        freeHandshake();
+      },
+      failed: () => {
+        admission.failed();
+        attempt.closed();
+      },
+      closed: () => {
+        freeSocket?.();
+        freeHandshake();
+        admission.abandoned();
+        this.#attempts.delete(attempt);
+      },
+    };
+    this.#attempts.add(attempt);
+    return attempt;
   }
 }
 
-interface Server {
-  readonly admit: (way: AttemptContext) => Promise<Admission>;
-  readonly explain: () => CircuitOpenError | undefined;
+/** A gate for a client or thread that belongs to no manager: nobody else uses it. */
+export function ownGate(config: Config): ConnectGate {
+  return new ConnectGate(ConnectGate.buffer(config), config, 0);
 }
 
-/** Of an attempt that is being let in. */
-interface AttemptContext {
-  readonly signal: AbortSignal;
-  leaveHandshake: () => void;
-}
-
-function explain(breaker: Breaker, who: string): CircuitOpenError | undefined {
-  const { state, nextProbeMs } = breaker;
+function explain({ state, nextProbeMs }: Breaker, server: string): CircuitOpenError | undefined {
   if (state === "closed") return undefined;
   const when = nextProbeMs === 0 ? "a probe is under way" : `the next probe is in ${nextProbeMs} ms`;
-  return new CircuitOpenError(`${who} is away; ${when}`, {
-    outcome: "not-sent",
-    nextProbeMs,
-  });
-}
-
-function nodeCells({ redis }: Config): number {
-  return redis.clusterNodes ? NodeBreakers.CELLS : 0;
+  return new CircuitOpenError(`${server} is away; ${when}`, { outcome: "not-sent", nextProbeMs });
 }
 
 function noPermit(ms: number): Error {
   return new Error(`no connection of the process's budget (connections.max) was free within ${Math.round(ms)} ms`);
 }
 
-/** For a client or thread that belongs to no manager: a gate that nobody else goes through. */
-export function ownGate(config: Config): ConnectGate {
-  return new ConnectGate(ConnectGate.buffer(config), config, 0);
-}
-
-/** A thread, a helper for each, and the main thread. */
+/** A row for each thread, one for each thread's helper, and one for the main thread. */
 function gateRows(threads: number): number {
   return 2 * rowsOf(threads) + 1;
 }

@@ -1,28 +1,33 @@
+import { deferred } from "../core/deferred.js";
 import { abortable, sharedClock } from "../core/time.js";
 
-/** Those who may wait: a `main` one goes first, and the last free permit is its alone. */
+/** Priorities: `main` is served before `spare`, and the last free permit is reserved for `main`. */
 export type PermitKind = "main" | "spare";
 const KINDS: readonly PermitKind[] = ["main", "spare"];
 
-/** A waiter looks again after this long, should the one that ought to have woken it be gone. */
+/** A waiter looks again after this long, because the thread that ought to have woken it may be gone. */
 const LOOK_AGAIN_MS = 100;
-/** Likewise while nobody waits here: a wake-up that is lost must not keep others from what is idle here for good. */
+/** A thread without waiters looks this often: a lost wake-up must not keep its idle connections from others for good. */
 const LOOK_UP_MS = 1_000;
-/** A waiter that has not looked for so long has a blocked loop, and would not take what it has a right to. */
+/** A thread that has not looked for this long has a blocked loop, and would not take the permit that is its due. */
 const DEAF_MS = 3 * LOOK_AGAIN_MS;
-/** What such an owner holds is taken from it after this, if that does no harm. */
+/** After this long a brief permit of such a thread may be taken over. */
 const LOST_MS = 1_000;
 
 const WANTED = 0;
 const TICKETS = 1;
 const HEADER = 2;
-/** Its tickets, when it looked, and what wakes it. */
-const CELLS_PER_SLOT = KINDS.length + 2;
+/** The tickets of a thread, the time when it last looked, and the cell that wakes it. */
+const CELLS_PER_ROW = KINDS.length + 2;
 
-export interface SharedSemaphoreOptions {
+interface SharedSemaphoreOptions {
+  /** The rows of the table: one for each thread that may use the semaphore. */
   readonly rows: number;
+  /** The number of permits. */
   readonly count: number;
+  /** This thread's row. */
   readonly row: number;
+  /** A permit is held briefly and one too many at once does no harm: a blocked owner's permit may be taken over. */
   readonly isBrief?: boolean;
 }
 
@@ -32,28 +37,28 @@ interface Waiter {
 }
 
 /**
- * A counting semaphore in shared memory, over all threads of the process. Each permit names its owner's slot, so that a
- * dead thread's can be taken back. Strictly first come, first served within a kind: every slot publishes the ticket of
- * its longest waiter, and only the lowest ticket of all may take; it alone is woken, or the start of many threads would
- * wake each of them for every connection of the others. A slot says when it last looked: one that is blocked keeps its
- * ticket, and the others pass it by until it looks again. `isBrief`: a permit is for something short, and one more of it
- * at once does no harm, so what a blocked owner holds may be taken over.
+ * A counting semaphore in shared memory, for all threads of the process. Each permit names the row of its owner, so that
+ * the permits of a dead thread can be taken back. Within a kind, permits go strictly to the longest waiter: every thread
+ * publishes the ticket of its longest waiter, and only the lowest ticket of all may take a permit. Only that thread is
+ * woken: otherwise the start of many threads would wake each of them for every connection of the others. A thread says
+ * when it last looked. A blocked thread keeps its ticket, and the others pass it by until it looks again.
  */
 export class SharedSemaphore {
   readonly #cells: Int32Array<SharedArrayBuffer>;
   readonly #rows: number;
   readonly #count: number;
   readonly #row: number;
+  readonly #isBrief: boolean;
   readonly #waiters: Record<PermitKind, Waiter[]> = { main: [], spare: [] };
   readonly #givers = new Set<() => void>();
-  readonly #isBrief: boolean;
+  /** How many permits this thread holds. */
   #held = 0;
-  /** By permit: the last time that this slot took it. */
+  /** For each permit, an object that stands for the last time this thread took it. */
   readonly #takings: object[] = [];
-  #watching = false;
+  #isWatching = false;
 
   static cells(rows: number, count: number): number {
-    return HEADER + rows * CELLS_PER_SLOT + count;
+    return HEADER + rows * CELLS_PER_ROW + count;
   }
 
   constructor(cells: Int32Array<SharedArrayBuffer>, { rows, count, row, isBrief = false }: SharedSemaphoreOptions) {
@@ -65,32 +70,31 @@ export class SharedSemaphore {
   }
 
   /**
-   * Calls `giveUp` when somebody waits, in whatever thread: a permit that is not needed could be given up. Returns the way
-   * to stop that.
+   * Calls `giveUp` when any thread waits for a permit: the owner of a permit that is not needed can free it. Returns a
+   * function that ends this.
    */
   whenWanted(giveUp: () => void): () => void {
     this.#givers.add(giveUp);
-    // Not in this turn: with somebody waiting already, it would call an owner who is not finished yet.
+    // In a later turn, because a thread may be waiting already and the caller is not ready for `giveUp` yet.
     queueMicrotask(() => void this.#watch());
     return () => this.#givers.delete(giveUp);
   }
 
+  /** How many permits are out, in all threads. */
   get held(): number {
     return this.#count - this.#free();
   }
 
-  /** Whether anybody waits, in whatever thread. */
+  /** Whether any thread waits. */
   get isWanted(): boolean {
     return KINDS.some((kind) => this.#first(kind) !== undefined);
   }
 
-  /** Resolves to the way to give the permit back, idempotent. */
+  /** Resolves to an idempotent function that frees the permit. */
   async acquire(kind: PermitKind, signal?: AbortSignal): Promise<() => void> {
     signal?.throwIfAborted();
-    let waiter!: Waiter;
-    const taken = new Promise<() => void>((resolve) => {
-      waiter = { ticket: Atomics.add(this.#cells, TICKETS, 1) + 1, resolve };
-    });
+    const { promise: taken, resolve } = deferred<() => void>();
+    const waiter = { ticket: Atomics.add(this.#cells, TICKETS, 1) + 1, resolve };
     this.#waiters[kind].push(waiter);
     this.#publish(kind);
     this.#pump();
@@ -102,7 +106,7 @@ export class SharedSemaphore {
     }
   }
 
-  /** Takes back what a thread that is gone held and waited for. */
+  /** Takes back the permits and the tickets of a thread that is gone. */
   sweep(row: number): void {
     for (const kind of KINDS) Atomics.store(this.#cells, this.#ticketCell(row, kind), 0);
     for (let i = 0; i < this.#count; i++) {
@@ -111,6 +115,7 @@ export class SharedSemaphore {
     this.#announce();
   }
 
+  /** Gives permits to this thread's waiters, as long as it is their turn. */
   #pump(): void {
     for (const kind of KINDS) {
       const waiters = this.#waiters[kind];
@@ -124,15 +129,15 @@ export class SharedSemaphore {
     if (this.#isBusy) void this.#watch();
   }
 
-  /** It has to say that it looks: something waits here, or holds what others may take over. */
+  /** Whether this thread must say that it looks: it has waiters, or holds permits that others may take over. */
   get #isBusy(): boolean {
     return (this.#isBrief && this.#held > 0) || KINDS.some((kind) => this.#waiters[kind].length > 0);
   }
 
-  /** While something waits here, wakes up when it may be its turn; else when anybody waits; and now and then besides. */
+  /** Wakes up when it may be the turn of a waiter here; without waiters, when any thread waits; and at intervals. */
   async #watch(): Promise<void> {
-    if (this.#watching) return;
-    this.#watching = true;
+    if (this.#isWatching) return;
+    this.#isWatching = true;
     for (;;) {
       const [wanted, turn] = [Atomics.load(this.#cells, WANTED), Atomics.load(this.#cells, this.#turnCell(this.#row))];
       this.#sayItLooks();
@@ -144,7 +149,7 @@ export class SharedSemaphore {
         : Atomics.waitAsync(this.#cells, WANTED, wanted, LOOK_UP_MS);
       await woken.value;
     }
-    this.#watching = false;
+    this.#isWatching = false;
   }
 
   #isNext(kind: PermitKind): boolean {
@@ -166,7 +171,7 @@ export class SharedSemaphore {
         if (!isHeld) return;
         isHeld = false;
         this.#held--;
-        // Taken over meanwhile, it may be this slot's again, for somebody else.
+        // The permit may have been taken over meanwhile, and may belong to another waiter of this thread by now.
         if (this.#takings[i] === taking) Atomics.compareExchange(this.#cells, cell, this.#row + 1, 0);
         this.#announce();
       };
@@ -176,12 +181,13 @@ export class SharedSemaphore {
 
   #leave(kind: PermitKind, waiter: Waiter, taken: Promise<() => void>): void {
     const index = this.#waiters[kind].indexOf(waiter);
-    // Served in the very turn of the abort: what nobody will use goes back.
+    // A waiter that was served in the very turn of its abort gives the permit back.
     if (index === -1) void taken.then((release) => release());
     else this.#waiters[kind].splice(index, 1);
     this.#publish(kind);
   }
 
+  /** Shows the ticket of the longest waiter to all threads. */
   #publish(kind: PermitKind): void {
     const ticket = this.#waiters[kind][0]?.ticket ?? 0;
     const cell = this.#ticketCell(this.#row, kind);
@@ -189,7 +195,7 @@ export class SharedSemaphore {
     if (Atomics.exchange(this.#cells, cell, ticket) !== ticket) this.#announce();
   }
 
-  /** Somebody came, went, took or gave back. */
+  /** Wakes the thread whose turn it may be, after a change of waiters or permits. */
   #announce(): void {
     const next = this.#first("main") ?? this.#first("spare");
     if (next === undefined) return;
@@ -202,7 +208,7 @@ export class SharedSemaphore {
     Atomics.notify(this.#cells, cell);
   }
 
-  /** The slot that has waited longest. */
+  /** The row of the thread that has waited longest. */
   #first(kind: PermitKind): number | undefined {
     let first: number | undefined;
     let lowest = 0;
@@ -242,6 +248,6 @@ export class SharedSemaphore {
   }
 
   #permitCell(index: number): number {
-    return HEADER + this.#rows * CELLS_PER_SLOT + index;
+    return HEADER + this.#rows * CELLS_PER_ROW + index;
   }
 }

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Command } from "ioredis";
 import { redirectionOf, refusedInCluster } from "../../src/cluster/commands.js";
-import { NodeBreakers } from "../../src/gate/node-breakers.js";
+import { NodeBreakers } from "../../src/gate/breaker.js";
 
 test("a redirection names slot, host and port, whatever kind of address it is", () => {
   assert.deepEqual(told("MOVED 3999 127.0.0.1:6381"), [true, 3999, "127.0.0.1", 6381]);

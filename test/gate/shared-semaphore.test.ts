@@ -15,7 +15,7 @@ async function turns(count: number): Promise<void> {
   for (let i = 0; i < count; i++) await new Promise(setImmediate);
 }
 
-/** Time stands still: nobody is woken by it, nor passed by, and only what is announced wakes. Counts how often. */
+/** Stops the clock, so that only what a thread announces wakes a waiter; counts how often that happens. */
 function withoutTime(t: TestContext): { woken: number } {
   const seen = { woken: 0 };
   const wait = Atomics.waitAsync;
@@ -28,7 +28,7 @@ function withoutTime(t: TestContext): { woken: number } {
   return seen;
 }
 
-test("permits go to whoever waits longest, whatever its thread, and a main one before a spare one", async () => {
+test("a permit goes to the longest waiter of all threads, and main waiters are served before spare ones", async () => {
   const [a, b, c] = makePermits(2) as [SharedSemaphore, SharedSemaphore, SharedSemaphore];
   const first = await a.acquire("main");
   const second = await a.acquire("main");
@@ -47,7 +47,7 @@ test("permits go to whoever waits longest, whatever its thread, and a main one b
   assert.equal(a.held, 0);
 });
 
-test("the last free permit is not for a spare connection", async () => {
+test("the last free permit is reserved for main", async () => {
   const [a] = makePermits(2) as [SharedSemaphore];
   const spare = await a.acquire("spare");
   const stop = new AbortController();
@@ -62,7 +62,7 @@ test("the last free permit is not for a spare connection", async () => {
   assert.equal(a.held, 0);
 });
 
-test("what a dead thread held and waited for is swept", async () => {
+test("the permits and tickets of a dead thread are swept", async () => {
   const [a, b] = makePermits(1) as [SharedSemaphore, SharedSemaphore];
   await a.acquire("main");
   const waiting = b.acquire("main");
@@ -72,14 +72,14 @@ test("what a dead thread held and waited for is swept", async () => {
   assert.equal(a.held, 0);
 });
 
-test("who waits in a thread that is blocked is passed by, and keeps its place for when it looks again", async (t) => {
+test("a waiter in a blocked thread is passed by, and keeps its place until its thread looks again", async (t) => {
   const cells = new Int32Array(new SharedArrayBuffer(4 * SharedSemaphore.cells(2, 1)));
   const other = new SharedSemaphore(cells, { rows: 2, count: 1, row: 1 });
   const release = await other.acquire("main");
   const blocked = new Int32Array(new SharedArrayBuffer(8));
   const url = new URL("../../src/gate/shared-semaphore.js", import.meta.url).href;
   const source = `
-    setInterval(() => {}, 1_000); // what it waits for keeps no thread alive
+    setInterval(() => {}, 1_000); // a wait in shared memory alone keeps no thread alive
     const { workerData: { url, cells, blocked } } = require("node:worker_threads");
     import(url).then(async ({ SharedSemaphore }) => {
       const waiting = new SharedSemaphore(cells, { rows: 2, count: 1, row: 0 }).acquire("main");
@@ -106,7 +106,7 @@ test("who waits in a thread that is blocked is passed by, and keeps its place fo
   assert.equal(other.held, 0);
 });
 
-test("what a blocked thread holds goes to who waits, if it is for something brief; its own end takes nothing back", async (t) => {
+test("a brief permit of a blocked thread goes to a waiter, and is not taken back when the thread goes on", async (t) => {
   const options = { rows: 2, count: 1, isBrief: true };
   const cells = new Int32Array(new SharedArrayBuffer(4 * SharedSemaphore.cells(2, 1)));
   const other = new SharedSemaphore(cells, { ...options, row: 1 });
@@ -148,7 +148,7 @@ test("what a blocked thread holds goes to who waits, if it is for something brie
   assert.equal(other.held, 0);
 });
 
-test("of many that wait only the one whose turn it is wakes up", async (t) => {
+test("of many waiters only the one whose turn it is wakes up", async (t) => {
   const all = makePermits(1, 50);
   const seen = withoutTime(t);
   let served = 0;
@@ -163,9 +163,9 @@ test("of many that wait only the one whose turn it is wakes up", async (t) => {
   assert.ok(seen.woken <= all.length, `${seen.woken} wake-ups for ${all.length} permits`);
 });
 
-test("whoever waits is served without a look at the clock, whatever comes, goes and gives up meanwhile", async (t) => {
+test("a waiter is woken by what happens, not by the clock, while other waiters come, leave and give up", async (t) => {
   const all = makePermits(3, 6);
-  const alive = setInterval(() => {}, 1_000); // what waits in shared memory alone keeps no process alive
+  const alive = setInterval(() => {}, 1_000); // a wait in shared memory alone keeps no process alive
   t.after(() => clearInterval(alive));
   withoutTime(t);
   let random = 1;
@@ -194,7 +194,7 @@ test("whoever waits is served without a look at the clock, whatever comes, goes 
   assert.equal(all[0]!.isWanted, false);
 });
 
-test("who owns what could be given up is told while anybody waits, again after each change", async (t) => {
+test("the owner of a permit that could be given up is told while any thread waits, again after each change", async (t) => {
   let told = 0;
   const [owner, waiter] = makePermits(3, 2) as [SharedSemaphore, SharedSemaphore];
   owner.whenWanted(() => told++);
@@ -205,7 +205,7 @@ test("who owns what could be given up is told while anybody waits, again after e
   const held = [await owner.acquire("main"), await owner.acquire("main"), await owner.acquire("main")];
   await new Promise(setImmediate);
   told = 0;
-  const waiting = waiter.acquire("spare"); // it needs two
+  const waiting = waiter.acquire("spare"); // a spare waiter needs two free permits
   await eventually(() => told > 0);
   await new Promise(setImmediate);
   told = 0;
