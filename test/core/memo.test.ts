@@ -190,7 +190,7 @@ test("a bound or a ttl that makes no sense is refused at once", () => {
 });
 
 test("a thread's cache has no ttl, and is one per name, also for another copy of the package", async () => {
-  const copy: string = "../src/core/memo.js?another-copy";
+  const copy: string = "../../src/core/memo.js?another-copy";
   const other: { threadCached: typeof threadCached } = await import(copy);
   assert.notEqual(other.threadCached, threadCached);
   const mine = threadCached(() => ({ from: "mine" }), { name: "memo.test" });
