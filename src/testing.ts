@@ -3,7 +3,8 @@ import { loadConfig } from "./config/env.js";
 import type { Config, ConnectOptions, RedisOptions } from "./config/options.js";
 import { type Outcome, ShuttingDownError, TaskAbortedError, ThreadStartFailedError } from "./core/errors.js";
 import { type Logger, noopLogger } from "./core/log.js";
-import { UNREAD_MS, within } from "./core/time.js";
+import { UNREAD_MS } from "./core/clock.js";
+import { waitAtMost, within } from "./core/waiting.js";
 import { ConnectGate } from "./gate/connect-gate.js";
 import { fromErrorData } from "./link/error-serialization.js";
 import { Ledger, LedgerTotals } from "./link/ledger.js";
@@ -206,10 +207,8 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
 
   async #close(): Promise<void> {
     const { drainMs, closeMs, cancelGraceMs } = this.#config.shutdown;
-    const isDrained = within(this.#dispatcher.drained(), drainMs, () => new Error(), UNREAD_MS);
-    await isDrained.catch(() => {
-      this.#dispatcher.giveUp(notWaitedFor);
-    });
+    const isDrained = await waitAtMost(drainMs, this.#dispatcher.drained(), UNREAD_MS);
+    if (!isDrained) this.#dispatcher.giveUp(notWaitedFor);
     if (this.#hangUp) {
       this.#thread.close(closeMs, Math.min(cancelGraceMs, closeMs / 2));
       await this.#thread.answered;

@@ -1,8 +1,7 @@
 import { getHeapStatistics } from "node:v8";
 import { acquireChannel, executionChannel, leaseChannel } from "../../src/core/channels.js";
-import { Deadlines } from "../../src/core/deadlines.js";
+import { Deadlines, monotonic } from "../../src/core/clock.js";
 import { Ledger } from "../../src/link/ledger.js";
-import { monotonic } from "../../src/core/time.js";
 
 const COMMAND_TIMEOUT_MS = 5_000;
 

@@ -9,7 +9,8 @@ import {
   type WorkerOptions,
 } from "bullmq";
 import { ConfigInvalidError } from "../core/errors.js";
-import { within } from "../core/time.js";
+import { within } from "../core/waiting.js";
+import { isPointless } from "../core/failures.js";
 import type { ConnectionManager, RunOptions, TaskName } from "../index.js";
 import type { InProcess } from "../testing.js";
 import { JobReports } from "./job-reports.js";
@@ -71,8 +72,6 @@ interface Plan {
   readonly jobsPerThread: number;
 }
 
-/** Whatever the job is repeated for, these come again. */
-const POINTLESS = ["TASK_NOT_FOUND", "NOT_CLONEABLE", "CONFIG_INVALID", "NEEDS_DEDICATED", "COMMAND_REFUSED"];
 /** No thread had a place for the job; it is not to blame, and another process may have one. */
 const NO_PLACE = ["QUEUE_FULL", "THREAD_START_FAILED"];
 const NO_PLACE_MS = 1_000;
@@ -187,7 +186,7 @@ export class JobWorker implements AsyncDisposable {
   async #judge(error: unknown, job: Job, hasMoved: boolean, token?: string, signal?: AbortSignal): Promise<unknown> {
     // BullMQ looks at the message of whatever is thrown.
     if (!types.isNativeError(error)) return new Error(`the task threw ${String(error)}`, { cause: error });
-    if (hasCode(error, POINTLESS)) return unrecoverable(error);
+    if (isPointless(error)) return unrecoverable(error);
     const { [CLASSES]: classes } = error as { [CLASSES]?: readonly string[] };
     // One that was read and had not begun has classes, too.
     if (classes && !(signal?.aborted && hasNotBegun(error))) return thrown(error, [error.name, ...classes], hasMoved);

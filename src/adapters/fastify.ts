@@ -1,5 +1,5 @@
 import type { FastifyInstance } from "fastify";
-import { within } from "../core/time.js";
+import { within } from "../core/waiting.js";
 import {
   type AnyTasks,
   ConfigInvalidError,

@@ -6,7 +6,7 @@ import type { Endpoint, RedisConfig } from "../config/options.js";
 import { foreignWord } from "../connection/foreign.js";
 import { Sentinels } from "../connection/sentinels.js";
 import { errorCode } from "../core/log.js";
-import { within } from "../core/time.js";
+import { within } from "../core/waiting.js";
 import type { Finding } from "./finding.js";
 
 /** A certificate that ends sooner is worth a warning. */

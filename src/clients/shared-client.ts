@@ -2,7 +2,8 @@ import type { RedisHandle } from "../commands/ioredis.js";
 import type { ConnectionState } from "../connection/connection-state.js";
 import { outside, rotationChannel } from "../core/channels.js";
 import { ShuttingDownError } from "../core/errors.js";
-import { abortable, monotonic, sleep } from "../core/time.js";
+import { monotonic, randomBetween } from "../core/clock.js";
+import { abortable, sleep } from "../core/waiting.js";
 import type { AnyClient } from "./open-client.js";
 
 /** A handle from `get()` is good for its turn and this long after a rotation began. */
@@ -155,7 +156,7 @@ export class SharedClient {
       throw this.#life.signal.reason;
     }
     const openedAt = monotonic();
-    const expiresAt = openedAt + ttlMs * (1 - jitter * Math.random());
+    const expiresAt = openedAt + ttlMs * randomBetween(1 - jitter, 1);
     return { client, handle: Promise.resolve(client.redis), openedAt, expiresAt, users: 0, handedOutAt: 0 };
   }
 

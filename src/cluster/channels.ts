@@ -3,7 +3,7 @@ import type { Handle } from "../commands/handle.js";
 import { Command, type QueuedCommand } from "../commands/ioredis.js";
 import type { Logger } from "../core/log.js";
 import { classifyReply, isReplyError, replyCode } from "../core/replies.js";
-import { sleep, within } from "../core/time.js";
+import { sleep, within } from "../core/waiting.js";
 import { isOfChannels, isOfShards } from "./commands.js";
 import type { ClusterNodes, Node } from "./nodes.js";
 import type { SlotMap } from "./slot-map.js";

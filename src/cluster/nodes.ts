@@ -4,7 +4,8 @@ import { misled } from "../connection/foreign.js";
 import { AuthFailedError, ConnectFailedError } from "../core/errors.js";
 import { errorReason, withFields } from "../core/log.js";
 import { isReplyError, isServed, isUnknown, replyCode } from "../core/replies.js";
-import { monotonic, within } from "../core/time.js";
+import { monotonic, randomBetween } from "../core/clock.js";
+import { within } from "../core/waiting.js";
 import type { ConnectGate } from "../gate/connect-gate.js";
 import { type Informant, NotServingError, type Place, type SlotMap } from "./slot-map.js";
 import { SpareConnections } from "./spares.js";
@@ -255,13 +256,13 @@ export class ClusterNodes {
       if (!slots.wasAskedWithin(ms / 2)) this.#askForMap(); // else by another client of the thread
       if (ms < ASK_LAST_MS || cluster.redis.readFrom === "replica") this.#askAgain(Math.min(2 * ms, ASK_LAST_MS));
     };
-    this.#again = setTimeout(ask, (ms * (1 + Math.random())) / 2).unref();
+    this.#again = setTimeout(ask, randomBetween(ms / 2, ms)).unref();
   }
 
   /** As long as one is away. */
   #watch(): void {
     if (this.#timer !== undefined || this.#options.life.aborted) return;
-    const ms = ASK_MIN_MS + Math.random() * (ASK_MAX_MS - ASK_MIN_MS);
+    const ms = randomBetween(ASK_MIN_MS, ASK_MAX_MS);
     this.#timer = setTimeout(() => this.#look(), ms).unref();
   }
 

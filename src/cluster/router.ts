@@ -6,7 +6,8 @@ import type { PipedCommands } from "../commands/outgoing.js";
 import { canWrite } from "../commands/resend.js";
 import type { RedisConfig } from "../config/options.js";
 import { classifyReply, isReplyError, replyCode } from "../core/replies.js";
-import { within } from "../core/time.js";
+import { waitAtMost } from "../core/waiting.js";
+import { randomBetween } from "../core/clock.js";
 import { isOfChannels, isOfShards, notInCluster, redirectionOf, refusedInCluster } from "./commands.js";
 import type { ClusterNodes, Node } from "./nodes.js";
 import type { Place, SlotMap } from "./slot-map.js";
@@ -240,7 +241,7 @@ export class ClusterRouter {
   async #ask(command: QueuedCommand, node: Node, asked: Error, redirections: number): Promise<void> {
     const ms = Math.min(msLeft(command), this.#options.redis.commandTimeoutMs);
     // That it was not sent on is what the redirection itself says.
-    await within(node.client.connect(), ms, () => asked).catch(() => {});
+    await waitAtMost(ms, node.client.connect());
     if (!node.client.isAlive()) return command.reject(this.#told(command, asked));
     node.client.redis.own("asking").catch(() => {}); // lost with the command behind it, which says so
     this.#again(command, node, redirections);
@@ -259,7 +260,7 @@ export class ClusterRouter {
 
   /** Offered again and again until its deadline: a failover takes seconds, in which all nodes may refuse to serve. */
   #offerLater(command: QueuedCommand, error: Error, redirections: number): boolean {
-    const ms = LATER_MS * (1 + Math.random());
+    const ms = randomBetween(LATER_MS, 2 * LATER_MS);
     if (msLeft(command) <= ms) return false;
     const giveUp = (): void => {
       clearTimeout(timer);

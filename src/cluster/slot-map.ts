@@ -1,6 +1,6 @@
 import { addressOf, translated } from "../config/endpoint.js";
 import type { Endpoint, RedisConfig } from "../config/options.js";
-import { monotonic } from "../core/time.js";
+import { monotonic } from "../core/clock.js";
 
 /** Where a node is. */
 export interface Place extends Endpoint {

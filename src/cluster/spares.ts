@@ -1,5 +1,6 @@
 import type { Client } from "../connection/client.js";
 import type { ClientRole } from "../core/names.js";
+import { randomBetween } from "../core/clock.js";
 import type { ConnectGate } from "../gate/connect-gate.js";
 
 export interface SparesOptions<Node extends { readonly client: Client }> {
@@ -42,7 +43,7 @@ export class SpareConnections<Node extends { readonly client: Client }> {
         this.#giveUpOne();
         this.#giveUpLater();
       },
-      LATER_MS * (1 + Math.random()),
+      randomBetween(LATER_MS, 2 * LATER_MS),
     ).unref();
   }
 

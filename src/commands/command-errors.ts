@@ -6,7 +6,7 @@ import {
   ReplyLostError,
   type TimeoutReason,
 } from "../core/errors.js";
-import { BLOCKED_MS } from "../core/time.js";
+import { BLOCKED_MS } from "../core/clock.js";
 import { hasOwnTimeout } from "./due.js";
 import type { QueuedCommand } from "./ioredis.js";
 import { wasSent } from "./resend.js";

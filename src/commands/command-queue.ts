@@ -1,8 +1,7 @@
 import type { RedisConfig } from "../config/options.js";
-import { Deadlines } from "../core/deadlines.js";
+import { Deadlines, type Expiry, monotonic } from "../core/clock.js";
 import { CircuitOpenError } from "../core/errors.js";
 import type { ClientRole } from "../core/names.js";
-import { type Expiry, monotonic } from "../core/time.js";
 import { Admission, type ErrorFor } from "./admission.js";
 import { AskedChannels } from "./asked-channels.js";
 import { CommandErrors } from "./command-errors.js";

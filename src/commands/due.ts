@@ -1,4 +1,4 @@
-import { monotonic } from "../core/time.js";
+import { monotonic } from "../core/clock.js";
 import { traitOf } from "./commands.js";
 import type { QueuedCommand } from "./ioredis.js";
 

@@ -1,10 +1,10 @@
 import { AsyncResource } from "node:async_hooks";
 import type { RedisConfig } from "../config/options.js";
-import { Deadlines } from "../core/deadlines.js";
+import { Deadlines } from "../core/clock.js";
+import { sleep } from "../core/waiting.js";
 import { CircuitOpenError, CommandRefusedError } from "../core/errors.js";
 import { Fifo } from "../core/fifo.js";
 import { classifyReply, isReplyError, replyCode } from "../core/replies.js";
-import { sleep } from "../core/time.js";
 import type { CommandErrors } from "./command-errors.js";
 import { dueAt, DueTimes, restartTime } from "./due.js";
 import { isInTable, type QueuedCommand } from "./ioredis.js";

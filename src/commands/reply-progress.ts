@@ -1,4 +1,4 @@
-import { BLOCKED_MS, type Expiry, monotonic } from "../core/time.js";
+import { BLOCKED_MS, type Expiry, monotonic } from "../core/clock.js";
 
 /** A reply counts as arriving until nothing of it came for this long. */
 const GAP_MS = 200;

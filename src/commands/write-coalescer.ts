@@ -1,5 +1,5 @@
 import type { Writable } from "node:stream";
-import { monotonic } from "../core/time.js";
+import { monotonic } from "../core/clock.js";
 
 /** Chunks up to this size are copied into one; larger ones are cheaper to hand over as they are. */
 const COPY_BYTES = 16_384;

@@ -10,7 +10,8 @@ import { AuthFailedError } from "../core/errors.js";
 import { quiet } from "../core/log.js";
 import { classifyReply, replyCode } from "../core/replies.js";
 import { connRetry, isRetryableError } from "../core/retry.js";
-import { abortable, monotonic, sleep, within } from "../core/time.js";
+import { monotonic } from "../core/clock.js";
+import { abortable, sleep, waitAtMost, within } from "../core/waiting.js";
 import type { ConnectAttempt } from "../gate/connect-gate.js";
 import { type ConnectionState, StateMachine } from "./connection-state.js";
 import { Dialer, type DialerOptions } from "./dialer.js";
@@ -219,7 +220,7 @@ export class Client implements Gate {
   async close(ms: number): Promise<void> {
     if (!this.#closing) return (this.#closing = this.#close(ms));
     // Who has less time left than the first caller had does not wait for that one's QUIT.
-    await within(this.#closing, ms, () => this.#commandQueue.errors.closed()).catch(() => this.redis.stream?.destroy());
+    if (!(await waitAtMost(ms, this.#closing))) this.redis.stream?.destroy();
     return this.#closing;
   }
 
@@ -433,7 +434,7 @@ export class Client implements Gate {
     this.#life.abort(this.#commandQueue.errors.closed());
     this.#commandQueue.rejectHeld(this.#commandQueue.errors.closed());
     this.#keys?.close(this.#commandQueue.errors.closed());
-    await within(quit, ms, () => this.#commandQueue.errors.closed()).catch(() => {}); // gone or frozen: destroyed below
+    await waitAtMost(ms, quit); // if the server is gone or frozen, the socket is destroyed below
     await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
     await Promise.all([this.#dialer.destroy(), this.#failoverMonitor?.close()]);
     this.#probe.heartbeat.stop();

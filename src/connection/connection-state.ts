@@ -2,7 +2,7 @@ import { threadId } from "node:worker_threads";
 import { connectionChannel } from "../core/channels.js";
 import { errorCode } from "../core/log.js";
 import type { ClientRole } from "../core/names.js";
-import { monotonic } from "../core/time.js";
+import { monotonic } from "../core/clock.js";
 
 export type ConnectionState = "disconnected" | "connecting" | "connected" | "closed";
 

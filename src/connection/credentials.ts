@@ -2,7 +2,8 @@ import type { Credentials, CredentialsProvider, RetryConfig } from "../config/op
 import { ConfigInvalidError } from "../core/errors.js";
 import type { Logger } from "../core/log.js";
 import { connRetry } from "../core/retry.js";
-import { abortable, monotonic, sleep, within } from "../core/time.js";
+import { monotonic, randomBetween } from "../core/clock.js";
+import { abortable, sleep, within } from "../core/waiting.js";
 import { Logins } from "./logins.js";
 
 export interface KeeperOptions {
@@ -79,7 +80,7 @@ export class CredentialKeeper {
   #renewBefore(expiresAt: number): void {
     const leftMs = expiresAt - Date.now();
     if (leftMs <= 0) this.#options.logger.warn("credentials had expired when they came: is this host's clock right?");
-    const share = RENEW_FROM + Math.random() * (RENEW_TO - RENEW_FROM);
+    const share = randomBetween(RENEW_FROM, RENEW_TO);
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.renew(this.#versions), Math.min(leftMs * share, MAX_TIMER_MS)).unref();
   }

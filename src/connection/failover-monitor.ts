@@ -1,6 +1,6 @@
 import { addressOf, fingerprint } from "../config/endpoint.js";
 import type { Endpoint } from "../config/options.js";
-import { sharedClock } from "../core/time.js";
+import { sharedClock } from "../core/clock.js";
 import type { Sentinels, Word } from "./sentinels.js";
 
 /** A failover that the old master survives is told by nobody else: what is written there meanwhile is lost. */

@@ -4,7 +4,7 @@ import type { RedisOptions } from "../commands/ioredis.js";
 import { serverName } from "../config/endpoint.js";
 import { ConfigInvalidError } from "../core/errors.js";
 import { errorCode } from "../core/log.js";
-import { abortable, within } from "../core/time.js";
+import { abortable, within } from "../core/waiting.js";
 
 const LOOK_MS = 300;
 const REPLIES = "+-";

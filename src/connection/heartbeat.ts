@@ -1,4 +1,4 @@
-import { monotonic } from "../core/time.js";
+import { monotonic } from "../core/clock.js";
 
 export interface HeartbeatOptions {
   readonly everyMs: number;

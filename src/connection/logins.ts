@@ -1,7 +1,6 @@
 import type { Login } from "../config/options.js";
-import { deferred } from "../core/deferred.js";
+import { abortable, deferred } from "../core/waiting.js";
 import { ConfigInvalidError } from "../core/errors.js";
-import { abortable } from "../core/time.js";
 
 /** What a thread knows of the process's logins: the latest, and how to ask for one that is not refused. */
 export class Logins {

@@ -1,7 +1,8 @@
 import type { CommandQueue } from "../commands/command-queue.js";
 import type { Handle } from "../commands/handle.js";
 import { isReplyError } from "../core/replies.js";
-import { monotonic, within } from "../core/time.js";
+import { monotonic } from "../core/clock.js";
+import { within } from "../core/waiting.js";
 import { Heartbeat } from "./heartbeat.js";
 
 export interface ProbeOptions {

@@ -5,7 +5,8 @@ import type { Endpoint, RedisConfig } from "../config/options.js";
 import { AuthFailedError } from "../core/errors.js";
 import { errorReason } from "../core/log.js";
 import { isAuthReply, isReplyError, isUnknown, replyCode } from "../core/replies.js";
-import { abortable, monotonic, sleep, within } from "../core/time.js";
+import { monotonic } from "../core/clock.js";
+import { abortable, sleep, within } from "../core/waiting.js";
 import { foreignWord, misled } from "./foreign.js";
 
 /** What the others have besides, once one has answered: a sentinel that is frozen costs each connect no more. */

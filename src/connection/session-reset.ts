@@ -1,6 +1,6 @@
 import type { Handle } from "../commands/handle.js";
 import type { Session } from "../commands/session.js";
-import { within } from "../core/time.js";
+import { within } from "../core/waiting.js";
 import { OwnListeners } from "./own-listeners.js";
 
 export interface SessionResetOptions {

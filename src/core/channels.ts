@@ -2,7 +2,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { channel, tracingChannel, type Channel, type TracingChannel } from "node:diagnostics_channel";
 import { errorCode } from "./log.js";
 import type { ClientRole } from "./names.js";
-import { monotonic } from "./time.js";
+import { monotonic } from "./clock.js";
 
 // What redthread tells `node:diagnostics_channel`: plain objects of ids, names, durations and codes, never an argument,
 // a key, a reply or a result. Each thread has its own registry of channels: who subscribes in it hears that thread.

@@ -1,4 +1,4 @@
-import { monotonic } from "./time.js";
+import { monotonic, randomBetween } from "./clock.js";
 
 /** Why a value left: its ttl was over, `max` others were used since, or somebody asked for it. */
 export type DisposeReason = "expired" | "evicted" | "deleted" | "cleared";
@@ -179,7 +179,7 @@ class Memo<Value> {
     }
     this.#flights.delete(key);
     const { jitter = 0, random = Math.random } = this.#options;
-    const ttlMs = this.#ttlMs * (1 + jitter * (2 * random() - 1));
+    const ttlMs = this.#ttlMs * randomBetween(1 - jitter, 1 + jitter, random);
     this.#entries.set(key, { value, expiresAt: this.#now() + ttlMs });
     if (this.#entries.size > this.#max) {
       for (const [oldestKey, oldest] of this.#entries) return void this.#remove(oldestKey, oldest, "evicted");

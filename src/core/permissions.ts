@@ -10,9 +10,3 @@ const PATHS = /^--allow-fs-(?:read|write)$/;
 export function permissionFlags(argv: readonly string[] = process.execArgv): string[] {
   return argv.filter((arg, i) => MODEL.test(arg) || PATHS.test(argv[i - 1] ?? ""));
 }
-
-/** Whether the process was not granted what it needs, which no repetition mends. */
-export function isDenied(error: unknown, depth = 3): boolean {
-  const { code, cause } = Object(error) as { code?: unknown; cause?: unknown };
-  return code === "ERR_ACCESS_DENIED" || (depth > 0 && cause !== undefined && isDenied(cause, depth - 1));
-}

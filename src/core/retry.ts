@@ -1,8 +1,9 @@
 import { randomUUID } from "node:crypto";
 import { errorCode, isTold, noopLogger, type LogFields, type Logger } from "./log.js";
-import { isDenied } from "./permissions.js";
+import { isFinal } from "./failures.js";
 import { classifyReply, isReplyError } from "./replies.js";
-import { monotonic, sleep as timerSleep } from "./time.js";
+import { backoffMs, monotonic } from "./clock.js";
+import { sleep as timerSleep } from "./waiting.js";
 
 export interface RetryOptions {
   /** Over all attempts and the waits between them; a running attempt is not cut off. Default 30 000. */
@@ -152,7 +153,7 @@ class RetriedCall {
     const { signal, isRetryable = isRetryableError, random = Math.random } = this.#options;
     if (!isRetryable(error)) throw error;
     signal?.throwIfAborted();
-    const delayMs = random() * Math.min(maxDelayMs, baseDelayMs * 2 ** (this.#attempts - 1));
+    const delayMs = backoffMs(this.#attempts, { baseDelayMs, maxDelayMs }, random);
     const leftMs = this.#startedAt + deadlineMs - this.#now();
     if (this.#attempts >= attempts || delayMs >= leftMs) throw error;
     const level = isTold(this.#attempts) ? "warn" : "debug";
@@ -171,23 +172,15 @@ class RetriedCall {
   }
 }
 
-const FATAL_CODES: ReadonlySet<unknown> = new Set([
-  "REDTHREAD_AUTH_FAILED",
-  "REDTHREAD_CONFIG_INVALID",
-  "REDTHREAD_NEEDS_DEDICATED",
-  "REDTHREAD_COMMAND_REFUSED",
-  "REDTHREAD_NOT_IN_CLUSTER",
-  "REDTHREAD_SHUTTING_DOWN",
-]);
 const BUGS: ReadonlySet<unknown> = new Set(["TypeError", "RangeError", "SyntaxError", "ReferenceError"]);
 
 /** By code and name, not `instanceof`: errors come from other realms and from other copies of this package. */
 export function isRetryableError(error: unknown): boolean {
   if (typeof error !== "object" || error === null) return true;
   if (isReplyError(error)) return classifyReply(error) !== "fail";
-  if (isDenied(error)) return false;
-  const { code, name, outcome } = error as { code?: unknown; name?: unknown; outcome?: unknown };
-  return outcome !== "unknown" && !FATAL_CODES.has(code) && !BUGS.has(name);
+  if (isFinal(error)) return false;
+  const { name, outcome } = error as { name?: unknown; outcome?: unknown };
+  return outcome !== "unknown" && !BUGS.has(name);
 }
 
 type AnyFunction = (this: unknown, ...args: unknown[]) => unknown;

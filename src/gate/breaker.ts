@@ -1,8 +1,9 @@
 import { fingerprint, textFingerprint } from "../config/endpoint.js";
 import type { Endpoint } from "../config/options.js";
 import { breakerChannel } from "../core/channels.js";
+import { randomBetween, sharedClock } from "../core/clock.js";
 import { isTold } from "../core/log.js";
-import { abortable, sharedClock } from "../core/time.js";
+import { abortable } from "../core/waiting.js";
 
 export type BreakerState = "closed" | "open" | "half-open";
 
@@ -146,8 +147,7 @@ export class Breaker {
   }
 
   #scheduleProbe(): void {
-    const ms = PROBE_MIN_MS + Math.random() * (PROBE_MAX_MS - PROBE_MIN_MS);
-    Atomics.store(this.#cells, NEXT_PROBE, sharedClock() + ms);
+    Atomics.store(this.#cells, NEXT_PROBE, sharedClock() + randomBetween(PROBE_MIN_MS, PROBE_MAX_MS));
   }
 
   #load(cell: number): number {

@@ -13,7 +13,7 @@
 import { addressOf } from "../config/endpoint.js";
 import type { Config, Endpoint } from "../config/options.js";
 import { CircuitOpenError } from "../core/errors.js";
-import { within } from "../core/time.js";
+import { within } from "../core/waiting.js";
 import { rowsOf } from "../link/ledger.js";
 import { type Admission, Breaker, type BreakerState, NodeBreakers, type Outage } from "./breaker.js";
 import { type PermitKind, SharedSemaphore } from "./shared-semaphore.js";

@@ -1,5 +1,5 @@
-import { deferred } from "../core/deferred.js";
-import { abortable, sharedClock } from "../core/time.js";
+import { sharedClock } from "../core/clock.js";
+import { abortable, deferred } from "../core/waiting.js";
 
 /** Priorities: `main` is served before `spare`, and the last free permit is reserved for `main`. */
 export type PermitKind = "main" | "spare";

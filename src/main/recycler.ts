@@ -1,5 +1,5 @@
 import type { Logger } from "../core/log.js";
-import { within } from "../core/time.js";
+import { waitAtMost } from "../core/waiting.js";
 import type { Dispatcher } from "./dispatch/dispatcher.js";
 import type { Thread } from "./threads/thread.js";
 import type { Threads } from "./threads/threads.js";
@@ -83,7 +83,7 @@ export class Recycler {
     await dispatcher.idle(thread);
     if (this.#stopped || thread.state !== "closing") return; // the shutdown's now, or dead
     thread.close(closeMs, 0);
-    await within(thread.answered, closeMs + LATE_MS, () => new Error()).catch(() => {}); // then without its word
+    await waitAtMost(closeMs + LATE_MS, thread.answered); // then without its answer
     thread.end();
   }
 

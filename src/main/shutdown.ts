@@ -2,7 +2,8 @@ import type { SharedClient } from "../clients/shared-client.js";
 import type { ShutdownConfig } from "../config/options.js";
 import { TaskAbortedError, type Outcome } from "../core/errors.js";
 import { errorCode, type Logger } from "../core/log.js";
-import { monotonic, sleep, UNREAD_MS, within } from "../core/time.js";
+import { UNREAD_MS, monotonic } from "../core/clock.js";
+import { sleep, waitAtMost, within } from "../core/waiting.js";
 import type { Dispatcher } from "./dispatch/dispatcher.js";
 import type { Threads } from "./threads/threads.js";
 
@@ -55,10 +56,10 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
 
   if (config.lameDuckMs > 0) await step(() => sleep(config.lameDuckMs));
   const drainBy = monotonic() + config.drainMs;
-  if (until) await isOver(until, config.drainMs);
+  if (until) await waitAtMost(config.drainMs, until, UNREAD_MS);
   refuse();
   const before = dispatcher.tally;
-  const isDrained = await isOver(dispatcher.drained(), Math.max(drainBy - monotonic(), 0));
+  const isDrained = await waitAtMost(Math.max(drainBy - monotonic(), 0), dispatcher.drained(), UNREAD_MS);
   if (!isDrained) dispatcher.giveUp((outcome, cause) => abortedAfter(config.drainMs, outcome, cause));
 
   const closeBy = monotonic() + config.closeMs;
@@ -93,15 +94,6 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   await Promise.all([step(() => written), threads.exited(lastMs())]);
   if (failures.length > 0) throw new AggregateError(failures, "the shutdown is done, but steps of it failed");
   return report;
-}
-
-async function isOver(work: PromiseLike<unknown>, ms: number): Promise<boolean> {
-  try {
-    await within(work, ms, () => new Error(), UNREAD_MS);
-    return true;
-  } catch {
-    return false; // the time limit, or what a caller gave as `until` rejects: there is nothing left to wait for
-  }
 }
 
 function abortedAfter(drainMs: number, outcome: Outcome, cause: unknown): TaskAbortedError {

@@ -1,7 +1,6 @@
-import { Deadlines } from "../core/deadlines.js";
-import { type Deferred, deferred } from "../core/deferred.js";
+import { Deadlines, type Expiry, monotonic } from "../core/clock.js";
+import { type Deferred, deferred, onAbort } from "../core/waiting.js";
 import { Fifo } from "../core/fifo.js";
-import { type Expiry, monotonic, onAbort } from "../core/time.js";
 
 interface Waiter<V> extends Deferred<V> {
   /** On the pool's clock. */

@@ -1,4 +1,5 @@
-import { abortable, sleep, within } from "../core/time.js";
+import { abortable, sleep, waitAtMost, within } from "../core/waiting.js";
+import { backoffMs } from "../core/clock.js";
 
 /** What a pool has to be told about its clients. */
 export interface PoolFactory<T> {
@@ -42,13 +43,12 @@ export class GuardedFactory<T> {
     this.#options = options;
   }
 
-  /** Between a failure and the next attempt. Full jitter up to the cap: those who lost a server together must not redial together. */
+  /** Waits between a failure and the next attempt. */
   async pause(signal: AbortSignal): Promise<void> {
     if (this.#failures === 0) return;
     const { now, random, retry } = this.#options;
-    const ceilingMs = Math.min(retry.maxDelayMs, retry.baseDelayMs * 2 ** (this.#failures - 1));
     const passedMs = now() - this.#failedAt;
-    await sleep(Math.max(0, random() * ceilingMs - passedMs), signal);
+    await sleep(Math.max(0, backoffMs(this.#failures, retry, random) - passedMs), signal);
   }
 
   /** One attempt; aborting it rejects with the signal's reason. */
@@ -61,7 +61,7 @@ export class GuardedFactory<T> {
     } catch (error) {
       attempt.abort(error);
       // Its socket counts until it has let go of it, but one that never does must not cost the pool a slot for good.
-      await within(this.#undo(opening), judgeMs, hung).catch(ignore);
+      await waitAtMost(judgeMs, this.#undo(opening));
       throw error;
     }
   }
@@ -136,5 +136,3 @@ export class GuardedFactory<T> {
     await this.close(late);
   }
 }
-
-function ignore(): void {}

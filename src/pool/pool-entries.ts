@@ -1,5 +1,4 @@
-import { deferred } from "../core/deferred.js";
-import { within } from "../core/time.js";
+import { deferred, waitAtMost } from "../core/waiting.js";
 
 /** What generic-pool holds: a place for one client. */
 export interface PoolEntry<T> {
@@ -60,6 +59,6 @@ export class PoolEntries<T> {
     const empty = async (): Promise<void> => {
       while (this.#entries.size > 0) await this.#freed.promise;
     };
-    await within(empty(), ms, () => new Error("not empty yet")).catch(() => undefined);
+    await waitAtMost(ms, empty());
   }
 }

@@ -1,8 +1,8 @@
 import { acquireChannel, leaseChannel } from "../core/channels.js";
 import { AcquireTimeoutError, ShuttingDownError } from "../core/errors.js";
 import { type Logger, noopLogger } from "../core/log.js";
-import { isDenied } from "../core/permissions.js";
-import { monotonic } from "../core/time.js";
+import { isFinal } from "../core/failures.js";
+import { monotonic } from "../core/clock.js";
 import { AcquireQueue } from "./acquire-queue.js";
 import { makeEntryPool, type EntryPool } from "./generic-pool.js";
 import { GuardedFactory, type PoolFactory } from "./guarded-factory.js";
@@ -77,7 +77,7 @@ export class ClientPool<T> {
       judgeMs,
       now: monotonic,
       random: Math.random,
-      isFatal: isPermanent,
+      isFatal: isFinal,
       explain: () => undefined,
       logger: noopLogger,
       onClosed: () => {},
@@ -357,10 +357,4 @@ export class ClientPool<T> {
     const describe = (): Record<string, unknown> => ({ name, ...this.stats() });
     return warnMs === undefined ? undefined : new LeakWatch({ warnMs, logger, now, describe });
   }
-}
-
-const PERMANENT = new Set<unknown>(["REDTHREAD_AUTH_FAILED", "REDTHREAD_CONFIG_INVALID"]);
-
-function isPermanent(error: unknown): boolean {
-  return PERMANENT.has((Object(error) as { code?: unknown }).code) || isDenied(error);
 }

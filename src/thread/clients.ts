@@ -7,7 +7,7 @@ import type { ConnectionState } from "../connection/connection-state.js";
 import type { Logins } from "../connection/logins.js";
 import type { Logger } from "../core/log.js";
 import { type ClientRole, connectionName } from "../core/names.js";
-import { onAbort } from "../core/time.js";
+import { onAbort } from "../core/waiting.js";
 import { ConnectGate, ownGate } from "../gate/connect-gate.js";
 import type { LedgerField, LedgerRow } from "../link/ledger.js";
 import { ClientPool, type CloseReason, type Lease } from "../pool/pool.js";

@@ -1,5 +1,5 @@
 import { Fifo } from "../core/fifo.js";
-import { monotonic } from "../core/time.js";
+import { monotonic } from "../core/clock.js";
 
 export interface ConcurrencyLimiterOptions<T> {
   /** Tasks at once. */

@@ -7,7 +7,7 @@ import { ArrayMap } from "../core/array-map.js";
 import { executionChannel, type TraceContext } from "../core/channels.js";
 import { TaskNotFoundError } from "../core/errors.js";
 import { suggest } from "../core/suggest.js";
-import { within } from "../core/time.js";
+import { within } from "../core/waiting.js";
 import { fromErrorData, toErrorData } from "../link/error-serialization.js";
 import { LedgerRow } from "../link/ledger.js";
 import { type Make, restored } from "../link/make.js";

@@ -2,7 +2,7 @@ import type { AsyncResource } from "node:async_hooks";
 import { randomBytes } from "node:crypto";
 import { types } from "node:util";
 import { type TaskMessage, taskChannel, Trace } from "../../core/channels.js";
-import { deferred, type Deferred } from "../../core/deferred.js";
+import { type Deferred, deferred } from "../../core/waiting.js";
 import { QueueFullError, type Outcome } from "../../core/errors.js";
 import { errorCode, type Logger } from "../../core/log.js";
 import { fromErrorData, sameError } from "../../link/error-serialization.js";

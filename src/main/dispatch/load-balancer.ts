@@ -1,4 +1,4 @@
-import { monotonic } from "../../core/time.js";
+import { monotonic } from "../../core/clock.js";
 import type { Thread } from "../threads/thread.js";
 import type { Expected } from "./cost-estimator.js";
 import type { TaskRun } from "./task-run.js";

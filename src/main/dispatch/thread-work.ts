@@ -2,7 +2,7 @@ import type { Transferable } from "node:worker_threads";
 import { ArrayMap } from "../../core/array-map.js";
 import type { TaskMessage, Trace, TraceContext } from "../../core/channels.js";
 import { Fifo } from "../../core/fifo.js";
-import { monotonic } from "../../core/time.js";
+import { monotonic } from "../../core/clock.js";
 import type { AuditedMessage, ToThread } from "../../link/protocol.js";
 import type { Thread } from "../threads/thread.js";
 import type { Expected } from "./cost-estimator.js";

@@ -1,5 +1,5 @@
 import { availableCores } from "../../config/cores.js";
-import { deferred, type Deferred } from "../../core/deferred.js";
+import { type Deferred, deferred } from "../../core/waiting.js";
 
 const LOADS_PER_CORE = 2;
 /** Who has not loaded by then waits for something else than CPU: what its modules, or its `setup`, ask for. */

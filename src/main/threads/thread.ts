@@ -1,7 +1,8 @@
 import type { EventLoopUtilization } from "node:perf_hooks";
 import type { MessagePort, Transferable, Worker } from "node:worker_threads";
 import type { ThreadStartFailedError } from "../../core/errors.js";
-import { monotonic, within } from "../../core/time.js";
+import { monotonic } from "../../core/clock.js";
+import { waitAtMost } from "../../core/waiting.js";
 import type { LedgerRow } from "../../link/ledger.js";
 import type { FromThread, ToThread } from "../../link/protocol.js";
 import type { ThreadHelper } from "./helper.js";
@@ -186,7 +187,7 @@ export class Thread {
    */
   async linkClosed(): Promise<void> {
     if (this.#state === "starting" || this.#state === "ready") this.#state = "dead"; // gets no more work
-    await within(this.#linkClosed, LINK_CLOSE_MS, () => new Error(), 0).catch(() => {}); // then without it
+    await waitAtMost(LINK_CLOSE_MS, this.#linkClosed, 0); // then without it
     if (this.#state !== "closed") this.#state = "dead";
     this.#port?.close();
     this.#onAnswered();

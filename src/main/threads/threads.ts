@@ -6,7 +6,8 @@ import type { ThreadStartFailedError } from "../../core/errors.js";
 import { errorCode, type Logger } from "../../core/log.js";
 import { requirePackage, threadFile } from "../../core/packages.js";
 import { permissionFlags } from "../../core/permissions.js";
-import { monotonic, UNREAD_MS, within } from "../../core/time.js";
+import { UNREAD_MS, monotonic, randomBetween } from "../../core/clock.js";
+import { waitAtMost } from "../../core/waiting.js";
 import { ConnectGate } from "../../gate/connect-gate.js";
 import { fromErrorData } from "../../link/error-serialization.js";
 import type { Ledger, LedgerTotals } from "../../link/ledger.js";
@@ -143,7 +144,7 @@ export class Threads {
     for (const unborn of this.#startLimiter.stop()) unborn.closed();
     const closed = Promise.all(threads.map((thread) => thread.answered));
     // Who did not answer is ended next; an answer that a blocked loop has not read yet is a message in the port.
-    await within(closed, ms, () => new Error(), UNREAD_MS).catch(() => {});
+    await waitAtMost(ms, closed, UNREAD_MS);
   }
 
   /** Ends whatever thread is left, also one in an endless loop. */
@@ -156,7 +157,7 @@ export class Threads {
 
   /** A thread in a call that nothing can interrupt, as execSync(), exits after that: it is not waited for after `ms`. */
   async exited(ms: number): Promise<void> {
-    await within(Promise.all(this.#exits), ms, () => new Error(), UNREAD_MS).catch(() => {});
+    await waitAtMost(ms, Promise.all(this.#exits), UNREAD_MS);
   }
 
   get #isMissingOne(): boolean {
@@ -397,6 +398,6 @@ export class Threads {
   }
 
   #nextDelayMs(): number {
-    return Math.min(FIRST_DELAY_MS * 2 ** this.#quickDeaths, MAX_DELAY_MS) * (0.5 + Math.random() / 2);
+    return Math.min(FIRST_DELAY_MS * 2 ** this.#quickDeaths, MAX_DELAY_MS) * randomBetween(0.5, 1);
   }
 }

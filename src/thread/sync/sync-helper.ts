@@ -16,7 +16,7 @@ import {
 } from "../../core/errors.js";
 import { threadFile } from "../../core/packages.js";
 import { permissionFlags } from "../../core/permissions.js";
-import { within } from "../../core/time.js";
+import { waitAtMost } from "../../core/waiting.js";
 import type { HelperData, ToHelperFromCaller } from "../../link/protocol.js";
 import { BY_PORT, SyncArea, type SyncKind } from "../../link/sync-area.js";
 import { crossing, readSync, SyncWriter } from "../../link/sync-codec.js";
@@ -113,7 +113,7 @@ export class SyncHelper implements OpenHelper {
     this.#isLost = true; // from here on it takes no requests
     this.#worker.ref();
     this.#post({ closeMs: ms });
-    await within(this.#ended, ms, () => new Error()).catch(() => this.#worker.terminate());
+    if (!(await waitAtMost(ms, this.#ended))) await this.#worker.terminate();
     this.#replies.close();
   }
 

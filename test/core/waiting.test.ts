@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { mock, test, type TestContext } from "node:test";
-import { abortable, monotonic, sleep, within } from "../../src/core/time.js";
+import { monotonic } from "../../src/core/clock.js";
+import { abortable, sleep, within } from "../../src/core/waiting.js";
 
 const never = new Promise<never>(() => {});
 const timeout = (): Error => new Error("timed out");
