@@ -12,7 +12,7 @@ const IMPORTERS: Readonly<Record<string, string>> = {
   bullmq: "src/adapters/bullmq.ts",
   dotenv: "src/config/env.ts",
   fastify: "src/adapters/fastify.ts",
-  "generic-pool": "src/pool/generic-pool.ts",
+  "generic-pool": "src/pool/pool-entries.ts",
   ioredis: "src/commands/ioredis.ts",
   piscina: "src/main/threads/threads.ts",
   winston: "src/main/observe/logger.ts",

@@ -133,7 +133,7 @@ test("a timer that the library leaves is found although it is unref'd, and named
   const heartbeat = new Heartbeat({ everyMs: 60_000, receivedAt: () => Infinity, probe: () => {} });
   heartbeat.start();
   const own = setInterval(() => {}, 60_000).unref(); // the test's, which is no business of the check
-  assert.match(await left(since), /Timeout made at .*dist\/src\/common\/heartbeat\.js:\d+/);
+  assert.match(await left(since), /Timeout made at .*dist\/src\/connection\/heartbeat\.js:\d+/);
   heartbeat.stop();
   await nothingIsOpen(since);
   clearInterval(own);
@@ -163,7 +163,7 @@ test("an interval that the library leaves is found by the check itself", async (
   );
   assert.equal(await left(since), "nothing", "a pool that nobody has asked is not made yet");
   await (await pool.acquire()).release();
-  await assert.rejects(hooks[0]!(), /1 are left:\n {2}Timeout made at .*dist\/src\/common\/slot-pool\.js/);
+  await assert.rejects(hooks[0]!(), /1 are left:\n {2}Timeout made at .*dist\/src\/pool\/pool-entries\.js/);
   await pool.close(0);
 });
 

@@ -10,19 +10,23 @@ interface Waiter<V> extends Deferred<V> {
 }
 
 export interface AcquireQueueOptions {
-  /** Each waits at most for this. */
+  /** The most that each waiter waits. */
   readonly ms: number;
   readonly now: () => number;
-  /** The rejection of one that has waited in vain; `ahead` have waited longer. It is still counted in `size`. */
+  /**
+   * Makes the error for a waiter whose time is over. `ahead` is the number of waiters before it; the waiter itself is
+   * still counted in `size`.
+   */
   readonly onExpiry: (ahead: number, waitedMs: number) => Error;
 }
 
-/** Those who wait for a pool, the longest first. */
+/** The callers that wait for a client of the pool, the longest waiting first. */
 export class AcquireQueue<V> {
   readonly #options: AcquireQueueOptions;
   /**
-   * Those who left out of turn stay until they are the first. Not a Set: each table that it outgrows refers to the next one,
-   * and once one of them is long-lived all that ever waited outlive the garbage of the moment.
+   * A waiter that leaves early stays in here until it is the first. This is no Set because of the garbage collector:
+   * when a Set outgrows its table, the old table refers to the new one. Once an old table is long-lived, every waiter
+   * that comes later is kept alive with it.
    */
   readonly #queue = new Fifo<Waiter<V>>();
   #size = 0;
@@ -41,22 +45,22 @@ export class AcquireQueue<V> {
     return this.#size;
   }
 
-  /** Queues in this turn. Rejects when its time is over, and on abort with the signal's reason. */
+  /** Queues the caller before it returns. Rejects when the time is over, or on abort with the signal's reason. */
   wait(signal?: AbortSignal): Promise<V> {
     const { ms, now } = this.#options;
     const dueAt = monotonic() + ms;
-    const { promise, resolve, reject } = deferred<V>(); // spread, it would cost more than all the rest
+    const { promise, resolve, reject } = deferred<V>(); // a spread would cost more than all the rest
     const waiter: Waiter<V> = { promise, resolve, reject, since: now(), dueAt, hasLeft: false };
     this.#queue.push(waiter);
     this.#size++;
     this.#deadlines.arm(dueAt);
     if (!signal) return promise;
-    // Not `abortable`: an abort between being served and hearing of it would lose what was served.
-    const unlisten = onAbort(signal, () => this.#dismiss(waiter, signal.reason));
+    // `abortable` would lose the client if the abort came after `serve`, but before the caller's promise has settled.
+    const unlisten = onAbort(signal, () => this.#reject(waiter, signal.reason));
     return promise.finally(unlisten);
   }
 
-  /** Gives `value` to whoever waits longest; false if nobody does. */
+  /** Gives `value` to the first waiter; false if there is none. */
   serve(value: V): boolean {
     const waiter = this.#queue.peek();
     if (!waiter) return false;
@@ -65,33 +69,32 @@ export class AcquireQueue<V> {
     return true;
   }
 
-  dismissAll(reason: unknown): void {
-    for (const waiter of this.#waiting()) this.#dismiss(waiter, reason);
+  rejectAll(reason: unknown): void {
+    for (const waiter of this.#waiting()) this.#reject(waiter, reason);
   }
 
-  #dismiss(waiter: Waiter<V>, reason: unknown): void {
+  #reject(waiter: Waiter<V>, reason: unknown): void {
     this.#leave(waiter);
     waiter.reject(reason);
   }
 
   #leave(waiter: Waiter<V>): void {
-    if (waiter.hasLeft) return; // aborted between being served and hearing of it
+    if (waiter.hasLeft) return; // it was served, and its signal was aborted afterwards
     waiter.hasLeft = true;
     while (this.#queue.peek()?.hasLeft) this.#queue.shift();
-    if (--this.#size === 0) this.#deadlines.stop(); // it would keep the process alive for nobody
+    if (--this.#size === 0) this.#deadlines.stop(); // the timer would keep the process alive for nothing
   }
 
   #waiting(): Waiter<V>[] {
     return [...this.#queue].filter(({ hasLeft }) => !hasLeft);
   }
 
-  /** All wait for the same time: who came first is due first. */
+  /** All waiters have the same time limit, so the first one is due first. */
   #expire({ cutoff }: Expiry): number {
     const { now, onExpiry } = this.#options;
     const due = this.#waiting().filter(({ dueAt }) => dueAt <= cutoff);
     const errors = due.map(({ since }, ahead) => onExpiry(ahead, now() - since));
-    due.forEach((waiter, at) => this.#dismiss(waiter, errors[at]));
-    const [next] = this.#waiting();
-    return next?.dueAt ?? Infinity;
+    due.forEach((waiter, at) => this.#reject(waiter, errors[at]));
+    return this.#queue.peek()?.dueAt ?? Infinity;
   }
 }

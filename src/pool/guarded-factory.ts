@@ -1,44 +1,20 @@
-import { abortable, sleep, waitAtMost, within } from "../core/waiting.js";
 import { backoffMs } from "../core/clock.js";
+import { abortable, sleep, waitAtMost, within } from "../core/waiting.js";
+import type { PoolFactory, ResolvedOptions } from "./pool-options.js";
 
-/** What a pool has to be told about its clients. */
-export interface PoolFactory<T> {
-  /** One attempt, with its own connect timeout. The signal aborts when the pool closes or gives the attempt up. */
-  open(signal: AbortSignal): Promise<T>;
-  /** Free and synchronous: what is known to be dead is not handed out, kept or checked. */
-  isAlive(client: T): boolean;
-  /** Asked after idleness only; anything but `true` within `judgeMs` means dead. */
-  check(client: T): Promise<boolean>;
-  /**
-   * On return: `true`, at once or within `judgeMs`, means clean, keep it; anything else destroys the client. With
-   * `isAwaited` another holder gets it next, at once.
-   */
-  reset(client: T, isAwaited: boolean): boolean | Promise<boolean>;
-  /** Settles once the socket is gone: until then the client counts in `max`. */
-  close(client: T): Promise<void>;
-}
-
-export interface GuardedFactoryOptions {
-  name: string;
-  /** Limit of one attempt to open, should the factory keep none. */
-  openMs: number;
-  /** Limit of one check or reset, and of what an attempt that was given up takes to let go of its socket. */
-  judgeMs: number;
-  retry: { baseDelayMs: number; maxDelayMs: number };
-  now: () => number;
-  random: () => number;
-}
-
-/** A factory that cannot throw its pool off: attempts are paced and limited, a throw or silence is a no, nothing late stays open. */
+/**
+ * A PoolFactory whose faults cannot harm the pool: attempts are paced and limited in time, an exception or silence
+ * counts as "no", and a client that arrives too late is closed.
+ */
 export class GuardedFactory<T> {
-  /** The last thing that went wrong since a client was found good. */
+  /** The last failure since a client was found good. */
   lastError: unknown;
   readonly #factory: PoolFactory<T>;
-  readonly #options: GuardedFactoryOptions;
+  readonly #options: ResolvedOptions;
   #failures = 0;
   #failedAt = 0;
 
-  constructor(factory: PoolFactory<T>, options: GuardedFactoryOptions) {
+  constructor(factory: PoolFactory<T>, options: ResolvedOptions) {
     this.#factory = factory;
     this.#options = options;
   }
@@ -51,17 +27,20 @@ export class GuardedFactory<T> {
     await sleep(Math.max(0, backoffMs(this.#failures, retry, random) - passedMs), signal);
   }
 
-  /** One attempt; aborting it rejects with the signal's reason. */
+  /** Makes one attempt; aborting it rejects with the signal's reason. */
   async open(attempt: AbortController): Promise<T> {
-    const { name, openMs, judgeMs } = this.#options;
-    const hung = (): Error => new Error(`a ${name} was still connecting after ${openMs} ms`);
+    const { name, acquireTimeoutMs, judgeMs } = this.#options;
+    const hung = (): Error => new Error(`a ${name} was still connecting after ${acquireTimeoutMs} ms`);
     const opening = this.#factory.open(attempt.signal);
     try {
-      return await abortable(within(opening, openMs, hung), attempt.signal);
+      return await abortable(within(opening, acquireTimeoutMs, hung), attempt.signal);
     } catch (error) {
       attempt.abort(error);
-      // Its socket counts until it has let go of it, but one that never does must not cost the pool a slot for good.
-      await waitAtMost(judgeMs, this.#undo(opening));
+      // The socket of the attempt counts in `max` until it is closed, but not for ever if the attempt never ends.
+      await waitAtMost(
+        judgeMs,
+        opening.then((late) => this.close(late)),
+      );
       throw error;
     }
   }
@@ -72,7 +51,7 @@ export class GuardedFactory<T> {
     this.lastError = error;
   }
 
-  /** Only a client found good ends the pacing: one that was merely opened may be dead on arrival, every time. */
+  /** Ends the pauses. A client that was merely opened does not: it may be dead on arrival, every time. */
   passed(): void {
     this.#failures = 0;
     this.lastError = undefined;
@@ -83,8 +62,7 @@ export class GuardedFactory<T> {
       const answer: unknown = this.#factory.isAlive(client);
       return answer === true;
     } catch (error) {
-      this.lastError = error;
-      return false;
+      return this.#no(error);
     }
   }
 
@@ -96,7 +74,7 @@ export class GuardedFactory<T> {
     return this.#ask("reset", () => this.#factory.reset(client, isAwaited));
   }
 
-  /** Never rejects: a client that cannot be closed politely is gone all the same. */
+  /** Never rejects: a client that cannot be closed properly is gone all the same. */
   async close(client: T): Promise<void> {
     try {
       await this.#factory.close(client);
@@ -108,31 +86,23 @@ export class GuardedFactory<T> {
   #ask(question: "check" | "reset", ask: () => unknown): boolean | Promise<boolean> {
     try {
       const answer = ask();
-      return answer instanceof Promise ? this.#hear(question, answer) : answer === true;
+      return answer instanceof Promise ? this.#answered(question, answer) : answer === true;
     } catch (error) {
-      this.lastError = error;
-      return false;
+      return this.#no(error);
     }
   }
 
-  async #hear(question: "check" | "reset", answer: Promise<unknown>): Promise<boolean> {
+  #answered(question: "check" | "reset", answer: Promise<unknown>): Promise<boolean> {
     const { name, judgeMs } = this.#options;
     const silent = (): Error => new Error(`the ${question} of a ${name} took more than ${judgeMs} ms`);
-    try {
-      return (await within(answer, judgeMs, silent)) === true;
-    } catch (error) {
-      this.lastError = error;
-      return false;
-    }
+    return within(answer, judgeMs, silent).then(
+      (value) => value === true,
+      (error) => this.#no(error),
+    );
   }
 
-  async #undo(opening: Promise<T>): Promise<void> {
-    let late: T;
-    try {
-      late = await opening;
-    } catch {
-      return; // it failed: nothing arrived
-    }
-    await this.close(late);
+  #no(error: unknown): false {
+    this.lastError = error;
+    return false;
   }
 }

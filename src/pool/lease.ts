@@ -1,23 +1,23 @@
 import { threadId } from "node:worker_threads";
 import { acquireChannel, leaseChannel, Trace } from "../core/channels.js";
+import type { ResolvedOptions } from "./pool-options.js";
 
 /** A client that is yours until you give it back. */
 export interface Lease<T> extends AsyncDisposable {
   readonly client: T;
-  /** Idempotent; never rejects. Settles once the next can have the client, or its closing has begun. */
+  /** Gives the client back. Idempotent; never rejects. Settles once the next caller can have it, or its closing has begun. */
   release(): Promise<void>;
-  /** For a client you know to be spoilt. Idempotent; never rejects. Settles once its closing has begun. */
+  /** Gives back a client that must not be used again. Idempotent; never rejects. Settles once its closing has begun. */
   destroy(): Promise<void>;
 }
 
 export class ClientLease<T> implements Lease<T> {
   readonly client: T;
-  /** Called when it comes back. */
   onReturn: (() => void) | undefined;
-  readonly #giveBack: (isWanted: boolean) => Promise<void> | void;
+  readonly #giveBack: (isReusable: boolean) => Promise<void> | void;
   #returned: Promise<void> | undefined;
 
-  constructor(client: T, giveBack: (isWanted: boolean) => Promise<void> | void) {
+  constructor(client: T, giveBack: (isReusable: boolean) => Promise<void> | void) {
     this.client = client;
     this.#giveBack = giveBack;
   }
@@ -30,9 +30,9 @@ export class ClientLease<T> implements Lease<T> {
     return (this.#returned ??= this.#end(false));
   }
 
-  async #end(isWanted: boolean): Promise<void> {
+  async #end(isReusable: boolean): Promise<void> {
     this.onReturn?.();
-    await this.#giveBack(isWanted);
+    await this.#giveBack(isReusable);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -40,12 +40,50 @@ export class ClientLease<T> implements Lease<T> {
   }
 }
 
-/** For those who listen to `redthread:acquire`. */
+/** Reports each lease that is held for too long, once, with the stack of its `acquire`; and again when it comes back. */
+export class LeakWatch {
+  readonly #warnMs: number;
+  readonly #options: Pick<ResolvedOptions, "name" | "logger" | "now">;
+  readonly #stats: () => object;
+  readonly #timers = new Set<NodeJS.Timeout>();
+
+  /** `stats` gives the pool's numbers for each log line. */
+  constructor(warnMs: number, options: Pick<ResolvedOptions, "name" | "logger" | "now">, stats: () => object) {
+    this.#warnMs = warnMs;
+    this.#options = options;
+    this.#stats = stats;
+  }
+
+  /** Starts with a lease; the returned function ends the watch when the lease comes back. */
+  start(acquired: Error | undefined): () => void {
+    const { name, logger, now } = this.#options;
+    const since = now();
+    const fields = () => ({ name, ...this.#stats(), heldMs: Math.round(now() - since) });
+    let isReported = false;
+    const timer = setTimeout(() => {
+      isReported = true;
+      logger.warn("a lease has not come back", { ...fields(), stack: acquired?.stack });
+    }, this.#warnMs).unref();
+    this.#timers.add(timer);
+    return () => {
+      clearTimeout(timer);
+      this.#timers.delete(timer);
+      if (isReported) logger.info("a lease came back after all", fields());
+    };
+  }
+
+  stop(): void {
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
+  }
+}
+
+/** Publishes on `redthread:acquire`. */
 export function traceAcquire<T>(acquiring: Promise<T> | T): Promise<T> {
   return new Trace(acquireChannel, { threadId }).during(async () => acquiring);
 }
 
-/** For those who listen to `redthread:lease`. */
+/** Publishes on `redthread:lease`. */
 export function traceLease<T>(lease: ClientLease<T>): void {
   const trace = new Trace(leaseChannel, { threadId });
   const { onReturn } = lease;

@@ -25,7 +25,7 @@ interface Leasing {
 async function leasing(t: TestContext, dedicated: ManagerOptions["dedicated"]): Promise<Leasing> {
   const warnings: Fields[] = [];
   const notes: Fields[] = [];
-  const hear =
+  const collect =
     (wanted: string, into: Fields[]) =>
     (message: string, fields: object = {}): void => {
       if (message === wanted) into.push({ ...fields });
@@ -36,8 +36,8 @@ async function leasing(t: TestContext, dedicated: ManagerOptions["dedicated"]): 
     dedicated,
     logger: {
       ...silent,
-      warn: hear("a lease has not come back", warnings),
-      info: hear("a lease came back after all", notes),
+      warn: collect("a lease has not come back", warnings),
+      info: collect("a lease came back after all", notes),
     },
   });
   await manager.ready();
@@ -47,10 +47,10 @@ async function leasing(t: TestContext, dedicated: ManagerOptions["dedicated"]): 
 const closed = ({ manager }: Leasing) => manager.stats().threads[0]!.dedicated.closed;
 const NONE = { idle: 0, lifetime: 0, dirty: 0, dead: 0, failed: 0, shutdown: 0 };
 
-test("a lease that does not come back is warned of once, with the stack of its acquire, and noted when it does", async (t) => {
+test("a lease that does not come back is logged once, with the stack of its acquire, and again when it comes back", async (t) => {
   const { manager, warnings, notes } = await leasing(t, { max: 2, leakWarnMs: 500 });
   const { threadId } = manager.stats().threads[0]!;
-  await manager.run("useTwice"); // back in time: its warning would come first
+  await manager.run("useTwice"); // these come back in time: their warnings would come first
   await manager.run("forgetIt");
   await eventually(() => warnings.length > 0);
   const [warning] = warnings;
@@ -60,7 +60,7 @@ test("a lease that does not come back is warned of once, with the stack of its a
     { name, threadId: warning!["threadId"], out, idle, waiting, max },
     { name: `dedicated client of thread ${threadId}`, threadId, out: 1, idle: 1, waiting: 0, max: 2 },
   );
-  // A second lease, warned of after the first would have been again.
+  // By the time of its warning, a second warning for the first lease would have come.
   const second = manager.run("holdWhile", { holding: "holding", until: "enough" });
   await eventually(() => warnings.length > 1);
   assert.match(String(warnings[1]!["stack"]), /holdWhile.*leasing-tasks/);
@@ -74,7 +74,7 @@ test("a lease that does not come back is warned of once, with the stack of its a
   assert.equal(warnings.length, 2);
 });
 
-test("a lease that comes back in time is not mentioned, nor is any without leakWarnMs", async (t) => {
+test("a lease that comes back in time is not logged, nor is any lease without leakWarnMs", async (t) => {
   const watched = await leasing(t, { leakWarnMs: 60_000 });
   const unwatched = await leasing(t, {});
   for (const { manager, warnings, notes } of [watched, unwatched]) {
@@ -97,7 +97,7 @@ test("the dedicated clients of a thread are counted by the reason for which they
   assert.deepEqual(closed(one), { ...NONE, dirty: 1, shutdown: 2 });
 });
 
-test("idle and aged clients are told apart", async (t) => {
+test("idle clients and clients past their lifetime are counted apart", async (t) => {
   const resting = await leasing(t, { idleTimeoutMs: 50 });
   await resting.manager.run("useTwice");
   await eventually(() => closed(resting).idle === 2);
@@ -110,7 +110,7 @@ test("idle and aged clients are told apart", async (t) => {
   await aging.manager.shutdown();
 });
 
-test("a connection lost under its lease is counted as dead, a connect that fails as failed", async (t) => {
+test("a connection lost while it is leased is counted as dead, a connect that fails as failed", async (t) => {
   const own = await startRedis();
   const manager = manage<typeof Tasks>(t, own, {
     tasks: fixture("leasing-tasks"),
@@ -128,7 +128,7 @@ test("a connection lost under its lease is counted as dead, a connect that fails
   await holding;
   await eventually(() => counts().dead === 1);
   const waiting = manager.run("useTwice");
-  // One prober at a time, about two a second, and three clients of which each may be next.
+  // There is one probe at a time, about two a second, and any of three clients may be the next to make it.
   await eventually(() => counts().failed > 0, 60_000);
   await own.start();
   await waiting;

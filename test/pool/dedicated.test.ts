@@ -20,7 +20,7 @@ function leasing(t: TestContext, options: Partial<ManagerOptions> = {}) {
   return manage<typeof DedicatedTasks>(t, server, { tasks: fixture("dedicated-tasks"), ...options });
 }
 
-/** Runs `work` and watches CLIENT LIST meanwhile: the most dedicated connections that a thread had at once. */
+/** The most dedicated connections that one thread had at once, by CLIENT LIST, while `work` ran. */
 async function mostPerThread(work: Promise<unknown>): Promise<number> {
   let most = 0;
   let done = false;
@@ -33,7 +33,7 @@ async function mostPerThread(work: Promise<unknown>): Promise<number> {
   return most;
 }
 
-test("a thousand leases of every kind: never above the max, never a dirty client, counters exact", async (t) => {
+test("a thousand leases of every kind: never more clients than max, never a dirty one, exact counters", async (t) => {
   const manager = leasing(t, { threads: { count: THREADS }, dedicated: { max: MAX } });
   await manager.ready();
   const uses = await manager.run("uses");
@@ -64,7 +64,7 @@ test("a thousand leases of every kind: never above the max, never a dirty client
   });
 });
 
-test("a client that comes back clean is lent again instead of a new one", async (t) => {
+test("a client that comes back clean is lent again: no other is opened", async (t) => {
   const manager = leasing(t, { threads: { count: 1 }, dedicated: { max: MAX } });
   await manager.ready();
   const receivedBefore = await connectionsReceived();
@@ -78,21 +78,21 @@ async function connectionsReceived(): Promise<number> {
   return Number(/total_connections_received:(\d+)/.exec(await server.admin.info("stats"))![1]);
 }
 
-test("a client given back with a pop still pending is closed at once, and its place is free for the next", async (t) => {
+test("a client given back with a pending pop is closed at once, and its place is free for the next one", async (t) => {
   const manager = leasing(t, {
     threads: { count: 1 },
     dedicated: { max: 1, acquireTimeoutMs: 2_000 },
-    shutdown: { closeMs: 20_000 }, // what a QUIT would be waited for, behind a pop that never ends
+    shutdown: { closeMs: 20_000 }, // a QUIT would wait for so long behind a pop that never ends
   });
   await manager.run("lease", "leaveBlocked");
   await manager.run("lease", "add");
   await eventually(async () => (await manager.run("countUnsettled")) === 0);
 });
 
-test("who waits for a dedicated client longer than the budget is told what the pool looks like", async (t) => {
+test("a caller that waits longer than the budget gets an error with the numbers of the pool", async (t) => {
   const manager = leasing(t, {
     threads: { count: 1 },
-    dedicated: { max: 1, acquireTimeoutMs: 2_000 }, // it bounds the connect of the first one, too
+    dedicated: { max: 1, acquireTimeoutMs: 2_000 }, // it bounds the connect of the first client, too
     redis: { commandTimeoutMs: 60_000 },
   });
   await manager.ready();
@@ -108,11 +108,11 @@ test("who waits for a dedicated client longer than the budget is told what the p
   await holder;
 });
 
-test("with Redis away the wait for a dedicated client names the failed connect as its cause", async (t) => {
+test("while Redis is down, an expired acquire names the failed connect as its cause", async (t) => {
   const own = await startRedis();
   const manager = manage<typeof DedicatedTasks>(t, own, {
     tasks: fixture("dedicated-tasks"),
-    dedicated: { acquireTimeoutMs: 2_000 }, // for the first connect of a fresh thread on a busy machine, too
+    dedicated: { acquireTimeoutMs: 2_000 }, // long enough for the first connect of a new thread on a busy machine
     retry: { baseDelayMs: 5, maxDelayMs: 20 },
   });
   t.after(() => own.stop());
@@ -120,7 +120,7 @@ test("with Redis away the wait for a dedicated client names the failed connect a
   await own.kill();
   await assert.rejects(manager.run("lease", "add"), (error: Error) => {
     assert.ok(code("ACQUIRE_TIMEOUT")(error), String(error));
-    // Whether this thread saw the refusal itself, or waits while another one probes.
+    // Either this thread saw the refusal itself, or it waits while another thread probes.
     assert.ok(code("CONNECT_FAILED")(error.cause) || code("CIRCUIT_OPEN")(error.cause), String(error.cause));
     return true;
   });

@@ -11,8 +11,7 @@ import { startRedis } from "../support/redis-server.js";
 
 const refused = (): Promise<never> => Promise.reject(new Error("ECONNREFUSED"));
 
-// trap 1
-test("a server that refuses is redialled with pauses, and whoever waits is told why", async (t) => {
+test("a server that refuses is dialled again with pauses, and the waiter is told why", async (t) => {
   const { pool, fakes } = poolOf(t, { acquireTimeoutMs: 100 });
   fakes.onOpen = refused;
   await assert.rejects(pool.acquire(), (error: AcquireTimeoutError & { phase?: string }) => {
@@ -25,7 +24,6 @@ test("a server that refuses is redialled with pauses, and whoever waits is told 
   assert.ok(fakes.dials >= 2 && fakes.dials < 60, `${fakes.dials} dials in 100 ms with pauses of 5 ms`);
 });
 
-// trap 1
 test("pauses double up to their cap, and are jittered there too", async (t) => {
   let random = 1;
   const retry = { baseDelayMs: 10, maxDelayMs: 40 };
@@ -50,7 +48,6 @@ test("pauses double up to their cap, and are jittered there too", async (t) => {
   await (await leased).release();
 });
 
-// trap 2
 test("a client dead on arrival counts as a failure, and does not end the pauses", async (t) => {
   const { pool, fakes } = poolOf(t, { acquireTimeoutMs: 100 });
   fakes.onIsAlive = () => false;
@@ -58,8 +55,7 @@ test("a client dead on arrival counts as a failure, and does not end the pauses"
   assert.ok(fakes.dials >= 2 && fakes.dials < 60, `${fakes.dials} dials in 100 ms with pauses of 5 ms`);
 });
 
-// trap 3
-test("an open that throws swallows nobody's client", async (t) => {
+test("an open that throws costs no waiter its client", async (t) => {
   const { pool, fakes } = poolOf(t, { max: 1 });
   fakes.onOpen = (dial) => {
     if (dial === 1) throw new Error("thrown, not rejected");
@@ -70,8 +66,7 @@ test("an open that throws swallows nobody's client", async (t) => {
   assert.equal(fakes.dials, 2);
 });
 
-// trap 4
-test("a hung open costs neither the budget of the next nor the slot, and is closed when it arrives late", async (t) => {
+test("a hung open costs neither the budget of the next waiter nor a place, and its client is closed when it arrives late", async (t) => {
   const { pool, fakes } = poolOf(t, { max: 1, acquireTimeoutMs: 60, retry: { baseDelayMs: 1, maxDelayMs: 1 } });
   const hung = gate();
   let given: AbortSignal | undefined;
@@ -80,22 +75,21 @@ test("a hung open costs neither the budget of the next nor the slot, and is clos
     return dial === 1 ? hung.promise : undefined;
   };
   await assert.rejects(pool.acquire(), { code: "REDTHREAD_ACQUIRE_TIMEOUT", phase: "connect" });
-  await eventually(() => given?.aborted === true, 5_000, "the attempt is told that it was given up");
+  await eventually(() => given?.aborted === true, 5_000, "the signal of the abandoned attempt is aborted");
   const lease = await eventually(() => pool.acquire());
   hung.open();
-  await eventually(() => fakes.opened.length === 2 && fakes.living.length === 1, 5_000, "the late one is closed");
+  await eventually(() => fakes.opened.length === 2 && fakes.living.length === 1, 5_000, "the late client is closed");
   assert.equal(lease.client.isClosed, false);
   await lease.release();
 });
 
-// trap 5
 for (const [how, answer] of [
   ["rejects", () => Promise.reject(new Error("no PONG"))],
   ["throws", () => assert.fail("no PONG")],
   ["stays silent", () => gate().promise],
   ["says undefined", () => undefined],
 ] as const) {
-  test(`a check that ${how} costs that client, and the next is taken within the same budget`, async (t) => {
+  test(`a check that ${how} costs that client, and the waiter gets the next one within the same budget`, async (t) => {
     const { pool, fakes, clock } = poolOf(t, { max: 2, judgeMs: 20 });
     const [good, bad] = await Promise.all([pool.acquire(), pool.acquire()]);
     await good.release();
@@ -105,7 +99,7 @@ for (const [how, answer] of [
     const lease = await pool.acquire();
     assert.equal(lease.client, good.client);
     await eventually(() => bad.client.isClosed, 5_000, "the client that failed its check is closed");
-    // both slots are still there
+    // both places are still there
     const other = await pool.acquire();
     assert.equal(other.client.id, 3);
     assert.deepEqual(pool.stats(), { out: 2, idle: 0, waiting: 0, max: 2 });
@@ -113,12 +107,12 @@ for (const [how, answer] of [
   });
 }
 
-/** Of those that keep the process alive. */
+/** Counts only timers that keep the process alive. */
 function count(kind: "Timeout" | "Immediate"): number {
   return process.getActiveResourcesInfo().filter((name) => name === kind).length;
 }
 
-test("who was served leaves no timer that keeps the process alive", async (t) => {
+test("a waiter that was served leaves no timer that keeps the process alive", async (t) => {
   const { pool } = poolOf(t, { max: 1 });
   const before = count("Timeout");
   const first = await pool.acquire();
@@ -147,7 +141,7 @@ test("a client is checked only after idleness, and not at all if it is known to 
   assert.deepEqual(checked, [1]);
 });
 
-test("a client that passed its check when nobody wanted it any more is not checked again at once", async (t) => {
+test("a client whose waiter left during the check is not checked again at once", async (t) => {
   const { pool, fakes, clock } = poolOf(t, { max: 1 });
   await use(pool, nothing);
   await turns();
@@ -166,7 +160,6 @@ test("a client that passed its check when nobody wanted it any more is not check
   assert.equal(checks, 1);
 });
 
-// trap 6
 test("close ends on time with a lease that never comes back, and closes its client", async (t) => {
   const { pool, fakes } = poolOf(t, { max: 1 });
   const lease = await pool.acquire();
@@ -182,8 +175,7 @@ test("close ends on time with a lease that never comes back, and closes its clie
   assert.equal(fakes.dials, 1);
 });
 
-// trap 6
-test("close on a dead server dials no more", async (t) => {
+test("after close a dead server is not dialled any more", async (t) => {
   const { pool, fakes, clock } = poolOf(t);
   fakes.onOpen = refused;
   const pass = stopTimers(t, clock);
@@ -196,8 +188,7 @@ test("close on a dead server dials no more", async (t) => {
   assert.equal(fakes.dials, dials);
 });
 
-// trap 6
-test("close waits for a lease that comes back, and tells a dial under way to stop", async (t) => {
+test("close waits for a lease that comes back, and aborts a dial in progress", async (t) => {
   const { pool, fakes } = poolOf(t);
   const lease = await pool.acquire();
   const dialled = gate<AbortSignal>();
@@ -210,7 +201,7 @@ test("close waits for a lease that comes back, and tells a dial under way to sto
   const closing = pool.close(60_000);
   await waiting;
   assert.equal(signal.aborted, true);
-  assert.equal(lease.client.isClosed, false, "a lease keeps its client while there is time");
+  assert.equal(lease.client.isClosed, false, "a lease keeps its client until its time is over");
   const reset = t.mock.method(fakes, "reset");
   await lease.release();
   await closing;
@@ -218,7 +209,6 @@ test("close waits for a lease that comes back, and tells a dial under way to sto
   assert.equal(reset.mock.callCount(), 0);
 });
 
-// trap 6
 test("close ends although a client's close hangs and a dial ignores its signal", async (t) => {
   const { pool, fakes } = poolOf(t, { judgeMs: 20 });
   const lease = await pool.acquire();
@@ -232,11 +222,10 @@ test("close ends although a client's close hangs and a dial ignores its signal",
   await lease.release();
   hung.open();
   stuck.open();
-  await eventually(() => fakes.opened.length === 2 && fakes.living.length === 0, 5_000, "both are closed after all");
+  await eventually(() => fakes.opened.length === 2 && fakes.living.length === 0, 5_000, "both are closed in the end");
 });
 
-// trap 6
-test("close at the very moment a client arrives, passes its check or comes back closes it without waiting", async (t) => {
+test("close closes a client at once that arrives, passes its check or comes back at the same moment", async (t) => {
   const moments: Array<(made: FakePool, arrival: Promise<void>) => Promise<void>> = [
     ({ pool, fakes }, arrival) => {
       fakes.onOpen = () => arrival;
@@ -252,7 +241,7 @@ test("close at the very moment a client arrives, passes its check or comes back 
       fakes.onReset = () => arrival.then(() => true);
       return use(pool, nothing);
     },
-    // a dial whose waiter was served otherwise
+    // a dial whose waiter got another client meanwhile
     async ({ pool, fakes }, arrival) => {
       const holder = await pool.acquire();
       fakes.onOpen = () => arrival;
@@ -281,8 +270,7 @@ test("close at the very moment a client arrives, passes its check or comes back 
   }
 });
 
-// traps 7, 10, 13
-test("whatever happens to them, no client is handed out closed, dead or twice, and never more than max exist", async (t) => {
+test("under random faults no client is handed out closed, dead or twice, and there are never more than max", async (t) => {
   const { pool, fakes } = poolOf(t, { max: 3, retry: { baseDelayMs: 0, maxDelayMs: 0 } });
   let seed = 42;
   const chance = (share: number): boolean => (seed = (seed * 48_271) % 2_147_483_647) / 2_147_483_647 < share;
@@ -312,8 +300,7 @@ test("whatever happens to them, no client is handed out closed, dead or twice, a
   assert.deepEqual({ out, waiting }, { out: 0, waiting: 0 });
 });
 
-// trap 8
-test("nothing is opened before somebody asks, or after nobody asks any more", async (t) => {
+test("nothing is opened before a caller waits, or after the last one has left", async (t) => {
   const { pool, fakes, clock } = poolOf(t);
   const pass = stopTimers(t, clock);
   await pass(60_000);
@@ -329,8 +316,7 @@ test("nothing is opened before somebody asks, or after nobody asks any more", as
   assert.equal(fakes.dials, 1);
 });
 
-// trap 9
-test("the evictor outlives a close that throws and a client that cannot be asked", async (t) => {
+test("the evictor goes on after a close that throws and an isAlive that throws", async (t) => {
   const { pool, fakes, clock } = poolOf(t, { idleTimeoutMs: 10 });
   const ask = fakes.onIsAlive;
   for (const spoil of [
@@ -347,7 +333,6 @@ test("the evictor outlives a close that throws and a client that cannot be asked
   }
 });
 
-// trap 9
 test("a pool at rest does not keep its process alive", async (t) => {
   const before = timersHoldingOn();
   const { pool } = poolOf(t);
@@ -355,7 +340,6 @@ test("a pool at rest does not keep its process alive", async (t) => {
   assert.equal(timersHoldingOn(), before);
 });
 
-// trap 10
 test("a client being closed counts in max until its socket is gone", async (t) => {
   const { pool, fakes, clock } = poolOf(t, { max: 1, idleTimeoutMs: 10 });
   const ways: Array<(lease: Lease<Fake>) => unknown> = [
@@ -382,8 +366,7 @@ test("a client being closed counts in max until its socket is gone", async (t) =
   assert.equal(fakes.peak, 1);
 });
 
-// trap 11
-test("a dead idle client is removed before anybody asks for it", async (t) => {
+test("a dead idle client is removed before a caller asks for it", async (t) => {
   const { pool, fakes } = poolOf(t, { idleTimeoutMs: 10 });
   const lease = await pool.acquire();
   await lease.release();
@@ -392,8 +375,7 @@ test("a dead idle client is removed before anybody asks for it", async (t) => {
   assert.equal(fakes.dials, 1);
 });
 
-// trap 11
-test("a client past its lifetime is closed on return or while idle, never in use", async (t) => {
+test("a client past its lifetime is closed on return or while it is idle, never in use", async (t) => {
   const lifetimes = [1, 0, 0.5];
   const { pool, fakes, clock } = poolOf(t, { maxLifetimeMs: 20, random: () => lifetimes.shift() ?? 1, max: 3 });
   const seen = new Map<Fake, number>();
@@ -406,7 +388,7 @@ test("a client past its lifetime is closed on return or while idle, never in use
   clock.ms = 17.4;
   await short.release();
   assert.equal(short.client.isClosed, true, "75 % of 20 ms are over");
-  // The evictor asks the idle one only, and lets it live.
+  // The evictor looks only at the idle client, and keeps it.
   const asked = seen.get(half.client)!;
   const askedOut = seen.get(whole.client);
   await eventually(() => seen.get(half.client)! > asked + 3, 5_000, "the evictor has run");
@@ -421,7 +403,6 @@ test("a client past its lifetime is closed on return or while idle, never in use
   assert.equal(whole.client.isClosed, true);
 });
 
-// trap 13
 test("a lease can be given back twice without touching its client's next holder", async (t) => {
   const { pool } = poolOf(t, { max: 1 });
   const first = await pool.acquire();
@@ -434,8 +415,7 @@ test("a lease can be given back twice without touching its client's next holder"
   await second.release();
 });
 
-// trap 14
-test("the last client returned is the first to go out, and those it spares are evicted", async (t) => {
+test("the client that was returned last goes out first, and the others are evicted", async (t) => {
   const { pool, fakes, clock } = poolOf(t, { max: 3, idleTimeoutMs: 20 });
   const leases = await Promise.all([pool.acquire(), pool.acquire(), pool.acquire()]);
   for (const lease of leases) await lease.release();
@@ -448,8 +428,7 @@ test("the last client returned is the first to go out, and those it spares are e
   assert.equal(last.isClosed, false);
 });
 
-// trap 15
-test("an abort frees the waiter, and the dial under way serves the next", async (t) => {
+test("an abort frees the waiter, and the dial in progress serves the next one", async (t) => {
   const { pool, fakes } = poolOf(t);
   const connected = gate();
   fakes.onOpen = () => connected.promise;
@@ -467,16 +446,14 @@ test("an abort frees the waiter, and the dial under way serves the next", async 
   assert.equal(fakes.dials, 1);
 });
 
-// trap 15
-test("a signal that never fires is left without a listener", async (t) => {
+test("a signal that never fires is left with no listener", async (t) => {
   const { pool } = poolOf(t);
   const { signal } = stopper();
   await use(pool, async (client) => assert.ok(client), signal);
   assert.equal(getEventListeners(signal, "abort").length, 0);
 });
 
-// trap 15
-test("an abort at the very moment of being served loses no client", async (t) => {
+test("an abort at the very moment when the waiter is served loses no client", async (t) => {
   const { pool, fakes } = poolOf(t, { max: 1 });
   for (let ticks = 0; ticks < 12; ticks++) {
     const holder = await pool.acquire();
@@ -492,14 +469,13 @@ test("an abort at the very moment of being served loses no client", async (t) =>
   assert.equal(fakes.dials, 1);
 });
 
-// trap 15
 for (const [how, answer] of [
   ["says false", async () => false],
   ["rejects", () => Promise.reject(new Error("RESET failed"))],
   ["throws", () => assert.fail("RESET failed")],
   ["stays silent", () => gate().promise],
 ] as const) {
-  test(`a client whose reset ${how} on return is closed, and its holder hears nothing of it`, async (t) => {
+  test(`a client whose reset ${how} on return is closed, and its holder sees no error`, async (t) => {
     const { pool, fakes } = poolOf(t, { max: 1, judgeMs: 20 });
     fakes.onReset = answer;
     const lease = await pool.acquire();
@@ -510,18 +486,18 @@ for (const [how, answer] of [
   });
 }
 
-test("a client that comes back hears whether somebody waits for it", async (t) => {
+test("the reset of a client that comes back is told whether a caller waits", async (t) => {
   const { pool, fakes } = poolOf(t, { max: 1 });
-  const heard: boolean[] = [];
-  fakes.onReset = (_, isAwaited) => heard.push(isAwaited) > 0;
+  const awaited: boolean[] = [];
+  fakes.onReset = (_, isAwaited) => awaited.push(isAwaited) > 0;
   const first = await pool.acquire();
   const second = pool.acquire();
   await first.release();
   await (await second).release();
-  assert.deepEqual(heard, [true, false]);
+  assert.deepEqual(awaited, [true, false]);
 });
 
-test("a client that died in use is closed on return without being asked", async (t) => {
+test("a client that died in use is closed on return without a reset", async (t) => {
   const { pool, fakes } = poolOf(t);
   fakes.onReset = () => assert.fail("a dead client was reset");
   const lease = await pool.acquire();
@@ -530,7 +506,7 @@ test("a client that died in use is closed on return without being asked", async 
   await eventually(() => lease.client.isClosed);
 });
 
-test("who asks in the turn a client came back in has it before a microtask is over", async (t) => {
+test("a caller in the turn in which a client came back gets it before a microtask is over", async (t) => {
   const { pool, fakes } = poolOf(t);
   const first = await pool.acquire();
   await first.release();
@@ -538,13 +514,13 @@ test("who asks in the turn a client came back in has it before a microtask is ov
   const again = pool.acquire();
   assert.deepEqual(pool.stats(), { out: 1, idle: 0, waiting: 0, max: 4 });
   assert.equal((await again).client, first.client);
-  await first.release(); // given back long ago
+  await first.release(); // this lease was given back before
   assert.deepEqual(pool.stats(), { out: 1, idle: 0, waiting: 0, max: 4 });
   await (await again).release();
   assert.equal(fakes.dials, 1);
 });
 
-test("of those that come back in one turn the last goes out first, and then the one before it", async (t) => {
+test("of the clients that come back in one turn the last goes out first, then the one before it", async (t) => {
   const { pool } = poolOf(t, { max: 3 });
   const leases = await Promise.all([pool.acquire(), pool.acquire(), pool.acquire()]);
   for (const lease of leases) await lease.release();
@@ -556,7 +532,7 @@ test("of those that come back in one turn the last goes out first, and then the 
   for (const lease of again) await lease.release();
 });
 
-test("a client that died in the turn it came back in is not handed out", async (t) => {
+test("a client that died in the turn in which it came back is not handed out", async (t) => {
   const { pool, fakes } = poolOf(t, { max: 1 });
   const lease = await pool.acquire();
   await lease.release();
@@ -566,7 +542,7 @@ test("a client that died in the turn it came back in is not handed out", async (
   assert.equal(fakes.dials, 2);
 });
 
-test("after a long turn also the client that came back in it is checked", async (t) => {
+test("after a long turn a client that came back in it is checked as well", async (t) => {
   const { pool, fakes, clock } = poolOf(t, { max: 1 });
   const checked: number[] = [];
   fakes.onCheck = (client) => checked.push(client.id) > 0;
@@ -576,7 +552,7 @@ test("after a long turn also the client that came back in it is checked", async 
   assert.deepEqual(checked, [1]);
 });
 
-test("a connection that is wanted elsewhere is given up also in the turn it came back in, and not handed out", async (t) => {
+test("a connection that is needed elsewhere is closed even in the turn in which it came back, and not handed out", async (t) => {
   const { pool, fakes } = poolOf(t, { max: 1 });
   const lease = await pool.acquire();
   await lease.release();
@@ -587,7 +563,7 @@ test("a connection that is wanted elsewhere is given up also in the turn it came
   assert.equal(fakes.living.length, 1);
 });
 
-test("a client that came back is evicted however often it came back in one turn", async (t) => {
+test("a client is evicted however often it came back in one turn", async (t) => {
   const { pool, fakes, clock } = poolOf(t, { max: 1, idleTimeoutMs: 20 });
   await use(pool, nothing);
   const before = count("Immediate");
@@ -597,19 +573,19 @@ test("a client that came back is evicted however often it came back in one turn"
   await eventually(() => fakes.living.length === 0, 5_000, "it is evicted");
 });
 
-test("whoever waits longest is served first", async (t) => {
+test("the caller that has waited longest is served first", async (t) => {
   const { pool } = poolOf(t, { max: 1 });
   const holder = await pool.acquire();
   const order: number[] = [];
   const join = (n: number): Promise<void> => use(pool, async () => void order.push(n));
   const all = [1, 2, 3, 4].map(join);
   const back = holder.release();
-  all.push(join(5)); // also behind him for whom a client has just come back
+  all.push(join(5)); // also behind the waiter that is about to get the client
   await Promise.all([back, ...all]);
   assert.deepEqual(order, [1, 2, 3, 4, 5]);
 });
 
-test("a client that comes back serves the waiter before a slow dial does, and the dial's client stays", async (t) => {
+test("a client that comes back serves the waiter before a slow dial does, and the dialled client stays", async (t) => {
   const { pool, fakes } = poolOf(t, { max: 2 });
   const holder = await pool.acquire();
   const connected = gate();
@@ -635,7 +611,7 @@ test("a failure that no retry mends reaches every waiter at once, and the next c
   await use(pool, async (client) => assert.ok(client));
 });
 
-test("an expired acquire names its phase, the time it took and who had the clients", async (t) => {
+test("an expired acquire names its phase, the time it took and how many clients were out", async (t) => {
   const { pool, fakes, clock } = poolOf(t, { max: 2, acquireTimeoutMs: 30, judgeMs: 60_000, idleCheckMs: 10 });
   const leases = [await pool.acquire(), await pool.acquire()];
   const wait = assert.rejects(pool.acquire(), { phase: "wait", elapsedMs: 7, out: 2, idle: 0, waiting: 1, max: 2 });
@@ -649,7 +625,7 @@ test("an expired acquire names its phase, the time it took and who had the clien
   silent.open();
 });
 
-test("real connections: never above max, a killed one is replaced, none is left", async (t) => {
+test("real connections: never above max, a killed one is replaced, and none is left", async (t) => {
   const server = await startRedis();
   leakCheck(t, server);
   t.after(() => server.stop());

@@ -3,7 +3,7 @@ import { setImmediate as turn } from "node:timers/promises";
 import { ClientPool, type PoolFactory, type PoolOptions } from "../../src/pool/pool.js";
 import { eventually, gate } from "./gate.js";
 
-/** Acquires, runs `fn`, gives back. */
+/** The result of `fn` with a client of the pool. */
 export async function use<T, R>(pool: ClientPool<T>, fn: (client: T) => Promise<R>, signal?: AbortSignal): Promise<R> {
   await using lease = await pool.acquire(signal);
   return await fn(lease.client);
@@ -18,7 +18,7 @@ export class Fake {
   }
 }
 
-/** Behaves, unless a test replaces one of its steps. */
+/** Clients without faults, until a test replaces one of the steps. */
 export class Fakes implements PoolFactory<Fake> {
   readonly opened: Fake[] = [];
   dials = 0;
@@ -33,10 +33,10 @@ export class Fakes implements PoolFactory<Fake> {
     return this.opened.filter((client) => !client.isClosed);
   }
 
-  // Not async: what a hook throws must be thrown.
+  // Not async, so that an exception of a hook is thrown.
   open(signal: AbortSignal): Promise<Fake> {
     this.dials++;
-    // A pool that dials without a pause would otherwise starve the loop, and the test with it.
+    // A pool that dials without a pause would starve the event loop, and the test could not fail.
     if (this.dials > 2_000) return gate<Fake>().promise;
     return this.#made(this.onOpen(this.dials, signal));
   }
@@ -77,7 +77,7 @@ export interface FakePool {
   readonly clock: { ms: number };
 }
 
-/** A pool of fakes on a clock that stands still unless moved; closed after the test, with nothing left. */
+/** A pool of fakes on a clock that only the test moves. After the test the pool is closed, and no client may be left. */
 export function poolOf(t: TestContext, overrides: Partial<PoolOptions> = {}): FakePool {
   const fakes = new Fakes();
   const clock = { ms: 0 };
@@ -106,7 +106,7 @@ export async function turns(count = 20): Promise<void> {
   for (let i = 0; i < count; i++) await turn();
 }
 
-/** Timers on demand: what waits, waits until `pass` says so. */
+/** A function that lets time pass: without it no timer fires. */
 export function stopTimers(t: TestContext, clock: { ms: number }): (ms: number) => Promise<void> {
   t.mock.timers.enable({ apis: ["setTimeout"] });
   return async (ms) => {
