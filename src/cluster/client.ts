@@ -1,10 +1,10 @@
 import { AskedChannels } from "../commands/asked-channels.js";
 import { CommandErrors } from "../commands/command-errors.js";
-import { traitOf } from "../commands/commands.js";
-import { type Gate, Handle } from "../commands/handle.js";
+import { traitOf } from "../commands/traits.js";
+import { Handle, type HandleOwner } from "../commands/handle.js";
 import type { QueuedCommand } from "../commands/ioredis.js";
 import { KeyPositions } from "../commands/key-positions.js";
-import { type Outgoing, PipedCommands, turnAway } from "../commands/outgoing.js";
+import { type Outgoing, PipedCommands, rejectOutgoing } from "../commands/pipelines.js";
 import type { Client } from "../connection/client.js";
 import type { ConnectionState } from "../connection/connection-state.js";
 import { OwnListeners } from "../connection/own-listeners.js";
@@ -25,7 +25,7 @@ const PRIVATE_ROLES: ReadonlySet<ClientRole> = new Set(["owned", "dedicated"]);
  * What a `Client` is for one server, for a Cluster: one client for each node that is needed, behind one handle that never
  * connects itself. Every promise is kept by the node's own client; which node it is, is the router's to say.
  */
-export class ClusterClient implements Gate {
+export class ClusterClient implements HandleOwner {
   readonly redis: Handle;
   readonly #options: ClusterOptions;
   readonly #errors: CommandErrors;
@@ -160,10 +160,10 @@ export class ClusterClient implements Gate {
     for (const { client } of this.#nodes) client.renewLogin();
   }
 
-  // The gate of the handle
+  // The owner of the handle
 
   send(outgoing: Outgoing): unknown {
-    if (this.#closing) return turnAway(outgoing, () => this.#errors.closed());
+    if (this.#closing) return rejectOutgoing(outgoing, () => this.#errors.closed());
     if (outgoing instanceof PipedCommands) return this.#router.sendPiped(outgoing);
     return this.#keys.delays(outgoing) ? outgoing.promise : this.#send(outgoing);
   }
@@ -190,7 +190,7 @@ export class ClusterClient implements Gate {
   }
 
   /** The handle has no connection, so nobody answers it and nothing of it fails. */
-  refused(): void {}
+  rejected(): void {}
   failed(): void {}
 
   refuseEnd(): Error | undefined {

@@ -1,4 +1,4 @@
-import { traitOf } from "../commands/commands.js";
+import { traitOf } from "../commands/traits.js";
 import type { QueuedCommand } from "../commands/ioredis.js";
 import { NotInClusterError } from "../core/errors.js";
 

@@ -1,9 +1,8 @@
+import { msLeft, restartTime } from "../commands/command-deadlines.js";
 import type { CommandErrors } from "../commands/command-errors.js";
-import { traitOf } from "../commands/commands.js";
-import { msLeft, restartTime } from "../commands/due.js";
 import { isReadOnly, type QueuedCommand } from "../commands/ioredis.js";
-import type { PipedCommands } from "../commands/outgoing.js";
-import { canWrite } from "../commands/resend.js";
+import type { PipedCommands } from "../commands/pipelines.js";
+import { canWrite, traitOf } from "../commands/traits.js";
 import type { RedisConfig } from "../config/options.js";
 import { classifyReply, isReplyError, replyCode } from "../core/replies.js";
 import { waitAtMost } from "../core/waiting.js";

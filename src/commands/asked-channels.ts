@@ -3,15 +3,15 @@ import type { QueuedCommand } from "./ioredis.js";
 
 type Channel = QueuedCommand["args"][number];
 
-/** What subscribes to the channels of a kind. */
+/** The command that subscribes to the channels of a kind. */
 export type SubscribeName = "subscribe" | "psubscribe" | "ssubscribe";
 
 export interface AskedChannel {
   readonly by: SubscribeName;
   readonly channel: Channel;
-  /** The caller was told that it is subscribed to. */
+  /** The server has confirmed the subscription, and the caller was told so. */
   isConfirmed: boolean;
-  /** How many commands have asked for it, and were not refused. */
+  /** How many commands have asked for the channel, and were not rejected. */
   asks: number;
 }
 
@@ -20,7 +20,7 @@ export type OnResubscribed = (asked: AskedChannel) => void;
 
 /** The channels that a client may be subscribed to: asked for, confirmed or not, and not given up again. */
 export class AskedChannels {
-  /** By what gives them up. */
+  /** By the command that gives up channels of the kind. */
   readonly #channels: Record<string, Map<string, AskedChannel>> = {
     unsubscribe: new Map(),
     punsubscribe: new Map(),
@@ -28,28 +28,28 @@ export class AskedChannels {
   };
 
   /**
-   * Told of each subscription command before it is written. To give up all without naming them is answered once for each
-   * or once for none, which ioredis cannot count where others remain: so that they are named. A channel that is not
-   * subscribed to is answered as well.
+   * Called with each subscription command before it is written. UNSUBSCRIBE without channels is answered once for each
+   * channel, or once if there is none. ioredis cannot count that while channels of other kinds remain, so the channels are
+   * named: then each is answered, subscribed or not.
    */
   sent(command: QueuedCommand): void {
-    // By another spelling ioredis would not find its own kind of the command.
+    // In another spelling ioredis would not recognize its own subscription commands.
     command.name = command.name.toLowerCase();
     const given = this.#channels[command.name];
     if (!given) return this.#add(command);
     if (command.args.length === 0) nameAll(command, [...given.values()]);
-    // At once, so that no loss before the answer brings them back.
+    // They are dropped at once, so that they are not restored if the connection is lost before the answer.
     for (const channel of command.args) given.delete(keyOf(channel));
   }
 
-  /** There is no connection: what this gives up is not subscribed to, and will not be. */
-  sentInVain({ name, args }: QueuedCommand): void {
+  /** There is no connection: the channels that this command gives up are not subscribed to, and will not be. */
+  notSent({ name, args }: QueuedCommand): void {
     const given = this.#channels[name.toLowerCase()];
     if (args.length === 0) given?.clear();
     for (const channel of args) given?.delete(keyOf(channel));
   }
 
-  /** With the connection. What nobody was told of is not restored. */
+  /** The connection is lost. A subscription that no caller was told of is not restored. */
   lost(): void {
     for (const channels of Object.values(this.#channels))
       for (const [key, { isConfirmed }] of channels) if (!isConfirmed) channels.delete(key);
@@ -63,18 +63,18 @@ export class AskedChannels {
     return Object.values(this.#channels).flatMap((channels) => [...channels.values()]);
   }
 
-  /** What the next connection is to be subscribed to. */
+  /** The channels that the next connection is to be subscribed to. */
   get confirmed(): AskedChannel[] {
     return this.all.filter(({ isConfirmed }) => isConfirmed);
   }
 
-  /** Those that a command subscribes to. */
+  /** The channels that a command subscribes to. */
   of({ name, args }: QueuedCommand): AskedChannel[] {
     const known = this.#channels[givenUpBy(name)];
     return known ? args.flatMap((channel) => known.get(keyOf(channel)) ?? []) : [];
   }
 
-  /** It was not given up, or was asked for again. */
+  /** Whether the channel is still wanted: it was not given up, or was asked for again. */
   has({ by, channel }: AskedChannel): boolean {
     return this.#channels[givenUpBy(by)]!.has(keyOf(channel));
   }
@@ -90,7 +90,7 @@ export class AskedChannels {
     });
     const { resolve, reject } = command;
     command.reject = (error: Error) => {
-      // Without an answer it may be subscribed to all the same.
+      // Without an answer of the server the channels may be subscribed to all the same.
       for (const asked of isReplyError(error) ? added : []) {
         const key = keyOf(asked.channel);
         if (--asked.asks === 0 && !asked.isConfirmed && channels.get(key) === asked) channels.delete(key);
@@ -98,7 +98,7 @@ export class AskedChannels {
       return Reflect.apply(reject, command, [error]);
     };
     command.resolve = (reply: unknown) => {
-      // A caller who was told that it failed is not subscribed.
+      // A caller who was told of a failure does not count on the subscription.
       for (const asked of added) asked.isConfirmed ||= !command.isSettled;
       return Reflect.apply(resolve, command, [reply]);
     };
@@ -115,6 +115,7 @@ function nameAll(command: QueuedCommand, asked: AskedChannel[]): void {
   Object.assign(command, { args: channels.length > 0 ? channels : [""], bufferMode: isBinary });
 }
 
+/** Texts and bytes that mean the same channel have the same key. */
 function keyOf(channel: Channel): string {
-  return typeof channel === "string" ? Buffer.from(channel).toString("latin1") : (channel as Buffer).toString("latin1");
+  return Buffer.from(channel as string).toString("latin1");
 }

@@ -7,26 +7,34 @@ import {
   type TimeoutReason,
 } from "../core/errors.js";
 import { BLOCKED_MS } from "../core/clock.js";
-import { hasOwnTimeout } from "./due.js";
 import type { QueuedCommand } from "./ioredis.js";
-import { wasSent } from "./resend.js";
+import { hasOwnTimeout } from "./traits.js";
 
-/** How things stand when a command is given up. */
+const RESENT = Symbol("resent");
+type Resent = QueuedCommand & { [RESENT]?: true };
+
+/** The state of a connection when a command on it times out. */
 interface Moment {
-  /** A part of its reply has come. */
+  /** A part of the command's reply has come. */
   readonly isArriving: boolean;
-  /** Something has come since its command timeout began, which is after the own timeout of a BLPOP. */
+  /** Something has come since the command timeout began: for a BLPOP that is after its own timeout. */
   readonly isAnswering: boolean;
-  /** Something has come since it was due: where the loop was blocked then, it is behind with reading. */
+  /** Something has come after the deadline. If the loop was blocked then, this thread is late in reading. */
   readonly isBehind: boolean;
   readonly silentMs: number;
-  /** Commands whose replies come before its own. */
+  /** How many commands are answered before this one. */
   readonly ahead: number;
-  /** The loop, when it was due. */
+  /** How long the loop had been blocked at the deadline. */
   readonly blockedMs: number;
 }
 
-/** What the commands of one connection reject with: each says whether it left this process. */
+/**
+ * Makes the errors that the commands of one connection reject with. Each error says whether its command was sent.
+ *
+ * NOT_SENT or REPLY_LOST? `lost` decides. A command was written as soon as its bytes were handed to the socket, which is
+ * when the write coalescer flushes: `Wire.unsent` counts the commands behind that point, and `CommandQueue.lost` compares.
+ * A read that is held for a second attempt carries a mark: it was written before, so it can only be lost.
+ */
 export class CommandErrors {
   readonly #connection: string;
   readonly #commandTimeoutMs: number;
@@ -34,6 +42,15 @@ export class CommandErrors {
   constructor(connection: string, commandTimeoutMs: number) {
     this.#connection = connection;
     this.#commandTimeoutMs = commandTimeoutMs;
+  }
+
+  /** The error of a command whose connection is gone: REPLY_LOST if it was written, now or before, otherwise NOT_SENT. */
+  lost(command: QueuedCommand, cause: unknown, isWritten = false): NotSentError | ReplyLostError {
+    if (!isWritten && !wasSent(command)) return notSent(command, `${this.#connection} has no connection`, cause);
+    return new ReplyLostError(
+      `${nameOf(command)} was written and the connection ${this.#connection} went before its reply: it may have run`,
+      { outcome: "unknown", command: command.name, cause },
+    );
   }
 
   closed(): NotSentError {
@@ -56,11 +73,7 @@ export class CommandErrors {
     });
   }
 
-  notSent(command: QueuedCommand, cause: unknown): NotSentError {
-    return notSent(command, `${this.#connection} has no connection`, cause);
-  }
-
-  /** ioredis, or what listens to it, threw. */
+  /** ioredis threw, or a listener of its diagnostics channels. */
   notWritten(command: QueuedCommand, cause: unknown): NotSentError {
     return notSent(command, `it could not be written to ${this.#connection}`, cause);
   }
@@ -73,29 +86,17 @@ export class CommandErrors {
   }
 
   waitsInVain(command: QueuedCommand): NotSentError {
-    return notSent(command, `${this.#connection} lost the connection on which what it waits for was done`);
+    return notSent(command, `${this.#connection} lost the connection on which the writes that it waits for were made`);
   }
 
-  /** A node of the Cluster has turned it away, and named another one. */
+  /** A node of the Cluster rejected the command, and named another node. */
   notFollowed(command: QueuedCommand, cause: Error): NotSentError {
-    return notSent(command, "its slot has moved to another node, or is on its way there", cause);
+    return notSent(command, "its slot has moved to another node, or is moving there", cause);
   }
 
-  /** Where keys are was asked and not answered in time: those of this command, or of one that it has to come after. */
+  /** The server did not say in time where the keys are: the keys of this command, or of a command ahead of it. */
   untold(command: QueuedCommand, cause?: unknown): NotSentError {
     return notSent(command, `${this.#connection} was not told in time where the keys of a command are`, cause);
-  }
-
-  replyLost(command: QueuedCommand, cause: unknown): ReplyLostError {
-    return new ReplyLostError(
-      `${nameOf(command)} was written and the connection ${this.#connection} went before its reply: it may have run`,
-      { outcome: "unknown", command: command.name, cause },
-    );
-  }
-
-  /** Of a held command, which may have been written to the connection before. */
-  unfulfilled(command: QueuedCommand, cause: unknown): Error {
-    return wasSent(command) ? this.replyLost(command, cause) : this.notSent(command, cause);
   }
 
   timedOut(command: QueuedCommand, moment: Moment): CommandTimeoutError {
@@ -110,6 +111,21 @@ export class CommandErrors {
   }
 }
 
+/** Marks a command that was written and is going to be written again. It is not written a third time. */
+export function markResent(command: Resent): void {
+  command[RESENT] = true;
+}
+
+/** Whether the command was written to a connection that is gone. */
+export function wasSent(command: Resent): boolean {
+  return command[RESENT] === true;
+}
+
+/** The holder of the lease has given up, so that nobody would take what the command waits for. */
+export function notBegun(command: QueuedCommand, cause: unknown): NotSentError {
+  return notSent(command, "the signal of its lease is aborted", cause);
+}
+
 function reasonOf({ isArriving, isAnswering, isBehind, silentMs, ahead, blockedMs }: Moment): [TimeoutReason, string] {
   if (isArriving) return ["reply-arriving", "only a part of it has come"];
   if (isBehind && blockedMs > BLOCKED_MS) {
@@ -117,11 +133,6 @@ function reasonOf({ isArriving, isAnswering, isBehind, silentMs, ahead, blockedM
   }
   if (isAnswering && ahead > 0) return ["queued", `${ahead} command${ahead > 1 ? "s are" : " is"} ahead of it`];
   return ["server-silent", `the server said nothing for ${silentMs} ms`];
-}
-
-/** Its holder has given up, and nobody would take what it waits for. */
-export function notBegun(command: QueuedCommand, cause: unknown): NotSentError {
-  return notSent(command, "the signal of its lease is aborted", cause);
 }
 
 function notSent(command: QueuedCommand, why: string, cause?: unknown): NotSentError {

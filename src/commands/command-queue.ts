@@ -1,30 +1,35 @@
+/**
+ * The room `commands` holds the commands in flight on one connection. It imports core, config, link and gate, and it alone
+ * knows ioredis. A command's way, and where to start reading:
+ * `handle.ts` (what users call) → the client around it → `CommandQueue.send` → `admission.ts` (may it run here?) →
+ * `command-deadlines.ts` (its time begins) → `wire.ts` (ioredis queues and encodes it) → `write-coalescer.ts` (it leaves).
+ * Without a connection it is held in `offline-queue.ts`; `command-errors.ts` says what became of it.
+ */
 import type { RedisConfig } from "../config/options.js";
-import { Deadlines, type Expiry, monotonic } from "../core/clock.js";
 import { CircuitOpenError } from "../core/errors.js";
 import type { ClientRole } from "../core/names.js";
-import { Admission, type ErrorFor } from "./admission.js";
+import { monotonic } from "../core/clock.js";
+import { Admission } from "./admission.js";
 import { AskedChannels } from "./asked-channels.js";
-import { CommandErrors } from "./command-errors.js";
-import { type CommandTrait, traitOf } from "./commands.js";
-import { dueAt, DueTimes, hasOwnTimeout } from "./due.js";
+import { CommandDeadlines, dueAt } from "./command-deadlines.js";
+import { CommandErrors, markResent, wasSent } from "./command-errors.js";
 import type { Handle } from "./handle.js";
-import type { QueuedCommand } from "./ioredis.js";
+import { type CommandStream, isReadOnly, type QueuedCommand } from "./ioredis.js";
 import { OfflineQueue } from "./offline-queue.js";
-import { commandsOf, type Outgoing, PipedCommands, turnAway } from "./outgoing.js";
-import { ReplyProgress } from "./reply-progress.js";
-import { isResendable, markResent, wasSent } from "./resend.js";
+import { commandsOf, type ErrorFor, type Outgoing, PipedCommands, rejectOutgoing } from "./pipelines.js";
 import { rememberScripts } from "./scripts.js";
 import { Session } from "./session.js";
+import { type CommandTrait, hasOwnTimeout, traitOf } from "./traits.js";
 import { type WriteCoalescer, coalesceWrites } from "./write-coalescer.js";
 
 export interface CommandQueueOptions {
   readonly redis: RedisConfig;
-  /** Of the connection, in errors. */
+  /** The connection's name, for errors. */
   readonly name: string;
   readonly role: ClientRole;
-  /** A command that was written had no reply by its deadline: is anybody there? */
+  /** A written command had no reply by its deadline: the peer may be gone. */
   readonly onTimeout: () => void;
-  /** When something came last, on the monotonic clock. */
+  /** When something was received last, on the monotonic clock. */
   readonly receivedAt: () => number;
   /** Replies could go to the wrong commands: the connection is being destroyed. */
   readonly onOutOfStep: (why: string) => void;
@@ -38,8 +43,8 @@ interface Absence {
 }
 
 /**
- * The commands of one connection: refused, held while it is down, written through an outbox, timed, and judged when
- * it is lost. Each one settles, and says whether it left this process.
+ * The commands of one connection. They are refused, held while it is down, written together, timed, and judged when the
+ * connection is lost. Each command settles, and says whether it left this process.
  */
 export class CommandQueue {
   /** What the server remembers of the connection. */
@@ -47,48 +52,30 @@ export class CommandQueue {
   readonly errors: CommandErrors;
   readonly channels = new AskedChannels();
   readonly #handle: Handle;
-  readonly #redis: RedisConfig;
-  readonly #role: ClientRole;
+  readonly #options: CommandQueueOptions;
   readonly #admission: Admission;
-  readonly #onTimeout: () => void;
-  readonly #receivedAt: () => number;
-  readonly #onOutOfStep: (why: string) => void;
-  readonly #deadlines: Deadlines;
-  /** Of those that are held, without a socket that would keep the process alive for them. */
-  readonly #patience: Deadlines;
-  readonly #replyProgress: ReplyProgress;
-  readonly #due: DueTimes;
-  readonly #held = new OfflineQueue();
-  /** A pipeline is being written: what who listens to ioredis' channels sends meanwhile comes after it. */
+  readonly #deadlines: CommandDeadlines;
+  readonly #held: OfflineQueue;
+  /** A pipeline is being written: a command that a listener of ioredis' channels sends meanwhile comes after it. */
   #isPiping = false;
   #coalescer: WriteCoalescer | undefined;
 
   constructor(handle: Handle, options: CommandQueueOptions) {
-    const { redis, name, role, onTimeout, receivedAt, onOutOfStep, whyAway } = options;
+    const { redis, name, role, whyAway } = options;
+    const { commandTimeoutMs } = redis;
     this.#handle = handle;
-    this.#redis = redis;
+    this.#options = options;
     this.session = new Session(redis.db);
-    this.errors = new CommandErrors(name, redis.commandTimeoutMs);
-    this.#role = role;
-    this.#admission = new Admission({ handle, session: this.session, errors: this.errors, role });
-    this.#onTimeout = onTimeout;
-    this.#receivedAt = receivedAt;
-    this.#onOutOfStep = onOutOfStep;
-    this.#deadlines = new Deadlines({
-      expire: (expiry) => this.#expireWritten(expiry),
-      graceMs: redis.commandTimeoutMs,
-      isRef: false, // the socket keeps the loop alive while a reply is owed
+    this.errors = new CommandErrors(name, commandTimeoutMs);
+    this.#admission = new Admission(handle, { session: this.session, errors: this.errors, role });
+    this.#deadlines = new CommandDeadlines(handle, { ...options, commandTimeoutMs, errors: this.errors });
+    this.#held = new OfflineQueue(commandTimeoutMs, (command) => {
+      this.session.notSent([command]);
+      command.reject(this.errors.lost(command, whyAway()));
     });
-    this.#patience = new Deadlines({
-      expire: ({ cutoff }) => this.#held.expire(cutoff, (held) => this.#turnAway(held, whyAway())),
-      graceMs: redis.commandTimeoutMs,
-      isRef: true,
-    });
-    this.#replyProgress = new ReplyProgress(redis.commandTimeoutMs);
-    this.#due = new DueTimes(redis.commandTimeoutMs);
   }
 
-  /** The connection is up: whatever is written to it from now on goes through an outbox. */
+  /** The connection is up: from now on its writes are coalesced. */
   connected(): void {
     const handle = this.#handle;
     handle.writes = handle.unsent = 0;
@@ -106,7 +93,12 @@ export class CommandQueue {
     this.#coalescer?.flush();
   }
 
-  /** Onto the connection, which is up. */
+  /** Why this pipeline may not run here, if so. `ends`: the number of MULTIs whose EXEC is added when it runs. */
+  refuse(pipeline: readonly QueuedCommand[], ends: number): Error | undefined {
+    return this.#admission.refusePipeline(pipeline, ends);
+  }
+
+  /** Writes a command or a pipeline to the open connection. */
   send(outgoing: Outgoing): unknown {
     if (this.#isPiping) return this.hold(outgoing);
     return outgoing instanceof PipedCommands ? this.#sendAll(outgoing) : this.#sendOne(outgoing);
@@ -124,17 +116,17 @@ export class CommandQueue {
       this.#threw([command], length, error);
       return command.promise;
     } finally {
-      // Of what waits for an answer: ioredis may have turned it away.
+      // Only of a command that waits for an answer: ioredis may have rejected this one.
       if (!(this.#admission.isShared || command.isSettled)) this.session.sent(command, trait);
       this.#stayInStep();
     }
   }
 
-  /** As a whole or not at all: ioredis writes a pipeline only once it was given all of it. */
+  /** A pipeline is written as a whole or not at all: ioredis writes it once it was given all commands. */
   #sendAll(piped: PipedCommands): unknown {
     const { commands } = piped;
     const errorFor = this.#admission.refuseAll(commands, true);
-    if (errorFor) return turnAway(piped, errorFor);
+    if (errorFor) return rejectOutgoing(piped, errorFor);
     for (const command of commands) this.#prepare(command, traitOf(command.name));
     const { length } = this.#handle.commandQueue;
     this.#isPiping = true;
@@ -153,10 +145,10 @@ export class CommandQueue {
   #prepare(command: QueuedCommand, trait: CommandTrait): void {
     if (trait === "subscription") this.channels.sent(command);
     else if (trait === "monitor") this.#handle.expectMonitor(command);
-    this.#deadlines.arm(this.#due.startWritten(command));
+    this.#deadlines.start(command);
   }
 
-  /** A command that is too long for a string, or a listener: what was queued by then has been sent all the same. */
+  /** A command that is too long for a string, or a listener, threw. The commands that were queued by then were sent. */
   #threw(commands: readonly QueuedCommand[], queuedBefore: number, error: unknown): void {
     const queued = this.#handle.commandQueue.length - queuedBefore;
     if (queued === commands.length)
@@ -168,11 +160,11 @@ export class CommandQueue {
 
   #wrote(commands: readonly QueuedCommand[], queuedBefore: number): void {
     const queued = this.#handle.commandQueue.length - queuedBefore;
-    // Many have no session: what a pipeline of theirs begins it ends.
+    // A shared client has no session, because each of its pipelines ends what it begins.
     if (!this.#admission.isShared)
       for (const command of commands.slice(0, queued)) this.session.sent(command, traitOf(command.name));
-    // Those that ioredis was not given any more, or has turned away itself.
-    for (let i = queued; i < commands.length; i++) commands[i]!.reject(this.errors.notSent(commands[i]!, undefined));
+    // ioredis was not given the others any more, or has rejected them itself.
+    for (let i = queued; i < commands.length; i++) commands[i]!.reject(this.errors.lost(commands[i]!, undefined));
     this.#stayInStep();
   }
 
@@ -180,74 +172,81 @@ export class CommandQueue {
     if (this.#coalescer!.writes !== this.#handle.writes) this.fallOutOfStep("commands were queued and not written");
   }
 
-  /** Nobody can tell which reply is whose any more. What has not left does not leave: each command says so. */
+  /** Nobody can tell any more which reply belongs to which command. What has not left yet does not leave. */
   fallOutOfStep(why: string): false {
     const { stream } = this.#handle;
     if (stream.destroyed) return false;
     stream.destroy();
-    this.#onOutOfStep(why);
+    this.#options.onOutOfStep(why);
     return false;
   }
 
-  /** There is no connection: what it gives up is not to be subscribed to again. */
+  /** There is no connection: channels that the command gives up are not subscribed to again. */
   unsubscribe(outgoing: Outgoing): void {
-    for (const command of commandsOf(outgoing)) this.channels.sentInVain(command);
+    for (const command of commandsOf(outgoing)) this.channels.notSent(command);
   }
 
-  /** Until it may leave or its deadline has come; while the connection is away, refused at once with `whenDown: "fail"`. */
+  /** Holds a command until it may leave or its deadline comes. With an absence and `whenDown: "fail"` it is refused at once. */
   hold(outgoing: Outgoing, absence?: Absence): unknown {
-    const errorFor = this.#refuseHeld(outgoing) ?? (absence && this.#refusalWhileDown(absence.why));
-    if (errorFor) return turnAway(outgoing, errorFor);
-    for (const command of commandsOf(outgoing)) this.#patience.arm(this.#due.start(command));
+    const errorFor = this.#refuseHeld(outgoing) ?? (absence && this.#refuseWhileDown(absence.why));
+    if (errorFor) return rejectOutgoing(outgoing, errorFor);
     this.#held.add(outgoing);
     return outgoing instanceof PipedCommands ? undefined : outgoing.promise;
   }
 
   /** The connection is back: what was held leaves in its order. */
   release(): void {
-    this.#patience.stop();
     this.#held.release((outgoing) => {
       if (!(outgoing instanceof PipedCommands) && wasSent(outgoing) && dueAt(outgoing)! <= monotonic())
-        return outgoing.reject(this.errors.unfulfilled(outgoing, undefined));
+        return outgoing.reject(this.errors.lost(outgoing, undefined));
       this.send(outgoing);
     });
   }
 
-  turnAwayClosed(outgoing: Outgoing): unknown {
-    return turnAway(outgoing, () => this.errors.closed());
-  }
-
-  #turnAway(command: QueuedCommand, why: unknown): void {
-    this.session.turnedAway([command]);
-    command.reject(this.errors.unfulfilled(command, why));
-  }
-
+  /** There will be no connection. */
   rejectHeld(why: unknown): void {
-    this.#patience.stop();
-    this.#held.release((outgoing) => turnAway(outgoing, (command) => this.errors.unfulfilled(command, why)));
+    this.#held.release((outgoing) => rejectOutgoing(outgoing, (command) => this.errors.lost(command, why)));
+  }
+
+  rejectClosed(outgoing: Outgoing): unknown {
+    return rejectOutgoing(outgoing, () => this.errors.closed());
+  }
+
+  #refuseHeld(outgoing: Outgoing): ErrorFor | undefined {
+    if (outgoing instanceof PipedCommands) return this.#admission.refuseAll(outgoing.commands, false);
+    const refused = this.#admission.refuse(outgoing, traitOf(outgoing.name), false);
+    return refused && ((): Error => refused);
+  }
+
+  #refuseWhileDown(why: unknown): ErrorFor | undefined {
+    if (this.#options.redis.whenDown === "wait") return undefined;
+    return (command) => {
+      this.session.notSent([command]);
+      return why instanceof CircuitOpenError ? why : this.errors.lost(command, why);
+    };
   }
 
   /**
-   * ioredis says "Connection is closed." to all alike; here each command learns whether it left this process. Reads
-   * that may be repeated are held instead, when the connection is going to come back.
+   * The connection is gone. ioredis rejects all commands with the same "Connection is closed."; here each one learns
+   * whether it left this process. Reads that may be repeated are held instead, if the connection is going to come back.
    */
   lost(why: unknown, isComingBack: boolean): void {
     const { commandQueue } = this.#handle;
-    if (isComingBack && this.#redis.resend === "readonly") this.#keepReads();
+    if (isComingBack && this.#options.redis.resend === "readonly") this.#keepReads();
     const firstUnsent = commandQueue.length - this.#handle.unsent;
     for (let i = 0; i < commandQueue.length; i++) {
       const command = this.#queued(i);
       if (dueAt(command) === undefined) continue; // the library's own PING or QUIT
-      command.reject(i < firstUnsent ? this.errors.replyLost(command, why) : this.errors.notSent(command, why));
+      command.reject(this.errors.lost(command, why, i < firstUnsent));
     }
     this.#handle.unsent = 0;
     this.session.connectionLost();
     this.channels.lost();
   }
 
-  /** Takes them out of ioredis' queue, which it is about to reject as a whole. */
+  /** Takes the reads out of ioredis' queue, which is about to be rejected as a whole. */
   #keepReads(): void {
-    if (!this.session.clean || this.session.isChanging) return; // a read under WATCH or MULTI, or behind a SELECT, belongs to what is lost
+    if (!this.session.clean || this.session.isChanging) return; // after a WATCH, MULTI or SELECT a read belongs to what is lost
     const { commandQueue } = this.#handle;
     const queued = commandQueue.toArray();
     const written = queued.length - this.#handle.unsent;
@@ -261,111 +260,80 @@ export class CommandQueue {
       else commandQueue.push(item);
     });
     for (const command of kept) markResent(command);
-    for (const command of kept) this.#patience.arm(dueAt(command)!);
     this.#held.addFirst(kept);
   }
 
-  /** Something was received, and parsed. */
+  /** A chunk was received, and parsed. */
   received(): void {
     // Where the server speaks unasked, bytes say nothing about a reply.
-    if (this.#role === "subscriber" || this.session.tainted) return;
-    this.#replyProgress.received(this.#handle.commandQueue.peekFront()?.command);
+    if (this.#options.role !== "subscriber" && !this.session.tainted) this.#deadlines.received();
   }
 
-  /** Whether something is under way that has a deadline: what the library itself asks has none. */
+  /** Whether a command with a deadline is under way. The library's own questions have none. */
   get isBusy(): boolean {
-    const { commandQueue } = this.#handle;
-    for (let i = 0; i < commandQueue.length; i++) if (dueAt(this.#queued(i)) !== undefined) return true;
-    return false;
+    return this.#someQueued(isTimed);
   }
 
-  /** A blocking command without an end holds the line: whatever is written behind it waits in vain. */
+  /** Whether a blocking command without a timeout is under way: the commands behind it wait in vain. */
   get isBlocked(): boolean {
-    const { commandQueue } = this.#handle;
-    for (let i = 0; i < commandQueue.length; i++) {
-      if (dueAt(this.#queued(i)) === Infinity) return true;
-    }
-    return false;
+    return this.#someQueued(isEndless);
   }
 
-  /** Whether a blocking command is under way, or waits to be. */
+  /** Whether a blocking command is under way, or held. */
   get isBlocking(): boolean {
-    const { commandQueue } = this.#handle;
-    for (let i = 0; i < commandQueue.length; i++) {
-      if (!this.#queued(i).isSettled && hasOwnTimeout(this.#queued(i))) return true;
-    }
-    return this.#held.some(hasOwnTimeout);
+    return this.#someQueued(isBlocking) || this.#held.some(hasOwnTimeout);
   }
 
-  /** Whether a caller waits for a reply on the connection; whoever timed out no longer does. */
+  /** Whether a caller waits for a reply on the connection. A caller whose command has timed out no longer does. */
   get isAwaited(): boolean {
-    const { commandQueue } = this.#handle;
-    for (let i = 0; i < commandQueue.length; i++) {
-      if (!this.#queued(i).isSettled) return true;
-    }
-    return false;
+    return this.#someQueued(isPending);
   }
 
   stop(): void {
     this.#deadlines.stop();
-    this.#patience.stop();
+    this.#held.stop();
   }
 
-  /** Why this pipeline may not run here, if so. `ends`: MULTIs whose EXEC is added as it runs. */
-  refuse(pipeline: readonly QueuedCommand[], ends: number): Error | undefined {
-    return this.#admission.refusePipeline(pipeline, ends);
+  #someQueued(judge: (command: QueuedCommand) => boolean): boolean {
+    const { length } = this.#handle.commandQueue;
+    for (let i = 0; i < length; i++) if (judge(this.#queued(i))) return true;
+    return false;
   }
 
-  /** Of the commands that wait for a reply, the oldest first. */
+  /** The commands that wait for a reply, from the oldest on. */
   #queued(index: number): QueuedCommand {
     return this.#handle.commandQueue.peekAt(index)!.command as QueuedCommand;
   }
-
-  #refuseHeld(outgoing: Outgoing): ErrorFor | undefined {
-    if (outgoing instanceof PipedCommands) return this.#admission.refuseAll(outgoing.commands, false);
-    const refused = this.#admission.refuse(outgoing, traitOf(outgoing.name), false);
-    return refused && ((): Error => refused);
-  }
-
-  #refusalWhileDown(why: unknown): ErrorFor | undefined {
-    if (this.#redis.whenDown === "wait") return undefined;
-    return (command) => {
-      this.session.turnedAway([command]);
-      return why instanceof CircuitOpenError ? why : this.errors.notSent(command, why);
-    };
-  }
-
-  #expireWritten(expiry: Expiry): number {
-    let next = Infinity;
-    let timedOut = false;
-    const { commandQueue } = this.#handle;
-    for (let i = 0; i < commandQueue.length; i++) {
-      const command = this.#queued(i);
-      const due = dueAt(command) ?? Infinity;
-      if (command.isSettled) continue;
-      const until = due > expiry.cutoff ? due : this.#replyProgress.until(command, due, expiry);
-      if (until > expiry.cutoff) {
-        next = Math.min(next, until);
-        continue;
-      }
-      const receivedAt = this.#receivedAt();
-      const moment = {
-        isArriving: this.#replyProgress.isOf(command),
-        isAnswering: receivedAt > due - this.#redis.commandTimeoutMs,
-        isBehind: receivedAt > due,
-        silentMs: Math.round(monotonic() - receivedAt),
-        ahead: i,
-        blockedMs: Math.max(Math.round(expiry.firedAt - due), 0),
-      };
-      command.reject(this.errors.timedOut(command, moment));
-      timedOut = true;
-    }
-    if (timedOut) this.#onTimeout();
-    return next;
-  }
 }
 
-/** Apart from where commands pass: what a closure there sees would be allocated for each of them. */
+/**
+ * Whether a written command may be written once more: it is a read by ioredis' own table, it does not block, it is not in
+ * a pipeline or transaction whose other half may have run, and this is its first loss.
+ */
+function isResendable(command: QueuedCommand, stream: CommandStream): boolean {
+  if (stream !== undefined || command.isSettled || wasSent(command)) return false;
+  return traitOf(command.name) === "plain" && isReadOnly(command.name);
+}
+
+// What is asked of each command in the queue, often for each new one: functions of their own, so that none is allocated.
+
+function isTimed(command: QueuedCommand): boolean {
+  return dueAt(command) !== undefined;
+}
+
+function isEndless(command: QueuedCommand): boolean {
+  return dueAt(command) === Infinity;
+}
+
+function isPending(command: QueuedCommand): boolean {
+  return !command.isSettled;
+}
+
+function isBlocking(command: QueuedCommand): boolean {
+  return isPending(command) && hasOwnTimeout(command);
+}
+
+/** A function of its own, because a closure in `#sendOne` would be allocated for each command. */
 function reject(command: QueuedCommand, error: Error): unknown {
   command.reject(error);
   return command.promise;

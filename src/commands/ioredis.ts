@@ -7,10 +7,24 @@ const ioredis = requirePackage<typeof import("ioredis")>("ioredis");
 
 export const { Command, Redis } = ioredis;
 
-/** An ioredis client, whoever made it: what users hold. An interface, so that users' declarations can name it. */
+/** An ioredis client as users hold it. This is an interface, so that users' declarations can name it. */
 export interface RedisHandle extends Ioredis {}
 export type QueuedCommand = IoredisCommand;
 export type CommandStream = Parameters<RedisHandle["sendCommand"]>[1];
+
+/** The callback that most functions of ioredis take beside giving a promise. */
+export type Callback<T = unknown> = (error?: Error | null, result?: T) => void;
+
+/** Gives the promise, and calls the callback if there is one: the promise's rejection then counts as handled. */
+export function withCallback<T>(promise: Promise<T>, callback?: Callback<T>): Promise<T> {
+  if (callback) {
+    promise.then(
+      (result) => callback(null, result),
+      (error: Error) => callback(error),
+    );
+  }
+  return promise;
+}
 
 interface CommandTable {
   exists(name: string, options: { caseInsensitive: boolean }): boolean;
@@ -20,10 +34,10 @@ interface CommandTable {
 let table: CommandTable | undefined;
 
 const reads = new Map<string, boolean>();
-/** A service that passes outside input to `call()` must not be able to grow the table of spellings without end. */
+/** A service that passes outside input to `call()` must not be able to grow this table without end. */
 const MAX_SPELLINGS = 1_000;
 
-/** By the command table that ioredis itself goes by: one lookup for each spelling already met. */
+/** Whether ioredis' own command table says that the command only reads. A known spelling costs one lookup. */
 export function isReadOnly(name: string): boolean {
   const known = reads.get(name);
   if (known !== undefined) return known;
@@ -34,7 +48,7 @@ export function isReadOnly(name: string): boolean {
 
 /** Whether ioredis knows the command, and so where its keys are. */
 export function isInTable(name: string): boolean {
-  // It is not exported, so it is taken from where ioredis finds it.
+  // ioredis does not export its table, so it is required from where ioredis finds it.
   table ??= requirePackage<CommandTable>("@ioredis/commands", "ioredis");
   return table.exists(name, { caseInsensitive: true });
 }

@@ -1,12 +1,12 @@
 import { AsyncResource } from "node:async_hooks";
 import type { RedisConfig } from "../config/options.js";
 import { Deadlines } from "../core/clock.js";
-import { sleep } from "../core/waiting.js";
 import { CircuitOpenError, CommandRefusedError } from "../core/errors.js";
 import { Fifo } from "../core/fifo.js";
 import { classifyReply, isReplyError, replyCode } from "../core/replies.js";
+import { sleep } from "../core/waiting.js";
+import { dueAt, restartTime, startTime } from "./command-deadlines.js";
 import type { CommandErrors } from "./command-errors.js";
-import { dueAt, DueTimes, restartTime } from "./due.js";
 import { isInTable, type QueuedCommand } from "./ioredis.js";
 
 type Argument = string | Buffer;
@@ -14,66 +14,62 @@ type Argument = string | Buffer;
 export interface KeyPositionsOptions {
   readonly redis: RedisConfig;
   readonly errors: CommandErrors;
-  /** COMMAND with these arguments, its answer as bytes. Refuses the command that it is about where nothing can be asked. */
+  /** Asks the server for COMMAND with these arguments; the answer comes in bytes. Refuses `command` if it cannot be asked. */
   readonly ask: (command: QueuedCommand, ...args: Argument[]) => Promise<unknown>;
-  /** A command that has waited here goes on. */
+  /** Sends a command that has waited here. */
   readonly send: (command: QueuedCommand) => unknown;
-  /** They were not sent. */
-  readonly onTurnedAway?: (commands: readonly QueuedCommand[]) => void;
+  /** The commands of an order were rejected here. */
+  readonly onNotSent?: (commands: readonly QueuedCommand[]) => void;
 }
 
-/** Where the keys of a command are, as COMMAND INFO tells; its first argument is number 1. */
+/** Where the keys of a command are, as COMMAND INFO tells. The first argument has the number 1. */
 interface Positions {
   readonly first: number;
-  /** Counted from the end, if it is negative. */
+  /** A negative number counts from the end. */
   readonly last: number;
   readonly step: number;
-  /** Only COMMAND GETKEYS can find them. */
+  /** Only COMMAND GETKEYS can find the keys. */
   readonly areMovable: boolean;
   readonly bySubcommand: ReadonlyMap<string, Positions>;
 }
 
-/** A command, or a whole pipeline. */
-interface Order {
+/** A command, or a whole pipeline, that waits here. */
+interface Waiting {
   readonly commands: readonly QueuedCommand[];
   readonly send: () => void;
   readonly reject: (error: Error) => void;
-}
-
-interface Waiting extends Order {
-  /** For a tracer it is sent by its caller, not by the answer that it waited for. */
+  /** A tracer sees the command as sent by its caller, not by the answer that it waited for. */
   readonly caller: AsyncResource;
   state: "asking" | "ready" | "rejected";
 }
+type Order = Pick<Waiting, "commands" | "send" | "reject">;
 
-/** A service that passes outside input to `call()` must not be able to grow the table of names without end. */
+/** A service that passes outside input to `call()` must not be able to grow this table without end. */
 const MAX_NAMES = 1_000;
-/** After a question that was lost with its connection. */
+/** The pause after a question that was lost with its connection. */
 const RETRY_MS = 100;
-/** Calls of one turn are due together: sent in its last moment the second would only be in doubt. */
+/** Commands of one turn are due together: if the second were sent in its last moment, its outcome would be in doubt. */
 const TOGETHER_MS = 1;
-/** Takes the place of an argument that may be a key or not. */
+/** Takes the place of an argument, to find out whether it is a key. */
 const PROBE = "redthread: is this a key?";
 
 /**
- * Finds the keys of commands that ioredis' table does not know, such as those of modules: ioredis would give them no
- * prefix and no node of a Cluster. The server is asked where they are, once for each name. A command that needs the answer
- * waits for it here, and what is sent after it waits behind it, so that the order stays.
+ * Finds the keys of commands that ioredis' table does not know, such as the commands of modules: ioredis would give them
+ * no prefix and no node of a Cluster. The server is asked where the keys are, once for each name. A command that needs the
+ * answer waits for it here, and commands that are sent later wait behind it, so that the order stays.
  */
 export class KeyPositions {
   readonly #options: KeyPositionsOptions;
-  /** By name: "table" if ioredis finds the keys, "untold" if the server was asked, so far in vain. */
+  /** By name: "table" if ioredis finds the keys, "untold" if the server was asked and has not told yet. */
   readonly #known = new Map<string, Positions | "table" | "untold">();
   readonly #asking = new Map<string, Promise<Positions | undefined>>();
   readonly #waiting = new Fifo<Waiting>();
-  readonly #due: DueTimes;
   readonly #deadlines: Deadlines;
   readonly #life = new AbortController();
 
   constructor(options: KeyPositionsOptions) {
     this.#options = options;
     const { commandTimeoutMs } = options.redis;
-    this.#due = new DueTimes(commandTimeoutMs);
     this.#deadlines = new Deadlines({
       expire: ({ cutoff }) => this.#expire(cutoff),
       graceMs: commandTimeoutMs,
@@ -81,19 +77,19 @@ export class KeyPositions {
     });
   }
 
-  /** Whether anything waits here. */
+  /** Whether a command waits here. */
   get isBusy(): boolean {
     return this.#waiting.size > 0;
   }
 
-  /** Whether the command waits here, and is sent later on. */
+  /** Whether the command has to wait. If so, it is sent later from here. */
   delays(command: QueuedCommand): boolean {
     const isReady = this.#place(command, false);
     if (isReady && !this.isBusy) return false;
     const order: Order = {
       commands: [command],
       send: () => {
-        // Its caller holds the command's own promise; a traced twin has no other ear.
+        // The caller has the command's own promise. The promise of a tracer has no other handler.
         (this.#options.send(command) as Promise<unknown>).catch(() => {});
       },
       reject: (error) => command.reject(error),
@@ -102,7 +98,7 @@ export class KeyPositions {
     return true;
   }
 
-  /** Runs the pipeline in its turn, if it has to wait for one. */
+  /** Runs the pipeline later, if it has to wait. */
   delay<T>(pipeline: readonly QueuedCommand[], run: () => Promise<T>): Promise<T> | undefined {
     const unknown = pipeline.filter((command) => !this.#place(command, true));
     if (pipeline.length === 0 || (unknown.length === 0 && !this.isBusy)) return undefined;
@@ -111,16 +107,16 @@ export class KeyPositions {
       const send = (): void => resolve(settled(run));
       void this.#wait({ commands: pipeline, send, reject }, locating);
     });
-    // Of a pipeline that was refused the time begins anew, when it is run once more.
+    // A pipeline that was refused may be run once more: its time begins anew then.
     delayed.catch(() => pipeline.forEach(restartTime));
     return delayed;
   }
 
-  /** Whatever waits here is rejected. */
+  /** Rejects all commands that wait here. */
   close(error: Error): void {
     this.#life.abort(error);
     this.#deadlines.stop();
-    for (const waiting of this.#waiting) this.#turnAway(waiting, error);
+    for (const waiting of this.#waiting) this.#reject(waiting, error);
     this.#advance();
   }
 
@@ -129,27 +125,27 @@ export class KeyPositions {
   async #wait(order: Order, locating: readonly Promise<void>[]): Promise<void> {
     const waiting: Waiting = { ...order, caller: new AsyncResource("redthread.keys"), state: "asking" };
     this.#waiting.push(waiting);
-    for (const command of order.commands) this.#due.start(command);
+    for (const command of order.commands) startTime(command, this.#options.redis.commandTimeoutMs);
     this.#deadlines.arm(dueAt(order.commands[0]!)!);
     try {
       await Promise.all(locating);
       if (waiting.state === "asking") waiting.state = "ready";
     } catch (error) {
-      this.#turnAway(waiting, error as Error);
+      this.#reject(waiting, error as Error);
     }
     this.#advance();
   }
 
-  #turnAway(waiting: Waiting, error: Error): void {
+  #reject(waiting: Waiting, error: Error): void {
     if (waiting.state === "rejected") return;
     waiting.state = "rejected";
-    this.#options.onTurnedAway?.(waiting.commands);
+    this.#options.onNotSent?.(waiting.commands);
     waiting.reject(error);
   }
 
   #advance(): void {
     for (let next = this.#waiting.peek(); next && next.state !== "asking"; next = this.#waiting.peek()) {
-      // It stays in the queue meanwhile: what is sent in this very moment comes after it.
+      // It stays in the queue meanwhile, so that a command which is sent by `next.send` itself comes after it.
       if (next.state === "ready") next.caller.runInAsyncScope(next.send);
       this.#waiting.shift();
     }
@@ -160,7 +156,7 @@ export class KeyPositions {
     for (const waiting of this.#waiting) {
       const [first] = waiting.commands;
       const due = dueAt(first!) ?? Infinity;
-      if (due <= cutoff + TOGETHER_MS) this.#turnAway(waiting, this.#options.errors.untold(first!));
+      if (due <= cutoff + TOGETHER_MS) this.#reject(waiting, this.#options.errors.untold(first!));
       else next = Math.min(next, due);
     }
     this.#advance();
@@ -169,11 +165,11 @@ export class KeyPositions {
 
   // The keys
 
-  /** Whether the command can go: its keys are known now, or nobody needs to know them. */
+  /** Whether the command can be sent: its keys are known now, or are not needed. */
   #place(command: QueuedCommand, isPiped: boolean): boolean {
     const known = this.#known.get(command.name) ?? this.#lookUp(command.name);
     if (known === "table") return true;
-    // Without a prefix one that is sent alone finds its node by the Cluster's redirections.
+    // Without a prefix a single command finds its node by the Cluster's redirections.
     const isNeeded = isPiped || this.#options.redis.keyPrefix !== "";
     if (known === undefined || known === "untold") {
       if (!isNeeded && known === undefined) this.#askForLater(command);
@@ -195,11 +191,11 @@ export class KeyPositions {
     if (this.#known.size < MAX_NAMES || this.#known.has(name)) this.#known.set(name, known);
   }
 
-  /** The next one of this name goes to its node at once. */
+  /** Asks in the background, so that the next command of this name goes to its node at once. */
   #askForLater(command: QueuedCommand): void {
     if (this.#known.size >= MAX_NAMES) return;
     this.#remember(command.name.toLowerCase(), "untold");
-    this.#positionsOf(command).catch(() => {}); // as much as is known without
+    this.#positionsOf(command).catch(() => {}); // the positions stay unknown
   }
 
   /** @throws REDTHREAD_COMMAND_REFUSED, REDTHREAD_NOT_SENT */
@@ -213,7 +209,7 @@ export class KeyPositions {
       if (!isFinal(error)) throw errors.untold(command, error);
       throw errors.refused(command, `the server does not tell where its keys are (${replyCode(error)})`);
     }
-    // One that does not exist is answered as such, wherever it goes; but a pipeline goes to one node with all the others.
+    // A command that does not exist gets its error from any node; but a whole pipeline goes to one node.
     if (isPiped && redis.clusterNodes)
       throw errors.refused(command, "the server does not know it, nor where its keys are");
   }
@@ -231,7 +227,7 @@ export class KeyPositions {
 
   async #askWhere(command: QueuedCommand, name: string): Promise<Positions | undefined> {
     const known = this.#known.get(name);
-    if (typeof known === "object") return known; // they are movable
+    if (typeof known === "object") return known; // the keys are movable
     const [told] = (await this.#ask(command, "INFO", name)) as [Told | null];
     if (!told) return undefined;
     const positions = parse(told);
@@ -245,7 +241,7 @@ export class KeyPositions {
     const keys = await this.#keysIn(command, args);
     const candidates = [...args.keys()].filter((i) => keys.includes(bytesOf(args[i]!)));
     if (candidates.length === keys.length || this.#options.redis.keyPrefix === "") return candidates;
-    // Others read alike: it is a key if something else in its place would be one.
+    // Some arguments read like keys. An argument is a key if another text in its place would be one.
     const probes = candidates.map((i) => this.#keysIn(command, args.with(i, PROBE)));
     const answers = await Promise.all(probes.map((probe) => probe.catch(noneIfRefused)));
     const found = candidates.filter((_, i) => answers[i]!.includes(PROBE));
@@ -258,7 +254,7 @@ export class KeyPositions {
     return ((await this.#ask(command, "GETKEYS", command.name, ...args)) as Buffer[]).map(bytesOf);
   }
 
-  /** Again and again while there is no connection, or a server that does not serve, and somebody waits. */
+  /** Asks again while there is no connection, or the server does not serve, and a command waits. */
   async #ask(command: QueuedCommand, ...args: Argument[]): Promise<unknown> {
     const { whenDown } = this.#options.redis;
     for (;;) {
@@ -272,11 +268,11 @@ export class KeyPositions {
   }
 
   #setKeys(command: QueuedCommand, indexes: readonly number[]): void {
-    if (command.getKeys().length > 0) return; // a pipeline that was refused is run once more
+    if (command.getKeys().length > 0) return; // a refused pipeline is run once more
     const { keyPrefix } = this.#options.redis;
     const args = command.args as Argument[];
     for (const i of indexes) args[i] = prefixed(keyPrefix, args[i]!);
-    // What ioredis' own search has found before: nothing.
+    // They replace the result of ioredis' own search, which found nothing.
     Object.assign(command, { keys: indexes.map((i) => args[i]), slot: undefined });
   }
 }
@@ -301,7 +297,7 @@ function parse([, , flags, first, last, step, , , , subcommands = []]: Told): Po
   return { first, last, step, areMovable, bySubcommand };
 }
 
-/** Undefined if the server has to look for them. */
+/** Undefined if the server has to find the keys. */
 function indexesOf(positions: Positions, args: readonly unknown[]): number[] | undefined {
   const ofSubcommand = positions.bySubcommand.get(String(args[0]).toLowerCase());
   if (ofSubcommand) return indexesOf(ofSubcommand, args);
@@ -317,12 +313,12 @@ function prefixed(keyPrefix: string, key: Argument): Argument {
   return typeof key === "string" ? keyPrefix + key : Buffer.concat([Buffer.from(keyPrefix), key]);
 }
 
-/** A text that two arguments share if and only if they are the same. */
+/** Two arguments give the same text if and only if they have the same bytes. */
 function bytesOf(argument: Argument): string {
   return (typeof argument === "string" ? Buffer.from(argument) : argument).toString("latin1");
 }
 
-/** Asked again the server would say the same. */
+/** Whether the server would answer the same if it were asked again. */
 function isFinal(error: unknown): error is Error {
   return error instanceof CommandRefusedError || (isReplyError(error) && classifyReply(error) === "fail");
 }

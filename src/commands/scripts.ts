@@ -1,10 +1,8 @@
 import { createHash } from "node:crypto";
 import { isReplyError, replyCode } from "../core/replies.js";
-import type { Callback } from "./callbacks.js";
-import { Command } from "./ioredis.js";
+import { type Callback, Command } from "./ioredis.js";
 
 type CommandOptions = NonNullable<ConstructorParameters<typeof Command>[2]>;
-type IoredisCallback = ConstructorParameters<typeof Command>[3];
 
 export interface ScriptDefinition {
   readonly lua: string;
@@ -12,28 +10,28 @@ export interface ScriptDefinition {
   readonly readOnly?: boolean;
 }
 
-/** A client, or a pipeline: what a script's function is called on. */
+/** The client or pipeline that a script's function is called on. */
 interface Caller {
   readonly options: { readonly keyPrefix?: string; readonly showFriendlyErrorStack?: boolean };
   readonly isPipeline?: true;
   sendCommand(command: InstanceType<typeof Command>): unknown;
 }
 
-/** By their digests: the server has run them for this very connection. */
+/** By connection, the digests of the scripts that the server has run for it. */
 const loadedOn = new WeakMap<object, Set<string>>();
 
 /**
- * On this connection scripts are sent in full only once. Where the server has forgotten one it is sent again, behind what
- * was written after it: so for clients of many, who have no order among each other.
+ * From now on scripts are sent in full only once on this connection. A script that the server has forgotten is sent again,
+ * behind the commands that were written after it: this is for shared clients, whose users have no order among each other.
  */
 export function rememberScripts(stream: object): void {
   loadedOn.set(stream, new Set());
 }
 
 /**
- * The function that runs a script, as ioredis makes it, but for what is taken for loaded: ioredis counts a script as loaded
- * once it was queued, and sends one that the server does not know again behind what was written after it. In a pipeline, and
- * on a client of one's own, it is sent in full, and so runs in its place even where somebody has flushed all scripts.
+ * The function that runs a script. It differs from ioredis' own in when a script counts as loaded: ioredis counts it once
+ * it was queued, and sends a script that the server does not know again, behind the commands that were written after it.
+ * In a pipeline, and on a client with one user, a script is sent in full: it runs in its place even after SCRIPT FLUSH.
  */
 export function scriptFunction(
   { lua, numberOfKeys, readOnly = false }: ScriptDefinition,
@@ -47,19 +45,19 @@ export function scriptFunction(
     const all = [lua, ...args] as string[];
     const errorStack = showFriendlyErrorStack ? new Error() : undefined;
     const options = { replyEncoding, readOnly, keyPrefix, ...(errorStack && { errorStack }) } as CommandOptions;
-    if (this.isPipeline) return this.sendCommand(new Command("eval", all, options, callback as IoredisCallback));
+    if (this.isPipeline) return this.sendCommand(new Command("eval", all, options, callback));
     return this.sendCommand(new ScriptCommand(digest, all, options, callback, this));
   };
 }
 
-/** By its digest where the server has it, else in full. */
+/** EVALSHA if the server has the script, otherwise EVAL. */
 class ScriptCommand extends Command {
   readonly #lua: string;
   readonly #digest: string;
   #loaded: Set<string> | undefined;
 
   constructor(digest: string, args: string[], options: CommandOptions, callback: Callback | undefined, caller: Caller) {
-    super("eval", args, options, callback as IoredisCallback);
+    super("eval", args, options, callback);
     this.#lua = args[0]!;
     this.#digest = digest;
     const { resolve, reject } = this;

@@ -1,12 +1,11 @@
 import { isReplyError } from "../core/replies.js";
-import { type CommandTrait, isSharedClient, traitOf } from "./commands.js";
 import type { QueuedCommand } from "./ioredis.js";
-import { canWrite } from "./resend.js";
+import { canWrite, type CommandTrait, isSharedClient, traitOf } from "./traits.js";
 
 interface Transaction {
   /** How many commands were queued. */
   size: number;
-  /** Which of them choose a database. */
+  /** The queued commands that choose a database. */
   readonly selects: [index: number, db: number][];
 }
 
@@ -30,29 +29,29 @@ interface Step {
 const EXPECTED = Symbol("as expected");
 
 /**
- * What a connection remembers on the server's side. Told of every command as it is sent and of the answers to those that
- * change something, it knows what is so, what will be once all has been carried out, what a returned connection needs before
- * the next holder gets it, and what a lost one has lost.
+ * What the server remembers of one connection. A session is told of every command that is sent, and of the answers to those
+ * commands that change something. So it knows the state now, the state once all commands have been carried out, what a
+ * returned connection needs before the next holder gets it, and what was lost with a connection.
  */
 export class Session {
   readonly #homeDb: number;
   /** By the answers so far. */
   #known: State;
-  /** Once what was sent has been carried out. */
+  /** Once all commands that were sent have been carried out. */
   #expected: State;
   /** In the order in which they will be answered. */
   #steps: Step[] = [];
   #tainted = false;
-  /** The connection went under a WATCH or MULTI: an EXEC on the next one would not mean what its caller wrote. */
+  /** The connection was lost under a WATCH or MULTI: an EXEC on the next one would not mean what its caller wrote. */
   #broken = false;
-  /** The end of its transaction was turned away while its loss was still to be heard of. */
+  /** The command that ends the transaction was rejected unsent, and the loss of the connection is still to be noticed. */
   #isGivenUp = false;
-  /** Its holder has had something done on this connection. */
+  /** The holder has sent something on this connection. */
   #used = false;
-  /** The connection went with what was done on it, and nothing was written on the next one: a WAIT would speak of nothing. */
+  /** The connection on which writes were made is lost, and nothing was written on the next one: a WAIT would be in vain. */
   #forgotten = false;
 
-  /** `db`: that which a connection is opened with. */
+  /** `db` is the database that a connection is opened with. */
   constructor(db: number) {
     this.#homeDb = db;
     this.#known = this.#expected = fresh(db);
@@ -62,19 +61,23 @@ export class Session {
     return !this.isWatching && this.#isCleanBesideWatch;
   }
 
-  /** Whether the answer to something that changes it is still to come. */
+  /** Whether the answer to a command that changes the state is still to come. */
   get isChanging(): boolean {
     return this.#steps.length > 0;
   }
 
-  /** What it remembers cannot be seen by the next holder's commands, save by an EXEC. */
+  /** Whether the only trace is a WATCH: of the next holder's commands only an EXEC could see it. */
   get onlyWatches(): boolean {
     return this.isWatching && this.#isCleanBesideWatch;
   }
 
   get #isCleanBesideWatch(): boolean {
-    const { db, transaction } = this.#expected;
-    return !(transaction || db !== this.#homeDb || this.#known.db !== this.#homeDb || this.#tainted || this.#broken);
+    return !(this.inTransaction || this.#isElsewhere || this.#tainted || this.#broken);
+  }
+
+  /** Whether the database is, or will be, another one than at first. */
+  get #isElsewhere(): boolean {
+    return this.#expected.db !== this.#homeDb || this.#known.db !== this.#homeDb;
   }
 
   get isWatching(): boolean {
@@ -85,32 +88,32 @@ export class Session {
     return this.#expected.transaction !== undefined;
   }
 
-  /** Or about to. */
+  /** Whether the connection is monitoring, or about to. */
   get isMonitoring(): boolean {
     return this.#expected.isMonitoring;
   }
 
-  /** Which the server has confirmed: that of the next connection. */
+  /** The database that the server has confirmed. The next connection selects it. */
   get db(): number {
     return this.#known.db;
   }
 
-  /** Nothing stands against a command that changes nothing: no loss, no subscription, no MONITOR. */
+  /** Whether a command that changes nothing can run without a closer look: there is no loss, subscription or MONITOR. */
   get isOrdinary(): boolean {
     return !(this.#tainted || this.#broken);
   }
 
-  /** Beyond repair: subscribed, monitoring or otherwise changed for good. */
+  /** Whether the connection is beyond repair: subscribed, monitoring or otherwise changed for good. */
   get tainted(): boolean {
     return this.#tainted;
   }
 
-  /** True when a WAIT is for what was done on a connection that is gone: the next one would say that it is safe. */
+  /** Whether this is a WAIT for writes on a connection that is gone: the next connection would answer that they are safe. */
   waitsInVain(command: QueuedCommand): boolean {
     return this.#forgotten && traitOf(command.name) === "wait";
   }
 
-  /** True when what is to be sent belongs to a transaction that was lost with its connection, and must not run; its end is the end of that. */
+  /** Whether the commands belong to a transaction that was lost, and must not run. The command that ends it ends the loss. */
   takesLoss(commands: readonly QueuedCommand[]): boolean {
     if (!this.#broken) return false;
     this.#broken = !commands.some(({ name }) => endsWatch(traitOf(name)));
@@ -136,64 +139,7 @@ export class Session {
     };
     this.#steps.push(step);
     this.#expected = after(this.#expected, step, EXPECTED);
-    this.#hear(command);
-  }
-
-  /** It is beyond repair from now on. */
-  taint(): void {
-    this.#tainted = true;
-  }
-
-  /** Was not sent, for there is no connection: whoever ends his transaction so has nothing more to lose. */
-  turnedAway(commands: readonly QueuedCommand[]): void {
-    const traits = commands.map(({ name }) => traitOf(name));
-    const isTransaction = traits.length > 1 && traits.includes("multi"); // its EXEC may be still to be added
-    if (!isTransaction && !traits.some(endsWatch)) return;
-    this.#isGivenUp = true;
-    this.#broken = false;
-  }
-
-  /** It was not resumed on the next connection. */
-  monitoringEnded(): void {
-    this.#settle({ ...this.#known, isMonitoring: false });
-  }
-
-  connectionLost(): void {
-    this.#broken ||= (this.isWatching || this.inTransaction) && !this.#isGivenUp;
-    this.#isGivenUp = false;
-    const { db, isMonitoring } = this.#known;
-    this.#settle({ ...fresh(db), isMonitoring });
-    this.#forgotten ||= this.#used;
-    this.#used = false;
-  }
-
-  /** What was done for the last holder is none of the next one's. */
-  handedBack(): void {
-    this.#used = this.#forgotten = false;
-  }
-
-  /** The commands that make the connection as good as new; all must be answered without an error. */
-  get repairs(): string[][] {
-    const commands: string[][] = [];
-    if (this.inTransaction) commands.push(["discard"]);
-    else if (this.isWatching) commands.push(["unwatch"]);
-    if (this.#expected.db !== this.#homeDb || this.#known.db !== this.#homeDb)
-      commands.push(["select", String(this.#homeDb)]);
-    return commands;
-  }
-
-  repaired(): void {
-    this.#settle(fresh(this.#homeDb));
-    this.#broken = false;
-  }
-
-  #settle(state: State): void {
-    this.#steps = [];
-    this.#known = this.#expected = state;
-  }
-
-  /** Also of a command whose caller has given it up: its answer is still to come. */
-  #hear(command: QueuedCommand): void {
+    // Also if its caller gives the command up: the answer is still to come.
     const { resolve } = command;
     command.resolve = (reply: unknown) => {
       this.answered(command, reply);
@@ -201,7 +147,16 @@ export class Session {
     };
   }
 
-  /** What the server says to a command, an error included. */
+  /** The commands were rejected, because there is no connection. A holder who ends a transaction has no more to lose. */
+  notSent(commands: readonly QueuedCommand[]): void {
+    const traits = commands.map(({ name }) => traitOf(name));
+    const isTransaction = traits.length > 1 && traits.includes("multi"); // its EXEC may be still to be added
+    if (!isTransaction && !traits.some(endsWatch)) return;
+    this.#isGivenUp = true;
+    this.#broken = false;
+  }
+
+  /** The server has answered a command, perhaps with an error. */
   answered(command: QueuedCommand, answer: unknown): void {
     const [step] = this.#steps;
     if (step?.command !== command) return; // it changes nothing, or belonged to a connection that is gone
@@ -209,23 +164,67 @@ export class Session {
     this.#known = after(this.#known, step, answer);
     this.#expected = this.#steps.reduce((state, next) => after(state, next, EXPECTED), this.#known);
   }
+
+  /** From now on the connection is beyond repair. */
+  taint(): void {
+    this.#tainted = true;
+  }
+
+  /** MONITOR was not resumed on the next connection. */
+  monitoringEnded(): void {
+    this.#become({ ...this.#known, isMonitoring: false });
+  }
+
+  connectionLost(): void {
+    this.#broken ||= (this.isWatching || this.inTransaction) && !this.#isGivenUp;
+    this.#isGivenUp = false;
+    const { db, isMonitoring } = this.#known;
+    this.#become({ ...fresh(db), isMonitoring });
+    this.#forgotten ||= this.#used;
+    this.#used = false;
+  }
+
+  /** The last holder's writes do not matter to the next holder. */
+  handedBack(): void {
+    this.#used = this.#forgotten = false;
+  }
+
+  /** The commands that make the connection as good as new. All must be answered without an error. */
+  get repairs(): string[][] {
+    const commands: string[][] = [];
+    if (this.inTransaction) commands.push(["discard"]);
+    else if (this.isWatching) commands.push(["unwatch"]);
+    if (this.#isElsewhere) commands.push(["select", String(this.#homeDb)]);
+    return commands;
+  }
+
+  repaired(): void {
+    this.#become(fresh(this.#homeDb));
+    this.#broken = false;
+  }
+
+  #become(state: State): void {
+    this.#steps = [];
+    this.#known = this.#expected = state;
+  }
 }
 
 function fresh(db: number): State {
   return { db, isWatching: false, isMonitoring: false, transaction: undefined };
 }
 
+/** The state after a command was answered. */
 function after(state: State, { trait, db, transaction }: Step, answer: unknown): State {
-  const isRefused = isReplyError(answer);
+  const isRejected = isReplyError(answer);
   if (trait === "exec" || trait === "discard") {
-    // Without a MULTI they change nothing, and whoever may not DISCARD goes on with his transaction. A refused EXEC drops it.
-    const isWithout = isRefused ? answer.message.includes("without MULTI") : answer === EXPECTED && !state.transaction;
+    // Without a MULTI they change nothing. A rejected EXEC drops the transaction; after a rejected DISCARD it goes on.
+    const isWithout = isRejected ? answer.message.includes("without MULTI") : answer === EXPECTED && !state.transaction;
     if (isWithout) return { ...state, transaction: undefined };
-    if (isRefused && trait === "discard") return state;
+    if (isRejected && trait === "discard") return state;
     const left = { ...state, isWatching: false, transaction: undefined };
     return trait === "exec" ? { ...left, db: dbAfter(state, answer) } : left;
   }
-  if (isRefused || state.transaction) return state; // or queued
+  if (isRejected || state.transaction) return state; // in a transaction it was only queued
   switch (trait) {
     case "multi":
       return { ...state, transaction };
@@ -242,7 +241,7 @@ function after(state: State, { trait, db, transaction }: Step, answer: unknown):
   }
 }
 
-/** A transaction that ran has an answer for each of its commands. */
+/** The database after an EXEC, which answers once for each command of the transaction. */
 function dbAfter({ db, transaction }: State, answer: unknown): number {
   const selects = transaction?.selects ?? [];
   if (answer === EXPECTED) return selects.at(-1)?.[1] ?? db;
@@ -258,7 +257,7 @@ function endsWatch(trait: CommandTrait): boolean {
   return trait === "exec" || trait === "discard" || trait === "unwatch";
 }
 
-/** In a transaction, where these are carried out at once. */
+/** In a transaction these four are carried out at once, and all others are queued. */
 function isQueued(trait: CommandTrait): boolean {
   return trait !== "exec" && trait !== "discard" && trait !== "multi" && trait !== "watch";
 }

@@ -1,9 +1,9 @@
 import { serverName } from "../config/endpoint.js";
 import { outside, pipelined } from "../core/channels.js";
 import { Command, type QueuedCommand, Redis, type RedisOptions } from "./ioredis.js";
-import type { PipedCommands } from "./outgoing.js";
+import type { PipedCommands } from "./pipelines.js";
 
-/** ioredis reconnects, queues, resends and times out nothing: all of that is the gate's. */
+/** ioredis reconnects, holds, resends and times out nothing by itself: the client does all of that. */
 const RULED_BY_US = {
   lazyConnect: true,
   retryStrategy: null,
@@ -11,17 +11,17 @@ const RULED_BY_US = {
   autoResendUnfulfilledCommands: false,
   maxRetriesPerRequest: 0,
   autoResubscribe: false,
-  enableReadyCheck: false, // its LOADING wait is a timer out of our hands; PING tells as much
+  enableReadyCheck: false, // it waits out LOADING with a timer that we could not stop; a PING tells as much
   enableAutoPipelining: false,
-  connectTimeout: 0, // blames the peer for a blocked loop, and does not cover the handshake
+  connectTimeout: 0, // it blames the peer for a blocked loop, and does not cover the handshake
   disconnectTimeout: 100,
 } as const;
 
 /** An ioredis connection that does nothing by itself: it opens, sends and ends when it is told to. */
 export class Wire extends Redis {
-  /** Writes to the socket that belong to what is in ioredis' queue. Where there were others, replies would go to the wrong commands. */
+  /** How many writes to the socket belong to ioredis' queue. If there were others, replies would go to wrong commands. */
   writes = 0;
-  /** The newest commands of the queue, which have not left yet. */
+  /** How many of the newest commands in ioredis' queue have not left yet. */
   unsent = 0;
 
   readonly #servername: string | undefined;
@@ -31,17 +31,17 @@ export class Wire extends Redis {
     this.#servername = options.tls?.servername;
   }
 
-  /** Straight onto the socket; rejections are the caller's to handle. */
+  /** Sends a command of the library itself, straight to the socket. The caller handles rejections. */
   async own(name: string, ...args: string[]): Promise<unknown> {
     return await outside(() => this.transmit(new Command(name, args, { replyEncoding: "utf8" })));
   }
 
-  /** The same for arguments of any kind, with an answer in bytes. */
+  /** As `own`, for arguments of any kind; the answer comes in bytes. */
   async ownBytes(name: string, ...args: (string | Buffer)[]): Promise<unknown> {
     return await outside(() => this.transmit(new Command(name, args)));
   }
 
-  /** Onto the socket. The promise returned may be a traced one: hand it on, or handle it. */
+  /** Writes a command to the socket. The promise may be the one of a tracer: return it, or handle its rejection. */
   transmit(command: QueuedCommand): unknown {
     this.#expect(1);
     try {
@@ -54,14 +54,14 @@ export class Wire extends Redis {
     }
   }
 
-  /** The same for a pipeline, which ioredis writes with its last command. */
+  /** Writes a pipeline. ioredis writes it with its last command. */
   transmitAll({ commands, stream }: PipedCommands): void {
     const { length } = this.commandQueue;
     this.#expect(commands.length);
     pipelined.commands = commands;
     try {
       for (const command of commands) {
-        if (!this.stream.writable) return; // ended meanwhile, by who listens
+        if (!this.stream.writable) return; // a listener has ended the connection meanwhile
         super.sendCommand(command, stream);
       }
     } finally {
@@ -70,19 +70,19 @@ export class Wire extends Redis {
     }
   }
 
-  /** Before they are given to ioredis: they may leave at once. */
+  /** Counts commands before ioredis is given them, because they may leave at once. */
   #expect(commands: number): void {
     this.writes++;
     this.unsent += commands;
   }
 
-  /** ioredis may have turned some away. */
+  /** ioredis may have rejected some of them instead of writing them. */
   #correct(queued: number, commands: number): void {
     if (queued === 0) this.writes--;
     if (queued < commands) this.unsent -= commands - queued;
   }
 
-  /** TCP, TLS and handshake, once; with `db` also for whoever selected another one before. */
+  /** TCP, TLS and handshake, once. `db` is selected, whatever database was selected before. */
   dial(db?: number): Promise<void> {
     if (db !== undefined) {
       const { prevCondition } = this as unknown as { prevCondition: { select: number } | null };
@@ -90,7 +90,7 @@ export class Wire extends Redis {
       Object.assign(this.options, { db });
     }
     const { tls, path, host } = this.options;
-    // node:tls names nobody by itself; where the connection leads can have changed.
+    // node:tls sends no server name by itself, and the address may be another one than the last time.
     if (tls && path === undefined) tls.servername = this.#servername ?? serverName(host!);
     return outside(() => super.connect());
   }
@@ -98,13 +98,13 @@ export class Wire extends Redis {
   /** Resolves when the socket is gone, whatever state the connection was in. */
   async hangUp(): Promise<void> {
     if (this.status === "end" || this.status === "wait") return;
-    // Not events.once(): that one rejects when an error event comes first, as it often does.
+    // Not events.once(): it rejects when an error event comes first, as it often does.
     const ended = new Promise<void>((resolve) => this.once("end", resolve));
     super.disconnect();
     await ended;
   }
 
-  /** As `hangUp`, without waiting for the other end. */
+  /** As `hangUp`, without waiting for the peer. */
   async cut(): Promise<void> {
     const hungUp = this.hangUp();
     this.stream?.destroy();

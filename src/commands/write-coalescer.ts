@@ -1,43 +1,40 @@
 import type { Writable } from "node:stream";
 import { monotonic } from "../core/clock.js";
 
-/** Chunks up to this size are copied into one; larger ones are cheaper to hand over as they are. */
+/** Chunks up to this size are copied into one; larger chunks are cheaper to hand over as they are. */
 const COPY_BYTES = 16_384;
-/**
- * A turn that took so long for each command it wrote has computed for them. Writing costs 10 µs: with less work than this
- * it is dearer than waiting.
- */
+/** A turn that took this long per command has computed for them. A write costs 10 µs: with less work, waiting is cheaper. */
 const LONG_MS = 0.2;
-/** After such a turn so many commands leave at once, if no other turn has been measured meanwhile. */
+/** After such a turn this many commands leave at once, if no other turn was measured meanwhile. */
 const EARLY = 32;
 
 export interface WriteCoalescer {
-  /** So far. */
+  /** How many writes were made so far. */
   readonly writes: number;
   /** What was written leaves at once. */
   flush(): void;
 }
 
 /**
- * From now on what a loop turn writes to this stream leaves at the turn's end, in one system call and as one chunk: a
- * stream's own cork saves the call, but keeps a chunk, a callback and an encoding for each command. While turns compute,
- * each command leaves at once, for it would wait until the others have computed too; so does the first one after bytes
- * came in where they answered one command at a time. Nothing is delayed beyond the turn, and the order stays, because
- * every write of the stream passes here. `onFlush` is asked before it leaves; of a stream that has ended nothing leaves
- * any more.
+ * From now on what a loop turn writes to this stream leaves at the end of the turn, in one system call and as one chunk.
+ * A stream's own cork saves the call, but keeps a chunk, a callback and an encoding for each command. Two kinds of commands
+ * leave at once: while turns compute, each command, because it would wait until the others have computed too; and the first
+ * command after bytes came in, if the last bytes answered one command at a time. Nothing waits beyond the turn. The order
+ * stays, because every write of the stream passes here. `onFlush` is asked before anything leaves. After the stream has
+ * ended nothing leaves.
  */
 export function coalesceWrites(stream: Writable, onFlush: (writes: number) => boolean): WriteCoalescer {
   const write: (chunk: string | Uint8Array) => boolean = stream.write.bind(stream);
   let chunks: (string | Uint8Array)[] = [];
-  /** Of this turn. */
+  /** Commands written in this turn. */
   let commands = 0;
-  /** When the turn began, if it is one in which something came in. */
+  /** When this turn began; undefined if nothing came in. */
   let turnAt: number | undefined;
-  /** So many more leave at once. */
+  /** How many more commands leave at once. */
   let early = 0;
-  /** Commands since something came in. */
+  /** Commands written since something came in. */
   let since = 0;
-  /** There was one at a time of late: the next leaves at once, for no other is going to join it. */
+  /** Of late there was one command at a time: the next one leaves at once, because no other is going to join it. */
   let isLone = false;
 
   const flush = (): void => {
@@ -62,7 +59,7 @@ export function coalesceWrites(stream: Writable, onFlush: (writes: number) => bo
 
   stream.write = (chunk: string | Uint8Array): boolean => {
     const last = chunks.length - 1;
-    // Strings are encoded together. Commands never split a character.
+    // Strings are joined before they are encoded. No command splits a character.
     if (typeof chunk === "string" && typeof chunks[last] === "string") chunks[last] += chunk;
     else chunks.push(chunk);
     coalescer.writes++;
@@ -81,9 +78,9 @@ export function coalesceWrites(stream: Writable, onFlush: (writes: number) => bo
   };
   const endTurn = (): void => (turnAt = undefined);
   stream.prependListener("data", () => {
-    if (since > 0) isLone = since === 1 && early === 0; // else it is the rest of what came in before
+    if (since > 0) isLone = since === 1 && early === 0; // otherwise it is the rest of what came in before
     since = 0;
-    if (isLone) return; // nothing to be measured: it leaves at once anyway
+    if (isLone) return; // the next command leaves at once anyway, and nothing is measured
     if (turnAt === undefined) setImmediate(endTurn);
     turnAt = monotonic();
   });

@@ -1,10 +1,10 @@
 import { markAsUntransferable } from "node:worker_threads";
 import type { AskedChannel, OnResubscribed } from "../commands/asked-channels.js";
 import { CommandQueue } from "../commands/command-queue.js";
-import { type Gate, Handle } from "../commands/handle.js";
+import { Handle, type HandleOwner } from "../commands/handle.js";
 import type { QueuedCommand } from "../commands/ioredis.js";
 import type { KeyPositions } from "../commands/key-positions.js";
-import { type Outgoing, PipedCommands } from "../commands/outgoing.js";
+import { type Outgoing, PipedCommands } from "../commands/pipelines.js";
 import type { RetryConfig } from "../config/options.js";
 import { AuthFailedError } from "../core/errors.js";
 import { quiet } from "../core/log.js";
@@ -41,7 +41,7 @@ export interface ClientOptions extends Omit<DialerOptions, "onServed" | "onConne
  * One connection and its life: the handle stays, sockets come and go under it. Nobody else connects, reconnects or
  * ends it, and every command it was given settles.
  */
-export class Client implements Gate {
+export class Client implements HandleOwner {
   readonly redis: Handle;
   readonly #options: ClientOptions;
   readonly #dialer: Dialer;
@@ -127,7 +127,7 @@ export class Client implements Gate {
         errors: this.#commandQueue.errors,
         ask: (command, ...args) => this.askAbout(command, ...args),
         send: (command) => this.#send(command),
-        onTurnedAway: (commands) => this.#commandQueue.session.turnedAway(commands),
+        onNotSent: (commands) => this.#commandQueue.session.notSent(commands),
       });
     // Who holds a dedicated one is not to find an AUTH between two commands: see renewLogin.
     if (role !== "dedicated") this.#unlisten = options.logins?.listen(() => this.renewLogin());
@@ -269,11 +269,11 @@ export class Client implements Gate {
     if (this.isAlive()) this.#loginRenewal.renew(); // an attempt to connect takes the latest by itself
   }
 
-  // The gate of the handle
+  // The owner of the handle
 
   send(outgoing: Outgoing): unknown {
     // Also while QUIT is under way: what is written behind it never runs.
-    if (this.#closing) return this.#commandQueue.turnAwayClosed(outgoing);
+    if (this.#closing) return this.#commandQueue.rejectClosed(outgoing);
     return this.#keys && this.#isDelayed(outgoing, this.#keys) ? outgoing.promise : this.#send(outgoing);
   }
 
@@ -302,7 +302,7 @@ export class Client implements Gate {
     return this.#commandQueue.refuse(pipeline, ends);
   }
 
-  refused(command: QueuedCommand, error: Error): void {
+  rejected(command: QueuedCommand, error: Error): void {
     this.#commandQueue.session.answered(command, error);
     if (classifyReply(error) === "reconnect") this.#leave(error, replyCode(error));
   }

@@ -31,7 +31,7 @@ export class Handshake {
     const { reject } = command;
     command.reject = (error) => {
       // Somebody else who says what ioredis says while it connects learns that it had no effect.
-      Reflect.apply(reject, command, [isReplyError(error) ? error : errors.notSent(command, error)]);
+      Reflect.apply(reject, command, [isReplyError(error) ? error : errors.lost(command, error)]);
     };
     const written = this.#handle.transmit(command);
     // ioredis leaves it unheard.

@@ -1,5 +1,5 @@
 import { type AnyClient, clientMaker, connectOrClose, type OpenOptions } from "../clients/open-client.js";
-import { isNamed } from "../commands/commands.js";
+import { isNamed } from "../commands/traits.js";
 import type { RedisHandle } from "../commands/ioredis.js";
 import type { SyncKind } from "../link/sync-area.js";
 
