@@ -4,18 +4,17 @@ import type { Config, ConnectOptions, RedisOptions } from "./config/options.js";
 import { type Outcome, ShuttingDownError, TaskAbortedError, ThreadStartFailedError } from "./core/errors.js";
 import { type Logger, noopLogger } from "./core/log.js";
 import { UNREAD_MS } from "./core/clock.js";
-import { waitAtMost, within } from "./core/waiting.js";
+import { deferred, waitAtMost, within } from "./core/waiting.js";
 import { ConnectGate } from "./gate/connect-gate.js";
 import { fromErrorData } from "./link/error-serialization.js";
 import { Ledger, LedgerTotals } from "./link/ledger.js";
-import type { FromThread } from "./link/protocol.js";
 import { Dispatcher } from "./main/dispatch/dispatcher.js";
 import { mapTasks } from "./main/dispatch/task-map.js";
 import { badRunOptions } from "./main/dispatch/task-run.js";
 import type { AnyTasks } from "./main/dispatch/task-types.js";
 import type { ConnectionManager } from "./main/manager.js";
 import { collectStats, type Stats } from "./main/observe/stats.js";
-import { Thread } from "./main/threads/thread.js";
+import { type OpenMessage, Thread } from "./main/threads/thread.js";
 import { closeCurrent } from "./thread/current.js";
 import { Runtime, type TasksModule } from "./thread/runtime.js";
 
@@ -60,7 +59,6 @@ export async function runInProcess<Tasks extends object>(
 /** A tasks module in this thread; made by `runInProcess`. */
 export class InProcess<Tasks extends object> implements AsyncDisposable {
   readonly #config: Config;
-  readonly #logger: Logger;
   readonly #onClosed: () => void;
   readonly #dispatcher: Dispatcher;
   readonly #thread: Thread;
@@ -69,23 +67,14 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
   readonly #gateBuffer: SharedArrayBuffer;
   readonly #gate: ConnectGate;
   #hangUp: (() => void) | undefined;
-  #onReady!: () => void;
-  #onFailed!: (cause: unknown) => void;
+  readonly #ready = deferred();
   #closing: Promise<void> | undefined;
 
   /** @internal */
   constructor(config: Config, logger: Logger, onClosed: () => void) {
     this.#config = config;
-    this.#logger = logger;
     this.#onClosed = onClosed;
-    const { threads, queue, shutdown } = config;
-    this.#dispatcher = new Dispatcher({
-      manager: 0, // none: managers count from 1
-      concurrency: threads.concurrency,
-      maxQueue: queue.max,
-      cancelGraceMs: shutdown.cancelGraceMs,
-      logger,
-    });
+    this.#dispatcher = new Dispatcher(0, config, logger); // no manager's id: they count from 1
     this.#thread = new OwnThread(1, this.#ledger.row(0));
     this.#gateBuffer = ConnectGate.buffer(config);
     this.#gate = new ConnectGate(this.#gateBuffer, config, ConnectGate.mainRow(config));
@@ -137,25 +126,18 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
   /** @internal */
   async start(load: () => Promise<TasksModule>): Promise<void> {
     const { shutdown, threads } = this.#config;
+    const { startTimeoutMs } = threads;
     try {
       await closeCurrent(shutdown.closeMs);
-      const ready = new Promise<void>((resolve, reject) => {
-        this.#onReady = resolve;
-        this.#onFailed = reject;
-      });
       void this.#begin().start(load); // never rejects
-      const { startTimeoutMs } = threads;
-      await within(
-        ready,
-        startTimeoutMs,
-        () => new Error(`the tasks module was not set up within ${startTimeoutMs} ms`),
-      );
+      const tooLate = (): Error => new Error(`the tasks module was not set up within ${startTimeoutMs} ms`);
+      await within(this.#ready.promise, startTimeoutMs, tooLate);
     } catch (cause) {
       await this.close();
       const why = cause instanceof Error ? cause.message : String(cause);
       throw new ThreadStartFailedError(`the tasks could not be set up: ${why}`, { cause });
     }
-    this.#thread.started();
+    this.#thread.becameReady();
     this.#dispatcher.threadReady(this.#thread);
   }
 
@@ -174,35 +156,12 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
     return new Runtime(port1, { config, ...shared, hasProvider: false, taskPrefix }, 0);
   }
 
-  #receive(message: FromThread): void {
-    switch (message.type) {
-      case "ready":
-        return this.#onReady();
-      case "failed":
-        return this.#onFailed(fromErrorData(message.error));
-      case "results":
-        return this.#dispatcher.results(this.#thread, message);
-      case "report":
-        return this.#dispatcher.report(this.#thread, message);
-      case "unreadable":
-        return this.#dispatcher.unreadable(this.#thread, message.message);
-      case "audited":
-        return this.#dispatcher.audited(this.#thread, message);
-      case "logs":
-        return this.#write(message);
-      case "closed":
-        return this.#thread.closed();
-    }
-  }
-
-  #write({ records, dropped }: Extract<FromThread, { type: "logs" }>): void {
-    this.#thread.row.add("logsTaken", records.length + dropped);
-    for (const { level, message, fields, job } of records) {
-      const write = (): void => this.#logger[level](message, { threadId, ...fields });
-      const scope = job === undefined ? undefined : this.#dispatcher.scopeOf(this.#thread, job);
-      if (scope) scope.runInAsyncScope(write);
-      else write();
-    }
+  #receive(message: OpenMessage): void {
+    if (message.type === "ready") this.#ready.resolve();
+    else if (message.type === "failed") this.#ready.reject(fromErrorData(message.error));
+    // A thread without a manager's provider asks for no login, and what the sync helper says is its own affair.
+    else if (message.type !== "loginWanted" && message.type !== "helper")
+      this.#dispatcher.receive(this.#thread, message);
   }
 
   async #close(): Promise<void> {

@@ -1,12 +1,14 @@
+// The main thread's room: ConnectionManager, which users hold, and what it owns. It may import every room below, but
+// nothing of a thread. Start reading here: the constructor makes the parts, `run()` goes to dispatch/dispatcher.ts, the threads'
+// life is in threads/threads.ts, and `shutdown()` in shutdown.ts. observe/ has the log, the statistics and the dashboard.
 import type { RedisHandle } from "../commands/ioredis.js";
 import { loadConfig } from "../config/env.js";
-import type { AcquireOptions, CredentialsProvider, ManagerOptions } from "../config/options.js";
+import type { AcquireOptions, ManagerOptions } from "../config/options.js";
 import { ShuttingDownError, TaskAbortedError } from "../core/errors.js";
 import type { Logger } from "../core/log.js";
 import { ConnectGate } from "../gate/connect-gate.js";
 import { sameError } from "../link/error-serialization.js";
-import { Ledger, LedgerTotals } from "../link/ledger.js";
-import type { LogRecord, ThreadData } from "../link/protocol.js";
+import type { ThreadData } from "../link/protocol.js";
 import { MainClients } from "./clients.js";
 import { Dispatcher } from "./dispatch/dispatcher.js";
 import { type MapOptions, type MapOutcome, mapTasks } from "./dispatch/task-map.js";
@@ -17,10 +19,8 @@ import { createLogger } from "./observe/logger.js";
 import { collectStats, type Stats } from "./observe/stats.js";
 import { Readiness } from "./readiness.js";
 import { Recycler } from "./recycler.js";
-import { type ShutdownReport, shutDown } from "./shutdown.js";
-import { handleSignals } from "./signals.js";
+import { handleSignals, type ShutdownReport, shutDown } from "./shutdown.js";
 import { type OnMessage, type SubscribeOptions, Subscriptions } from "./subscriptions.js";
-import type { Thread } from "./threads/thread.js";
 import { ThreadCredentials } from "./threads/thread-credentials.js";
 import { Threads } from "./threads/threads.js";
 
@@ -44,11 +44,6 @@ export interface ShutdownOptions {
   readonly until?: PromiseLike<unknown> | undefined;
 }
 
-interface Waiting {
-  readonly resolve: () => void;
-  readonly reject: (error: Error) => void;
-}
-
 /**
  * One per process, on the main thread: owns the primary client, the threads and their shutdown. `Tasks` is the type of
  * the tasks module. Threads start with the manager; the process stays until `shutdown()`.
@@ -60,7 +55,6 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   readonly #config: ThreadData["redthread"]["config"];
   readonly #logger: Logger;
   readonly #closeLogger: () => Promise<void>;
-  readonly #gateBuffer: SharedArrayBuffer;
   readonly #gate: ConnectGate;
   readonly #credentials: ThreadCredentials | undefined;
   readonly #dispatcher: Dispatcher;
@@ -69,8 +63,6 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   readonly #clients: MainClients;
   readonly #subscriptions: Subscriptions;
   readonly #readiness: Readiness;
-  readonly #totals = new LedgerTotals();
-  readonly #waitingForThreads = new Set<Waiting>();
   readonly #stopSignals: (() => void) | undefined;
   #phase: "serving" | "lame duck" | "refusing" | "closed" = "serving";
   #shutdown: Promise<ShutdownReport> | undefined;
@@ -81,7 +73,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
    */
   constructor(options: ManagerOptions) {
     this.#config = loadConfig(options, { requireTasks: true });
-    const { threads, queue, shutdown, log } = this.#config;
+    const { redis, retry, shutdown, log } = this.#config;
     if (options.logger) {
       this.#logger = options.logger;
       this.#closeLogger = async () => {}; // the caller's own
@@ -90,16 +82,12 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       this.#logger = logger;
       this.#closeLogger = () => logger.close();
     }
-    this.#gateBuffer = ConnectGate.buffer(this.#config);
-    this.#gate = new ConnectGate(this.#gateBuffer, this.#config, ConnectGate.mainRow(this.#config));
-    this.#credentials = this.#useProvider(options.redis?.credentials);
-    this.#dispatcher = new Dispatcher({
-      manager: this.id,
-      concurrency: threads.concurrency,
-      maxQueue: queue.max,
-      cancelGraceMs: shutdown.cancelGraceMs,
-      logger: this.#logger,
-    });
+    const gateBuffer = ConnectGate.buffer(this.#config);
+    this.#gate = new ConnectGate(gateBuffer, this.#config, ConnectGate.mainRow(this.#config));
+    const provider = options.redis?.credentials;
+    const limitMs = redis.connectTimeoutMs;
+    this.#credentials = provider && new ThreadCredentials({ provider, limitMs, retry, logger: this.#logger });
+    this.#dispatcher = new Dispatcher(this.id, this.#config, this.#logger);
     this.#clients = new MainClients({
       config: this.#config,
       gate: this.#gate,
@@ -107,21 +95,11 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       logger: this.#logger,
       onResubscribed: (asked) => this.#subscriptions.resubscribed(asked),
     });
-    this.#subscriptions = new Subscriptions(this.#clients.subscriber, this.#logger, this.#config.redis.keyPrefix);
-    this.#readiness = new Readiness({
-      config: this.#config,
-      logger: this.#logger,
-      primary: this.#clients.primary,
-      isServing: () => this.#phase === "serving",
-    });
-    this.#threads = this.#startThreads();
-    this.#recycler = new Recycler({
-      ...threads,
-      closeMs: shutdown.closeMs,
-      threads: this.#threads,
-      dispatcher: this.#dispatcher,
-      logger: this.#logger,
-    });
+    const { primary, subscriber } = this.#clients;
+    this.#subscriptions = new Subscriptions(subscriber, this.#logger, redis.keyPrefix);
+    this.#readiness = new Readiness(this.#config, this.#logger, primary, () => this.#phase === "serving");
+    this.#threads = this.#startThreads(gateBuffer);
+    this.#recycler = new Recycler(this.#config, this.#threads, this.#dispatcher, this.#logger);
     this.#stopSignals = shutdown.handleSignals
       ? handleSignals((signal) => this.shutdown({ reason: signal }))
       : undefined;
@@ -135,11 +113,12 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
    *   REDTHREAD_CONFIG_INVALID (a Sentinel as the server, a server as a sentinel or as a Cluster's node)
    */
   async ready(): Promise<void> {
-    this.#refuseIfClosed();
     try {
-      await this.#readiness.prove(this.#allThreadsReady());
+      const refused = this.#refusal();
+      if (refused) throw refused;
+      await this.#readiness.prove(this.#threads.ready());
     } catch (error) {
-      throw this.#refusal() ?? error; // closed under it
+      throw this.#refusal() ?? error; // closed meanwhile
     }
   }
 
@@ -216,7 +195,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       maxConnections: this.#config.connections.max,
       dispatcher: this.#dispatcher,
       threads: this.#threads,
-      totals: this.#totals,
+      totals: this.#threads.totals,
       recycled: this.#recycler.recycled,
       maxDedicated: this.#config.dedicated.max,
       places: this.#config.threads.count,
@@ -227,7 +206,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
     const reasons: string[] = [];
     if (this.#phase !== "serving") reasons.push(this.#phase === "closed" ? "shut down" : "shutting down");
     else {
-      if (![...this.#threads].some(({ state }) => state === "ready")) reasons.push("no thread is ready");
+      if (this.#threads.serving.length === 0) reasons.push("no thread is ready");
       for (const role of ["primary", "subscriber"] as const)
         if (this.#clients[role].state === "connecting") reasons.push(`the ${role} client is connecting`);
       const { failure } = this.#readiness;
@@ -285,98 +264,51 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   #refuse(): void {
     this.#phase = "refusing";
     this.#recycler.stop();
-    this.#rejectWaiting(this.#shuttingDown());
+    this.#threads.rejectReady(this.#refusal()!);
   }
 
   #refuseIfClosed(): void {
-    const refused = this.#phase === "closed" ? this.#shuttingDown() : undefined;
+    const refused = this.#refusal("closed");
     if (refused) throw refused;
   }
 
-  #refusal(): Error | undefined {
-    return this.#phase === "serving" || this.#phase === "lame duck" ? undefined : this.#shuttingDown();
-  }
-
-  #shuttingDown(): ShuttingDownError {
+  /** Why no work is taken: undefined before the shutdown has come to this phase. */
+  #refusal(since: "refusing" | "closed" = "refusing"): ShuttingDownError | undefined {
+    if (this.#phase !== since && this.#phase !== "closed") return undefined;
     return new ShuttingDownError("the manager is shutting down and takes no more work", { outcome: "refused" });
   }
 
-  #useProvider(provider: CredentialsProvider | undefined): ThreadCredentials | undefined {
-    if (!provider) return undefined;
-    const { redis, retry } = this.#config;
-    return new ThreadCredentials({ provider, limitMs: redis.connectTimeoutMs, retry, logger: this.#logger });
-  }
-
-  #startThreads(): Threads {
+  #startThreads(gateBuffer: SharedArrayBuffer): Threads {
     return new Threads({
       manager: this.id,
       config: this.#config,
       taskPrefix: this.#dispatcher.taskPrefix,
-      totals: this.#totals,
-      ledger: new Ledger(this.#config.threads.count),
-      gate: { buffer: this.#gateBuffer, sweep: (row) => this.#gate.sweep(row) },
+      gateBuffer,
+      gate: this.#gate,
       logger: this.#logger,
       credentials: this.#credentials,
       onReady: (thread) => {
         this.#dispatcher.threadReady(thread);
-        this.#checkReady();
         this.#recycler.threadReady();
       },
-      onResults: (thread, results) => {
-        this.#dispatcher.results(thread, results);
-        this.#recycler.resultsCame(thread);
+      onMessage: (thread, message) => {
+        this.#dispatcher.receive(thread, message);
+        if (message.type === "results") this.#recycler.resultsCame(thread);
       },
-      onReport: (thread, report) => this.#dispatcher.report(thread, report),
-      onUnreadable: (thread, message) => this.#dispatcher.unreadable(thread, message),
-      onAudited: (thread, audit) => this.#dispatcher.audited(thread, audit),
-      onLogs: (thread, records, dropped) => this.#writeLogs(thread, records, dropped),
       onGone: (thread, reason) => {
         this.#dispatcher.threadGone(thread, this.#lost(reason));
         this.#recycler.threadGone(thread);
       },
-      onStartFailed: (error) => this.#rejectWaiting(error),
       onAllFailed: (error) => this.#dispatcher.failQueued(error),
     });
   }
 
-  /** A task that the shutdown could not wait for is its doing, whatever ended the thread. */
+  /** The error of a task whose thread ended. During the shutdown the shutdown is the reason, whatever ended the thread. */
   #lost(reason: Error): Error {
-    if (this.#phase === "serving" || this.#phase === "lame duck") return reason;
+    if (!this.#refusal()) return reason;
     return new TaskAbortedError("the shutdown could not wait for this task: its thread was closed before", {
       outcome: "unknown",
       cause: reason,
     });
-  }
-
-  async #allThreadsReady(): Promise<void> {
-    const failed = this.#refusal() ?? this.#threads.startFailure();
-    if (failed) throw failed;
-    await new Promise<void>((resolve, reject) => {
-      this.#waitingForThreads.add({ resolve, reject });
-      this.#checkReady();
-    });
-  }
-
-  #rejectWaiting(error: Error): void {
-    for (const { reject } of this.#waitingForThreads) reject(error);
-    this.#waitingForThreads.clear();
-  }
-
-  #checkReady(): void {
-    // There is one more while a thread is recycled.
-    const ready = [...this.#threads].filter(({ state }) => state === "ready");
-    if (ready.length < this.#config.threads.count) return;
-    for (const { resolve } of this.#waitingForThreads) resolve();
-    this.#waitingForThreads.clear();
-  }
-
-  #writeLogs(thread: Thread, records: readonly LogRecord[], dropped: number): void {
-    for (const { level, message, fields, job } of records) {
-      const write = (): void => this.#logger[level](message, { threadId: thread.threadId, ...fields });
-      const scope = job === undefined ? undefined : this.#dispatcher.scopeOf(thread, job);
-      if (scope) scope.runInAsyncScope(write);
-      else write();
-    }
-    if (dropped > 0) this.#logger.warn("log records were dropped", { threadId: thread.threadId, dropped });
   }
 }

@@ -1,3 +1,4 @@
+import { constants } from "node:os";
 import type { SharedClient } from "../clients/shared-client.js";
 import type { ShutdownConfig } from "../config/options.js";
 import { TaskAbortedError, type Outcome } from "../core/errors.js";
@@ -5,7 +6,7 @@ import { errorCode, type Logger } from "../core/log.js";
 import { UNREAD_MS, monotonic } from "../core/clock.js";
 import { sleep, waitAtMost, within } from "../core/waiting.js";
 import type { Dispatcher } from "./dispatch/dispatcher.js";
-import type { Threads } from "./threads/threads.js";
+import { Threads } from "./threads/threads.js";
 
 export interface ShutdownReport {
   /** What `shutdown` was called with, or the signal's name. */
@@ -23,22 +24,28 @@ export interface ShutdownReport {
 export interface ShutdownParts {
   readonly dispatcher: Dispatcher;
   readonly threads: Threads;
-  /** The main thread's. */
+  /** The main thread's clients. */
   readonly clients: readonly SharedClient[];
   readonly logger: Logger;
   readonly closeLogger: () => Promise<void>;
-  /** From here on no task is taken. */
+  /** No task is taken from this call on. */
   readonly refuse: () => void;
-  /** What tasks are still taken for, within `drainMs`. */
+  /** Tasks are taken until this settles, within `drainMs`. */
   readonly until?: PromiseLike<unknown> | undefined;
 }
 
-/** A server that answers has answered QUIT long before; one that does not is not waited for twice. */
+/** A server that answers has answered QUIT within this time. A server that does not is not waited for twice. */
 const LAST_CLOSE_MS = 200;
 
 /**
- * Refuse, drain, close: running tasks finish with Redis still there, then everything is closed in the reverse order of
- * its opening. Every step is run, whatever became of the one before. Over after lameDuckMs + drainMs + closeMs + 500 ms.
+ * Closes everything in the reverse order of its opening. Every step runs, whatever became of the step before. It takes at
+ * most lameDuckMs + drainMs + closeMs + 500 ms:
+ * 1. For `lameDuckMs` everything goes on. Then no task is accepted.
+ * 2. For `drainMs` the accepted tasks may finish; Redis is still there. The tasks that wait are then rejected.
+ * 3. `threads.close()`: each thread aborts what still runs, runs its teardown, closes its clients and answers, in `closeMs`.
+ * 4. `threads.destroy()` terminates every thread that has not answered: `worker.terminate()` ends an endless loop, too.
+ *    Meanwhile the main thread's clients are closed.
+ * 5. The log is written to its end.
  */
 export async function shutDown(reason: string, config: ShutdownConfig, parts: ShutdownParts): Promise<ShutdownReport> {
   const { dispatcher, threads, clients, logger, closeLogger, refuse, until } = parts;
@@ -72,10 +79,10 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
     outcome: thread.state === "closed" ? ("graceful" as const) : ("forced" as const),
     durationMs: Math.round(thread.closeMs ?? config.closeMs),
   }));
-  // Whatever a thread that did not answer still does, it is over: the main thread's clients need not wait for its end.
+  // A thread that did not answer does nothing more that counts: the main thread's clients need not wait for its end.
   const ended = step(() => threads.destroy());
   const clientsMs = lastMs();
-  // At once: what one of them waits for its server must not be what the next one lacks.
+  // All at once, because a wait for one server must not use up the time of the next client.
   await Promise.all(clients.map((client) => step(() => client.close(clientsMs))));
   await ended;
 
@@ -102,4 +109,59 @@ function abortedAfter(drainMs: number, outcome: Outcome, cause: unknown): TaskAb
     outcome,
     cause,
   });
+}
+
+const SIGNALS = ["SIGTERM", "SIGINT"] as const;
+type Signal = (typeof SIGNALS)[number];
+type StartShutdown = (reason: string) => Promise<ShutdownReport>;
+
+/** The shutdowns of this process's managers that handle signals. */
+const shutdowns = new Set<StartShutdown>();
+/** The first signal, and the exit code of each manager. */
+let ending: { readonly signal: Signal; readonly codes: Promise<number>[] } | undefined;
+
+/**
+ * Shuts down on the first SIGTERM or SIGINT. The process ends when all managers that handle signals are done: with 0 when
+ * everything ended by itself, with 1 when a thread was forced or a task abandoned. A second signal ends the process at
+ * once. Returns a function that stops listening.
+ */
+export function handleSignals(start: StartShutdown): () => void {
+  // A manager that is made after the signal would be lost with the process, and its accepted tasks with it.
+  ending?.codes.push(exitCode(start(ending.signal)));
+  if (shutdowns.size === 0) for (const signal of SIGNALS) process.on(signal, onSignal);
+  shutdowns.add(start);
+  return () => {
+    // After a signal the listeners stay: without them Node's default kills the process in the middle of the shutdown.
+    if (ending || !shutdowns.delete(start) || shutdowns.size > 0) return;
+    for (const signal of SIGNALS) process.off(signal, onSignal);
+  };
+}
+
+function onSignal(signal: Signal): void {
+  if (ending) return killSelf(signal);
+  ending = { signal, codes: [...shutdowns].map((start) => exitCode(start(signal))) };
+  void end(ending.signal, ending.codes);
+}
+
+async function end(signal: Signal, codes: readonly Promise<number>[]): Promise<void> {
+  let code = 0;
+  // One by one, because more managers may join meanwhile.
+  for (const one of codes) code = Math.max(code, await one);
+  // Other code that awaits the shutdown has a turn first, and what it writes gets on its way.
+  setImmediate(() => (Threads.areLeaving ? killSelf(signal) : process.exit(code)));
+}
+
+function exitCode(report: Promise<ShutdownReport>): Promise<number> {
+  return report.then(
+    ({ tasks, threads }) => (tasks.abandoned === 0 && threads.every(({ outcome }) => outcome === "graceful") ? 0 : 1),
+    () => 1, // each failed step is in the log
+  );
+}
+
+/** `process.exit()` would wait for a thread in a call that nothing can interrupt, as execSync(). A signal does not wait. */
+function killSelf(signal: Signal): void {
+  process.removeAllListeners(signal);
+  process.kill(process.pid, signal);
+  // Process 1 of a container is still here: the kernel lets no signal without a listener end it.
+  process.exit(128 + constants.signals[signal]);
 }

@@ -1,20 +1,20 @@
 /** Weight of the latest measurement. */
 const WEIGHT = 0.2;
-/** So many messages without a task that waited make the next ones immediate. */
+/** After this many messages in a row without a task that waited, the next tasks count as immediate. */
 const STREAK = 8;
 
-/** Names that are remembered: whoever adds jobs to a queue can choose names without end. */
+/** How many names are remembered. A queue of jobs may bring names without end. */
 const MOST = 1_000;
 
-/** What the next task of a name is taken for. */
+/** What the next task of a name is expected to cost. */
 export interface Expected {
-  /** How long it keeps its thread's loop busy: not how long it takes, a BLPOP is not heavy. */
+  /** How long it keeps its thread's loop busy. A BLPOP takes long, but costs little. */
   readonly busyMs: number;
-  /** It waits for nothing: it ends as soon as it has begun. */
+  /** It ends as soon as it has begun, because it waits for nothing. */
   readonly isImmediate: boolean;
 }
 
-/** None has ended of it: as if it were long, for the first few would be in each other's way if it is. */
+/** No task of the name has ended. It is taken for long, because the first few would be in each other's way if it is. */
 const UNKNOWN: Expected = { busyMs: 4, isImmediate: false };
 
 class Measured implements Expected {
@@ -35,7 +35,7 @@ class Measured implements Expected {
   }
 }
 
-/** What is expected of a task of each name. What a thread measures covers all that ended together, and each is taken for a like share of it. */
+/** Learns what a task of each name costs. A thread measures all tasks that ended together: each counts as an equal share. */
 export class CostEstimator {
   readonly #measured = new Map<string, Measured>();
 
@@ -48,7 +48,7 @@ export class CostEstimator {
       const known = this.#measured.get(name) ?? new Measured(busyMs);
       known.add(busyMs, areImmediate);
       this.#measured.delete(name);
-      this.#measured.set(name, known); // the last to go
+      this.#measured.set(name, known); // it is forgotten last
       if (this.#measured.size > MOST) this.#measured.delete(this.#measured.keys().next().value!);
     }
   }

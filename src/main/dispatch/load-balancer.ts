@@ -4,88 +4,101 @@ import type { Expected } from "./cost-estimator.js";
 import type { TaskRun } from "./task-run.js";
 import { ThreadWork, tasksTaken } from "./thread-work.js";
 
-/** A loop that is busy for less than this share of the time. */
+/** A loop that is busy for less than this share of the time is idle. */
 const IDLE = 0.5;
+/** While tasks wait for a thread, the threads are looked at this often; else only when one may be found blocked. */
+const WATCH_MS = 10;
 const NOTHING: Expected = { busyMs: 0, isImmediate: false };
 
-/** What the threads that serve have been given, and which of them is to have the next. */
+/** The work of each serving thread. Chooses the thread for the next task, and takes tasks back from a blocked thread. */
 export class LoadBalancer {
   readonly #concurrency: number;
-  readonly #balancer = new Map<Thread, ThreadWork>();
+  readonly #refill: (recalled: readonly TaskRun[]) => void;
+  readonly #works = new Map<Thread, ThreadWork>();
+  #watching: { readonly timer: NodeJS.Timeout; readonly isQueued: boolean } | undefined;
 
-  /** `concurrency`: tasks at once in one thread. */
-  constructor(concurrency: number) {
+  /** `concurrency`: tasks at once in one thread. `refill` gives out the recalled runs and the runs that wait. */
+  constructor(concurrency: number, refill: (recalled: readonly TaskRun[]) => void) {
     this.#concurrency = concurrency;
+    this.#refill = refill;
   }
 
   [Symbol.iterator](): IterableIterator<ThreadWork> {
-    return this.#balancer.values();
+    return this.#works.values();
   }
 
   of(thread: Thread): ThreadWork | undefined {
-    return this.#balancer.get(thread);
+    return this.#works.get(thread);
   }
 
   add(thread: Thread): void {
-    this.#balancer.set(thread, new ThreadWork(thread, this.#concurrency));
+    this.#works.set(thread, new ThreadWork(thread, this.#concurrency));
   }
 
   remove(thread: Thread): void {
-    this.#balancer.delete(thread);
+    this.#works.delete(thread);
   }
 
-  /** How many tasks one of them takes before it has ended any: as many as it runs at once, or more. */
+  /** How many such tasks a thread takes before it has ended any: as many as it runs at once, or more. */
   taken(expected: Expected): number {
     return tasksTaken(expected, this.#concurrency);
   }
 
-  /** The one for a task that is expected to keep its loop busy for as long; undefined while none has room. */
+  /** The thread for a task with this expectation. Undefined while none has room. */
   leastLoaded(expected: Expected): ThreadWork | undefined {
     let least: ThreadWork | undefined;
-    for (const work of this.#balancer.values()) if (work.hasRoom(expected) && work.isLessThan(least)) least = work;
+    for (const work of this.#works.values()) if (work.hasRoom(expected) && work.isLessThan(least)) least = work;
     return least;
   }
 
-  /** The one to be set aside for an exclusive task; undefined while each is for another one. */
+  /** The thread to be reserved for an exclusive task. Undefined while each is reserved for another one. */
   leastReserved(): ThreadWork | undefined {
     let least: ThreadWork | undefined;
-    for (const work of this.#balancer.values()) if (work.isOpen && work.isLessThan(least)) least = work;
+    for (const work of this.#works.values()) if (work.isOpen && work.isLessThan(least)) least = work;
     return least;
   }
 
-  /** Whether a thread is set aside for this job. */
   isReserved(run: TaskRun): boolean {
     for (const work of this) if (work.exclusive === run) return true;
     return false;
   }
 
-  /** More results are in the ports. */
+  /** Whether more results are in the ports. */
   get areAnswering(): boolean {
-    for (const work of this.#balancer.values()) if (work.isAnswering) return true;
+    for (const work of this.#works.values()) if (work.isAnswering) return true;
     return false;
   }
 
-  /** In how many ms one may be found blocked; from now on is counted how busy their loops are. */
-  watch(): number {
+  /**
+   * Looks at the threads again a little later, because tasks may be given out better then. A thread that does not read is
+   * blocked, and its tasks go to a thread that has room. A thread whose loop is idle while tasks wait for a thread gets as
+   * many as it may run, because the expectation can be wrong, and tasks can wait for each other.
+   */
+  watch(isQueued: boolean): void {
+    if (this.#watching && (this.#watching.isQueued || !isQueued)) return;
+    clearTimeout(this.#watching?.timer);
+    this.#watching = undefined;
     let blockedAt = Infinity;
     for (const work of this) {
-      work.thread.loopBusy();
+      work.thread.loopBusy(); // the next call tells how busy the loop was since now
       blockedAt = Math.min(blockedAt, work.blockedAt);
     }
-    return blockedAt - monotonic();
+    if (!isQueued && blockedAt === Infinity) return;
+    // Each look wakes the main thread, which costs a lone caller as much as its task.
+    const ms = isQueued ? WATCH_MS : Math.max(WATCH_MS, blockedAt - monotonic());
+    const timer = setTimeout(() => this.#rebalance(), ms).unref();
+    this.#watching = { timer, isQueued };
   }
 
-  /**
-   * Since `watch`: what a blocked thread has not read is taken back, if there is one that has room; and those whose loops were
-   * idle may be given as many as they may run, while `refill` runs.
-   */
-  rebalance(requeue: (runs: readonly TaskRun[]) => void, refill: () => void): void {
-    const balancer = [...this];
-    for (const work of balancer) {
-      if (balancer.some((other) => other !== work && other.hasRoom(NOTHING))) requeue(work.recall());
+  #rebalance(): void {
+    this.#watching = undefined;
+    const works = [...this];
+    const recalled: TaskRun[] = [];
+    for (const work of works) {
+      if (works.some((other) => other !== work && other.hasRoom(NOTHING))) recalled.push(...work.recall());
       work.isWaiting = work.thread.loopBusy() < IDLE;
     }
-    refill();
-    for (const work of balancer) work.isWaiting = false;
+    this.#refill(recalled);
+    for (const work of works) work.isWaiting = false;
   }
 }

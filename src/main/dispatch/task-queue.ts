@@ -2,23 +2,36 @@ import { Fifo } from "../../core/fifo.js";
 import type { TaskRun } from "./task-run.js";
 
 /**
- * What waits for a thread: the highest priority first, among equals the names of tasks in turn, of one name the oldest.
- * So a flood of one task does not keep the others waiting. Jobs whose callers gave up are passed over.
+ * The tasks that wait for a thread. The highest priority goes first; among equals the names of tasks take turns, so that a
+ * flood of one task does not keep the others waiting; of one name the oldest goes first. Settled runs are skipped.
  */
 export class TaskQueue {
   /** Highest first. */
   readonly #levels: Level[] = [];
+  #size = 0;
+
+  /** How many runs wait whose callers still wait for them. */
+  get size(): number {
+    return this.#size;
+  }
 
   push(run: TaskRun): void {
     this.#level(run.priority).push(run);
+    this.#size++;
   }
 
-  /** Before all others of its name. */
+  /** Puts a run before all others of its name. */
   unshift(run: TaskRun): void {
     this.#level(run.priority).unshift(run);
+    this.#size++;
   }
 
-  /** The next, which stays until `shift`. */
+  /** A waiting run is being settled. It stays until the queue comes to it. */
+  left(): void {
+    this.#size--;
+  }
+
+  /** The next run, which stays until `shift`. */
   peek(): TaskRun | undefined {
     for (;;) {
       const level = this.#levels[0];
@@ -29,11 +42,13 @@ export class TaskQueue {
     }
   }
 
+  /** Takes the run that `peek` gave. */
   shift(): void {
     this.#levels[0]?.shift();
+    this.#size--;
   }
 
-  /** Everything that waits; nothing does afterwards. */
+  /** Takes all runs. */
   *drain(): IterableIterator<TaskRun> {
     for (let run = this.peek(); run; run = this.peek()) {
       this.shift();
@@ -52,7 +67,7 @@ export class TaskQueue {
   }
 }
 
-/** The jobs of one priority. A Map keeps its keys in the order in which they came: the first name is the next. */
+/** The runs of one priority. A Map keeps its keys in the order in which they came: the first name is the next. */
 class Level {
   readonly priority: number;
   readonly #byName = new Map<string, Fifo<TaskRun>>();
@@ -79,7 +94,7 @@ class Level {
     return undefined;
   }
 
-  /** Takes what `peek` gave; its name is the last in turn now. */
+  /** Takes the run that `peek` gave, and puts its name behind all others. */
   shift(): void {
     for (const [name, runs] of this.#byName) {
       runs.shift();

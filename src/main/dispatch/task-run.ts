@@ -1,4 +1,5 @@
 import { AsyncResource } from "node:async_hooks";
+import { types } from "node:util";
 import type { Transferable } from "node:worker_threads";
 import type { TaskMessage, Trace } from "../../core/channels.js";
 import {
@@ -11,7 +12,7 @@ import {
 import { isPrimitive } from "../../core/plain.js";
 import { unknownOption } from "../../core/suggest.js";
 import { crossAlone } from "../../link/lone-crossing.js";
-import { AS_IT_IS, type Make } from "../../link/make.js";
+import { AS_IT_IS, type Make, restored } from "../../link/make.js";
 import type { CancelReason } from "../../link/protocol.js";
 import { copyIfSmall } from "../../link/small-copy.js";
 import { isTooDeep, uncloneablePath } from "../../link/uncloneable.js";
@@ -157,6 +158,22 @@ export class TaskRun {
     this.trace?.failed(error);
     this.#callbacks.reject(error);
     return true;
+  }
+
+  /**
+   * Calls the caller's `onReport`, in the caller's AsyncLocalStorage, while the caller still waits. What the listener throws
+   * or rejects with goes to `onError`.
+   */
+  report(value: unknown, make: Make, onError: (error: unknown, isRejection: boolean) => void): void {
+    if (!this.options.onReport || this.settled) return;
+    this.scope.runInAsyncScope(() => {
+      try {
+        const told: unknown = this.options.onReport?.(restored(value, make));
+        if (types.isPromise(told)) told.catch((error: unknown) => onError(error, true));
+      } catch (error) {
+        onError(error, false);
+      }
+    });
   }
 
   aborted(cause: unknown): TaskAbortedError {

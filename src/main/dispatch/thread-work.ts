@@ -1,6 +1,6 @@
 import type { Transferable } from "node:worker_threads";
 import { ArrayMap } from "../../core/array-map.js";
-import type { TaskMessage, Trace, TraceContext } from "../../core/channels.js";
+import type { TraceContext } from "../../core/channels.js";
 import { Fifo } from "../../core/fifo.js";
 import { monotonic } from "../../core/clock.js";
 import type { AuditedMessage, ToThread } from "../../link/protocol.js";
@@ -8,17 +8,17 @@ import type { Thread } from "../threads/thread.js";
 import type { Expected } from "./cost-estimator.js";
 import type { TaskRun } from "./task-run.js";
 
-/** More than this of expected loop time is not put into one thread … */
+/** A thread is not given tasks for more than this much expected loop time … */
 const FILL_MS = 10;
-/** … but for one task that computes and one that meanwhile fetches what it needs. */
+/** … except that it always has one task that computes and one that meanwhile fetches what it needs. */
 const MIN_TASKS = 2;
 
-/** Of tasks that wait for nothing so much is sent ahead, in one message and for one waking of the thread … */
+/** Of immediate tasks this much expected loop time is sent ahead, in one message and with one waking of the thread … */
 const AHEAD_MS = 0.5;
-/** … but no more, for what a message brings is the thread's, whatever it turns out to be. */
+/** … but not more of them, because the thread must run what a message brings, whatever the tasks turn out to be. */
 const AHEAD_TASKS = 256;
 
-/** A thread that does not read for longer than a busy machine makes it wait has its loop blocked by a task. */
+/** A busy machine makes a thread wait for less than this. A thread that does not read for longer has a blocked loop. */
 const UNREAD_AFTER_MS = 100;
 
 interface Message {
@@ -26,36 +26,38 @@ interface Message {
   readonly sentAt: number;
 }
 
-/** How many a thread of this concurrency takes of tasks for which this is expected. */
+/** How many such tasks a thread of this concurrency takes before it has ended any. */
 export function tasksTaken({ busyMs, isImmediate }: Expected, concurrency: number): number {
   return isImmediate ? Math.max(concurrency, Math.min(AHEAD_TASKS, Math.floor(AHEAD_MS / busyMs))) : concurrency;
 }
 
-/** What one thread has been given. */
+/** The tasks that one thread has been given, from `give` to `remove`, and the messages that bring them there. */
 export class ThreadWork {
   readonly thread: Thread;
-  /** Waits for this thread to be empty, or has it to itself; nothing else is sent there. */
+  /** The exclusive task that the thread is reserved for: it waits until no other task runs, or runs alone. */
   exclusive: TaskRun | undefined;
-  /** Called once nothing runs there and nothing is reserved for it. */
+  /** Called when no task runs in the thread and the thread is not reserved. */
   onIdle: (() => void) | undefined;
-  /** Messages with results that have been read here. */
+  /** How many of the thread's messages with results have been read here. */
   answers = 0;
   done = 0;
   failed = 0;
   /** Its loop has little to do although it has tasks: they wait for something else than CPU, maybe for each other. */
   isWaiting = false;
-  /** What its tasks are expected to keep its loop busy for. */
+  /** How long its tasks are expected to keep its loop busy. */
   #busyMs = 0;
   readonly #concurrency: number;
   readonly #runs = new ArrayMap<TaskRun>();
   #outgoing: TaskRun[] = [];
-  /** Of those at least one goes in a message of its own. */
+  /** At least one outgoing run needs a message of its own. */
   #isOneAlone = false;
-  /** From the first that the thread may not have read. */
+  /** The messages that the thread may not have read. */
   readonly #messages = new Fifo<Message>();
+  /** The number of the first of them. */
   #firstMessage = 0;
-  #isDeaf = false;
-  /** Of its tasks, those that may wait for something. */
+  /** The thread was found blocked, and gets nothing until it has read everything. */
+  #isBlocked = false;
+  /** How many of its tasks are not immediate. */
   #lasting = 0;
 
   constructor(thread: Thread, concurrency: number) {
@@ -67,7 +69,7 @@ export class ThreadWork {
     return this.#runs.size;
   }
 
-  /** More results of it are in the port. */
+  /** Whether more of its results are in the port. */
   get isAnswering(): boolean {
     return this.thread.row.get("answered") > this.answers;
   }
@@ -80,34 +82,37 @@ export class ThreadWork {
     return this.#runs.get(id);
   }
 
-  /** Whether it takes tasks at all. */
+  /** Whether the thread takes tasks at all. */
   get isOpen(): boolean {
     return this.exclusive === undefined && this.thread.state === "ready";
   }
 
-  /** Whether it takes one more that is expected to keep its loop busy for as long. */
+  /** Whether the thread takes one more task with this expectation. */
   hasRoom({ busyMs, isImmediate }: Expected): boolean {
-    if (!this.isOpen || this.#isDeaf) return false;
+    if (!this.isOpen || this.#isBlocked) return false;
     if (this.#runs.size >= this.#concurrency) {
-      // They end one after another there, whatever their number; one that waits would keep its place.
+      // Immediate tasks end one after another, whatever their number. A task that waits would keep its place.
       return isImmediate && this.#lasting === 0 && this.#runs.size < AHEAD_TASKS && this.#busyMs + busyMs <= AHEAD_MS;
     }
     return this.#runs.size < MIN_TASKS || this.#busyMs + busyMs <= FILL_MS || this.isWaiting;
   }
 
-  /** By what its loop is expected to do; where nothing is known of the tasks, by their number. */
+  /** Compares the expected loop time, and the number of tasks where that is equal. */
   isLessThan(other: ThreadWork | undefined): boolean {
     if (!other) return true;
     return this.#busyMs < other.#busyMs || (this.#busyMs === other.#busyMs && this.size < other.size);
   }
 
-  /** Takes a job on; it leaves with the next `post`. */
+  /** Takes a run, which is sent by the next `post`. */
   give(run: TaskRun, { busyMs, isImmediate }: Expected): void {
     run.thread = this.thread;
     run.busyMs = busyMs;
     run.isImmediate = isImmediate;
     if (!isImmediate) this.#lasting++;
-    if (run.trace) this.#note(run.trace);
+    if (run.trace) {
+      run.trace.message.waitMs = run.trace.elapsedMs;
+      run.trace.message.threadId = this.thread.threadId;
+    }
     this.#busyMs += busyMs;
     this.#runs.add(run.id, run);
     this.#outgoing.push(run);
@@ -121,7 +126,7 @@ export class ThreadWork {
     if (this.exclusive === run) this.exclusive = undefined;
   }
 
-  /** Sends what was given since the last time, in its order; `refuse` hears of each job that cannot cross to a thread. */
+  /** Sends the runs that were given since the last call, in their order. Calls `refuse` for each that cannot be cloned. */
   post(refuse: (run: TaskRun, cause: unknown) => void): void {
     const runs = this.#outgoing;
     if (runs.length === 0) return;
@@ -140,14 +145,14 @@ export class ThreadWork {
     this.#sendTogether(together, refuse);
   }
 
-  /** Jobs whose message the thread could not read, and has not begun: here no longer. */
+  /** Removes and returns the runs of a message that the thread could not read. None of them has begun. */
   takeBack(message: number): TaskRun[] {
     const runs = [...this.#runs.values()].filter((run) => run.message === message);
     for (const run of runs) this.remove(run);
     return runs;
   }
 
-  /** Jobs that their thread has ended, and whose results have not come, nor will: here no longer. */
+  /** Removes and returns the runs that the thread has ended and whose results are lost. */
   takeLost({ running, taken, answered }: AuditedMessage): TaskRun[] {
     this.answers = answered;
     const alive = new Set(running);
@@ -156,28 +161,28 @@ export class ThreadWork {
     return lost;
   }
 
-  /** When its loop must be taken for blocked, if it reads nothing until then; Infinity where it has read everything. */
+  /** When the loop counts as blocked if the thread reads nothing until then. Infinity where it has read everything. */
   get blockedAt(): number {
     this.#forgetRead();
     return (this.#messages.peek()?.sentAt ?? Infinity) + UNREAD_AFTER_MS;
   }
 
-  /** What the thread has not begun to read, in the order of sending. */
+  /** The runs that the thread has not begun to read, in the order of sending. */
   unread(): TaskRun[] {
     this.#forgetRead();
     return [...this.#messages].flatMap(({ runs }) => runs);
   }
 
   /**
-   * What the thread has not read for so long that its loop must be blocked. It will find that gone, and gets nothing
-   * more until it reads again.
+   * Removes and returns the runs that the thread has not read for so long that its loop must be blocked. It gets nothing
+   * more until it reads again, and then skips these messages.
    */
   recall(): TaskRun[] {
     this.#forgetRead();
     const recalled: TaskRun[] = [];
     for (let message = this.#messages.peek(); message && isRecallable(message); message = this.#messages.peek()) {
       if (!this.thread.row.claim(this.#firstMessage)) break; // it has just begun to read
-      this.#isDeaf = true;
+      this.#isBlocked = true;
       this.#firstMessage = (this.#firstMessage + 1) | 0;
       this.#messages.shift();
       recalled.push(...message.runs);
@@ -186,14 +191,9 @@ export class ThreadWork {
     return recalled;
   }
 
-  /** A thread that was found blocked may have read on. */
-  listen(): void {
-    if (this.#isDeaf && this.thread.hasHeardAll) this.#isDeaf = false;
-  }
-
-  #note({ message, elapsedMs }: Trace<TaskMessage>): void {
-    message.waitMs = elapsedMs;
-    message.threadId = this.thread.threadId;
+  /** A thread that was found blocked may have read on: then it gets tasks again. */
+  checkBlocked(): void {
+    if (this.#isBlocked && this.thread.hasReadAll) this.#isBlocked = false;
   }
 
   #forgetRead(): void {
@@ -204,7 +204,7 @@ export class ThreadWork {
     }
   }
 
-  /** Small and plain ones. They can be cloned; all together they may be too large for a message. */
+  /** Sends small and plain inputs. Each can be cloned, but all together may be too large for one message. */
   #sendTogether(runs: readonly TaskRun[], refuse: (run: TaskRun, cause: unknown) => void): void {
     if (runs.length === 0) return;
     const tasks: unknown[] = [];
@@ -226,16 +226,16 @@ export class ThreadWork {
     }
   }
 
-  /** @throws where it cannot be cloned; then nothing of it was sent */
+  /** @throws where a value cannot be cloned; then nothing was sent */
   #send(runs: readonly TaskRun[], tasks: readonly unknown[], transferList?: readonly Transferable[]): void {
-    // What has ended would live on with them, and become long-lived. Before it is posted: it counts as read once it is.
+    // Runs that have ended would live on with their messages. Before the post, because the thread may claim it at once.
     this.#forgetRead();
     const number = (this.#firstMessage + this.#messages.size) | 0;
     let traces: Record<number, TraceContext> | undefined;
     for (const run of runs) {
       run.message = number;
       const context = run.trace?.message.trace;
-      if (context) (traces ??= {})[run.id] = { ...context }; // a tracer may set the same one on many tasks
+      if (context) (traces ??= {})[run.id] = { ...context }; // a tracer may set the same object on many tasks
     }
     const message: ToThread = traces ? { type: "tasks", tasks, traces } : { type: "tasks", tasks };
     this.thread.post(message, transferList);
@@ -243,7 +243,7 @@ export class ThreadWork {
   }
 }
 
-/** Late enough, and neither moved there nor meant to have the thread to itself. */
+/** Whether the message has waited for long enough, and brings neither moved buffers nor an exclusive task. */
 function isRecallable({ runs, sentAt }: Message): boolean {
   if (monotonic() - sentAt < UNREAD_AFTER_MS) return false;
   return runs.every(({ options }) => !options.transferList && !options.exclusive);

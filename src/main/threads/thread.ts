@@ -1,40 +1,47 @@
 import type { EventLoopUtilization } from "node:perf_hooks";
 import type { MessagePort, Transferable, Worker } from "node:worker_threads";
-import type { ThreadStartFailedError } from "../../core/errors.js";
 import { monotonic } from "../../core/clock.js";
+import { ThreadDiedError, ThreadStartFailedError } from "../../core/errors.js";
+import { errorCode, type LogFields } from "../../core/log.js";
 import { waitAtMost } from "../../core/waiting.js";
 import type { LedgerRow } from "../../link/ledger.js";
-import type { FromThread, ToThread } from "../../link/protocol.js";
-import type { ThreadHelper } from "./helper.js";
+import type { FromHelper, FromThread, ToHelper, ToThread } from "../../link/protocol.js";
+import { SyncArea } from "../../link/sync-area.js";
 
-/** What a thread is to Node. */
-type Being = Pick<Worker, "threadId" | "performance">;
+/** The parts of a Worker that we use. */
+type WorkerParts = Pick<Worker, "threadId" | "performance">;
+
+/** What a thread says before it has closed. */
+export type OpenMessage = Exclude<FromThread, { type: "closed" }>;
+/** What a thread says about its tasks, and its log lines. */
+export type WorkMessage = Exclude<OpenMessage, { type: "ready" | "failed" | "loginWanted" | "helper" }>;
+export type LogsMessage = Extract<FromThread, { type: "logs" }>;
 
 export type ThreadState = "starting" | "ready" | "closing" | "closed" | "dead";
 
-/** A link whose other end is gone closes by itself; one that does not is not waited for. */
+/** A link closes by itself once its other end is gone. A link that does not is not waited for. */
 const LINK_CLOSE_MS = 200;
-/** A thread that can hear exits within this. */
+/** A thread that reads its messages exits within this time. */
 const EXIT_MS = 50;
-/** A share of less time says little. */
+/** A share that is measured over less time says little. */
 const SHARE_MS = 1_000;
 
-/** One thread as the manager sees it: its state and its end of the link. */
+/** One thread as the manager sees it: its state and the manager's end of the link. */
 export class Thread {
   readonly token: number;
   readonly row: LedgerRow;
-  /** Among the threads of its manager. */
+  /** Its number among the threads of its manager, from 0. A replacement takes over the number. */
   readonly place: number;
   readonly startedAt = monotonic();
   /** Resolves when the thread has confirmed that it closed, or is dead. */
   readonly answered: Promise<void>;
   startFailure: ThreadStartFailedError | undefined;
-  /** Why the manager ended it, if it did. */
+  /** Why the manager ended it. */
   endReason: Error | undefined;
   threadId = -1;
-  /** Of its synchronous calls, if it makes any; the latest. */
+  /** The latest helper for its synchronous calls. */
   helper: ThreadHelper | undefined;
-  /** Its replacement counts in its place, until it is gone. */
+  /** Its replacement has its place; the thread serves until the replacement does. */
   isRetiring = false;
   /** From the request to close to its confirmation. */
   closeMs: number | undefined;
@@ -50,7 +57,7 @@ export class Thread {
   #closeAskedAt = 0;
   #posted = 0;
   #onAnswered!: () => void;
-  #end: () => void = () => {};
+  #terminate: () => void = () => {};
 
   constructor(token: number, row: LedgerRow, place = 0) {
     this.token = token;
@@ -67,46 +74,51 @@ export class Thread {
     return this.#closeMessage !== undefined;
   }
 
-  /** Node has started it; `end` terminates it. */
-  born(end: () => void): void {
-    this.#end = end;
+  /** Node has started the thread. */
+  spawned(terminate: () => void): void {
+    this.#terminate = terminate;
   }
 
-  attached({ threadId, performance }: Being, port: MessagePort, receive: (message: FromThread) => void): void {
+  /** The thread has sent its end of the link. */
+  attached({ threadId, performance }: WorkerParts, port: MessagePort, receive: (message: OpenMessage) => void): void {
     this.threadId = threadId;
     this.#performance = performance;
     this.#port = port;
     this.#linkClosed = new Promise((resolve) => port.once("close", resolve));
-    port.on("message", receive);
-    // Whichever it was: the thread knows what it still runs, and its answer comes after all that it has sent.
+    port.on("message", (message: FromThread) => {
+      if (message.type === "logs") this.row.add("logsTaken", message.records.length + message.dropped);
+      if (message.type === "closed") this.closed();
+      else receive(message);
+    });
+    // Its content is lost. The thread knows what it still runs, and its answer comes after everything it has sent.
     port.on("messageerror", () => this.post({ type: "audit" }));
     if (this.#closeMessage) this.post(this.#closeMessage);
   }
 
-  /** False when it came too late: the thread is being closed or was given up. */
-  started(): boolean {
+  /** The tasks module is loaded. False when that came too late: the thread is being closed or was given up. */
+  becameReady(): boolean {
     if (this.#state !== "starting") return false;
     this.#state = "ready";
     return true;
   }
 
-  /** Returns the message's number, for `hasHeard`. @throws DataCloneError if a part of it cannot cross. */
+  /** Returns the message's number, for `hasRead`. @throws DataCloneError if a part of it cannot cross. */
   post(message: ToThread, transferList?: readonly Transferable[]): number {
     if (transferList?.length) this.#port?.postMessage(message, transferList);
     else this.#port?.postMessage(message);
     return ++this.#posted;
   }
 
-  /** Whether the thread has read that message; a thread blocked by CPU reads nothing. */
-  hasHeard(message: number): boolean {
+  /** Whether the thread has read that message. A thread blocked by CPU reads nothing. */
+  hasRead(message: number): boolean {
     return this.row.get("heard") >= message;
   }
 
-  get hasHeardAll(): boolean {
-    return this.hasHeard(this.#posted);
+  get hasReadAll(): boolean {
+    return this.hasRead(this.#posted);
   }
 
-  /** Share of the time since the last call in which its loop was busy, 0 to 1; known also while it is blocked. */
+  /** Share of the time since the last call in which its loop was busy, 0 to 1. Known also while it is blocked. */
   loopBusy(): number {
     const now = this.#performance?.eventLoopUtilization();
     if (!now) return 1;
@@ -116,8 +128,8 @@ export class Thread {
   }
 
   /**
-   * Share of the time since the last call, but at least a second, in which its loop was busy, 0 to 1; known also while
-   * it is blocked, and the same for all who ask within a second.
+   * Share of the time since the last call, but at least a second, in which its loop was busy, 0 to 1. All callers within
+   * a second get the same number. Known also while the thread is blocked.
    */
   loopShare(): number {
     const now = this.#performance?.eventLoopUtilization();
@@ -133,27 +145,27 @@ export class Thread {
   /** Without an earlier reading: since its loop began to turn. Node would compare `now` with the moment after it. */
   #shareSince(last: EventLoopUtilization | undefined, now: EventLoopUtilization): number {
     const { utilization } = last ? this.#performance!.eventLoopUtilization(now, last) : now;
-    // Two clocks are read one after the other; and it is not a number while the loop has not begun to turn.
+    // Two clocks are read one after the other, and the result is NaN while the loop has not begun to turn.
     return Math.min(Math.max(utilization, 0), 1) || 0;
   }
 
-  /** From now on it gets no more work; what it runs goes on. */
+  /** The thread gets no more work. Its running tasks go on. */
   drain(): void {
     this.#state = "closing";
   }
 
-  /** Idempotent: the first request counts. */
+  /** Asks the thread to close. Idempotent: the first request counts. */
   close(closeMs: number, graceMs: number): void {
     if (this.#closeMessage) return;
     this.#state = "closing";
     this.#closeAskedAt = monotonic();
     this.#closeMessage = { type: "close", closeMs, graceMs };
-    const heard = this.post(this.#closeMessage);
-    // Blocked in a synchronous call it hears nothing: that call ends, and those behind it, so that it can. Not at once:
-    // blocked by CPU it needs the helper for its teardown.
+    const message = this.post(this.#closeMessage);
+    // A thread blocked in a synchronous call cannot read this until its helper ends that call and the calls behind it.
+    // Not at once: a thread blocked by CPU needs the helper for its teardown.
     setTimeout(
       () => {
-        if (!this.hasHeard(heard)) this.helper?.post({ type: "end" });
+        if (!this.hasRead(message)) this.helper?.post({ type: "end" });
       },
       Math.max(graceMs / 2, closeMs / 8),
     ).unref();
@@ -167,29 +179,100 @@ export class Thread {
   }
 
   /**
-   * Ends this thread and no other; `reason` becomes the cause of what its tasks reject with. Asked to exit first:
-   * terminating a thread in the middle of a native call can take the process with it.
+   * Ends this thread and no other; `reason` becomes the cause of its tasks' errors. The thread is asked to exit first,
+   * because terminating it in the middle of a native call can take the process with it.
    */
   end(reason?: Error): void {
     this.endReason ??= reason;
     this.post({ type: "exit" });
-    setTimeout(() => this.#end(), EXIT_MS).unref();
+    setTimeout(() => this.#terminate(), EXIT_MS).unref();
   }
 
-  /** At once, without asking it to exit first. Idempotent. */
+  /** Ends the thread at once, also in an endless loop. Idempotent. */
   terminate(): void {
-    this.#end();
+    this.#terminate();
   }
 
   /**
-   * After the end of `serve`. That news comes by another port than the link and may overtake what the thread said
-   * last; a result that was sent is not lost because its thread ended right after.
+   * Resolves after the last message of a thread whose `serve` has ended. The news of the end comes by another port and may
+   * overtake the link's messages. A result that was sent is not lost because its thread ended right after.
    */
   async linkClosed(): Promise<void> {
     if (this.#state === "starting" || this.#state === "ready") this.#state = "dead"; // gets no more work
-    await waitAtMost(LINK_CLOSE_MS, this.#linkClosed, 0); // then without it
+    await waitAtMost(LINK_CLOSE_MS, this.#linkClosed, 0);
     if (this.#state !== "closed") this.#state = "dead";
     this.#port?.close();
     this.#onAnswered();
   }
+}
+
+/** A thread's helper for synchronous calls as the manager sees it: it gets logins, and releases what it held at its end. */
+export class ThreadHelper {
+  readonly #port: MessagePort;
+  readonly #area: SyncArea;
+  readonly #release: () => void;
+  #isGone = false;
+
+  /** `release` is called once, before the thread may start another helper. */
+  constructor(
+    port: MessagePort,
+    area: SharedArrayBuffer,
+    receive: (message: FromHelper) => void,
+    release: (helper: ThreadHelper) => void,
+  ) {
+    this.#port = port;
+    this.#area = new SyncArea(area);
+    this.#release = () => release(this);
+    port.on("message", receive);
+    port.once("close", () => this.gone());
+  }
+
+  post(message: ToHelper): void {
+    this.#port.postMessage(message);
+  }
+
+  /** Its end of the link is closed, or its thread is dead, which a helper does not outlive. Idempotent. */
+  gone(): void {
+    if (this.#isGone) return;
+    this.#isGone = true;
+    this.#release();
+    this.#area.markGone();
+    this.#port.close();
+  }
+}
+
+/** The end by `process.exit()`. Piscina has the exit code only in the text of an error. */
+export class ThreadExit extends Error {
+  readonly code = "THREAD_EXITED";
+  readonly exitCode: number;
+
+  constructor(exitCode: number) {
+    super(`it exited with code ${exitCode}`);
+    this.exitCode = exitCode;
+  }
+}
+
+function exitCodeOf(reason: unknown): { readonly exitCode?: number } {
+  return reason instanceof ThreadExit ? { exitCode: reason.exitCode } : {};
+}
+
+/** The log fields of a thread's end. */
+export function endOf({ threadId }: Thread, reason: unknown): LogFields {
+  return { threadId, code: errorCode(reason), ...exitCodeOf(reason) };
+}
+
+export function startFailed(cause: unknown): ThreadStartFailedError {
+  const { message = String(cause), permission } = Object(cause) as { message?: string; permission?: string };
+  const why = permission === "WorkerThreads" ? "Node's permission model asks for --allow-worker" : message;
+  return new ThreadStartFailedError(`a thread could not start: ${why}`, { cause, ...exitCodeOf(cause) });
+}
+
+export function threadDied(thread: Thread, reason: unknown): ThreadDiedError {
+  const why = reason instanceof Error ? reason.message : "it was closed";
+  return new ThreadDiedError(`thread ${thread.threadId} ended under the task: ${why}`, {
+    outcome: "unknown",
+    threadId: thread.threadId,
+    ...exitCodeOf(reason),
+    cause: reason,
+  });
 }

@@ -6,99 +6,89 @@ import type { ThreadStartFailedError } from "../../core/errors.js";
 import { errorCode, type Logger } from "../../core/log.js";
 import { requirePackage, threadFile } from "../../core/packages.js";
 import { permissionFlags } from "../../core/permissions.js";
-import { UNREAD_MS, monotonic, randomBetween } from "../../core/clock.js";
-import { waitAtMost } from "../../core/waiting.js";
+import { UNREAD_MS, monotonic } from "../../core/clock.js";
+import { deferred, type Deferred, waitAtMost } from "../../core/waiting.js";
 import { ConnectGate } from "../../gate/connect-gate.js";
 import { fromErrorData } from "../../link/error-serialization.js";
-import type { Ledger, LedgerTotals } from "../../link/ledger.js";
-import type {
-  AuditedMessage,
-  FromThread,
-  Hello,
-  LogRecord,
-  ReportMessage,
-  ResultsMessage,
-  Serve,
-  ThreadData,
-} from "../../link/protocol.js";
-import { ThreadHelper } from "./helper.js";
+import { Ledger, LedgerTotals } from "../../link/ledger.js";
+import type { FromHelper, FromThread, Hello, Serve, ThreadData } from "../../link/protocol.js";
+import { RestartPolicy } from "./restart-policy.js";
 import { StartLimiter } from "./start-limiter.js";
-import { Thread } from "./thread.js";
+import {
+  endOf,
+  startFailed,
+  Thread,
+  threadDied,
+  ThreadExit,
+  ThreadHelper,
+  type OpenMessage,
+  type WorkMessage,
+} from "./thread.js";
 import type { ThreadCredentials } from "./thread-credentials.js";
-import { endOf, startFailed, ThreadExit, threadDied } from "./thread-end.js";
 
 const { Piscina } = requirePackage<typeof import("piscina")>("piscina");
 
 export interface ThreadsOptions {
-  /** Of the manager, for who listens to `redthread:thread`. */
+  /** The manager's id in the messages of `redthread:thread`. */
   readonly manager: number;
   readonly config: ThreadData["redthread"]["config"];
   readonly taskPrefix: string;
-  readonly ledger: Ledger;
-  readonly totals: LedgerTotals;
-  readonly gate: { readonly buffer: SharedArrayBuffer; sweep(row: number): void };
+  readonly gateBuffer: SharedArrayBuffer;
+  readonly gate: ConnectGate;
   readonly logger: Logger;
   readonly credentials: ThreadCredentials | undefined;
   readonly onReady: (thread: Thread) => void;
-  readonly onResults: (thread: Thread, results: ResultsMessage) => void;
-  readonly onReport: (thread: Thread, report: ReportMessage) => void;
-  /** The thread could not read its message of this number. */
-  readonly onUnreadable: (thread: Thread, message: number) => void;
-  readonly onAudited: (thread: Thread, audit: AuditedMessage) => void;
-  readonly onLogs: (thread: Thread, records: readonly LogRecord[], dropped: number) => void;
-  /** A thread that served is gone, expected or not; what it ran is lost with `reason`. */
+  readonly onMessage: (thread: Thread, message: WorkMessage) => void;
+  /** A thread that served is gone, expected or not. `reason` becomes its tasks' error. */
   readonly onGone: (thread: Thread, reason: Error) => void;
-  /** One of the threads could not start. */
-  readonly onStartFailed: (error: Error) => void;
-  /** Nor could any other: who waits for one waits in vain. */
+  /** No thread is left, and the last one could not start: a task that waits for a thread would wait in vain. */
   readonly onAllFailed: (error: Error) => void;
 }
 
-/** A thread that lived for less is counted as a quick death, and its replacement comes later each time. */
-const SETTLED_MS = 10_000;
-const FIRST_DELAY_MS = 100;
-const MAX_DELAY_MS = 30_000;
-
 /**
- * The threads of a manager: piscina gives birth to them and buries them; each runs one endless `serve`, whose
- * rejection is the reason of its death. What they do meanwhile travels on their links.
+ * The threads of a manager. Piscina starts and terminates them: each has one endless job, `serve`, whose rejection is the
+ * reason of its death. Everything else travels on the thread's link.
  */
 export class Threads {
   static #leaving = 0;
+  readonly totals = new LedgerTotals();
   readonly #options: ThreadsOptions;
-  readonly #birth: ConstructorParameters<typeof Piscina>[0];
+  readonly #ledger: Ledger;
+  readonly #poolOptions: ConstructorParameters<typeof Piscina>[0];
   readonly #threads = new Set<Thread>();
   readonly #startLimiter = new StartLimiter<Thread>();
-  /** Of the threads that live, what is to be done when they end. */
+  readonly #restarts = new RestartPolicy(() => this.startMissing());
+  /** One for each living thread: resolves when everything that is due at the thread's end is done. */
   readonly #ends = new Set<Promise<void>>();
-  /** Of the threads that were told to terminate and have not exited. */
+  /** One for each thread that was told to terminate and has not exited. */
   readonly #exits = new Set<Promise<unknown>>();
-  readonly #replacements = new Set<NodeJS.Timeout>();
+  /** Resolves when all threads are ready. Present while a caller waits for that. */
+  #allReady: Deferred<void> | undefined;
   #tokens = 0;
   #died = 0;
-  #quickDeaths = 0;
   #startFailure: ThreadStartFailedError | undefined;
   #retryStartAt = 0;
   #closing = false;
 
   constructor(options: ThreadsOptions) {
-    // There, a thread's greeting would end the process: its port has no `on`.
+    // On Deno a thread's first message would end the process: its port has no `on`.
     if ("deno" in process.versions) throw startFailed(new Error("redthread's threads need Node or Bun, not Deno"));
     this.#options = options;
-    const { config, taskPrefix, ledger, gate, credentials } = options;
+    const { config, taskPrefix, gateBuffer, credentials } = options;
     const { count, resourceLimits, execArgv, env } = config.threads;
+    this.#ledger = new Ledger(count);
     const hasProvider = credentials !== undefined;
     const data: ThreadData = {
-      redthread: { config, ledger: ledger.buffer, gate: gate.buffer, hasProvider, taskPrefix },
+      redthread: { config, ledger: this.#ledger.buffer, gate: gateBuffer, hasProvider, taskPrefix },
     };
-    this.#birth = {
+    this.#poolOptions = {
       filename: threadFile("entry.cjs"),
       minThreads: 0,
       maxThreads: 1,
       concurrentTasksPerWorker: 1,
       recordTiming: false,
       idleTimeout: Infinity,
-      // The default parks an idle thread in Atomics.wait: its sockets and messages go unheard.
+      // The default parks an idle thread in Atomics.wait: its sockets and messages would not be read.
       atomics: "disabled",
       workerData: data,
       ...(resourceLimits && { resourceLimits }),
@@ -117,12 +107,29 @@ export class Threads {
     return this.#threads.values();
   }
 
-  /** Threads that ended although nobody had asked them to close. */
+  /** The threads that take tasks. While a thread is recycled there is one more than `threads.count`. */
+  get serving(): Thread[] {
+    return [...this.#threads].filter(({ state }) => state === "ready");
+  }
+
+  /** How many threads ended although nobody had asked them to close. */
   get died(): number {
     return this.#died;
   }
 
-  /** Why no thread could start, if that is so and another try would come too early; else tries again. */
+  /** Resolves when every thread is ready. Rejects when a thread could not start, and with `rejectReady`. */
+  async ready(): Promise<void> {
+    const failure = this.startFailure();
+    if (failure) throw failure;
+    if (this.serving.length < this.#options.config.threads.count) await (this.#allReady ??= deferred()).promise;
+  }
+
+  rejectReady(error: Error): void {
+    this.#allReady?.reject(error);
+    this.#allReady = undefined;
+  }
+
+  /** Why no thread could start. Undefined where a thread lives, and where another try is due: that begins now. */
   startFailure(): ThreadStartFailedError | undefined {
     if (!this.#startFailure || this.#threads.size > 0) return undefined;
     if (monotonic() < this.#retryStartAt) return this.#startFailure;
@@ -130,24 +137,24 @@ export class Threads {
     return undefined;
   }
 
-  /** Starts what is missing, also the replacement of one that is retiring. */
+  /** Starts the threads that are missing, also the replacement of a thread that is retiring. */
   startMissing(): void {
     while (!this.#closing && this.#isMissingOne) this.#start();
   }
 
-  /** Asks every thread to close; resolves when all have, at the latest after `ms`. */
+  /** Asks every thread to close. Resolves when all have closed, at the latest after `ms`. */
   async close(ms: number, graceMs: number): Promise<void> {
     this.#closing = true;
-    this.#cancelReplacements();
+    this.#restarts.cancel();
     const threads = [...this.#threads];
     for (const thread of threads) thread.close(ms, graceMs);
-    for (const unborn of this.#startLimiter.stop()) unborn.closed();
+    for (const unstarted of this.#startLimiter.stop()) unstarted.closed();
     const closed = Promise.all(threads.map((thread) => thread.answered));
-    // Who did not answer is ended next; an answer that a blocked loop has not read yet is a message in the port.
+    // `destroy` ends a thread without an answer. An answer that this blocked loop has not read yet waits in the port.
     await waitAtMost(ms, closed, UNREAD_MS);
   }
 
-  /** Ends whatever thread is left, also one in an endless loop. */
+  /** Terminates every thread that is left, also one in an endless loop. */
   async destroy(): Promise<void> {
     this.#closing = true;
     this.#startLimiter.stop();
@@ -155,7 +162,7 @@ export class Threads {
     await Promise.all(this.#ends); // each has its limit
   }
 
-  /** A thread in a call that nothing can interrupt, as execSync(), exits after that: it is not waited for after `ms`. */
+  /** Resolves when all threads have exited, at the latest after `ms`: execSync() keeps a thread until it returns. */
   async exited(ms: number): Promise<void> {
     await waitAtMost(ms, Promise.all(this.#exits), UNREAD_MS);
   }
@@ -169,13 +176,11 @@ export class Threads {
   }
 
   #start(): void {
-    const { ledger } = this.#options;
-    const row = ledger.take();
+    const row = this.#ledger.take();
     const token = ++this.#tokens;
-    const thread = new Thread(token, ledger.row(row), this.#freePlace());
+    const thread = new Thread(token, this.#ledger.row(row), this.#freePlace());
     this.#threads.add(thread);
-    const job: Serve = { serve: token, row };
-    const ended = this.#serve(thread, job)
+    const ended = this.#serve(thread, { serve: token, row })
       .then(
         () => this.#ended(thread, row, undefined),
         (reason: unknown) => this.#ended(thread, row, reason),
@@ -184,7 +189,7 @@ export class Threads {
     this.#ends.add(ended);
   }
 
-  /** The first that no thread has which stays. */
+  /** The first place that no staying thread has: a replacement gets the place of the thread that it replaces. */
   #freePlace(): number {
     const staying = this.#staying;
     let place = 0;
@@ -192,8 +197,8 @@ export class Threads {
     return place;
   }
 
-  /** Its whole life, once it is its turn to begin. */
-  async #serve(thread: Thread, job: Serve): Promise<void> {
+  /** Settles at the thread's end. Its life begins when the start limiter lets it. */
+  async #serve(thread: Thread, serve: Serve): Promise<void> {
     await this.#startLimiter.turn(thread);
     const { startTimeoutMs } = this.#options.config.threads;
     const pool = this.#poolFor(thread);
@@ -205,13 +210,13 @@ export class Threads {
     let exit: ThreadExit | undefined;
     try {
       if (this.#closing) throw new Error("it had not been started");
-      const over = pool.run(job);
+      const over = pool.run(serve);
       [worker] = pool.threads;
-      thread.born(() => void pool.destroy());
+      thread.spawned(() => void pool.destroy());
       worker!.once("error", () => (hasThrown = true));
       worker!.once("exit", (exitCode) => {
         exit = new ThreadExit(exitCode);
-        // One that ends before it has begun its `serve` is not told by piscina.
+        // Piscina does not tell of a thread that ends before it has begun its `serve`.
         this.#startFailed(thread, exit);
       });
       await over;
@@ -226,13 +231,13 @@ export class Threads {
   }
 
   /**
-   * Each thread has a pool of its own. Where Node refuses to start a thread, piscina throws but keeps the job: in a common
-   * pool another thread would be given it, or it would be rejected to nobody, which ends the process.
+   * Each thread has a pool of its own. Where Node cannot start a thread, piscina throws but keeps its job. In a common pool
+   * another thread would get the job, or its rejection would have no handler, which ends the process.
    */
   #poolFor(thread: Thread): ThreadPool {
-    const pool = new Piscina(this.#birth);
-    pool.on("message", (message: unknown) => this.#greet(thread, pool, message));
-    // Without a listener an error before or after its `serve` would end the process.
+    const pool = new Piscina(this.#poolOptions);
+    pool.on("message", (message: unknown) => this.#attach(thread, pool, message));
+    // Without a listener an error before or after `serve` would end the process.
     pool.on("error", (error: Error) => {
       this.#options.logger.error("thread error", { code: errorCode(error) });
       this.#startFailed(thread, error);
@@ -253,151 +258,115 @@ export class Threads {
     this.#exits.add(exit);
   }
 
-  #greet(thread: Thread, { threads: [worker] }: ThreadPool, message: unknown): void {
+  #attach(thread: Thread, { threads: [worker] }: ThreadPool, message: unknown): void {
     // A user's own parentPort.postMessage comes here too.
     const { hello, port } = (message ?? {}) as Partial<Hello>;
     if (hello !== thread.token || !worker || !port) return;
-    thread.attached(worker, port, (heard) => this.#receive(thread, heard));
+    thread.attached(worker, port, (received) => this.#receive(thread, received));
     this.#tell("started", thread);
     this.#options.credentials?.attached(thread);
   }
 
-  #receive(thread: Thread, message: FromThread): void {
+  #receive(thread: Thread, message: OpenMessage): void {
     switch (message.type) {
-      case "results":
-        this.#options.onResults(thread, message);
-        break;
-      case "report":
-        this.#options.onReport(thread, message);
-        break;
-      case "unreadable":
-        this.#options.onUnreadable(thread, message.message);
-        break;
-      case "audited":
-        this.#options.onAudited(thread, message);
-        break;
       case "ready":
-        this.#startLimiter.done(thread);
-        if (!thread.started()) return;
-        this.#startFailure = undefined;
-        this.#tell("ready", thread);
-        this.#options.onReady(thread);
-        // Those that failed while nobody served.
-        if (this.#isMissingOne && this.#replacements.size === 0) this.#replaceIn(this.#nextDelayMs());
-        break;
+        return this.#ready(thread);
       case "failed":
-        this.#startFailed(thread, fromErrorData(message.error));
-        break;
-      case "logs":
-        thread.row.add("logsTaken", message.records.length + message.dropped);
-        this.#options.onLogs(thread, message.records, message.dropped);
-        break;
+        return this.#startFailed(thread, fromErrorData(message.error));
       case "loginWanted":
-        this.#options.credentials?.wanted(message.refused);
-        break;
+        return this.#options.credentials?.wanted(message.refused);
       case "helper":
-        this.#helperStarted(thread, message);
-        break;
-      case "closed":
-        thread.closed();
-        break;
+        return this.#helperStarted(thread, message);
+      default:
+        this.#options.onMessage(thread, message);
     }
   }
 
+  #ready(thread: Thread): void {
+    this.#startLimiter.done(thread);
+    if (!thread.becameReady()) return;
+    this.#startFailure = undefined;
+    this.#tell("ready", thread);
+    this.#options.onReady(thread);
+    if (this.serving.length >= this.#options.config.threads.count) {
+      this.#allReady?.resolve();
+      this.#allReady = undefined;
+    }
+    // Threads that failed while none served were not replaced.
+    if (this.#isMissingOne && !this.#restarts.isRestarting) this.#restarts.restartIn(this.#restarts.delayMs);
+  }
+
   #helperStarted(thread: Thread, { port, area }: Extract<FromThread, { type: "helper" }>): void {
-    const { config, credentials, gate, onLogs } = this.#options;
-    const row = ConnectGate.helperRow(config, thread.row.index);
-    const helper = new ThreadHelper(port, area, {
-      receive: (message) => {
-        if (message.type === "logs") onLogs(thread, message.records, message.dropped);
-        else credentials?.wanted(message.refused);
-      },
-      onGone: () => {
-        credentials?.gone(helper);
-        gate.sweep(row);
-        thread.row.set("syncOpen", 0);
-      },
+    const { config, credentials, gate, onMessage } = this.#options;
+    const gateRow = ConnectGate.helperRow(config, thread.row.index);
+    const receive = (message: FromHelper): void => {
+      if (message.type === "logs") onMessage(thread, message);
+      else credentials?.wanted(message.refused);
+    };
+    thread.helper = new ThreadHelper(port, area, receive, (helper) => {
+      credentials?.gone(helper);
+      gate.sweep(gateRow);
+      thread.row.set("syncOpen", 0);
     });
-    thread.helper = helper;
-    credentials?.attached(helper);
+    credentials?.attached(thread.helper);
   }
 
   #startFailed(thread: Thread, cause: unknown): void {
     if (thread.state !== "starting") return;
     thread.startFailure ??= startFailed(cause);
-    // A module that failed to load stays failed in its thread; the next try needs a new one.
+    // Node remembers in each thread that a module failed to load: the next try needs a new thread.
     thread.end();
   }
 
-  /** The end of `serve`, whatever led to it. */
+  /** `serve` has ended, for whatever reason. */
   async #ended(thread: Thread, row: number, reason: unknown): Promise<void> {
     const { state } = thread;
+    const { onMessage, onGone, credentials, gate } = this.#options;
     await thread.linkClosed();
     thread.helper?.gone();
     this.#threads.delete(thread);
-    const unsaid = thread.row.get("logsMade") - thread.row.get("logsTaken");
-    if (unsaid > 0) this.#options.onLogs(thread, [], unsaid);
-    this.#options.credentials?.gone(thread);
-    // Before anybody hears of the end and starts the next.
-    this.#options.gate.sweep(row);
-    this.#options.totals.retire(thread.row);
-    this.#options.ledger.free(row);
+    const lostLogs = thread.row.get("logsMade") - thread.row.get("logsTaken");
+    if (lostLogs > 0) onMessage(thread, { type: "logs", records: [], dropped: lostLogs });
+    credentials?.gone(thread);
+    // The row is free before a listener hears of the end and starts the next thread.
+    gate.sweep(row);
+    this.totals.retire(thread.row);
+    this.#ledger.free(row);
     if (state === "starting" && !this.#closing) return this.#failedToStart(thread, reason);
     const why = thread.endReason ?? reason;
     const isExpected = this.#closing || thread.isAskedToClose;
     if (!isExpected) this.#died++;
     this.#tell(this.#closing ? "closed" : isExpected ? "recycled" : "died", thread, isExpected ? undefined : why);
-    this.#options.onGone(thread, threadDied(thread, why));
+    onGone(thread, threadDied(thread, why));
     if (!isExpected) this.#onUnexpectedExit(thread, why);
   }
 
   #failedToStart(thread: Thread, reason: unknown): void {
-    const { logger, onStartFailed, onAllFailed } = this.#options;
     const failure = thread.startFailure ?? startFailed(reason);
     this.#startFailure = failure;
     this.#tell("failed", thread, failure.cause);
-    const delayMs = this.#nextDelayMs();
-    this.#quickDeaths++;
-    logger.error("thread could not start", endOf(thread, failure.cause));
-    onStartFailed(failure);
-    // While others serve, the tasks module is good and this may pass; otherwise only somebody's wish tries again. Who
-    // is still starting decides which it is: a module that is bad would start each of them anew while the next one tries.
+    const delayMs = this.#restarts.startFailed();
+    this.#options.logger.error("thread could not start", endOf(thread, failure.cause));
+    this.rejectReady(failure);
+    // While others serve, the tasks module is good and this may pass. While others are still starting, they decide: a bad
+    // module would start each of them anew while the next one tries. After the last failure only a new call tries again.
     const others = [...this.#threads];
-    if (others.some(({ state }) => state !== "starting")) return this.#replaceIn(delayMs);
+    if (others.some(({ state }) => state !== "starting")) return this.#restarts.restartIn(delayMs);
     if (others.length > 0) return;
-    this.#cancelReplacements();
+    this.#restarts.cancel();
     this.#retryStartAt = monotonic() + delayMs;
-    onAllFailed(failure);
+    this.#options.onAllFailed(failure);
+  }
+
+  #onUnexpectedExit(thread: Thread, reason: unknown): void {
+    const delayMs = this.#restarts.died(thread.startedAt);
+    this.#options.logger.error("thread died", { ...endOf(thread, reason), delayMs: Math.round(delayMs) });
+    this.#restarts.restartIn(delayMs);
   }
 
   #tell(event: ThreadMessage["event"], { threadId }: Thread, reason?: unknown): void {
     if (!threadChannel.hasSubscribers) return;
     const code = reason === undefined ? {} : { code: errorCode(reason) };
     threadChannel.publish({ event, manager: this.#options.manager, threadId, ...code });
-  }
-
-  #onUnexpectedExit(thread: Thread, reason: unknown): void {
-    if (monotonic() - thread.startedAt >= SETTLED_MS) this.#quickDeaths = 0;
-    const delayMs = this.#quickDeaths === 0 ? 0 : this.#nextDelayMs();
-    this.#quickDeaths++;
-    this.#options.logger.error("thread died", { ...endOf(thread, reason), delayMs: Math.round(delayMs) });
-    this.#replaceIn(delayMs);
-  }
-
-  #replaceIn(delayMs: number): void {
-    const timer = setTimeout(() => {
-      this.#replacements.delete(timer);
-      this.startMissing();
-    }, delayMs);
-    this.#replacements.add(timer);
-  }
-
-  #cancelReplacements(): void {
-    for (const timer of this.#replacements) clearTimeout(timer);
-    this.#replacements.clear();
-  }
-
-  #nextDelayMs(): number {
-    return Math.min(FIRST_DELAY_MS * 2 ** this.#quickDeaths, MAX_DELAY_MS) * randomBetween(0.5, 1);
   }
 }

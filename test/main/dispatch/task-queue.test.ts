@@ -85,7 +85,7 @@ test("a name's tasks count as immediate once none of many messages had one that 
 test("tasks that wait for nothing are sent ahead, but not beside one that may keep its place, and not without end", () => {
   const ledger = new Ledger(1);
   const thread = new Thread(1, ledger.row(ledger.take()));
-  thread.started();
+  thread.becameReady();
   const load = new ThreadWork(thread, 2);
   const immediate = { busyMs: 0.001, isImmediate: true };
   const waiting = { busyMs: 0.001, isImmediate: false };
