@@ -1,4 +1,4 @@
-// Works off a BullMQ queue in threads: `REDIS_URL=redis://… node worker.mjs`, on as many machines as you like
+// Runs the jobs of a BullMQ queue in threads: `REDIS_URL=redis://… node worker.mjs`, on as many machines as you like
 import { ConnectionManager } from "redthread";
 import { createWorker } from "redthread/bullmq";
 
@@ -14,7 +14,7 @@ console.log(JSON.stringify({ ready: jobs.worker.name }));
 for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => void stop(signal));
 
 async function stop(reason) {
-  await jobs.close({ drainMs: 20_000 }); // no new jobs; those that run end; BullMQ's connections are closed
+  await jobs.close({ drainMs: 20_000 }); // no new jobs; running jobs end; BullMQ's connections are closed
   await manager.shutdown({ reason }); // then the threads and their Redis
   console.log(JSON.stringify({ stopped: reason }));
 }

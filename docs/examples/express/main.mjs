@@ -4,9 +4,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import express from "express";
 import { ConnectionManager } from "redthread";
 
-/** For so long after SIGTERM the service still takes work, but says that it is not ready: load balancers look away. */
+/** After SIGTERM the service accepts work for this long, but says that it is not ready, so that load balancers look away. */
 const LAME_DUCK_MS = Number(process.env["LAME_DUCK_MS"] ?? 5_000);
-/** Errors of redthread that are nobody's bug, as HTTP has it. */
+/** The HTTP status of redthread's errors that are not bugs. */
 const STATUS = {
   REDTHREAD_QUEUE_FULL: 503,
   REDTHREAD_NOT_SENT: 503, // Redis is away
@@ -19,7 +19,7 @@ const STATUS = {
 };
 
 const manager = new ConnectionManager({ tasks: new URL("./tasks.mjs", import.meta.url) });
-await manager.ready(); // or it ends here, with the reason
+await manager.ready(); // otherwise the program ends here, with the reason
 
 const app = express();
 app.get("/live", (_request, response) => response.status(manager.health().live ? 200 : 503).json(manager.health()));
@@ -32,16 +32,16 @@ app.use((_request, response, next) => {
 
 app.get("/digest/:text", async (request, response) => {
   const left = new AbortController();
-  response.once("close", () => left.abort()); // who has hung up wants no result; after the answer it aborts nothing
+  response.once("close", () => left.abort()); // a client that has hung up wants no result; after the answer this aborts nothing
   const input = { text: request.params.text, rounds: Number(request.query["rounds"] ?? 1_000) };
-  // By default a task that computes on would be ended with its thread, and the tasks of other clients in it.
+  // By default a task that goes on computing would be ended with its thread, and so would other clients' tasks in it.
   const options = { signal: left.signal, timeoutMs: 10_000, cancel: "cooperative" };
   response.json(await manager.run("digest", input, options));
 });
 
 app.use((error, _request, response, next) => {
   if (response.headersSent) next(error);
-  // The code, not the message: that may quote values.
+  // The code, not the message, because a message may quote values.
   else response.status(STATUS[error.code] ?? 500).json({ error: error.code ?? "INTERNAL" });
 });
 
@@ -51,14 +51,14 @@ const server = app.listen(Number(process.env["PORT"] ?? 3_000), () => {
 
 for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => void stop(signal));
 
-/** Not ready, then no new connections, then requests and tasks under way end, then Redis is closed: nothing is cut off. */
+/** Not ready; then no new connections; then requests and tasks under way end; then Redis is closed. Nothing is cut off. */
 async function stop(reason) {
   const closed = once(server, "close"); // the requests under way are answered, and may run further tasks
   const shutdown = manager.shutdown({ reason, lameDuckMs: LAME_DUCK_MS, until: closed });
   await sleep(LAME_DUCK_MS);
-  server.keepAliveTimeout = 1; // a connection is closed behind the answer that it waits for
+  server.keepAliveTimeout = 1; // a connection is closed after its last answer
   server.close();
   const { tasks, threads } = await shutdown;
-  server.closeAllConnections(); // what has not ended by now
+  server.closeAllConnections(); // connections that have not ended by now
   console.log(JSON.stringify({ stopped: reason, tasks, threads: threads.map(({ outcome }) => outcome) }));
 }
