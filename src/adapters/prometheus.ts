@@ -119,8 +119,7 @@ export function register(
 }
 
 function taken(name: string): ConfigInvalidError {
-  const problem = `name: another manager of this registry is called ${JSON.stringify(name)}`;
-  return new ConfigInvalidError(problem, { problems: [problem] });
+  return new ConfigInvalidError(`name: another manager of this registry is called ${JSON.stringify(name)}`);
 }
 
 function configOf(measure: Measure): Config {

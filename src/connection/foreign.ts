@@ -36,7 +36,7 @@ function wordOf(first: string): string {
 
 /** The options lead to a server of another kind. No later attempt would find anything else. */
 export function misled(problem: string): ConfigInvalidError {
-  return new ConfigInvalidError(problem, { problems: [problem] });
+  return new ConfigInvalidError(problem);
 }
 
 type LookOptions = Pick<RedisOptions, "host" | "port" | "path" | "family" | "tls">;

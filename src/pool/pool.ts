@@ -7,7 +7,7 @@
 
 import { acquireChannel, leaseChannel } from "../core/channels.js";
 import { monotonic } from "../core/clock.js";
-import { AcquireTimeoutError, ShuttingDownError } from "../core/errors.js";
+import { type AcquirePhase, AcquireTimeoutError, ShuttingDownError } from "../core/errors.js";
 import { noopLogger } from "../core/log.js";
 import { AcquireQueue } from "./acquire-queue.js";
 import { GuardedFactory } from "./guarded-factory.js";
@@ -24,9 +24,6 @@ export interface PoolStats {
   waiting: number;
   max: number;
 }
-
-/** `wait`: for a client, or room for one. `connect`: a dial, or the pause before it. `validate`: a check after idleness. */
-export type AcquirePhase = "wait" | "connect" | "validate";
 
 /** Clients for one holder at a time. */
 export class ClientPool<T> {

@@ -14,7 +14,7 @@ function across(error: unknown): Error & Record<string, unknown> {
 
 test("redthread's own errors are rebuilt as what they were", () => {
   for (const made of ERROR_CLASSES) {
-    const error = new made("why", { outcome: "unknown", cause: new Error("below"), n: 1 });
+    const error = Object.assign(new made("why", { outcome: "unknown", cause: new Error("below") }), { n: 1 });
     const rebuilt = across(error);
     assert.ok(rebuilt instanceof made, made.name);
     assert.deepEqual([rebuilt.name, rebuilt.code, rebuilt.n], [error.name, error.code, 1]);

@@ -46,8 +46,7 @@ export class SyncClient implements Disposable {
 
   constructor({ timeoutMs }: SyncOptions = {}) {
     if (timeoutMs !== undefined && !(timeoutMs >= 10 && timeoutMs <= MAX_MS)) {
-      const problem = `timeoutMs must be between 10 and ${MAX_MS} ms, not ${timeoutMs}`;
-      throw new ConfigInvalidError(problem, { problems: [problem] });
+      throw new ConfigInvalidError(`timeoutMs must be between 10 and ${MAX_MS} ms, not ${timeoutMs}`);
     }
     this.#timeoutMs = timeoutMs;
     this.#open();
