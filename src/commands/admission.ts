@@ -6,12 +6,6 @@ import type { ErrorFor } from "./pipelines.js";
 import type { Session } from "./session.js";
 import { type CommandTrait, isSharedClient, traitOf } from "./traits.js";
 
-interface AdmissionOptions {
-  readonly session: Session;
-  readonly errors: CommandErrors;
-  readonly role: ClientRole;
-}
-
 const SHARED_ROLES: ReadonlySet<ClientRole> = new Set(["primary", "thread", "subscriber", "sync"]);
 
 const BEGUN_BEFORE =
@@ -40,7 +34,7 @@ export class Admission {
   readonly #session: Session;
   readonly #errors: CommandErrors;
 
-  constructor(handle: Handle, { session, errors, role }: AdmissionOptions) {
+  constructor(handle: Handle, session: Session, errors: CommandErrors, role: ClientRole) {
     this.#handle = handle;
     this.#session = session;
     this.#errors = errors;
@@ -70,7 +64,8 @@ export class Admission {
       if (reason !== undefined) return errors.refused(command, reason);
       if (trait === "exec" && isBegunBefore) return errors.refused(command, BEGUN_BEFORE);
       const isBegin = trait === "multi" && !inTransaction;
-      const isEnd = this.#endsTransaction(trait, inTransaction);
+      // On a shared client only EXEC ends one: a user who may not DISCARD would leave it open for all.
+      const isEnd = inTransaction && (trait === "exec" || (trait === "discard" && !this.isShared));
       // The server rejects a MULTI or EXEC with an argument: the commands between would run one by one, or not at all.
       const isPair = (isBegin || isEnd) && command.args.length === 0;
       if (!isPair && this.#disturbs(command, trait)) return errors.needsDedicated(command.name);
@@ -88,11 +83,6 @@ export class Admission {
       if (reason !== undefined) return (command) => this.#errors.refused(command, reason);
     }
     return this.#refuseForLoss(commands, isLeaving);
-  }
-
-  /** On a shared client only EXEC counts: a user who may not DISCARD would leave the transaction open for all. */
-  #endsTransaction(trait: CommandTrait, isOpen: boolean): boolean {
-    return isOpen && (trait === "exec" || (trait === "discard" && !this.isShared));
   }
 
   #refuseForLoss(commands: readonly QueuedCommand[], isLeaving: boolean): ErrorFor | undefined {

@@ -37,11 +37,6 @@ export interface CommandQueueOptions {
   readonly whyAway: () => unknown;
 }
 
-/** Why there is no connection. */
-interface Absence {
-  readonly why: unknown;
-}
-
 /**
  * The commands of one connection. They are refused, held while it is down, written together, timed, and judged when the
  * connection is lost. Each command settles, and says whether it left this process.
@@ -67,7 +62,7 @@ export class CommandQueue {
     this.#options = options;
     this.session = new Session(redis.db);
     this.errors = new CommandErrors(name, commandTimeoutMs);
-    this.#admission = new Admission(handle, { session: this.session, errors: this.errors, role });
+    this.#admission = new Admission(handle, this.session, this.errors, role);
     this.#deadlines = new CommandDeadlines(handle, { ...options, commandTimeoutMs, errors: this.errors });
     this.#held = new OfflineQueue(commandTimeoutMs, (command) => {
       this.session.notSent([command]);
@@ -187,7 +182,7 @@ export class CommandQueue {
   }
 
   /** Holds a command until it may leave or its deadline comes. With an absence and `whenDown: "fail"` it is refused at once. */
-  hold(outgoing: Outgoing, absence?: Absence): unknown {
+  hold(outgoing: Outgoing, absence?: { readonly why: unknown }): unknown {
     const errorFor = this.#refuseHeld(outgoing) ?? (absence && this.#refuseWhileDown(absence.why));
     if (errorFor) return rejectOutgoing(outgoing, errorFor);
     this.#held.add(outgoing);
@@ -206,10 +201,6 @@ export class CommandQueue {
   /** There will be no connection. */
   rejectHeld(why: unknown): void {
     this.#held.release((outgoing) => rejectOutgoing(outgoing, (command) => this.errors.lost(command, why)));
-  }
-
-  rejectClosed(outgoing: Outgoing): unknown {
-    return rejectOutgoing(outgoing, () => this.errors.closed());
   }
 
   #refuseHeld(outgoing: Outgoing): ErrorFor | undefined {

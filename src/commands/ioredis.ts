@@ -33,22 +33,29 @@ interface CommandTable {
 
 let table: CommandTable | undefined;
 
-const reads = new Map<string, boolean>();
-/** A service that passes outside input to `call()` must not be able to grow this table without end. */
+/** A service that passes outside input to `call()` must not be able to grow a table of spellings without end. */
 const MAX_SPELLINGS = 1_000;
 
-/** Whether ioredis' own command table says that the command only reads. A known spelling costs one lookup. */
-export function isReadOnly(name: string): boolean {
-  const known = reads.get(name);
-  if (known !== undefined) return known;
-  const isRead = isInTable(name) && table!.hasFlag(name, "readonly", { nameCaseInsensitive: true });
-  if (reads.size < MAX_SPELLINGS) reads.set(name, isRead);
-  return isRead;
+/** A function that finds a property of a command by its name, and remembers it for each spelling. */
+export function bySpelling<T extends string | boolean>(find: (name: string) => T): (name: string) => T {
+  const known = new Map<string, T>();
+  return (name) => {
+    let found = known.get(name);
+    if (found !== undefined) return found;
+    found = find(name);
+    if (known.size < MAX_SPELLINGS) known.set(name, found);
+    return found;
+  };
 }
 
 /** Whether ioredis knows the command, and so where its keys are. */
-export function isInTable(name: string): boolean {
+export const isInTable = bySpelling((name) => {
   // ioredis does not export its table, so it is required from where ioredis finds it.
   table ??= requirePackage<CommandTable>("@ioredis/commands", "ioredis");
   return table.exists(name, { caseInsensitive: true });
-}
+});
+
+/** Whether ioredis' own command table says that the command only reads. */
+export const isReadOnly = bySpelling(
+  (name) => isInTable(name) && table!.hasFlag(name, "readonly", { nameCaseInsensitive: true }),
+);

@@ -60,8 +60,8 @@ const PROBE = "redthread: is this a key?";
  */
 export class KeyPositions {
   readonly #options: KeyPositionsOptions;
-  /** By name: "table" if ioredis finds the keys, "untold" if the server was asked and has not told yet. */
-  readonly #known = new Map<string, Positions | "table" | "untold">();
+  /** By name, for commands that are not in ioredis' table: "untold" if the server was asked and has not told yet. */
+  readonly #known = new Map<string, Positions | "untold">();
   readonly #asking = new Map<string, Promise<Positions | undefined>>();
   readonly #waiting = new Fifo<Waiting>();
   readonly #deadlines: Deadlines;
@@ -167,11 +167,11 @@ export class KeyPositions {
 
   /** Whether the command can be sent: its keys are known now, or are not needed. */
   #place(command: QueuedCommand, isPiped: boolean): boolean {
-    const known = this.#known.get(command.name) ?? this.#lookUp(command.name);
-    if (known === "table") return true;
+    if (isInTable(command.name)) return true;
+    const known = this.#known.get(command.name.toLowerCase());
     // Without a prefix a single command finds its node by the Cluster's redirections.
     const isNeeded = isPiped || this.#options.redis.keyPrefix !== "";
-    if (known === undefined || known === "untold") {
+    if (typeof known !== "object") {
       if (!isNeeded && known === undefined) this.#askForLater(command);
       return !isNeeded;
     }
@@ -181,20 +181,10 @@ export class KeyPositions {
     return true;
   }
 
-  #lookUp(name: string): Positions | "table" | "untold" | undefined {
-    if (!isInTable(name)) return this.#known.get(name.toLowerCase());
-    this.#remember(name, "table");
-    return "table";
-  }
-
-  #remember(name: string, known: Positions | "table" | "untold"): void {
-    if (this.#known.size < MAX_NAMES || this.#known.has(name)) this.#known.set(name, known);
-  }
-
   /** Asks in the background, so that the next command of this name goes to its node at once. */
   #askForLater(command: QueuedCommand): void {
     if (this.#known.size >= MAX_NAMES) return;
-    this.#remember(command.name.toLowerCase(), "untold");
+    this.#known.set(command.name.toLowerCase(), "untold");
     this.#positionsOf(command).catch(() => {}); // the positions stay unknown
   }
 
@@ -231,7 +221,7 @@ export class KeyPositions {
     const [told] = (await this.#ask(command, "INFO", name)) as [Told | null];
     if (!told) return undefined;
     const positions = parse(told);
-    this.#remember(name, positions);
+    if (this.#known.size < MAX_NAMES || this.#known.has(name)) this.#known.set(name, positions);
     return positions;
   }
 

@@ -1,28 +1,10 @@
-import { isInTable, isReadOnly, type QueuedCommand } from "./ioredis.js";
+import { bySpelling, isInTable, isReadOnly, type QueuedCommand } from "./ioredis.js";
 
-/** What a command does to the connection it runs on. Most commands are "plain". */
-export type CommandTrait =
-  | "plain"
-  | "blocking" // may block the connection for as long as its own timeout says
-  | "wait" // blocks likewise, and its answer is about earlier writes on the same connection
-  | "watch"
-  | "unwatch"
-  | "multi"
-  | "exec"
-  | "discard"
-  | "select"
-  | "subscription"
-  | "monitor"
-  | "session" // changes the connection, and there is no cheap way back
-  | "client" // depends on the subcommand
-  | "script" // depends on the subcommand
-  | "hello" // only reads, if it has no arguments
-  | "never" // no client runs it
-  | "quit";
-
-const BY_TRAIT: Record<Exclude<CommandTrait, "plain">, string> = {
+/** The commands that do something to the connection they run on, by what they do. All others are "plain". */
+const BY_TRAIT = {
+  // May block it for as long as their own timeout says.
   blocking: "blpop brpop brpoplpush blmove blmovem bzpopmin bzpopmax bzmpop blmpop xread xreadgroup",
-  wait: "wait waitaof",
+  wait: "wait waitaof", // blocks likewise, and its answer is about earlier writes on the same connection
   watch: "watch",
   unwatch: "unwatch",
   multi: "multi",
@@ -31,33 +13,24 @@ const BY_TRAIT: Record<Exclude<CommandTrait, "plain">, string> = {
   select: "select",
   subscription: "subscribe psubscribe ssubscribe unsubscribe punsubscribe sunsubscribe",
   monitor: "monitor",
-  session: "readonly readwrite asking",
-  client: "client",
-  script: "script",
-  hello: "hello",
-  never: "auth reset sync psync replconf",
+  session: "readonly readwrite asking", // changes the connection, and there is no cheap way back
+  client: "client", // depends on the subcommand
+  script: "script", // depends on the subcommand
+  hello: "hello", // only reads, if it has no arguments
+  never: "auth reset sync psync replconf", // no client runs it
   quit: "quit",
 };
 
-const traits = new Map<string, CommandTrait>(
-  Object.entries(BY_TRAIT).flatMap(([trait, names]) =>
-    names.split(" ").map((name) => [name, trait as CommandTrait] as const),
-  ),
-);
+export type CommandTrait = "plain" | keyof typeof BY_TRAIT;
+
+const traits = new Map<string, CommandTrait>();
+for (const [trait, names] of Object.entries(BY_TRAIT))
+  for (const name of names.split(" ")) traits.set(name, trait as CommandTrait);
 // These are no commands, and ioredis would find something of Object's under such a name.
 for (const name of Object.getOwnPropertyNames(Object.prototype)) traits.set(name, "never");
 
-/** A service that passes outside input to `call()` must not be able to grow this table without end. */
-const MAX_SPELLINGS = 1_000;
-
 /** The trait of a command, in whatever spelling. A known spelling costs one lookup. */
-export function traitOf(name: string): CommandTrait {
-  const known = traits.get(name);
-  if (known !== undefined) return known;
-  const trait = traits.get(name.toLowerCase()) ?? "plain";
-  if (traits.size < MAX_SPELLINGS) traits.set(name, trait);
-  return trait;
-}
+export const traitOf = bySpelling((name) => traits.get(name) ?? traits.get(name.toLowerCase()) ?? "plain");
 
 /** Whether the command has this name, in whatever spelling. */
 export function isNamed({ name }: { readonly name: string }, lower: string): boolean {

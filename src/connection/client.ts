@@ -4,7 +4,7 @@ import { CommandQueue } from "../commands/command-queue.js";
 import { Handle, type HandleOwner } from "../commands/handle.js";
 import type { QueuedCommand } from "../commands/ioredis.js";
 import type { KeyPositions } from "../commands/key-positions.js";
-import { type Outgoing, PipedCommands } from "../commands/pipelines.js";
+import { type Outgoing, PipedCommands, rejectOutgoing } from "../commands/pipelines.js";
 import type { RetryConfig } from "../config/options.js";
 import { AuthFailedError } from "../core/errors.js";
 import { quiet } from "../core/log.js";
@@ -273,7 +273,7 @@ export class Client implements HandleOwner {
 
   send(outgoing: Outgoing): unknown {
     // Also while QUIT is under way: what is written behind it never runs.
-    if (this.#closing) return this.#commandQueue.rejectClosed(outgoing);
+    if (this.#closing) return rejectOutgoing(outgoing, () => this.#commandQueue.errors.closed());
     return this.#keys && this.#isDelayed(outgoing, this.#keys) ? outgoing.promise : this.#send(outgoing);
   }
 

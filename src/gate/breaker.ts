@@ -27,8 +27,8 @@ const RENEW_MS = 250;
 /** A client that wants the server probes when the time comes, or up to `LEASE_MS` later after a blocked thread. */
 const FORGOTTEN_MS = 5_000;
 
-/** One attempt to connect. Only the first of these calls counts. */
-export interface Admission {
+/** An attempt to connect that the breaker let pass. Its owner says what became of it; only the first call counts. */
+export interface BreakerPass {
   succeeded(): void;
   failed(): void;
   /** The attempt was given up before the server could show anything. */
@@ -64,9 +64,9 @@ export class Breaker {
     return this.state === "open" ? Math.max(this.#msUntil(NEXT_PROBE), 0) : 0;
   }
 
-  /** Gives an admission if the caller may try now: because the breaker is closed, or as the one prober. */
-  tryAdmit(): Admission | undefined {
-    if (this.#load(STATE) === CLOSED) return this.#admission(() => this.#open());
+  /** Gives a pass if the caller may try now: because the breaker is closed, or as the one prober. */
+  tryAdmit(): BreakerPass | undefined {
+    if (this.#load(STATE) === CLOSED) return this.#pass(() => this.#open());
     return this.#becomeProber() ? this.#probe() : undefined;
   }
 
@@ -109,18 +109,18 @@ export class Breaker {
     return true;
   }
 
-  #probe(): Admission {
+  #probe(): BreakerPass {
     const renewing = setInterval(() => {
       if (this.#load(PROBER) === this.#row + 1) this.#renew();
     }, RENEW_MS).unref();
-    return this.#admission(() => this.#scheduleProbe(), renewing);
+    return this.#pass(() => this.#scheduleProbe(), renewing);
   }
 
   #renew(): void {
     Atomics.store(this.#cells, LEASE_ENDS, sharedClock() + LEASE_MS);
   }
 
-  #admission(onFailed: () => void, renewing?: NodeJS.Timeout): Admission {
+  #pass(onFailed: () => void, renewing?: NodeJS.Timeout): BreakerPass {
     let isOpen = true;
     const end = (then?: () => void) => () => {
       if (!isOpen) return;

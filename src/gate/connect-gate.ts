@@ -15,8 +15,8 @@ import type { Config, Endpoint } from "../config/options.js";
 import { CircuitOpenError } from "../core/errors.js";
 import { within } from "../core/waiting.js";
 import { rowsOf } from "../link/ledger.js";
-import { type Admission, Breaker, type BreakerState, NodeBreakers, type Outage } from "./breaker.js";
-import { type PermitKind, SharedSemaphore } from "./shared-semaphore.js";
+import { Breaker, type BreakerPass, type BreakerState, NodeBreakers, type Outage } from "./breaker.js";
+import { carve, type PermitKind, SharedSemaphore } from "./shared-semaphore.js";
 
 /** An attempt to connect that was let in, and the connection that comes of it. */
 export interface ConnectAttempt {
@@ -75,9 +75,7 @@ export class ConnectGate {
   constructor(buffer: SharedArrayBuffer, { threads, connections, redis }: Config, row: number) {
     const rows = gateRows(threads.count);
     const { connecting, max } = connections;
-    const all = new Int32Array(buffer);
-    let taken = 0;
-    const take = (cells: number): Int32Array<SharedArrayBuffer> => all.subarray(taken, (taken += cells));
+    const take = carve(new Int32Array(buffer));
     this.#breaker = new Breaker(take(Breaker.CELLS), row);
     this.outage = this.#breaker.outage;
     this.masterCells = take(MASTER_CELLS);
@@ -186,8 +184,8 @@ export class ConnectGate {
     try {
       for (;;) {
         const freeHandshake = await this.#handshakes.acquire("main", signal);
-        const admission = breaker.tryAdmit();
-        if (admission) return this.#attempt(admission, freeHandshake, freeSocket);
+        const pass = breaker.tryAdmit();
+        if (pass) return this.#attempt(pass, freeHandshake, freeSocket);
         freeHandshake();
         await breaker.changed(signal);
       }
@@ -197,22 +195,22 @@ export class ConnectGate {
     }
   }
 
-  #attempt(admission: Admission, freeHandshake: () => void, freeSocket: (() => void) | undefined): ConnectAttempt {
+  #attempt(pass: BreakerPass, freeHandshake: () => void, freeSocket: (() => void) | undefined): ConnectAttempt {
     const attempt: ConnectAttempt = {
       onGiveWay: () => {},
       succeeded: () => {
         this.#attempts.delete(attempt);
-        admission.succeeded();
+        pass.succeeded();
         freeHandshake();
       },
       failed: () => {
-        admission.failed();
+        pass.failed();
         attempt.closed();
       },
       closed: () => {
         freeSocket?.();
         freeHandshake();
-        admission.abandoned();
+        pass.abandoned();
         this.#attempts.delete(attempt);
       },
     };

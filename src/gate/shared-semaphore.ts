@@ -17,8 +17,10 @@ const LOST_MS = 1_000;
 const WANTED = 0;
 const TICKETS = 1;
 const HEADER = 2;
-/** The tickets of a thread, the time when it last looked, and the cell that wakes it. */
-const CELLS_PER_ROW = KINDS.length + 2;
+/** The two tickets of a thread, the time when it last looked, and the cell that wakes it. */
+const CELLS_PER_ROW = 4;
+
+type Cells = Int32Array<SharedArrayBuffer>;
 
 interface SharedSemaphoreOptions {
   /** The rows of the table: one for each thread that may use the semaphore. */
@@ -44,9 +46,15 @@ interface Waiter {
  * when it last looked. A blocked thread keeps its ticket, and the others pass it by until it looks again.
  */
 export class SharedSemaphore {
-  readonly #cells: Int32Array<SharedArrayBuffer>;
-  readonly #rows: number;
-  readonly #count: number;
+  readonly #header: Cells;
+  /** By row, the ticket of the longest waiter; 0 if there is none. */
+  readonly #tickets: Readonly<Record<PermitKind, Cells>>;
+  /** By row, when the thread last looked. */
+  readonly #looks: Cells;
+  /** By row, what the thread waits on while it has waiters. */
+  readonly #turns: Cells;
+  /** By permit, the row of its owner, plus 1; 0 if the permit is free. */
+  readonly #permits: Cells;
   readonly #row: number;
   readonly #isBrief: boolean;
   readonly #waiters: Record<PermitKind, Waiter[]> = { main: [], spare: [] };
@@ -61,10 +69,13 @@ export class SharedSemaphore {
     return HEADER + rows * CELLS_PER_ROW + count;
   }
 
-  constructor(cells: Int32Array<SharedArrayBuffer>, { rows, count, row, isBrief = false }: SharedSemaphoreOptions) {
-    this.#cells = cells;
-    this.#rows = rows;
-    this.#count = count;
+  constructor(cells: Cells, { rows, count, row, isBrief = false }: SharedSemaphoreOptions) {
+    const take = carve(cells);
+    this.#header = take(HEADER);
+    this.#tickets = { main: take(rows), spare: take(rows) };
+    this.#looks = take(rows);
+    this.#turns = take(rows);
+    this.#permits = take(count);
     this.#row = row;
     this.#isBrief = isBrief;
   }
@@ -82,7 +93,7 @@ export class SharedSemaphore {
 
   /** How many permits are out, in all threads. */
   get held(): number {
-    return this.#count - this.#free();
+    return this.#permits.length - this.#free();
   }
 
   /** Whether any thread waits. */
@@ -94,7 +105,7 @@ export class SharedSemaphore {
   async acquire(kind: PermitKind, signal?: AbortSignal): Promise<() => void> {
     signal?.throwIfAborted();
     const { promise: taken, resolve } = deferred<() => void>();
-    const waiter = { ticket: Atomics.add(this.#cells, TICKETS, 1) + 1, resolve };
+    const waiter = { ticket: Atomics.add(this.#header, TICKETS, 1) + 1, resolve };
     this.#waiters[kind].push(waiter);
     this.#publish(kind);
     this.#pump();
@@ -108,10 +119,8 @@ export class SharedSemaphore {
 
   /** Takes back the permits and the tickets of a thread that is gone. */
   sweep(row: number): void {
-    for (const kind of KINDS) Atomics.store(this.#cells, this.#ticketCell(row, kind), 0);
-    for (let i = 0; i < this.#count; i++) {
-      Atomics.compareExchange(this.#cells, this.#permitCell(i), row + 1, 0);
-    }
+    for (const kind of KINDS) Atomics.store(this.#tickets[kind], row, 0);
+    for (let i = 0; i < this.#permits.length; i++) Atomics.compareExchange(this.#permits, i, row + 1, 0);
     this.#announce();
   }
 
@@ -139,14 +148,14 @@ export class SharedSemaphore {
     if (this.#isWatching) return;
     this.#isWatching = true;
     for (;;) {
-      const [wanted, turn] = [Atomics.load(this.#cells, WANTED), Atomics.load(this.#cells, this.#turnCell(this.#row))];
+      const [wanted, turn] = [Atomics.load(this.#header, WANTED), Atomics.load(this.#turns, this.#row)];
       this.#sayItLooks();
       this.#pump();
       if (!this.#isBusy && this.#givers.size === 0) break;
       if (this.isWanted) for (const giveUp of this.#givers) giveUp();
       const woken = this.#isBusy
-        ? Atomics.waitAsync(this.#cells, this.#turnCell(this.#row), turn, LOOK_AGAIN_MS)
-        : Atomics.waitAsync(this.#cells, WANTED, wanted, LOOK_UP_MS);
+        ? Atomics.waitAsync(this.#turns, this.#row, turn, LOOK_AGAIN_MS)
+        : Atomics.waitAsync(this.#header, WANTED, wanted, LOOK_UP_MS);
       await woken.value;
     }
     this.#isWatching = false;
@@ -159,11 +168,10 @@ export class SharedSemaphore {
   #take(needed: number): (() => void) | undefined {
     const isFree = this.#free() >= needed;
     if (!isFree && !this.#isBrief) return undefined;
-    for (let i = 0; i < this.#count; i++) {
-      const cell = this.#permitCell(i);
-      const owner = isFree ? 0 : Atomics.load(this.#cells, cell);
+    for (let i = 0; i < this.#permits.length; i++) {
+      const owner = isFree ? 0 : Atomics.load(this.#permits, i);
       if (!isFree && !this.#isDeaf(owner - 1, LOST_MS)) continue;
-      if (Atomics.compareExchange(this.#cells, cell, owner, this.#row + 1) !== owner) continue;
+      if (Atomics.compareExchange(this.#permits, i, owner, this.#row + 1) !== owner) continue;
       this.#held++;
       let isHeld = true;
       const taking = (this.#takings[i] = {});
@@ -172,7 +180,7 @@ export class SharedSemaphore {
         isHeld = false;
         this.#held--;
         // The permit may have been taken over meanwhile, and may belong to another waiter of this thread by now.
-        if (this.#takings[i] === taking) Atomics.compareExchange(this.#cells, cell, this.#row + 1, 0);
+        if (this.#takings[i] === taking) Atomics.compareExchange(this.#permits, i, this.#row + 1, 0);
         this.#announce();
       };
     }
@@ -190,30 +198,24 @@ export class SharedSemaphore {
   /** Shows the ticket of the longest waiter to all threads. */
   #publish(kind: PermitKind): void {
     const ticket = this.#waiters[kind][0]?.ticket ?? 0;
-    const cell = this.#ticketCell(this.#row, kind);
     this.#sayItLooks();
-    if (Atomics.exchange(this.#cells, cell, ticket) !== ticket) this.#announce();
+    if (Atomics.exchange(this.#tickets[kind], this.#row, ticket) !== ticket) this.#announce();
   }
 
   /** Wakes the thread whose turn it may be, after a change of waiters or permits. */
   #announce(): void {
     const next = this.#first("main") ?? this.#first("spare");
     if (next === undefined) return;
-    this.#wake(WANTED);
-    if (this.#free() > 0) this.#wake(this.#turnCell(next));
-  }
-
-  #wake(cell: number): void {
-    Atomics.add(this.#cells, cell, 1);
-    Atomics.notify(this.#cells, cell);
+    wake(this.#header, WANTED);
+    if (this.#free() > 0) wake(this.#turns, next);
   }
 
   /** The row of the thread that has waited longest. */
   #first(kind: PermitKind): number | undefined {
     let first: number | undefined;
     let lowest = 0;
-    for (let row = 0; row < this.#rows; row++) {
-      const ticket = Atomics.load(this.#cells, this.#ticketCell(row, kind));
+    for (let row = 0; row < this.#turns.length; row++) {
+      const ticket = Atomics.load(this.#tickets[kind], row);
       if (ticket === 0 || (first !== undefined && ticket > lowest) || this.#isDeaf(row)) continue;
       [first, lowest] = [row, ticket];
     }
@@ -221,33 +223,28 @@ export class SharedSemaphore {
   }
 
   #sayItLooks(): void {
-    Atomics.store(this.#cells, this.#lookedCell(this.#row), sharedClock());
+    Atomics.store(this.#looks, this.#row, sharedClock());
   }
 
   #isDeaf(row: number, ms = DEAF_MS): boolean {
     if (row === this.#row || row < 0) return false;
-    return ((sharedClock() - Atomics.load(this.#cells, this.#lookedCell(row))) | 0) > ms;
+    return ((sharedClock() - Atomics.load(this.#looks, row)) | 0) > ms;
   }
 
   #free(): number {
     let free = 0;
-    for (let i = 0; i < this.#count; i++) if (Atomics.load(this.#cells, this.#permitCell(i)) === 0) free++;
+    for (let i = 0; i < this.#permits.length; i++) if (Atomics.load(this.#permits, i) === 0) free++;
     return free;
   }
+}
 
-  #ticketCell(row: number, kind: PermitKind): number {
-    return HEADER + row * KINDS.length + KINDS.indexOf(kind);
-  }
+/** Cuts cells off the front of `all`, call by call. */
+export function carve(all: Cells): (cells: number) => Cells {
+  let taken = 0;
+  return (cells) => all.subarray(taken, (taken += cells));
+}
 
-  #lookedCell(row: number): number {
-    return HEADER + this.#rows * KINDS.length + row;
-  }
-
-  #turnCell(row: number): number {
-    return HEADER + this.#rows * (KINDS.length + 1) + row;
-  }
-
-  #permitCell(index: number): number {
-    return HEADER + this.#rows * CELLS_PER_ROW + index;
-  }
+function wake(cells: Cells, at: number): void {
+  Atomics.add(cells, at, 1);
+  Atomics.notify(cells, at);
 }

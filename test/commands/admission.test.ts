@@ -5,7 +5,7 @@ import { code } from "../support/manage.js";
 import { echoes, isRefused, own } from "../support/own-client.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
-// What no client may run is refused by name, and who may not end a connection is told so.
+// A command that no client may run is refused by name, and a user who may not end a connection is told so.
 
 let server: RedisServer;
 before(async () => {
@@ -14,7 +14,7 @@ before(async () => {
 beforeEach(() => server.admin.flushall());
 after(() => server.stop());
 
-test("disconnect() of a client that others use is an error for who calls it, and for nobody else", async (t) => {
+test("disconnect() of a shared client is an error for its caller, and for nobody else", async (t) => {
   const { redis } = await openClient(t, server);
   const pending = redis.echo("still here");
   assert.throws(() => redis.disconnect(), code("NEEDS_DEDICATED"));
@@ -25,14 +25,14 @@ test("disconnect() of a client that others use is an error for who calls it, and
   await echoes(redis);
 });
 
-test("disconnect(true) of a client of one's own connects it anew", async (t) => {
+test("disconnect(true) connects an owned client anew", async (t) => {
   const redis = await own(t, server);
   const id = await redis.client("ID");
   redis.disconnect(true);
   assert.notEqual(await redis.client("ID"), id);
 });
 
-test("QUIT by whatever spelling ends a client of one's own for good", async (t) => {
+test("QUIT in any spelling ends an owned client for good", async (t) => {
   const redis = await own(t, server);
   assert.equal(await redis.call("Quit"), "OK");
   assert.deepEqual(await server.clients(), []);
@@ -52,7 +52,7 @@ const NEVER = [
 ] as const;
 
 for (const role of ["thread", "dedicated", "owned"] as const) {
-  test(`what would mix up the replies is refused by name, on a ${role} client`, async (t) => {
+  test(`a command that would mix up replies is refused by name, on a ${role} client`, async (t) => {
     const { redis } = await openClient(t, server, { role });
     for (const [name, ...args] of NEVER) {
       await assert.rejects(redis.call(name.toUpperCase(), ...args), isRefused(name), name);
@@ -72,7 +72,7 @@ for (const role of ["thread", "dedicated", "owned"] as const) {
   });
 }
 
-test("in a transaction nothing is run whose answers come between those of others", async (t) => {
+test("in a transaction a command is refused if its answers come between the replies to other commands", async (t) => {
   const redis = await own(t, server);
   await redis.multi({ pipeline: false });
   await assert.rejects(redis.subscribe("c"), isRefused("subscribe"));
@@ -85,7 +85,7 @@ test("in a transaction nothing is run whose answers come between those of others
   await echoes(redis);
 });
 
-test("what is aimed at other connections does not count against a shared client", async (t) => {
+test("a shared client may send commands that are about other connections", async (t) => {
   const { redis } = await openClient(t, server, { redis: { resend: "readonly" } });
   await redis.client("UNBLOCK", 1);
   await redis.set("k", "kept");

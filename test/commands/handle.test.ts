@@ -14,13 +14,13 @@ after(() => server.stop());
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-/** What ioredis' own documentation teaches must work on a client of one's own, in both of its styles. */
+/** An owned client. All that ioredis' documentation teaches must work on it, with promises and with callbacks. */
 function own(t: TestContext): ReturnType<typeof connect> {
   leakCheck(t, server);
   return connect({ env: {}, redis: { port: server.port } });
 }
 
-test("callbacks are called, also those of connect and quit", async (t) => {
+test("callbacks are called, also by connect and quit", async (t) => {
   const redis = await own(t);
   const answer = await new Promise((resolve) => {
     void redis.set("k", "v", (error, reply) => resolve([error, reply]));
@@ -43,10 +43,10 @@ test("callbacks are called, also those of connect and quit", async (t) => {
   assert.ok(code("NOT_SENT")(late));
 });
 
-test("a pipeline runs once, a transaction inside of it included, and still tells its length afterwards", async (t) => {
+test("a pipeline runs once, also with a transaction inside, and still tells its length afterwards", async (t) => {
   const redis = await own(t);
   const inside = redis.pipeline([["multi"], ["incr", "runs"]]);
-  assert.equal(inside.exec(), inside); // of the transaction
+  assert.equal(inside.exec(), inside); // this EXEC ends the transaction
   inside.incr("runs");
   assert.deepEqual(
     (await inside.exec())!.map(([, reply]) => reply),
@@ -77,12 +77,12 @@ test("a second exec() while the first is under way does not send the commands ag
 test("pipelines that have run do not become long-lived with their commands and replies", async (t) => {
   await server.admin.set("k", "x".repeat(100));
   const { kbEach } = await new Program(t, "many-pipelines", [String(server.port)]).hears("kbEach");
-  // With their commands it is 50; 2, or 6 where scavenges fall into the middle of pipelines.
+  // With commands and replies it would be 50; it is 2, or 6 if scavenges come in the middle of pipelines.
   assert.ok(Number(kbEach) < 10, `${String(kbEach)} kB of each pipeline of 50 commands are kept`);
 });
 
 for (const end of ["disconnect", "end", "quit"] as const) {
-  test(`${end}() ends a client of one's own, and disconnect(client) after it changes nothing`, async (t) => {
+  test(`${end}() ends an owned client, and disconnect(client) after it changes nothing`, async (t) => {
     const redis = await own(t);
     const written = redis.set("last", end);
     await redis[end]();
@@ -115,17 +115,17 @@ test("MONITOR runs on the client itself, and no second connection is opened", as
   await disconnect(redis);
 });
 
-test("a connection lost in the turn of its first answer is made again, and what waited for it is sent", async (t) => {
+test("a connection lost in the turn of its first answer is made again, and the commands that waited for it are sent", async (t) => {
   const redis = await own(t);
   let answers = 0;
-  // The client's own PING: the one thing that answers between the connect and the first command.
+  // The client's own PING is the only command that is answered between the connect and the first command.
   const asking = redis as unknown as { own(name: string, ...args: string[]): Promise<unknown> };
   const ask = asking.own.bind(redis);
   asking.own = async (name, ...args) => {
     const reply = await ask(name, ...args);
     if (name === "ping" && answers++ === 0) {
       redis.stream.destroy();
-      await turn(); // its close event passes unheard
+      await turn(); // its close event passes
     }
     return reply;
   };
@@ -140,7 +140,7 @@ async function received(): Promise<number> {
   return Number(/total_connections_received:(\d+)/.exec(await server.admin.info("stats"))![1]);
 }
 
-test("a loss that a caller notices before its close event is mended by one attempt, not by two at odds", async (t) => {
+test("a loss that a caller notices before the close event leads to one attempt, not to two", async (t) => {
   const redis = await own(t);
   for (let round = 0; round < 20; round++) {
     const receivedBefore = await received();

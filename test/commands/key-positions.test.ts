@@ -48,7 +48,7 @@ async function keys(): Promise<string[]> {
   return (await server.admin.keys("*")).toSorted();
 }
 
-/** What they are rejected with, by code. */
+/** The codes that the promises are rejected with. */
 async function outcomes(promises: readonly unknown[]): Promise<string[]> {
   const settled = await Promise.allSettled(promises);
   return settled.map((one) =>
@@ -82,7 +82,7 @@ test("the server is asked once for each name, and not at all without a keyPrefix
   assert.equal(await server.admin.get("a"), "1");
 });
 
-test("what is sent behind a command about which the server is asked comes after it", async (t) => {
+test("a command stays behind an earlier one about which the server is asked", async (t) => {
   const redis = await open(t);
   const answers = await Promise.all([
     redis.set("k", "a"),
@@ -110,7 +110,7 @@ test("what is sent behind a command about which the server is asked comes after 
   ]);
 });
 
-test("keys that move are found for each call, also where other arguments read like them", async (t) => {
+test("movable keys are found for each call, also if other arguments read like keys", async (t) => {
   const redis = await open(t);
   await redis.zadd("2", 1, "x", 2, "y");
   await redis.zadd("b", 1, "x");
@@ -145,7 +145,7 @@ function refused(error: unknown): boolean {
   return code("COMMAND_REFUSED")(error) && outcome === "refused" && command === "getset";
 }
 
-test("what the server does not tell is refused by name before a byte, a pipeline as a whole", async (t) => {
+test("a command whose keys the server does not tell is refused by name before a byte, a pipeline as a whole", async (t) => {
   const mute = await open(t, { username: "mute", password: "pw" });
   await assert.rejects(mute.call("GETSET", "k", "1"), refused);
   const pipeline = mute.pipeline().set("k", "1").call("GETSET", "k", "1");
@@ -173,7 +173,7 @@ test("what the server does not tell is refused by name before a byte, a pipeline
   ]);
 });
 
-test("inside of a MULTI nothing is asked: it would be a part of it", async (t) => {
+test("inside a MULTI nothing is asked, because the question would become a part of it", async (t) => {
   const redis = await open(t);
   await redis.multi({ pipeline: false });
   await assert.rejects(redis.call("GETSET", "k", "1"), code("COMMAND_REFUSED"));
@@ -185,9 +185,9 @@ test("inside of a MULTI nothing is asked: it would be a part of it", async (t) =
   assert.deepEqual(await redis.exec(), [[null, "3"]]);
 });
 
-test("what waits for an answer is not sent after its deadline, nor what waits behind it", async (t) => {
+test("a command that waits for an answer is not sent after its deadline, nor are the commands behind it", async (t) => {
   const redis = await open(t, { commandTimeoutMs: 300 });
-  // Calls that a busy machine has set apart are due one after the other: the end of the first frees the second in time.
+  // On a busy machine two calls may be due one after the other: the end of the first frees the second in time.
   for (let round = 0, tookMs = Infinity; tookMs > 1; round++) {
     const key = `k${round}`;
     await server.admin.client("PAUSE", 1_500);
@@ -208,7 +208,7 @@ test("what waits for an answer is not sent after its deadline, nor what waits be
   }
 });
 
-test("a client that is closed rejects what waits for an answer", async (t) => {
+test("a client that is closed rejects the commands that wait for an answer", async (t) => {
   const redis = await open(t);
   await server.admin.client("PAUSE", 500);
   const waiting = [redis.call("GETSET", "k", "1"), redis.set("k", "2"), redis.multi().call("APPEND", "k", "3").exec()];
@@ -220,18 +220,22 @@ test("a client that is closed rejects what waits for an answer", async (t) => {
   assert.deepEqual(await keys(), []);
 });
 
-test("with whenDown: fail nobody waits for an answer while there is no connection", { timeout: 30_000 }, async (t) => {
-  await using proxy = await startProxy(server.port);
-  const redis = await open(t, { port: proxy.port, whenDown: "fail", commandTimeoutMs: 60_000 });
-  proxy.down();
-  proxy.reset();
-  await eventually(() => redis.status !== "ready", 5_000, "the loss has been noticed");
-  const sent = [redis.call("GETSET", "k", "1"), redis.get("k"), redis.multi().call("APPEND", "k", "2").exec()];
-  for (const outcome of await outcomes(sent)) assert.match(outcome, /^(NOT_SENT|CIRCUIT_OPEN)$/);
-  await proxy.up();
-  await redis.connect();
-  assert.equal(await redis.call("GETSET", "k", "1"), null);
-});
+test(
+  "with whenDown: fail no command waits for an answer while there is no connection",
+  { timeout: 30_000 },
+  async (t) => {
+    await using proxy = await startProxy(server.port);
+    const redis = await open(t, { port: proxy.port, whenDown: "fail", commandTimeoutMs: 60_000 });
+    proxy.down();
+    proxy.reset();
+    await eventually(() => redis.status !== "ready", 5_000, "the loss has been noticed");
+    const sent = [redis.call("GETSET", "k", "1"), redis.get("k"), redis.multi().call("APPEND", "k", "2").exec()];
+    for (const outcome of await outcomes(sent)) assert.match(outcome, /^(NOT_SENT|CIRCUIT_OPEN)$/);
+    await proxy.up();
+    await redis.connect();
+    assert.equal(await redis.call("GETSET", "k", "1"), null);
+  },
+);
 
 test("a question that is lost with its connection is asked again on the next one", async (t) => {
   await using proxy = await startProxy(server.port);

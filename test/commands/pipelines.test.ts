@@ -8,7 +8,7 @@ import { echoes, isRefused, lose, loseAndReturn, own, type Redis, type Refusal }
 import { startProxy } from "../support/proxy.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
-// A pipeline goes to its connection as a whole or not at all, and what ioredis waits for is what was written.
+// A pipeline goes to its connection as a whole or not at all, and ioredis waits for exactly the commands that were written.
 
 let server: RedisServer;
 before(async () => {
@@ -29,7 +29,7 @@ for (const when of ["when it is back", "while it is away"] as const) {
     await redis.watch("k");
     await (when === "while it is away" ? lose(redis) : loseAndReturn(redis));
     const pipeline = redis.pipeline([["multi"], ["incr", "n"]]);
-    void pipeline.exec(); // of the transaction
+    void pipeline.exec(); // this EXEC ends the transaction
     const replies = await pipeline.get("z").exec();
     assert.deepEqual(
       replies!.map(([error]) => (error as Refusal | null)?.code),
@@ -41,7 +41,7 @@ for (const when of ["when it is back", "while it is away"] as const) {
   });
 }
 
-test("a pipeline that begins with a WAIT for what was lost is refused as a whole", async (t) => {
+test("a pipeline that begins with a WAIT for lost writes is refused as a whole", async (t) => {
   const redis = await own(t, server);
   await redis.set("k", 1);
   await loseAndReturn(redis);
@@ -71,7 +71,7 @@ test("a shared client refuses a MULTI that its pipeline does not end, however it
   await echoes(redis);
 });
 
-test("an EXEC that was refused ends its transaction, for all who share the client", async (t) => {
+test("a rejected EXEC ends its transaction, for all users of a shared client", async (t) => {
   await server.admin.call("ACL", "SETUSER", "bound", "on", ">pw", "~*", "&*", "+@all", "-exec");
   const { redis } = await openClient(t, server, { redis: { username: "bound", password: "pw" } });
   await assert.rejects(redis.multi().set("k", 1).exec(), /EXECABORT.*NOPERM/);
@@ -79,7 +79,7 @@ test("an EXEC that was refused ends its transaction, for all who share the clien
   assert.equal(await redis.get("k"), null);
 });
 
-test("what ioredis cannot make a command of is refused, alone and in a pipeline, and harms nobody", async (t) => {
+test("arguments without a text are refused, alone and in a pipeline, and harm no other command", async (t) => {
   const { redis } = await openClient(t, server);
   const textless = {
     toString() {
@@ -117,7 +117,7 @@ test("a command that could not be written changes nothing, and says so", async (
   assert.match(await listed(redis), / db=4 /);
 });
 
-test("a listener that throws does not make a lie of what was sent", async (t) => {
+test("if a listener throws, a command that was sent still gets its reply", async (t) => {
   const redis = await own(t, server);
   const thrown = new Promise((resolve) => process.setUncaughtExceptionCaptureCallback(resolve));
   t.after(() => process.setUncaughtExceptionCaptureCallback(null));
@@ -130,15 +130,15 @@ test("a listener that throws does not make a lie of what was sent", async (t) =>
   assert.match(await listed(redis), / db=3 /);
 });
 
-test("very many commands that wait for a connection get their verdict as few do", async (t) => {
+test("very many held commands settle as few do", async (t) => {
   await using proxy = await startProxy(server.port);
   const redis = { commandTimeoutMs: 5_000, resend: "readonly" as const };
   const client = await openClient(t, server, { port: proxy.port, redis });
   proxy.blackhole(true);
   const reads = Array.from({ length: 150_000 }, () => rejection(client.redis.get("k")));
-  await new Promise((resolve) => setImmediate(resolve)); // they have been written
+  await new Promise((resolve) => setImmediate(resolve)); // now they have been written
   proxy.down();
-  await lose(client.redis); // and they are held again
+  await lose(client.redis); // now they are held again
   const pipeline = client.redis.pipeline();
   for (let i = 0; i < 150_000; i++) pipeline.set("k", i);
   const [piped, read] = await Promise.all([pipeline.exec(), Promise.all(reads)]);
@@ -149,7 +149,7 @@ test("very many commands that wait for a connection get their verdict as few do"
   await echoes(client.redis);
 });
 
-test("a pipeline that a tracer runs inside of another's start is another", async (t) => {
+test("a pipeline that a tracer runs while another starts is not mixed into it", async (t) => {
   const redis = await own(t, server);
   let inner: Promise<unknown> | undefined;
   const listener = (): void => {
@@ -161,7 +161,7 @@ test("a pipeline that a tracer runs inside of another's start is another", async
   assert.deepEqual(await inner, [[null, "inner"]]);
 });
 
-test("what a tracer sends in the middle of a pipeline comes after it", async (t) => {
+test("a command that a tracer sends in the middle of a pipeline comes after it", async (t) => {
   const redis = await own(t, server);
   let nested: Promise<unknown> | undefined;
   const listener = (): void => {
@@ -177,7 +177,7 @@ test("what a tracer sends in the middle of a pipeline comes after it", async (t)
   await echoes(redis);
 });
 
-/** Ways in which what ioredis waits for and what was written come apart; all are wrong use of internals. */
+/** Wrong uses of internals, after which ioredis waits for other commands than were written. */
 const APART: Record<string, (redis: Redis) => void> = {
   "bytes of somebody else": (redis) => void redis.stream.write("*1\r\n$4\r\nPING\r\n"),
   "a write that does not happen": (redis) => {
@@ -190,7 +190,7 @@ const APART: Record<string, (redis: Redis) => void> = {
 };
 
 for (const [what, partFrom] of Object.entries(APART)) {
-  test(`${what}: the connection goes, and nobody gets another's reply`, async (t) => {
+  test(`${what}: the connection is ended, and no caller gets another's reply`, async (t) => {
     const redis = await own(t, server);
     const popping = rejection(redis.blpop("q", 0));
     await eventually(async () => String(await server.admin.client("LIST")).includes("cmd=blpop"));
@@ -213,7 +213,7 @@ for (const [what, partFrom] of Object.entries(APART)) {
 }
 
 for (const [what, partFrom] of Object.entries(APART)) {
-  test(`${what}, and nothing behind it: the connection goes at once`, async (t) => {
+  test(`${what}, and nothing behind it: the connection is ended at once`, async (t) => {
     const redis = await own(t, server);
     const popping = rejection(redis.blpop("q", 0));
     await eventually(async () => String(await server.admin.client("LIST")).includes("cmd=blpop"));

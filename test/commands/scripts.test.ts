@@ -4,7 +4,7 @@ import { openClient } from "../support/make-client.js";
 import { own, type Redis } from "../support/own-client.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
-// Scripts run in their place, whatever the server has forgotten.
+// Scripts run in their place, whatever scripts the server has forgotten.
 
 let server: RedisServer;
 before(async () => {
@@ -18,7 +18,7 @@ const SCRIPTS = { addone: { numberOfKeys: 1, lua: "return redis.call('INCRBY', K
 type Scripted = Redis & { addone(key: string, by: number): Promise<number> };
 type Piped = ReturnType<Redis["pipeline"]> & { addone(key: string, by: number): Piped };
 
-test("a script that was queued in a transaction which did not run is no script that the server has", async (t) => {
+test("a script of a transaction that did not run does not count as loaded", async (t) => {
   const redis = (await own(t, server, { redis: { scripts: SCRIPTS } })) as Scripted;
   await redis.watch("n");
   await server.admin.set("n", 7);
@@ -38,7 +38,7 @@ test("a script that was queued in a transaction which did not run is no script t
   assert.deepEqual(await redis.exec(), [[null, 11]]);
 });
 
-test("scripts run in their place, also when somebody has flushed them", async (t) => {
+test("scripts run in their place, also after SCRIPT FLUSH", async (t) => {
   const { redis } = await openClient(t, server, { redis: { scripts: SCRIPTS } });
   const scripted = redis as unknown as Scripted;
   assert.equal(await scripted.addone("n", 1), 1);

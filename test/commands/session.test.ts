@@ -9,7 +9,7 @@ import { code } from "../support/manage.js";
 import { echoes, lose, loseAndReturn, own, type Redis, type Refusal } from "../support/own-client.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
-// What a client takes its connection to be in, a transaction, a database, a login, is what the server says.
+// Which transaction, database or login a client believes in is what the server says.
 
 let server: RedisServer;
 before(async () => {
@@ -25,17 +25,17 @@ const listed = async (redis: Redis): Promise<string> => {
   return (await server.admin.client("LIST", "ID", id)) as string;
 };
 
-test("a transaction that was ended while its loss was still to be heard of does not cost the next one", async (t) => {
+test("a transaction that was ended before its loss was noticed does not cost the next one", async (t) => {
   const redis = await own(t, server, { redis: { whenDown: "fail" } });
   await redis.multi({ pipeline: false });
-  redis.stream.destroy(); // its close event is to come
+  redis.stream.destroy(); // its close event is still to come
   await assert.rejects(redis.discard(), code("NOT_SENT"));
   await once(redis, "close");
   await redis.connect();
   assert.deepEqual(await redis.multi().echo("next").exec(), [[null, "next"]]);
 });
 
-/** A client of one's own that is logged in as `first`, and the way to have it log in as `second`. */
+/** An owned client that is logged in as `first`, and a function that makes it log in as `second`. */
 async function renewable(t: TestContext, ioredis: IoredisOptions = {}): Promise<{ redis: Redis; renew: () => void }> {
   const logins = new Logins(() => {});
   const come = (version: number, username: string): void => logins.came({ version, username, password: "secret" });
@@ -62,7 +62,7 @@ test("a new login comes before or after a pipeline, never into it", async (t) =>
   await echoes(redis);
 });
 
-test("a new login that waited for a BLPOP is used as soon as that is answered", async (t) => {
+test("a new login that waited for a BLPOP is used as soon as the BLPOP is answered", async (t) => {
   const { redis, renew } = await renewable(t);
   const popping = redis.blpop("q", 0);
   await eventually(isPopping);
@@ -81,7 +81,7 @@ test("a new login waits until a RESP2 connection is no longer subscribed", async
   assert.equal(await redis.acl("WHOAMI"), "second");
 });
 
-test("the database after a reconnect is the last that the server confirmed, in a transaction too", async (t) => {
+test("the database after a reconnect is the last one that the server confirmed, also in a transaction", async (t) => {
   const redis = await own(t, server);
   await redis.call("Select", "3");
   await assert.rejects(redis.select(99));
@@ -117,7 +117,7 @@ test("a client is not ready before it is in its database again", async (t) => {
   assert.equal(await server.admin.exists("k"), 0);
 });
 
-test("a transaction whose MULTI was refused may have run, and says so", async (t) => {
+test("a transaction whose MULTI was rejected may have run, and says so", async (t) => {
   await server.admin.call("ACL", "SETUSER", "single", "on", ">pw", "~*", "&*", "+@all", "-multi");
   const redis = await own(t, server, { redis: { username: "single", password: "pw" } });
   const error = (await rejection(redis.multi().set("k", 1).exec())) as Refusal & { previousErrors: Error[] };
@@ -126,10 +126,10 @@ test("a transaction whose MULTI was refused may have run, and says so", async (t
   assert.match(String(error.previousErrors[0]), /NOPERM/);
   await assert.rejects(redis.multi({ pipeline: false }), /NOPERM/);
   await loseAndReturn(redis);
-  await echoes(redis); // nothing was lost with the connection
+  await echoes(redis); // the session has lost nothing with the connection
 });
 
-test("whoever may not DISCARD is still in his transaction", async (t) => {
+test("a user who may not DISCARD is still in a transaction", async (t) => {
   await server.admin.call("ACL", "SETUSER", "caught", "on", ">pw", "~*", "&*", "+@all", "-discard");
   const redis = await own(t, server, { redis: { username: "caught", password: "pw" } });
   await redis.multi({ pipeline: false });

@@ -1,6 +1,6 @@
 /**
- * `npm run test:sessions -- [--steps N] [--seed S]`: what a connection is in, against the reference in
- * support/session-reference.ts. Without a seed each run of the command has its own and prints it; CI has fixed ones.
+ * `npm run test:sessions -- [--steps N] [--seed S]`: compares the state of a session with the reference in
+ * support/session-reference.ts. Without a seed each run takes a new one and prints it; CI has fixed seeds.
  */
 import { after, before, test } from "node:test";
 import { parseArgs } from "node:util";
@@ -18,11 +18,11 @@ const SHRINK_MS = 120_000;
 
 let server: RedisServer;
 before(async () => {
-  server = await startRedis({ args: ["--hz", "200"] }); // BLPOP looks at its timeout as often
+  server = await startRedis({ args: ["--hz", "200"] }); // so often the server looks at the timeouts of BLPOP
 });
 after(() => server.stop());
 
-test("a connection's model equals the server's, and every reply is its caller's", async (t) => {
+test("a session's state equals the server's, and every caller gets its own reply", async (t) => {
   let done = 0;
   const property = fc.asyncProperty(anyPlan, async (plan) => {
     await runPlan(server, plan);

@@ -3,7 +3,7 @@ import { Writable } from "node:stream";
 import { test, type TestContext } from "node:test";
 import { coalesceWrites } from "../../src/commands/write-coalescer.js";
 
-/** A stream that keeps each of the writes which reach it, at a time that stands still unless the test moves it. */
+/** A stream that records the writes that reach it, and a clock that only the test moves. */
 function recording(t: TestContext): {
   stream: Writable;
   writes: string[][];
@@ -32,7 +32,7 @@ function recording(t: TestContext): {
 
 const turnEnds = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-test("what a turn writes leaves at its end as one chunk, in its order", async (t) => {
+test("the writes of a turn leave at its end as one chunk, in their order", async (t) => {
   const { stream, writes, flushed } = recording(t);
   stream.write("one ");
   stream.write("twö ");
@@ -44,7 +44,7 @@ test("what a turn writes leaves at its end as one chunk, in its order", async (t
   assert.equal(flushed(), 1);
 });
 
-test("what is flushed leaves at once, and what follows it in its turn at the end", async (t) => {
+test("flushed writes leave at once, and later writes of the turn at its end", async (t) => {
   const { stream, writes, flushed, flush } = recording(t);
   flush();
   stream.write("one ");
@@ -67,11 +67,11 @@ test("a large chunk is not copied, and keeps its place", async (t) => {
   assert.deepEqual(writes, [["before ", large, " after"]]);
 });
 
-test("after a turn that computed each command leaves at once, after one that did not they leave together again", async (t) => {
+test("after a turn that computed each command leaves at once; after a turn that did not, commands leave together again", async (t) => {
   const { stream, writes, clock } = recording(t);
   const turn = async (computesMs: number, commands = ["one ", "two"]): Promise<string[][]> => {
     writes.length = 0;
-    stream.emit("data"); // what is computed about
+    stream.emit("data"); // a task computes about this chunk
     for (const command of commands) {
       clock.ms += computesMs;
       stream.write(command);
@@ -85,10 +85,10 @@ test("after a turn that computed each command leaves at once, after one that did
   assert.deepEqual(await turn(0.01), [["one two"]]);
   const many = Array.from({ length: 100 }, () => ".");
   assert.deepEqual(await turn(0.01, many), [[many.join("")]]);
-  assert.deepEqual(await turn(0.01), [["one two"]]); // a millisecond for a hundred is not long
+  assert.deepEqual(await turn(0.01), [["one two"]]); // a millisecond for a hundred commands is not long
 });
 
-test("where no other turn shows what commands take, only so many leave at once after one that computed", async (t) => {
+test("after a turn that computed a limited number of commands leave at once, if no other turn is measured", async (t) => {
   const { stream, writes, clock } = recording(t);
   stream.emit("data");
   clock.ms += 1;
@@ -100,7 +100,7 @@ test("where no other turn shows what commands take, only so many leave at once a
   assert.deepEqual(writes.at(-1), ["32 33 34 35 36 37 38 39 "]);
 });
 
-test("however long ago something came in, what later turns write leaves at their ends", async (t) => {
+test("the writes of later turns leave at their ends, however long ago something came in", async (t) => {
   const { stream, writes, clock } = recording(t);
   stream.emit("data");
   await turnEnds();
@@ -116,11 +116,11 @@ test("however long ago something came in, what later turns write leaves at their
   assert.deepEqual(writes, [["one two"], ["three four"]]);
 });
 
-test("where one command at a time is answered the next leaves at once, and what follows it in its turn at the end", async (t) => {
+test("after answers to one command at a time the next one leaves at once, and later ones of the turn at its end", async (t) => {
   const { stream, writes, flushed } = recording(t);
   stream.write("one");
   await turnEnds();
-  stream.emit("data"); // the answer
+  stream.emit("data"); // the answer,
   stream.emit("data"); // in two parts
   stream.write("two");
   assert.deepEqual(writes.at(-1), ["two"]);
@@ -131,7 +131,7 @@ test("where one command at a time is answered the next leaves at once, and what 
   assert.deepEqual(writes, [["three "]]);
   await turnEnds();
   assert.deepEqual(writes, [["three "], ["four five"]]);
-  stream.emit("data"); // answers three
+  stream.emit("data"); // the answers to three commands
   stream.emit("data");
   stream.write("six");
   assert.equal(writes.length, 2);
@@ -139,7 +139,7 @@ test("where one command at a time is answered the next leaves at once, and what 
   assert.deepEqual(writes.at(-1), ["six"]);
 });
 
-test("turns that computed are measured also where one command at a time is answered", async (t) => {
+test("turns that compute are measured also if one command at a time is answered", async (t) => {
   const { stream, writes, clock } = recording(t);
   stream.emit("data");
   for (const computesMs of [1, 0.01]) {
@@ -151,10 +151,10 @@ test("turns that computed are measured also where one command at a time is answe
   writes.length = 0;
   stream.write("two ");
   stream.write("three");
-  assert.deepEqual(writes, [["two "]]); // and not three, as it would while turns compute
+  assert.deepEqual(writes, [["two "]]); // and not three writes, as while turns compute
 });
 
-test("of a stream that was destroyed in the same turn nothing leaves, and nobody is told that it has", async (t) => {
+test("nothing leaves a stream that was destroyed in the same turn, and onFlush is not called", async (t) => {
   const { stream, writes, flushed } = recording(t);
   stream.write("never");
   stream.destroy();
