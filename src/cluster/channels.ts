@@ -1,180 +1,169 @@
-import type { AskedChannel, AskedChannels, OnResubscribed } from "../commands/asked-channels.js";
+import { type AskedChannel, AskedChannels } from "../commands/asked-channels.js";
+import { traitOf } from "../commands/traits.js";
 import type { Handle } from "../commands/handle.js";
 import { Command, type QueuedCommand } from "../commands/ioredis.js";
-import type { Logger } from "../core/log.js";
 import { classifyReply, isReplyError, replyCode } from "../core/replies.js";
 import { sleep, within } from "../core/waiting.js";
-import { isOfChannels, isOfShards } from "./commands.js";
-import type { ClusterNodes, Node } from "./nodes.js";
-import type { SlotMap } from "./slot-map.js";
-
-export interface ChannelsOptions {
-  /** Whose listeners hear the messages. */
-  readonly redis: Handle;
-  readonly asked: AskedChannels;
-  readonly nodes: ClusterNodes;
-  readonly slots: SlotMap;
-  /** Ends every wait. */
-  readonly life: AbortSignal;
-  /** A node that is silent for longer is left for another. */
-  readonly answerMs: number;
-  readonly logger: Logger;
-  /** Of the client, in logs. */
-  readonly name: string;
-  /** What an answer says about the map. */
-  readonly learn: (error: Error, node: Node) => unknown;
-  /** It is on another connection: what was published meanwhile was missed. */
-  readonly onResubscribed: OnResubscribed | undefined;
-}
+import type { ClusterContext, ClusterNodes, Node } from "./nodes.js";
+import type { TopologyRefresh } from "./topology-refresh.js";
 
 const EVENTS = ["message", "messageBuffer", "pmessage", "pmessageBuffer", "smessage", "smessageBuffer"] as const;
-/** Between two attempts to subscribe; the longer one where the server refuses until somebody changes something. */
+/** The pause between two attempts to subscribe; the longer one if the server refuses until its configuration changes. */
 const PAUSE_MS = 100;
 const REFUSED_PAUSE_MS = 1_000;
 
 /**
- * The subscriptions of one ClusterClient. Channels and patterns are all on one node, which hears whatever is published
- * anywhere in the Cluster; a sharded channel is at the node that has its slot. Each is made anew as long as it is nowhere.
+ * The subscriptions of one ClusterClient. Channels and patterns are all on one node, which gets every message that is
+ * published in the Cluster. A sharded channel is on the node that has its slot. A channel that has lost its node is
+ * subscribed to again.
  */
 export class ClusterChannels {
-  readonly #options: ChannelsOptions;
-  /** Where each is subscribed to, or about to be. */
-  readonly #places = new WeakMap<AskedChannel, Node>();
-  readonly #sought = new Set<AskedChannel>();
-  readonly #heard = new Set<Node>();
-  /** That of all but sharded channels. */
+  readonly asked = new AskedChannels();
+  readonly #context: ClusterContext;
+  readonly #nodes: ClusterNodes;
+  readonly #topology: TopologyRefresh;
+  /** The listeners on it get the messages. */
+  readonly #redis: Handle;
+  /** The node on which a channel is subscribed to, or about to be. */
+  readonly #nodeOf = new WeakMap<AskedChannel, Node>();
+  readonly #resubscribing = new Set<AskedChannel>();
+  readonly #listenedTo = new Set<Node>();
+  /** The node of all channels that are not sharded. */
   #node: Node | undefined;
   #lastNode: Node | undefined;
 
-  constructor(options: ChannelsOptions) {
-    this.#options = options;
+  constructor(context: ClusterContext, nodes: ClusterNodes, topology: TopologyRefresh, redis: Handle) {
+    this.#context = context;
+    this.#nodes = nodes;
+    this.#topology = topology;
+    this.#redis = redis;
   }
 
   get node(): Node {
-    return (this.#node ??= this.#options.nodes.any(this.#lastNode));
+    return (this.#node ??= this.#nodes.any(this.#lastNode));
   }
 
-  /** None is looked for. */
+  /** Whether no channel has to be subscribed to again. */
   get isComplete(): boolean {
-    return this.#sought.size === 0;
+    return this.#resubscribing.size === 0;
   }
 
-  /** The command goes to this node. */
-  handed(command: QueuedCommand, node: Node): void {
-    if (!isOfChannels(command) && !isOfShards(command)) return;
-    this.#hear(node);
-    const placed = this.#options.asked.of(command).filter((asked) => this.#places.get(asked) !== node);
-    for (const asked of placed) this.#places.set(asked, node);
-    // Those that were subscribed to before, elsewhere, would be sought by nobody.
+  /** Called before a command goes to this node. */
+  sending(command: QueuedCommand, node: Node): void {
+    if (traitOf(command.name) !== "subscription") return;
+    this.#listenTo(node);
+    const placed = this.asked.of(command).filter((asked) => this.#nodeOf.get(asked) !== node);
+    for (const asked of placed) this.#nodeOf.set(asked, node);
+    // A channel that was subscribed to before, on another node, would stay lost.
     command.promise.catch(() => {
-      this.#take(placed, node);
-      this.look(placed);
+      this.#forget(placed, node);
+      this.resubscribe(placed);
     });
   }
 
-  /** Those of them that are nowhere are looked for. */
-  look(channels: readonly AskedChannel[]): void {
+  /** Subscribes again to the given channels that are confirmed and on no node. */
+  resubscribe(channels: readonly AskedChannel[]): void {
     for (const asked of channels) {
-      if (!asked.isConfirmed || this.#places.has(asked) || this.#sought.has(asked)) continue;
-      this.#sought.add(asked);
+      if (!asked.isConfirmed || this.#nodeOf.has(asked) || this.#resubscribing.has(asked)) continue;
+      this.#resubscribing.add(asked);
       void this.#subscribe(asked);
     }
   }
 
-  /** The connection to this node is gone, or going. */
+  /** The connection to this node is lost, or being closed. */
   lost(node: Node): void {
-    const { nodes } = this.#options;
-    if (!nodes.isIn(node)) this.#heard.delete(node); // else it comes back, with its listeners
-    const isHolder = this.#leaves(node);
-    if (this.#take(this.#options.asked.all, node).length === 0 && !isHolder) return;
-    // Not in this turn: the client is in the midst of its loss.
+    if (!this.#nodes.isIn(node)) this.#listenedTo.delete(node); // otherwise it reconnects, and keeps its listeners
+    const wasChosen = this.#leaveChosen(node);
+    if (this.#forget(this.asked.all, node).length === 0 && !wasChosen) return;
+    // Not in this turn, because the client is still handling its loss.
     queueMicrotask(() => {
-      nodes.leave(node, { handingOver: true }); // nobody subscribes there again
-      this.look(this.#options.asked.all);
+      this.#nodes.leave(node, { handingOver: true }); // nothing is subscribed to there again
+      this.resubscribe(this.asked.all);
     });
   }
 
-  /** A new holder. */
+  /** Gives up all subscriptions for the next holder. */
   reset(): void {
-    this.#options.asked.clear();
+    this.asked.clear();
     this.#node = undefined;
-    for (const node of this.#heard) this.#options.nodes.leave(node, { handingOver: false });
-    this.#heard.clear();
+    for (const node of this.#listenedTo) this.#nodes.leave(node, { handingOver: false });
+    this.#listenedTo.clear();
   }
 
-  #hear(node: Node): void {
-    if (this.#heard.has(node)) return;
-    this.#heard.add(node);
-    const { redis: ours, nodes, asked } = this.#options;
+  #listenTo(node: Node): void {
+    if (this.#listenedTo.has(node)) return;
+    this.#listenedTo.add(node);
     const { redis } = node.client;
     for (const event of EVENTS) {
-      // What a node says that is being left comes from another one, too.
-      redis.on(event, (...args: unknown[]) => void (nodes.isIn(node) && ours.emit(event, ...args)));
+      // A node that was left may still send messages, which come from its successor, too.
+      redis.on(event, (...args: unknown[]) => void (this.#nodes.isIn(node) && this.#redis.emit(event, ...args)));
     }
-    // It has given up a slot, and told so the clients that had subscribed there; which channel, ioredis only notes.
+    // The node has given up a slot and unsubscribed its channels. ioredis tells no more than that.
     redis.on("moved", () => {
-      nodes.refresh();
-      const given = asked.all.filter((one) => one.by === "ssubscribe" && !redis.isSubscribedTo(one));
-      this.look(this.#take(given, node));
+      this.#topology.refresh();
+      const given = this.asked.all.filter((one) => one.by === "ssubscribe" && !redis.isSubscribedTo(one));
+      this.resubscribe(this.#forget(given, node));
     });
   }
 
-  /** Whether it was that of all but sharded channels: another one takes them. */
-  #leaves(node: Node): boolean {
+  /** If the node was chosen for all channels that are not sharded, another one is chosen next; false if it was not. */
+  #leaveChosen(node: Node): boolean {
     if (node !== this.#node) return false;
     this.#node = undefined;
     this.#lastNode = node;
     return true;
   }
 
-  /** Gives those of them that were at this node; from now on they are nowhere. */
-  #take(channels: readonly AskedChannel[], node: Node): AskedChannel[] {
-    const taken = channels.filter((asked) => this.#places.get(asked) === node);
-    for (const asked of taken) this.#places.delete(asked);
-    return taken;
+  /** The given channels that were on this node, and from now on are on none. */
+  #forget(channels: readonly AskedChannel[], node: Node): AskedChannel[] {
+    const forgotten = channels.filter((asked) => this.#nodeOf.get(asked) === node);
+    for (const asked of forgotten) this.#nodeOf.delete(asked);
+    return forgotten;
   }
 
   async #subscribe(asked: AskedChannel): Promise<void> {
-    const { nodes, life, learn, logger, name } = this.#options;
-    let isTold = false;
-    while (!life.aborted && this.#options.asked.has(asked) && !this.#places.has(asked)) {
+    const { life, options } = this.#context;
+    let isLogged = false;
+    while (!life.aborted && this.asked.has(asked) && !this.#nodeOf.has(asked)) {
       const node = this.#nodeFor(asked);
-      this.#places.set(asked, node);
+      this.#nodeOf.set(asked, node);
       try {
         await this.#subscribeAt(node, asked);
       } catch (error) {
-        this.#take([asked], node);
+        this.#forget([asked], node);
         const isRefused = isReplyError(error);
-        // Lost in its turn, or never reached: another one may be.
-        if (!isRefused && !node.client.inTransaction && this.#leaves(node)) nodes.leave(node, { handingOver: true });
-        if (learn(error as Error, node)) continue;
+        // It lost its connection, or was never reached: another node may be reachable.
+        if (!isRefused && !node.client.inTransaction && this.#leaveChosen(node))
+          this.#nodes.leave(node, { handingOver: true });
+        if (this.#topology.learn(error as Error, node)) continue;
         const isFinal = isRefused && classifyReply(error) === "fail";
-        if (isFinal && !isTold) logger.warn("a subscription is refused", { name, code: replyCode(error) });
-        isTold ||= isFinal;
+        if (isFinal && !isLogged)
+          options.logger.warn("a subscription is refused", { name: options.name, code: replyCode(error) });
+        isLogged ||= isFinal;
         await sleep(isFinal ? REFUSED_PAUSE_MS : PAUSE_MS, life).catch(() => {}); // closed
       }
     }
-    this.#sought.delete(asked); // in the turn of the last look at its place
+    this.#resubscribing.delete(asked); // in the same turn as the last look at its node
   }
 
   async #subscribeAt(node: Node, asked: AskedChannel): Promise<void> {
-    const { answerMs, onResubscribed } = this.#options;
+    const { redis, onResubscribed } = this.#context.options;
     const { client } = node;
-    const late = (): Error => new Error(`no answer within ${answerMs} ms`);
-    await within(client.connect(), answerMs, late);
-    if (client.inTransaction) throw new Error("what is subscribed there would be a part of it");
-    this.#hear(node);
+    const ms = redis.commandTimeoutMs;
+    const late = (): Error => new Error(`no answer within ${ms} ms`);
+    await within(client.connect(), ms, late);
+    if (client.inTransaction) throw new Error("the subscription would become a part of a transaction");
+    this.#listenTo(node);
     const answer = client.subscribeAgain(asked, () => {
-      if (!this.#options.asked.has(asked)) client.redis.giveUp(asked);
-      else if (this.#places.get(asked) === node) onResubscribed?.(asked);
+      if (!this.asked.has(asked)) client.redis.giveUp(asked);
+      else if (this.#nodeOf.get(asked) === node) onResubscribed?.(asked);
     });
-    await within(answer, answerMs, late);
+    await within(answer, ms, late);
   }
 
   #nodeFor({ by, channel }: AskedChannel): Node {
     if (by !== "ssubscribe") return this.node;
-    const { nodes, slots } = this.#options;
-    const owner = slots.owner(new Command(by, [channel]).getSlot());
-    return owner ? nodes.at(owner) : nodes.any();
+    const owner = this.#context.slots.owner(new Command(by, [channel]).getSlot());
+    return owner ? this.#nodes.at(owner) : this.#nodes.any();
   }
 }

@@ -1,29 +1,32 @@
-import { AskedChannels } from "../commands/asked-channels.js";
+// The room of Redis Cluster: `ClusterClient` is its face. It imports connection and the rooms below it; a thread loads it
+// only if `redis.clusterNodes` is set. Read on from here:
+// - router.ts: which node a command goes to, and what becomes of a redirection (rules by command are in commands.ts);
+// - nodes.ts: a `Client` for each node, and the state of a node; spares.ts closes connections that others need;
+// - topology-refresh.ts: when nodes are asked for the slot map, and what their answers say; slot-map.ts holds the map;
+// - channels.ts: which node has which subscription, and how a lost one comes back.
+
 import { CommandErrors } from "../commands/command-errors.js";
 import { traitOf } from "../commands/traits.js";
 import { Handle, type HandleOwner } from "../commands/handle.js";
 import type { QueuedCommand } from "../commands/ioredis.js";
 import { KeyPositions } from "../commands/key-positions.js";
 import { type Outgoing, PipedCommands, rejectOutgoing } from "../commands/pipelines.js";
-import type { Client } from "../connection/client.js";
 import type { ConnectionState } from "../connection/connection-state.js";
 import { OwnListeners } from "../connection/own-listeners.js";
-import type { ClientRole } from "../core/names.js";
-import { connRetry } from "../core/retry.js";
 import { monotonic } from "../core/clock.js";
+import { connRetry } from "../core/retry.js";
 import { abortable } from "../core/waiting.js";
 import { ClusterChannels } from "./channels.js";
-import { isOfShards } from "./commands.js";
-import { ClusterNodes, type ClusterOptions } from "./nodes.js";
+import { isSharded } from "./commands.js";
+import { type ClusterContext, ClusterNodes, type ClusterOptions, type Node } from "./nodes.js";
 import { ClusterRouter } from "./router.js";
 import { SlotMap } from "./slot-map.js";
-
-/** Of one holder at a time. */
-const PRIVATE_ROLES: ReadonlySet<ClientRole> = new Set(["owned", "dedicated"]);
+import { SpareConnections } from "./spares.js";
+import { TopologyRefresh } from "./topology-refresh.js";
 
 /**
- * What a `Client` is for one server, for a Cluster: one client for each node that is needed, behind one handle that never
- * connects itself. Every promise is kept by the node's own client; which node it is, is the router's to say.
+ * For a Cluster what a `Client` is for one server: one client for each node that is needed, behind one handle that never
+ * connects itself. The node's own client keeps every promise about a command; the router says which node that is.
  */
 export class ClusterClient implements HandleOwner {
   readonly redis: Handle;
@@ -31,9 +34,10 @@ export class ClusterClient implements HandleOwner {
   readonly #errors: CommandErrors;
   readonly #slots: SlotMap;
   readonly #nodes: ClusterNodes;
-  readonly #router: ClusterRouter;
-  readonly #asked = new AskedChannels();
+  readonly #topology: TopologyRefresh;
   readonly #channels: ClusterChannels;
+  readonly #router: ClusterRouter;
+  readonly #spares: SpareConnections;
   readonly #keys: KeyPositions;
   readonly #listeners: OwnListeners;
   readonly #life = new AbortController();
@@ -42,44 +46,30 @@ export class ClusterClient implements HandleOwner {
   #closing: Promise<void> | undefined;
   #isClosed = false;
 
-  /** `closeMs` is for the connection to a node that leaves. */
+  /** `closeMs` is for the connection to a node that is left. */
   constructor(options: ClusterOptions, closeMs: number) {
-    const { redis, role, onResubscribed } = options;
+    const { redis, role } = options;
     this.#options = options;
     this.#errors = new CommandErrors(options.name, redis.commandTimeoutMs);
     this.redis = new Handle(redis, this);
     this.#slots = SlotMap.of(redis);
-    const life = this.#life.signal;
-    const isPrivate = PRIVATE_ROLES.has(role);
-    this.#nodes = new ClusterNodes({
-      cluster: options,
+    const context: ClusterContext = {
+      options,
       slots: this.#slots,
-      closeMs,
-      isPrivate,
-      life,
-      onLost: (node) => this.#channels.lost(node),
-    });
-    this.#router = new ClusterRouter({
-      redis,
       errors: this.#errors,
-      nodes: this.#nodes,
-      slots: this.#slots,
-      isPrivate,
-      channelNode: () => this.#channels.node,
-      onHand: (command, node) => this.#channels.handed(command, node),
-    });
-    this.#channels = new ClusterChannels({
-      redis: this.redis,
-      asked: this.#asked,
-      nodes: this.#nodes,
-      slots: this.#slots,
-      life,
-      answerMs: redis.commandTimeoutMs,
-      logger: options.logger,
-      name: options.name,
-      learn: (error, node) => this.#router.learn(error, node),
-      onResubscribed,
-    });
+      isPrivate: role === "owned" || role === "dedicated",
+      life: this.#life.signal,
+    };
+    this.#nodes = new ClusterNodes(
+      context,
+      closeMs,
+      () => this.#topology.watch(),
+      (node) => this.#channels.lost(node),
+    );
+    this.#topology = new TopologyRefresh(context, this.#nodes);
+    this.#channels = new ClusterChannels(context, this.#nodes, this.#topology, this.redis);
+    this.#router = new ClusterRouter(context, this.#nodes, this.#topology, this.#channels);
+    this.#spares = new SpareConnections(context, this.#nodes);
     this.#keys = new KeyPositions({
       redis,
       errors: this.#errors,
@@ -99,14 +89,14 @@ export class ClusterClient implements HandleOwner {
     return this.#channels.isComplete;
   }
 
-  /** How many nodes commands go to, as far as is known. */
+  /** The number of nodes that commands go to, as far as it is known. */
   get nodes(): number {
     return this.#slots.size;
   }
 
   /**
-   * The map is known and a node connected, or an error by the retry deadline; concurrent callers share one attempt. An
-   * abort frees its caller, the attempt goes on for the others.
+   * Resolves once the slot map is known and a node is connected; rejects by the retry deadline. Concurrent callers share
+   * one attempt, which goes on for the others when one of them aborts.
    * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_NOT_SENT (closed), `signal.reason`
    */
   async connect(signal?: AbortSignal): Promise<void> {
@@ -115,12 +105,12 @@ export class ClusterClient implements HandleOwner {
     await abortable((this.#connecting ??= this.#connect().finally(() => (this.#connecting = undefined))), signal);
   }
 
-  /** Whether any node can be reached: the trouble of one is not everybody's. */
+  /** Whether any node can be reached: a fault of one node does not concern the commands for the others. */
   isAlive(): boolean {
     return this.#closing === undefined && this.#nodes.areAlive;
   }
 
-  /** Which node the next command goes to is not known: each one's heartbeat finds out what is half-open. */
+  /** The node of the next command is not known yet. The heartbeat of each node finds a half-open connection. */
   isFresh(): boolean {
     return this.isAlive();
   }
@@ -129,14 +119,14 @@ export class ClusterClient implements HandleOwner {
     return this.isAlive();
   }
 
-  /** Fit for the next holder, without those connections that cannot be repaired. */
+  /** Whether the client is fit for its next holder. Connections that cannot be repaired are closed. */
   async reset(): Promise<boolean> {
     if (!this.isAlive() || this.#keys.isBusy) return false;
     this.#listeners.removeForeign();
     this.#router.reset();
     this.#channels.reset();
     const repairing = [...this.#nodes].map(async (node) => {
-      if (!(await isRepaired(node.client))) this.#nodes.leave(node, { handingOver: false });
+      if (!(await repair(node).catch(() => false))) this.#nodes.leave(node, { handingOver: false });
     });
     await Promise.all(repairing);
     return this.isAlive();
@@ -145,11 +135,11 @@ export class ClusterClient implements HandleOwner {
   /** Each connection as `Client.close`; never rejects. */
   async close(ms: number): Promise<void> {
     if (!this.#closing) return (this.#closing = this.#close(ms));
-    await this.#nodes.close(ms); // who has less time left than the first caller had
+    await this.#nodes.close(ms); // this caller may have less time left than the first one had
     return this.#closing;
   }
 
-  /** As `Client.callOff`: one node's blocking command ends all. */
+  /** As `Client.callOff`: a blocking command on one node ends the connections to all. */
   callOff(reason: unknown): boolean {
     const ended = [...this.#nodes].filter(({ client }) => client.callOff(reason));
     if (ended.length > 0) void this.close(0);
@@ -173,13 +163,14 @@ export class ClusterClient implements HandleOwner {
   }
 
   #send(command: QueuedCommand): unknown {
-    const isRefused = isOfShards(command) && command.args.length === 0; // by the router
+    const isRefused = isSharded(command) && command.args.length === 0; // the router or the node rejects it
     if (traitOf(command.name) !== "subscription" || isRefused) return this.#router.send(command);
-    this.#asked.sent(command);
+    const { asked } = this.#channels;
+    asked.sent(command);
     const sent = this.#router.send(command);
-    // Its node may have been left before it answered. A failure is heard by the caller.
+    // The node may have been left before it answered. The caller is told of a failure.
     command.promise.then(
-      () => this.#channels.look(this.#asked.of(command)),
+      () => this.#channels.resubscribe(asked.of(command)),
       () => {},
     );
     return sent;
@@ -189,7 +180,7 @@ export class ClusterClient implements HandleOwner {
     return this.#router.refuse(pipeline, ends);
   }
 
-  /** The handle has no connection, so nobody answers it and nothing of it fails. */
+  /** The handle has no connection: no answer comes to it, and no connection of it fails. */
   rejected(): void {}
   failed(): void {}
 
@@ -207,7 +198,7 @@ export class ClusterClient implements HandleOwner {
     const { retry, logger, name } = this.#options;
     const deadline = monotonic() + retry.deadlineMs;
     const options = { ...retry, logger, signal: this.#life.signal };
-    const discover = (): Promise<void> => this.#nodes.discover(deadline - monotonic());
+    const discover = (): Promise<void> => this.#topology.discover(deadline - monotonic());
     try {
       await connRetry("Redis Cluster", `connecting ${name}`, options)(discover)();
     } catch (error) {
@@ -224,21 +215,19 @@ export class ClusterClient implements HandleOwner {
 
   async #close(ms: number): Promise<void> {
     this.#life.abort(this.#errors.closed());
+    this.#spares.stop();
+    this.#topology.stop();
     this.#router.close();
     this.#keys.close(this.#errors.closed());
     await this.#nodes.close(ms);
-    await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
-    await this.#nodes.close(ms); // opened in that very moment
+    await this.#connecting?.catch(() => {}); // aborted: its callers are told
+    await this.#nodes.close(ms); // a node may have been added meanwhile
     this.#isClosed = true;
     this.#options.onState?.("closed", "disconnected");
     this.redis.showStatus("end");
   }
 }
 
-async function isRepaired(client: Client): Promise<boolean> {
-  try {
-    return await client.reset();
-  } catch {
-    return false;
-  }
+async function repair({ client }: Node): Promise<boolean> {
+  return client.reset();
 }

@@ -2,21 +2,16 @@ import { traitOf } from "../commands/traits.js";
 import type { QueuedCommand } from "../commands/ioredis.js";
 import { NotInClusterError } from "../core/errors.js";
 
-/** Their answer, or their effect, would be that of one node only, and which one nobody could say. */
+/** Their answer, or their effect, would be that of a single node, and the caller could not tell which. */
 const OF_ALL_NODES = new Set(
   "scan keys dbsize randomkey flushall flushdb script function swapdb move failover".split(" "),
 );
-const OF_SHARDS = new Set("ssubscribe sunsubscribe".split(" "));
-const OF_CHANNELS = new Set("subscribe psubscribe unsubscribe punsubscribe".split(" "));
 
-/** SUBSCRIBE and its like: on one node, and the whole Cluster's messages come there. */
-export function isOfChannels(command: QueuedCommand): boolean {
-  return traitOf(command.name) === "subscription" && OF_CHANNELS.has(command.name.toLowerCase());
-}
+const OF_SHARDS = new Set(["ssubscribe", "sunsubscribe"]);
 
-/** SSUBSCRIBE and SUNSUBSCRIBE: at the node that has the channel's slot. */
-export function isOfShards(command: QueuedCommand): boolean {
-  return traitOf(command.name) === "subscription" && OF_SHARDS.has(command.name.toLowerCase());
+/** Whether the command is SSUBSCRIBE or SUNSUBSCRIBE, which go to the node that has the channel's slot. */
+export function isSharded({ name }: QueuedCommand): boolean {
+  return OF_SHARDS.has(name.toLowerCase());
 }
 
 /** Why this command cannot run in a Cluster, if so. `isPinned`: a WATCH has chosen the node. */
@@ -24,11 +19,11 @@ export function refusedInCluster(command: QueuedCommand, isPinned: boolean): Not
   const name = command.name.toLowerCase();
   if (OF_ALL_NODES.has(name)) return notInCluster(name, "it concerns all nodes, and is not sent to each");
   if (name === "sunsubscribe" && command.args.length === 0)
-    return notInCluster(name, "it has to say which channels, each is at a node of its own");
+    return notInCluster(name, "it must name its channels, because each is on a node of its own");
   const trait = traitOf(name);
   if (trait === "multi" && !isPinned)
     return notInCluster(name, "its node is not known yet: WATCH a key first, or use multi() with its commands");
-  if (trait === "select" && String(command.args[0]) !== "0") return notInCluster(name, "there is database 0 only");
+  if (trait === "select" && String(command.args[0]) !== "0") return notInCluster(name, "a Cluster has database 0 only");
   if (trait === "session" || trait === "monitor" || trait === "hello")
     return notInCluster(name, "it would change the connection to one node only");
   return undefined;
@@ -39,11 +34,12 @@ export function notInCluster(command: string, why: string): NotInClusterError {
   return new NotInClusterError(message, { outcome: "not-sent", command });
 }
 
-/** Where a node says that the command belongs. */
+/** Where a command belongs, as a node says. */
 export interface Redirection {
+  /** MOVED, not ASK: the slot has a new owner. */
   readonly isMoved: boolean;
   readonly slot: number;
-  /** Empty: the host of the node that said so. */
+  /** Empty if it is the host of the node that said so. */
   readonly host: string;
   readonly port: number;
 }

@@ -2,43 +2,33 @@ import { addressOf, translated } from "../config/endpoint.js";
 import type { Endpoint, RedisConfig } from "../config/options.js";
 import { monotonic } from "../core/clock.js";
 
-/** Where a node is. */
-export interface Place extends Endpoint {
+export interface NodeEndpoint extends Endpoint {
   readonly address: string;
 }
 
-/** Whoever has a connection to this node, and asks it. */
-export interface Informant {
-  readonly host: string;
-  /** Its answer to CLUSTER SLOTS. */
-  slots(): Promise<unknown>;
-  /** Whether it says that the Cluster serves. A node that has lost the others does not, and tells an old map. */
-  isServing(): Promise<boolean>;
-}
-
-/** Each MOVED tells of its own slot by itself: the whole map is not asked for more often than this. */
+/** The whole map is asked for at most once in this time: each MOVED tells of its own slot anyway. */
 const SPACING_MS = 200;
 
-/** Which node has which slot, as far as this thread knows: all its clients share what they found out. */
+/** Which node has which slot, as far as this thread knows. All clients of the thread share what they found out. */
 export class SlotMap {
   readonly #redis: RedisConfig;
-  readonly #known = new Map<string, Place>();
-  readonly #owners: (Place | undefined)[] = [];
+  readonly #known = new Map<string, NodeEndpoint>();
+  readonly #owners: (NodeEndpoint | undefined)[] = [];
   readonly #listeners = new Set<() => void>();
-  /** A client of this thread has been connected to a node of the map: its addresses lead somewhere. */
+  /** A client of this thread was connected to a node of the map, so its addresses can be reached from here. */
   isReached = false;
-  #masters: ReadonlyMap<string, Place> = new Map();
-  /** By their masters' addresses; none unless they are read from. */
-  #replicas: ReadonlyMap<string, readonly Place[]> = new Map();
+  #masters: ReadonlyMap<string, NodeEndpoint> = new Map();
+  /** By the address of their master; empty unless replicas are read from. */
+  #replicas: ReadonlyMap<string, readonly NodeEndpoint[]> = new Map();
   #replicaAddresses: ReadonlySet<string> = new Set();
   #asking: Promise<void> | undefined;
   #askedAt = -Infinity;
 
   static of(redis: RedisConfig): SlotMap {
     const { clusterNodes } = redis;
-    if (!clusterNodes) throw new Error("without redis.clusterNodes there is no map");
-    let made = all.get(clusterNodes);
-    if (!made) all.set(clusterNodes, (made = new SlotMap(redis)));
+    if (!clusterNodes) throw new Error("without redis.clusterNodes there is no slot map");
+    let made = maps.get(clusterNodes);
+    if (!made) maps.set(clusterNodes, (made = new SlotMap(redis)));
     return made;
   }
 
@@ -50,7 +40,7 @@ export class SlotMap {
     return this.#masters.size > 0;
   }
 
-  get masters(): readonly Place[] {
+  get masters(): readonly NodeEndpoint[] {
     return [...this.#masters.values()];
   }
 
@@ -59,40 +49,40 @@ export class SlotMap {
     return this.#masters.size + this.#replicaAddresses.size;
   }
 
-  /** Whether the node has slots, or copies that are read. */
+  /** Whether the node is needed. */
   has(address: string): boolean {
     return this.#masters.has(address) || this.#replicaAddresses.has(address);
   }
 
-  /** Whether the node is read from, and nothing else. */
+  /** Whether the node is a replica that is read from. */
   isReplica(address: string): boolean {
     return this.#replicaAddresses.has(address);
   }
 
-  /** Who is read from in place of this master. */
-  replicasOf({ address }: Place): readonly Place[] {
+  /** The replicas that are read from in place of this master. */
+  replicasOf({ address }: NodeEndpoint): readonly NodeEndpoint[] {
     return this.#replicas.get(address) ?? [];
   }
 
-  owner(slot: number): Place | undefined {
+  owner(slot: number): NodeEndpoint | undefined {
     return this.#owners[slot];
   }
 
-  /** As `at`, for an address that a node has told. */
-  toldAt(told: Endpoint): Place {
-    return this.at(translated(told, this.#redis));
-  }
-
-  /** The one object for an address: two that look alike are the same. */
-  at({ host, port }: Endpoint): Place {
+  /** Always the same object for one address. */
+  at({ host, port }: Endpoint): NodeEndpoint {
     const address = addressOf({ host, port });
     let known = this.#known.get(address);
     if (!known) this.#known.set(address, (known = { host, port, address }));
     return known;
   }
 
-  /** A node said so itself. */
-  moved(slot: number, to: Place): void {
+  /** As `at`, for an address that comes from a node. */
+  atAnnounced(announced: Endpoint): NodeEndpoint {
+    return this.at(translated(announced, this.#redis));
+  }
+
+  /** A node said in an answer that the slot has a new owner. */
+  moved(slot: number, to: NodeEndpoint): void {
     this.#owners[slot] = to;
   }
 
@@ -100,41 +90,37 @@ export class SlotMap {
     return monotonic() - this.#askedAt < ms;
   }
 
-  /** Calls `onChange` after each new map; returns the way to stop that. */
+  /** Calls `onChange` after each new map, until the returned function is called. */
   listen(onChange: () => void): () => void {
     this.#listeners.add(onChange);
     return () => this.#listeners.delete(onChange);
   }
 
   /**
-   * Asks for the whole map, unless that was done just now; who asks meanwhile shares the answer. Rejects where the
-   * informant says that the Cluster does not serve, unless `inAnyState`: no other node says anything better.
+   * Takes the map from `ask`, which asks the node at `host` for CLUSTER SLOTS. Concurrent callers share one answer, and
+   * a map that was asked for just now is not asked for again.
    */
-  refresh(informant: Informant, inAnyState = false): Promise<void> {
+  refresh(host: string, ask: () => Promise<unknown>): Promise<void> {
     if (this.#asking) return this.#asking;
     if (this.isKnown && this.wasAskedWithin(SPACING_MS)) return Promise.resolve();
     this.#askedAt = monotonic();
-    return (this.#asking = this.#ask(informant, inAnyState).finally(() => (this.#asking = undefined)));
+    const taken = ask().then((reply) => this.#take(reply, host));
+    return (this.#asking = taken.finally(() => (this.#asking = undefined)));
   }
 
-  async #ask(informant: Informant, inAnyState: boolean): Promise<void> {
-    const [slots, isServing] = await Promise.all([informant.slots(), inAnyState || informant.isServing()]);
-    if (!isServing) throw new NotServingError("says that the Cluster does not serve");
-    this.#take(slots, informant.host);
-  }
-
-  /** Rows of first slot, last slot, master, replicas; a node that does not know its own host is where it was asked. */
+  /** Each row holds first slot, last slot, master and replicas. A node without a host is at the host that was asked. */
   #take(reply: unknown, askedHost: string): void {
-    const rows = Array.isArray(reply) ? (reply as [number, number, Told, ...Told[]][]) : [];
+    const rows = Array.isArray(reply) ? (reply as [number, number, Announced, ...Announced[]][]) : [];
     if (rows.length === 0) throw new Error("the node knows of no slots: has the Cluster been made?");
-    const placeOf = ([host, port]: Told): Place => this.toldAt({ host: host || askedHost, port: Number(port) });
+    const endpointOf = ([host, port]: Announced): NodeEndpoint =>
+      this.atAnnounced({ host: host || askedHost, port: Number(port) });
     const areRead = this.#redis.readFrom === "replica";
-    const [masters, replicas] = [new Map<string, Place>(), new Map<string, readonly Place[]>()];
+    const [masters, replicas] = [new Map<string, NodeEndpoint>(), new Map<string, readonly NodeEndpoint[]>()];
     this.#owners.length = 0;
-    for (const [first, last, told, ...copies] of rows) {
-      const master = placeOf(told);
+    for (const [first, last, announced, ...copies] of rows) {
+      const master = endpointOf(announced);
       masters.set(master.address, master);
-      if (areRead) replicas.set(master.address, copies.map(placeOf));
+      if (areRead) replicas.set(master.address, copies.map(endpointOf));
       for (let slot = Number(first); slot <= Number(last); slot++) this.#owners[slot] = master;
     }
     this.#masters = masters;
@@ -145,8 +131,6 @@ export class SlotMap {
   }
 }
 
-export class NotServingError extends Error {}
+type Announced = readonly [host: string | null, port: number];
 
-type Told = readonly [host: string | null, port: number];
-
-const all = new WeakMap<readonly Endpoint[], SlotMap>();
+const maps = new WeakMap<readonly Endpoint[], SlotMap>();

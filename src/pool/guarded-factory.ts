@@ -86,19 +86,16 @@ export class GuardedFactory<T> {
   #ask(question: "check" | "reset", ask: () => unknown): boolean | Promise<boolean> {
     try {
       const answer = ask();
-      return answer instanceof Promise ? this.#answered(question, answer) : answer === true;
+      if (!(answer instanceof Promise)) return answer === true;
+      const { name, judgeMs } = this.#options;
+      const silent = (): Error => new Error(`the ${question} of a ${name} took more than ${judgeMs} ms`);
+      return within(answer, judgeMs, silent).then(
+        (value) => value === true,
+        (error) => this.#no(error),
+      );
     } catch (error) {
       return this.#no(error);
     }
-  }
-
-  #answered(question: "check" | "reset", answer: Promise<unknown>): Promise<boolean> {
-    const { name, judgeMs } = this.#options;
-    const silent = (): Error => new Error(`the ${question} of a ${name} took more than ${judgeMs} ms`);
-    return within(answer, judgeMs, silent).then(
-      (value) => value === true,
-      (error) => this.#no(error),
-    );
   }
 
   #no(error: unknown): false {

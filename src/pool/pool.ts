@@ -18,13 +18,6 @@ import type { PoolFactory, PoolOptions, ResolvedOptions } from "./pool-options.j
 export type { Lease } from "./lease.js";
 export type { CloseReason, PoolFactory, PoolOptions } from "./pool-options.js";
 
-export interface PoolStats {
-  out: number;
-  idle: number;
-  waiting: number;
-  max: number;
-}
-
 /** Clients for one holder at a time. */
 export class ClientPool<T> {
   readonly #options: ResolvedOptions;
@@ -61,7 +54,7 @@ export class ClientPool<T> {
     return lease;
   }
 
-  stats(): PoolStats {
+  stats(): { out: number; idle: number; waiting: number; max: number } {
     return {
       out: this.#entries.count("out"),
       idle: this.#entries.count("idle"),

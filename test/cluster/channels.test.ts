@@ -2,20 +2,20 @@ import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { test } from "node:test";
 import { Command } from "ioredis";
-import { type AskedChannel, AskedChannels } from "../../src/commands/asked-channels.js";
+import type { AskedChannel } from "../../src/commands/asked-channels.js";
 import { ClusterChannels } from "../../src/cluster/channels.js";
-import type { ClusterNodes, Node } from "../../src/cluster/nodes.js";
+import type { ClusterContext, ClusterNodes, Node } from "../../src/cluster/nodes.js";
 import type { Handle } from "../../src/commands/handle.js";
-import type { SlotMap } from "../../src/cluster/slot-map.js";
+import type { TopologyRefresh } from "../../src/cluster/topology-refresh.js";
 import { eventually, gate } from "../support/gate.js";
 
-/** The node's part in what happens between a subscription and its answer, which no real one can be made to play in time. */
+/** A node that acts between a subscription and its answer: a real one cannot be made to do that in time. */
 class Fake {
   readonly redis = Object.assign(new EventEmitter(), {
     isSubscribedTo: ({ channel }: AskedChannel) => this.kept.includes(channel),
   });
   readonly asked: string[] = [];
-  /** After it has given up a slot. */
+  /** The channels that it keeps after it has given up a slot. */
   kept: unknown[] = [];
   refusal: Error | undefined;
   isIn = true;
@@ -45,34 +45,37 @@ function setUp() {
     any: () => to,
     isIn: (node: Fake) => node.isIn,
     leave: (node: unknown, { handingOver }: { handingOver: boolean }) => void seen.left.push([node, handingOver]),
-    refresh: () => {},
   };
-  const asked = new AskedChannels();
-  const channels = new ClusterChannels({
-    redis: redis as unknown as Handle,
-    asked,
-    nodes: nodes as unknown as ClusterNodes,
-    slots: { owner: () => ({}) } as unknown as SlotMap,
+  const context = {
+    options: {
+      name: "test",
+      redis: { commandTimeoutMs: 10_000 },
+      logger: { ...console, warn: (message: string, fields: unknown) => void seen.warned.push([message, fields]) },
+      onResubscribed: ({ channel }: AskedChannel) => seen.gaps.push(channel),
+    },
+    slots: { owner: () => ({}) },
     life: new AbortController().signal,
-    answerMs: 10_000,
-    logger: { ...console, warn: (message, fields) => void seen.warned.push([message, fields]) },
-    name: "test",
-    learn: () => undefined,
-    onResubscribed: ({ channel }) => seen.gaps.push(channel),
-  });
+  };
+  const channels = new ClusterChannels(
+    context as unknown as ClusterContext,
+    nodes as unknown as ClusterNodes,
+    { learn: () => undefined, refresh: () => {} } as unknown as TopologyRefresh,
+    redis as unknown as Handle,
+  );
+  const { asked } = channels;
   const send = (command: Command, node: Node): Command => {
     asked.sent(command);
-    channels.handed(command, node);
+    channels.sending(command, node);
     return command;
   };
   const answered = (command: Command): void => {
     command.resolve(1);
-    channels.look(asked.of(command));
+    channels.resubscribe(asked.of(command));
   };
   return { from, to, seen, asked, channels, send, answered };
 }
 
-test("a slot given up before its subscription is answered, or while that is made anew, is subscribed where it is then", async () => {
+test("a slot that moves before its subscription is answered, or while it is subscribed to again, is subscribed to at its new node", async () => {
   const { from, to, seen, channels, send, answered } = setUp();
   const command = send(new Command("ssubscribe", ["news"]), from.node);
   from.redis.emit("moved");
@@ -95,13 +98,13 @@ test("a node that is left while it is asked to subscribe does not count as subsc
   to.answers = answers.promise;
   from.redis.emit("moved");
   await eventually(() => to.asked.length === 1);
-  channels.lost(to.node); // its QUIT comes behind the SSUBSCRIBE, which it answers
+  channels.lost(to.node); // its QUIT is sent behind the SSUBSCRIBE, which is answered
   answers.open();
   await eventually(() => channels.isComplete);
   assert.deepEqual(to.asked, ["ssubscribe news", "ssubscribe news"]);
 });
 
-test("a node that was lost and comes back is heard once, and one that is left no more", async () => {
+test("a node that was lost and comes back delivers each message once, and a node that was left delivers none", async () => {
   const { from, seen, channels, send, answered } = setUp();
   answered(send(new Command("ssubscribe", ["news"]), from.node));
   channels.lost(from.node);
@@ -114,7 +117,7 @@ test("a node that was lost and comes back is heard once, and one that is left no
   assert.equal(seen.messages.length, 1);
 });
 
-test("for the next holder nothing is subscribed, and every node that was asked for a subscription is left", async () => {
+test("the next holder has no subscription, and each node that had one is left", async () => {
   const { from, to, seen, channels, send, answered } = setUp();
   answered(send(new Command("ssubscribe", ["news"]), from.node));
   channels.reset();
@@ -124,7 +127,7 @@ test("for the next holder nothing is subscribed, and every node that was asked f
   assert.deepEqual([to.asked, seen.gaps], [[], []]);
 });
 
-test("a slot that is given up concerns its own channels only", async () => {
+test("when a slot moves, only its own channels are subscribed to again", async () => {
   const { from, to, seen, channels, send, answered } = setUp();
   answered(send(new Command("ssubscribe", ["here", "moved"]), from.node));
   answered(send(new Command("subscribe", ["plain"]), from.node));
@@ -135,7 +138,7 @@ test("a slot that is given up concerns its own channels only", async () => {
   assert.deepEqual([to.asked, seen.gaps], [["ssubscribe moved"], ["moved"]]);
 });
 
-test("a channel that is asked for again elsewhere, in vain, is looked for", async () => {
+test("a channel whose second SUBSCRIBE went to another node and failed is subscribed to again", async () => {
   const { from, to, seen, channels, send, answered } = setUp();
   answered(send(new Command("ssubscribe", ["news"]), from.node));
   const again = send(new Command("ssubscribe", ["news"]), to.node);
@@ -145,7 +148,7 @@ test("a channel that is asked for again elsewhere, in vain, is looked for", asyn
   assert.deepEqual(to.asked, ["ssubscribe news"]);
 });
 
-test("a channel that stays where it is, for it was asked for again there in vain, is not looked for", async () => {
+test("a channel whose second SUBSCRIBE went to the same node and failed stays as it is", async () => {
   const { from, to, channels, send, answered } = setUp();
   answered(send(new Command("ssubscribe", ["news"]), from.node));
   const again = send(new Command("ssubscribe", ["news"]), from.node);
@@ -155,7 +158,7 @@ test("a channel that stays where it is, for it was asked for again there in vain
   assert.deepEqual(to.asked, []);
 });
 
-test("a refusal is told once for each channel, by its code", async () => {
+test("a refusal is logged once for each channel, by its code", async () => {
   const { from, to, seen, channels, send, answered } = setUp();
   answered(send(new Command("ssubscribe", ["news"]), from.node));
   to.refusal = refusal();
@@ -166,7 +169,7 @@ test("a refusal is told once for each channel, by its code", async () => {
   assert.deepEqual(seen.warned, [["a subscription is refused", { name: "test", code: "NOPERM" }]]);
 });
 
-test("what was refused is not asked for any more, unless it was confirmed or another command asks for it", async () => {
+test("a refused channel is not asked for any more, unless it was confirmed or another command asks for it", async () => {
   const { from, asked, send, answered } = setUp();
   const subscribe = (): Command => send(new Command("subscribe", ["news"]), from.node);
   const [first, second] = [subscribe(), subscribe()];

@@ -3,7 +3,7 @@ import { connect, createServer, type Socket } from "node:net";
 import { portOf } from "./proxy.js";
 import type { RedisServer } from "./redis-server.js";
 
-/** Where each message of the bus has the name of its sender. */
+/** The offset of the name of the sender in each message of the bus. */
 const SENDER = { from: 40, to: 80 };
 
 interface Link {
@@ -12,13 +12,13 @@ interface Link {
   sender: string | undefined;
 }
 
-/** The bus of a Cluster, over proxies: a node that is cut off hears and tells the others nothing, and its clients reach it. */
+/** The bus of a Cluster over proxies: a node can be cut off from the other nodes, but not from its clients. */
 export class Bus {
   readonly #links = new Set<Link>();
   readonly #ids = new Map<RedisServer, string>();
   readonly #cut = new Set<string>();
 
-  /** Before the node has met another. */
+  /** Must be called before the node has met another one. */
   async join(node: RedisServer, busPort: number): Promise<void> {
     const id = String(await node.admin.cluster("MYID"));
     this.#ids.set(node, id);

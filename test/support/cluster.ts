@@ -10,31 +10,31 @@ import { freePort, launch, type RedisServer, untilInSync } from "./redis-server.
 
 export interface ClusterShape {
   readonly masters?: number;
-  /** Of each master: none or one. */
+  /** For each master: none or one. */
   readonly replicas?: 0 | 1;
-  /** Of every user, and between the nodes. */
+  /** The password of every user, and between the nodes. */
   readonly password?: string;
   /** TLS in place of plain TCP, also between the nodes. */
   readonly certificates?: Certificates;
   /** Nodes can be cut off from each other by `bus`. */
   readonly hasBus?: boolean;
-  /** Further settings of each node. */
+  /** More settings of each node. */
   readonly flags?: Readonly<Record<string, string | number>>;
 }
 
 const SLOTS = 16_384;
-/** Until a node counts as dead: with nobody to take its place it may take its time, on a busy machine. */
+/** The time until a node counts as dead. It is longer without replicas, because then a busy machine needs more time. */
 const NODE_TIMEOUT_MS = { withReplicas: 1_000, alone: 5_000 };
 
 const GREET_AGAIN_MS = 3_000;
-/** The server itself gives up after 5 s: on a busy machine the others vote too late. */
+/** A forced failover is tried again, because on a busy machine the masters vote after the 5 s that a replica waits. */
 const FAIL_OVER_AGAIN_MS = 6_000;
 
-/** A real Cluster on free loopback ports, its slots in equal shares, in the order of `masters`. */
+/** A real Cluster on free loopback ports. Each master has an equal share of the slots, in the order of `masters`. */
 export class Cluster implements AsyncDisposable {
   readonly masters: readonly RedisServer[];
   readonly replicas: readonly RedisServer[];
-  /** Of one that was made with `hasBus`. */
+  /** Set if the Cluster was made with `hasBus`. */
   readonly bus = new Bus();
 
   static async start({ masters = 3, replicas = 0, ...shape }: ClusterShape = {}): Promise<Cluster> {
@@ -64,12 +64,12 @@ export class Cluster implements AsyncDisposable {
     return [...this.masters, ...this.replicas];
   }
 
-  /** As `redis` of the options. */
+  /** The `redis` options of a client for it. */
   get redis(): { port: undefined; clusterNodes: { host: string; port: number }[] } {
     return { port: undefined, clusterNodes: this.masters.map(({ port }) => ({ host: "127.0.0.1", port })) };
   }
 
-  /** After the test nobody is connected to any node, and then they are stopped. */
+  /** Fails the test if a connection to a node is left at its end, and then stops the nodes. */
   watch(t: TestContext): void {
     const stop = (): Promise<void> => this[Symbol.asyncDispose]();
     beginLeakCheck(t).onFailure = stop;
@@ -77,7 +77,7 @@ export class Cluster implements AsyncDisposable {
     t.after(stop);
   }
 
-  /** Which of `masters` has this key's slot, as the Cluster was made. */
+  /** The index in `masters` of the node that first had this key's slot. */
   shardOf(key: string): number {
     return Math.floor((slotOf(key) * this.masters.length) / SLOTS);
   }
@@ -90,14 +90,14 @@ export class Cluster implements AsyncDisposable {
     }
   }
 
-  /** Who serves the shard's slots now. */
+  /** The port of the node that serves the shard's slots now. */
   async ownerOf(shard: number, asked: RedisServer): Promise<number> {
     const rows = (await asked.admin.call("CLUSTER", "SLOTS")) as [number, number, [string, number]][];
     const slot = Math.floor((shard * SLOTS) / this.masters.length) + 1;
     return rows.find(([first, last]) => first <= slot && slot <= last)?.[2][1] ?? 0;
   }
 
-  /** For `CountedLoad.problems`: every key from the node that has it now. */
+  /** The value of every key, from the node that has it now; for `CountedLoad.problems`. */
   get admin(): { mget(keys: readonly string[]): Promise<(string | null)[]> } {
     return {
       mget: async (keys) => {
@@ -113,13 +113,13 @@ export class Cluster implements AsyncDisposable {
     return running.find((node) => node.port === port)!;
   }
 
-  /** How many connections of clients the nodes list together. */
+  /** The number of client connections to all nodes together. */
   async connections(): Promise<number> {
     const lists = await Promise.all(this.nodes.filter(({ isRunning }) => isRunning).map((node) => node.clients()));
     return lists.flat().length;
   }
 
-  /** From now on the nodes tell names that lead nowhere; gives the way to find them all the same, for `natMap`. */
+  /** Makes the nodes announce names that cannot be resolved, and gives the `natMap` that translates them. */
   async hideBehindNames(): Promise<Record<string, { host: string; port: number }>> {
     for (const node of this.nodes) {
       await node.admin.config("SET", "cluster-announce-hostname", nameOf(node));
@@ -129,42 +129,42 @@ export class Cluster implements AsyncDisposable {
       const told = await Promise.all(this.nodes.map(({ admin }) => admin.call("CLUSTER", "SLOTS")));
       return told.every((slots) => this.masters.every((master) => JSON.stringify(slots).includes(nameOf(master))));
     };
-    await eventually(known, 30_000, "every node knows everybody's name");
+    await eventually(known, 30_000, "every node knows all names");
     return Object.fromEntries(
       this.nodes.map((node) => [`${nameOf(node)}:${node.port}`, { host: "127.0.0.1", port: node.port }]),
     );
   }
 
-  /** The shards that are there serve, also when one is not. */
+  /** Lets the other shards serve while one of them is down. */
   async allowPartial(): Promise<void> {
     await Promise.all(this.nodes.map(({ admin }) => admin.config("SET", "cluster-require-full-coverage", "no")));
   }
 
-  /** Whether clients may ask who has which slot. */
+  /** Whether clients may ask for the slot map. */
   async allowMap(isAllowed: boolean): Promise<void> {
     const rule = `${isAllowed ? "+" : "-"}cluster|slots`;
     await Promise.all(this.nodes.map(({ admin }) => admin.acl("SETUSER", "default", rule)));
   }
 
-  /** The key's slot, with all keys in it. */
+  /** Moves the key's slot with all its keys. */
   async moveSlot(key: string, from: RedisServer, to: RedisServer): Promise<void> {
     await this.beginMove(key, from, to);
     const keys = await from.admin.cluster("GETKEYSINSLOT", slotOf(key), 1_000);
     if (keys.length > 0) await from.admin.call("MIGRATE", "127.0.0.1", to.port, "", 0, 5_000, "KEYS", ...keys);
-    // The connection between the two is kept for a while, and nobody's.
+    // The nodes keep their connection for a while, which would count as one that is left.
     for (const { id, cmd } of await to.clients()) if (cmd === "restore-asking") await to.admin.client("KILL", "ID", id);
     const id = await to.admin.cluster("MYID");
     for (const node of [to, from, ...this.masters])
       await node.admin.cluster("SETSLOT", slotOf(key), "NODE", String(id));
   }
 
-  /** The slot is on its way: what `from` no longer has it sends to `to` with ASK. */
+  /** Starts to move the slot: `from` answers ASK for a key that it no longer has. */
   async beginMove(key: string, from: RedisServer, to: RedisServer): Promise<void> {
     await to.admin.cluster("SETSLOT", slotOf(key), "IMPORTING", String(await from.admin.cluster("MYID")));
     await from.admin.cluster("SETSLOT", slotOf(key), "MIGRATING", String(await to.admin.cluster("MYID")));
   }
 
-  /** The replica takes its master's place, which lives. */
+  /** Promotes the replica while its master is alive. */
   async failOver(replica: RedisServer): Promise<void> {
     let askAt = 0;
     const isMaster = async (): Promise<boolean> => {
@@ -174,10 +174,10 @@ export class Cluster implements AsyncDisposable {
       await replica.admin.cluster("FAILOVER");
       return false;
     };
-    await eventually(isMaster, 30_000, "it is the master");
+    await eventually(isMaster, 30_000, "the replica is the master");
   }
 
-  /** Starts a node that is a replica from now on, until it has a master again: its handshake is listed as a client's. */
+  /** Starts the node and waits until it is a replica with a master: its handshake looks like a client's connection. */
   async rejoin(node: RedisServer): Promise<void> {
     await node.start();
     await untilInSync(node);
@@ -196,12 +196,12 @@ export class Cluster implements AsyncDisposable {
     }
     for (const [i, { admin }] of this.replicas.entries()) {
       const master = String(await this.masters[i]!.admin.cluster("MYID"));
-      await this.#untilMet(() => admin.cluster("REPLICATE", master).then(() => true), "a replica knows its master");
+      await this.#untilMet(() => admin.cluster("REPLICATE", master).then(() => true), "the replica knows its master");
     }
     await this.#untilMet(() => this.#isWhole(), "every node says that the Cluster is whole");
   }
 
-  /** On a busy machine a greeting gets lost. */
+  /** Repeats the greeting, because on a busy machine it gets lost. */
   async #untilMet(check: () => Promise<boolean>, awaited: string): Promise<void> {
     const [first, ...others] = this.nodes;
     const busPort = await busPortOf(first!);
@@ -228,7 +228,7 @@ export class Cluster implements AsyncDisposable {
   }
 }
 
-/** Of no use to anybody. */
+/** A name that cannot be resolved. */
 function nameOf({ port }: RedisServer): string {
   return `node-${port}.invalid`;
 }
@@ -244,7 +244,7 @@ async function busPortOf({ admin, port }: RedisServer): Promise<number> {
   return Number(/@(\d+)/.exec(myself ?? "")?.[1] ?? port + 10_000);
 }
 
-/** Its bus has a free port of its own, not the one 10 000 above. */
+/** Its bus uses a free port, not the port plus 10 000. */
 function startNode(
   { password, certificates, flags: further = {} }: ClusterShape,
   replicas: number,

@@ -6,7 +6,7 @@ import { fixture, manage } from "./manage.js";
 
 export const THREADS = 2;
 
-/** A manager of a new Cluster; after the test nobody is connected to any of its nodes. */
+/** A manager of a new Cluster; after the test no connection to a node may be left. */
 export async function managed(
   t: TestContext,
   shape?: ClusterShape,
@@ -23,7 +23,7 @@ export async function managed(
   return [manager, cluster];
 }
 
-/** Likewise a client of one's own. */
+/** A client of a new Cluster, with the same check. */
 export async function connected(
   t: TestContext,
   shape?: ClusterShape,

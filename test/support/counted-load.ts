@@ -2,20 +2,20 @@ import { Ledger } from "../soak/ledger.js";
 import { eventually } from "./gate.js";
 
 export interface CountedLoadOptions {
-  /** One write that adds 1 to its key; false says that it has not, and will not. */
+  /** A write that adds 1 to its key; false says that it did not and will not run. */
   readonly write: (key: string) => Promise<unknown>;
-  /** Who call at once, each in turn over and over. */
+  /** The number of callers; each of them makes one call after the other. */
   readonly callers: number;
 }
 
-/** Where the counters are: a server, or a Cluster. */
+/** The server or the Cluster that has the counters. */
 interface Counters {
   readonly admin: { mget(keys: string[]): Promise<(string | null)[]> };
 }
 
 /**
- * Callers that go on writing whatever happens. Every call has a key of its own, so that one write run twice cannot
- * make up for one that was lost.
+ * Callers that go on writing, whatever happens. Each call has its own key, so that a write that ran twice cannot hide a
+ * lost one.
  */
 export class CountedLoad {
   readonly ledger = new Ledger();
@@ -30,20 +30,20 @@ export class CountedLoad {
     this.#callers = Array.from({ length: callers }, () => this.#call());
   }
 
-  /** Waits until as many more calls as this, begun from now on, were acknowledged. */
+  /** Waits until this number of calls that begin from now on were acknowledged. */
   async progress(calls: number, deadlineMs = 15_000): Promise<void> {
     const from = this.#calls;
     this.#progress = { from, acknowledged: 0 };
     await eventually(() => this.#progress.acknowledged >= calls, deadlineMs, `${calls} more writes are acknowledged`);
   }
 
-  /** Ends it; a call that is still out after `deadlineMs` hangs. */
+  /** Ends the load. Rejects if a call has not settled after `deadlineMs`. */
   async stop(deadlineMs = 30_000): Promise<void> {
     this.#isOver = true;
     await eventually(() => Promise.all(this.#callers).then(() => true), deadlineMs, "every call has settled");
   }
 
-  /** What is wrong with what the callers were told, held against what the server has counted. */
+  /** The differences between what the callers were told and the server's counters. */
   async problems({ admin }: Counters): Promise<string[]> {
     const keys = Array.from({ length: this.#calls }, (_, i) => keyOf(i + 1));
     const problems = this.ledger.unexplained();
@@ -55,7 +55,7 @@ export class CountedLoad {
     return problems;
   }
 
-  /** For a test's diagnostics. */
+  /** The numbers of the load, for a test's diagnostics. */
   summary(): string {
     const { acknowledged, uncertain, notSent } = this.ledger.totals;
     const slowest = Math.round(this.ledger.slowestMs);
@@ -74,7 +74,7 @@ export class CountedLoad {
         }
       } catch (error) {
         this.ledger.failed(key, error);
-        // Of a test that failed: its manager is shut down, and its callers would never let the loop go.
+        // After a failed test the manager is shut down, and the callers would never end.
         if ((error as { code?: string }).code === "REDTHREAD_SHUTTING_DOWN") this.#isOver = true;
       }
       this.ledger.settled(performance.now() - calledAt);

@@ -5,10 +5,9 @@ import { eventually } from "../support/gate.js";
 
 const LIMIT = { timeout: 120_000 };
 const CALLERS = 4;
-/** Of each caller. */
-const LEASES = 25;
+const LEASES_PER_CALLER = 25;
 
-test("with fewer places than nodes times clients, leases and shared clients are served in turn", LIMIT, async (t) => {
+test("with fewer permits than nodes times clients, leases and shared clients are served in turn", LIMIT, async (t) => {
   const max = 6;
   const [manager, cluster] = await managed(t, {}, { connections: { max } });
   await manager.ready();
@@ -24,7 +23,7 @@ test("with fewer places than nodes times clients, leases and shared clients are 
     while (!isOver) await call("incr");
   });
   await each(async () => {
-    for (let i = 0; i < LEASES; i++) await call("incrDedicated");
+    for (let i = 0; i < LEASES_PER_CALLER; i++) await call("incrDedicated");
   }).finally(() => (isOver = true));
   await shared.finally(() => clearInterval(watching));
   const redis = await manager.getRedis();
@@ -37,7 +36,7 @@ test("with fewer places than nodes times clients, leases and shared clients are 
 });
 
 test(
-  "a lease that holds on to one node gives up its connections to the others when somebody waits",
+  "a lease that is busy on one node gives up its connections to the others when a caller waits",
   LIMIT,
   async (t) => {
     const dedicated = { acquireTimeoutMs: 10_000 };

@@ -43,18 +43,22 @@ test("a transaction on one node does not keep the client from asking another", L
   }
 });
 
-test("where the nodes do not tell, single commands are redirected, and pipelines refused", LIMIT, async (t) => {
-  const [redis, cluster] = await connected(t);
-  for (const { admin } of cluster.masters) await admin.acl("SETUSER", "default", "-command");
-  const key = cluster.keyOn(1);
-  assert.equal(await redis.call("GETSET", key, "1"), null);
-  assert.equal(await redis.call("GETSET", key, "2"), "1");
-  await assert.rejects(redis.pipeline().call("GETSET", key, "3").exec(), code("COMMAND_REFUSED"));
-  assert.equal(await redis.get(key), "2");
-});
+test(
+  "if the nodes do not tell where keys are, single commands are redirected and pipelines are refused",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t);
+    for (const { admin } of cluster.masters) await admin.acl("SETUSER", "default", "-command");
+    const key = cluster.keyOn(1);
+    assert.equal(await redis.call("GETSET", key, "1"), null);
+    assert.equal(await redis.call("GETSET", key, "2"), "1");
+    await assert.rejects(redis.pipeline().call("GETSET", key, "3").exec(), code("COMMAND_REFUSED"));
+    assert.equal(await redis.get(key), "2");
+  },
+);
 
 test(
-  "a pipeline whose unknown commands belong to several nodes, or to none that is known, is refused",
+  "a pipeline is refused if its unknown commands belong to several nodes, or to an unknown one",
   LIMIT,
   async (t) => {
     const [redis, cluster] = await connected(t);

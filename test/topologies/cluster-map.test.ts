@@ -12,36 +12,40 @@ import { startProxy } from "../support/proxy.js";
 
 const LIMIT = { timeout: 120_000 };
 
-test("a master off the bus is left for its promoted replica, and tells new processes nothing", LIMIT, async (t) => {
-  const [manager, cluster] = await managed(t, { replicas: 1, hasBus: true });
-  await manager.ready();
-  const [cutOff, other] = cluster.masters;
-  const key = cluster.keyOn(0);
-  await manager.run("incr", key);
-  const redis = await manager.getRedis();
-  await redis.incr(key);
-  cluster.bus.cut(cutOff!);
-  const ask = redis.call.bind(redis, "INCR", key);
-  await eventually(
-    async () => (await cluster.ownerOf(0, other!)) === cluster.replicas[0]!.port,
-    60_000,
-    "the replica has taken over",
-  );
-  const answers = await Promise.all([eventually(ask, 20_000), eventually(() => manager.run("incr", key), 20_000)]);
-  assert.ok(answers.every((answer) => Number(answer) > 0));
-  assert.equal(await cutOff!.admin.cluster("INFO").then((info) => /cluster_state:fail/.test(String(info))), true);
-  const listed = [cutOff!, other!].map(({ port }) => ({ host: "127.0.0.1", port }));
-  const fresh = await connect({
-    env: {},
-    redis: { clusterNodes: listed, commandTimeoutMs: 1_000, whenDown: "fail" },
-  });
-  assert.ok((await fresh.incr(key)) > 0);
-  await disconnect(fresh);
-  await eventually(() => manager.stats().breaker.state === "closed", 20_000, "the breaker is closed");
-  cluster.bus.heal(cutOff!);
-});
+test(
+  "a master that is cut off from the others is left for its promoted replica, and gives new processes no map",
+  LIMIT,
+  async (t) => {
+    const [manager, cluster] = await managed(t, { replicas: 1, hasBus: true });
+    await manager.ready();
+    const [cutOff, other] = cluster.masters;
+    const key = cluster.keyOn(0);
+    await manager.run("incr", key);
+    const redis = await manager.getRedis();
+    await redis.incr(key);
+    cluster.bus.cut(cutOff!);
+    const ask = redis.call.bind(redis, "INCR", key);
+    await eventually(
+      async () => (await cluster.ownerOf(0, other!)) === cluster.replicas[0]!.port,
+      60_000,
+      "the replica has taken over",
+    );
+    const answers = await Promise.all([eventually(ask, 20_000), eventually(() => manager.run("incr", key), 20_000)]);
+    assert.ok(answers.every((answer) => Number(answer) > 0));
+    assert.equal(await cutOff!.admin.cluster("INFO").then((info) => /cluster_state:fail/.test(String(info))), true);
+    const listed = [cutOff!, other!].map(({ port }) => ({ host: "127.0.0.1", port }));
+    const fresh = await connect({
+      env: {},
+      redis: { clusterNodes: listed, commandTimeoutMs: 1_000, whenDown: "fail" },
+    });
+    assert.ok((await fresh.incr(key)) > 0);
+    await disconnect(fresh);
+    await eventually(() => manager.stats().breaker.state === "closed", 20_000, "the breaker is closed");
+    cluster.bus.heal(cutOff!);
+  },
+);
 
-test("a master off the bus that nobody takes the place of is told as away until it is back", LIMIT, async (t) => {
+test("a master that is cut off and not replaced is reported as down until it is back", LIMIT, async (t) => {
   const [manager, cluster] = await managed(t, { hasBus: true }, { redis: { whenDown: "fail" }, threads: { count: 1 } });
   await manager.ready();
   const redis = await manager.getRedis();
@@ -57,29 +61,33 @@ test("a master off the bus that nobody takes the place of is told as away until 
   assert.deepEqual(manager.health().reasons, []);
 });
 
-test("a replica removed from the Cluster is left, and the reads that it refuses go elsewhere", LIMIT, async (t) => {
-  const [redis, cluster] = await connected(t, { replicas: 1 }, { readFrom: "replica" });
-  const [removed] = cluster.replicas;
-  const key = cluster.keyOn(0);
-  await redis.set(key, "x");
-  await redis.wait(1, 10_000);
-  const gets = async (): Promise<number> =>
-    Number(/cmdstat_get:calls=(\d+)/.exec(await removed!.admin.info("commandstats"))?.[1] ?? 0);
-  await eventually(async () => {
-    await redis.get(key);
-    return (await gets()) > 0;
-  });
-  const id = String(await removed!.admin.cluster("MYID"));
-  for (const node of cluster.nodes) if (node !== removed) await node.admin.cluster("FORGET", id);
-  await removed!.admin.cluster("RESET", "SOFT");
-  const isLeft = async (): Promise<boolean> => {
-    assert.equal(await redis.get(key), "x");
-    return (await removed!.clients()).length === 0;
-  };
-  await eventually(isLeft, 20_000, "nobody is connected to it");
-});
+test(
+  "a replica that is removed from the Cluster is left, and the reads that it refuses go to another node",
+  LIMIT,
+  async (t) => {
+    const [redis, cluster] = await connected(t, { replicas: 1 }, { readFrom: "replica" });
+    const [removed] = cluster.replicas;
+    const key = cluster.keyOn(0);
+    await redis.set(key, "x");
+    await redis.wait(1, 10_000);
+    const gets = async (): Promise<number> =>
+      Number(/cmdstat_get:calls=(\d+)/.exec(await removed!.admin.info("commandstats"))?.[1] ?? 0);
+    await eventually(async () => {
+      await redis.get(key);
+      return (await gets()) > 0;
+    });
+    const id = String(await removed!.admin.cluster("MYID"));
+    for (const node of cluster.nodes) if (node !== removed) await node.admin.cluster("FORGET", id);
+    await removed!.admin.cluster("RESET", "SOFT");
+    const isLeft = async (): Promise<boolean> => {
+      assert.equal(await redis.get(key), "x");
+      return (await removed!.clients()).length === 0;
+    };
+    await eventually(isLeft, 20_000, "nobody is connected to it");
+  },
+);
 
-test("nodes that have all been replaced behind one endpoint no longer count in the breaker", LIMIT, async (t) => {
+test("nodes that were all replaced behind one endpoint no longer count in the breaker", LIMIT, async (t) => {
   const [before, after] = await Promise.all([Cluster.start(), Cluster.start()]);
   const endpoint = await startProxy(before.masters[0]!.port);
   const manager = manage<typeof Tasks>(t, before.masters[0]!, {
@@ -105,54 +113,62 @@ test("nodes that have all been replaced behind one endpoint no longer count in t
   await Promise.all(before.masters.map((node) => node.start()));
 });
 
-test("a Cluster whose addresses lead nowhere rejects ready() with them and with the reason", LIMIT, async (t) => {
-  const cluster = await Cluster.start();
-  const hidden = await freePort();
-  for (const { admin } of cluster.masters) {
-    await admin.config("SET", "cluster-announce-ip", "127.0.0.1");
-    await admin.config("SET", "cluster-announce-port", hidden);
-  }
-  const seen = async (): Promise<boolean> => {
-    const told = await Promise.all(cluster.masters.map(({ admin }) => admin.call("CLUSTER", "SLOTS")));
-    return told.every((rows) => (rows as [number, number, [string, number]][]).every((row) => row[2][1] === hidden));
-  };
-  await eventually(seen, 30_000, "every node tells it");
-  const manager = manage<typeof Tasks>(t, cluster.masters[0]!, {
-    tasks: fixture("topology-tasks"),
-    redis: cluster.redis,
-    retry: { deadlineMs: 1_500 },
-  });
-  cluster.watch(t);
-  const failure = await rejection(manager.ready());
-  assert.ok(code("CONNECT_FAILED")(failure), String(failure));
-  assert.match(String(failure?.message), new RegExp(`127\\.0\\.0\\.1:${hidden}.*ECONNREFUSED`));
-  assert.match(causes(failure), /ECONNREFUSED/);
-});
+test(
+  "a Cluster whose addresses cannot be reached rejects ready() with the addresses and the reason",
+  LIMIT,
+  async (t) => {
+    const cluster = await Cluster.start();
+    const hidden = await freePort();
+    for (const { admin } of cluster.masters) {
+      await admin.config("SET", "cluster-announce-ip", "127.0.0.1");
+      await admin.config("SET", "cluster-announce-port", hidden);
+    }
+    const seen = async (): Promise<boolean> => {
+      const told = await Promise.all(cluster.masters.map(({ admin }) => admin.call("CLUSTER", "SLOTS")));
+      return told.every((rows) => (rows as [number, number, [string, number]][]).every((row) => row[2][1] === hidden));
+    };
+    await eventually(seen, 30_000, "every node tells it");
+    const manager = manage<typeof Tasks>(t, cluster.masters[0]!, {
+      tasks: fixture("topology-tasks"),
+      redis: cluster.redis,
+      retry: { deadlineMs: 1_500 },
+    });
+    cluster.watch(t);
+    const failure = await rejection(manager.ready());
+    assert.ok(code("CONNECT_FAILED")(failure), String(failure));
+    assert.match(String(failure?.message), new RegExp(`127\\.0\\.0\\.1:${hidden}.*ECONNREFUSED`));
+    assert.match(causes(failure), /ECONNREFUSED/);
+  },
+);
 
-test("what waits in vain for a node says why, and every line about it has its address", LIMIT, async (t) => {
-  const lines: (readonly [string, Record<string, unknown>])[] = [];
-  const write = (message: string, fields = {}): void => void lines.push([message, fields]);
-  const logger: Logger = { debug: write, info: write, warn: write, error: write };
-  const cluster = await Cluster.start();
-  const client = await connect({ env: {}, logger, redis: { ...cluster.redis, commandTimeoutMs: 1_500 } });
-  cluster.watch(t);
-  await cluster.allowPartial();
-  const [dead] = cluster.masters;
-  await dead!.kill();
-  let failure: unknown;
-  await eventually(async () => {
-    failure = await rejection(client.get(cluster.keyOn(0)));
-    return code("NOT_SENT")(failure);
-  }, 20_000);
-  assert.match(causes(failure), /ECONNREFUSED|is away/);
-  await dead!.start();
-  await disconnect(client);
-  const away = lines.find(([message]) => message === "no connection to a node of the Cluster");
-  assert.deepEqual([away?.[1]["address"], away?.[1]["code"]], [`127.0.0.1:${dead!.port}`, "ECONNREFUSED"]);
-  const ofNodes = lines.filter(([message]) => message.startsWith("Redis: "));
-  assert.ok(ofNodes.length > 0);
-  for (const [message, { address }] of ofNodes) assert.match(String(address), /^127\.0\.0\.1:\d+$/, message);
-});
+test(
+  "a command that waits in vain for a node says why, and each log line about the node has its address",
+  LIMIT,
+  async (t) => {
+    const lines: (readonly [string, Record<string, unknown>])[] = [];
+    const write = (message: string, fields = {}): void => void lines.push([message, fields]);
+    const logger: Logger = { debug: write, info: write, warn: write, error: write };
+    const cluster = await Cluster.start();
+    const client = await connect({ env: {}, logger, redis: { ...cluster.redis, commandTimeoutMs: 1_500 } });
+    cluster.watch(t);
+    await cluster.allowPartial();
+    const [dead] = cluster.masters;
+    await dead!.kill();
+    let failure: unknown;
+    await eventually(async () => {
+      failure = await rejection(client.get(cluster.keyOn(0)));
+      return code("NOT_SENT")(failure);
+    }, 20_000);
+    assert.match(causes(failure), /ECONNREFUSED|is away/);
+    await dead!.start();
+    await disconnect(client);
+    const away = lines.find(([message]) => message === "no connection to a node of the Cluster");
+    assert.deepEqual([away?.[1]["address"], away?.[1]["code"]], [`127.0.0.1:${dead!.port}`, "ECONNREFUSED"]);
+    const ofNodes = lines.filter(([message]) => message.startsWith("Redis: "));
+    assert.ok(ofNodes.length > 0);
+    for (const [message, { address }] of ofNodes) assert.match(String(address), /^127\.0\.0\.1:\d+$/, message);
+  },
+);
 
 test("a client that is closed while it connects has not failed", LIMIT, async (t) => {
   const lines: string[] = [];

@@ -8,14 +8,14 @@ import type { RedisServer } from "../support/redis-server.js";
 
 const LIMIT = { timeout: 120_000 };
 
-/** Did not run, says so in words that its caller knows, and why. */
+/** The error says that the command did not run, by a code of this library, and why. */
 function assertNotFollowed(error: (Error & { code?: string; outcome?: string }) | undefined, why: RegExp): void {
   assert.deepEqual([error?.code, error?.outcome], ["REDTHREAD_NOT_SENT", "not-sent"], String(error));
   assert.match(String(error?.cause), why);
 }
 
 test(
-  "a node that is named too late, or in a circle, or is dead, is NOT_SENT and never MOVED or ASK",
+  "a redirection that comes too late, goes round in a circle or leads to a dead node is NOT_SENT, never MOVED or ASK",
   LIMIT,
   async (t) => {
     const [redis, cluster] = await connected(t, {}, { commandTimeoutMs: 1_000 });
@@ -44,7 +44,7 @@ test(
 );
 
 test(
-  "in a pipeline what has moved, or is moving, comes back as such and did not run; sent alone it is followed",
+  "in a pipeline MOVED and ASK are the replies of commands that did not run; a single command follows them",
   LIMIT,
   async (t) => {
     const [redis, cluster] = await connected(t);
@@ -74,7 +74,7 @@ test(
   },
 );
 
-/** Of each entry of a pipeline: its reply, or its error's first word. */
+/** For each entry of a pipeline its reply, or the first word of its error. */
 function codes(entries: [Error | null, unknown][] | null): unknown[] {
   return entries!.map(([error, reply]) => (error ? error.message.split(" ", 1)[0] : reply));
 }

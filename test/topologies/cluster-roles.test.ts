@@ -11,7 +11,7 @@ const LIMIT = { timeout: 120_000 };
 const INCR = "return redis.call('INCR', KEYS[1])";
 
 test(
-  "a replica that was away is read again, and scripts that write find the master after each failover",
+  "a replica that was down is read again, and scripts that write find the master after each failover",
   LIMIT,
   async (t) => {
     const [redis, cluster] = await connected(t, { replicas: 1 }, { readFrom: "replica" });
@@ -30,11 +30,11 @@ test(
       [replica, master, true],
       [master, replica, false],
     ] as const) {
-      await cluster.allowMap(isMapAllowed); // else it is asked for in vain while the redirections come
+      await cluster.allowMap(isMapAllowed); // without it only redirections tell of the failover
       await cluster.failOver(promoted);
       for (let i = 0; i < 20; i++) await write();
       await cluster.allowMap(true);
-      await eventually(() => isReadAt(demoted, () => redis.get(key)), 30_000, "the demoted one is read");
+      await eventually(() => isReadAt(demoted, () => redis.get(key)), 30_000, "the demoted node is read");
       await write();
       assert.equal(Number(await promoted.admin.get(counter)), count);
     }
@@ -47,22 +47,22 @@ async function asked({ masters }: Cluster): Promise<number> {
   return infos.reduce((sum, info) => sum + Number(/cmdstat_cluster\|slots:calls=(\d+)/.exec(info)?.[1] ?? 0), 0);
 }
 
-/** Dead for so long that the client has a map without it, which nothing contradicts when it is back. */
+/** Kills the replica until the client has a map without it: no answer contradicts that map when the replica is back. */
 async function outOfMapAndBack(redis: RedisHandle, key: string, replica: RedisServer, cluster: Cluster): Promise<void> {
   await replica.kill();
   const isInNone = async (): Promise<boolean> => {
     const maps = await Promise.all(cluster.masters.map(({ admin }) => admin.call("CLUSTER", "SLOTS")));
     return !JSON.stringify(maps).includes(String(replica.port));
   };
-  await eventually(isInNone, 30_000, "no master tells it");
+  await eventually(isInNone, 30_000, "no master has it in its map");
   const before = await asked(cluster);
   const isAsked = async (): Promise<boolean> => (await redis.get(key)) === "x" && (await asked(cluster)) > before;
   await eventually(isAsked, 20_000, "the client has a map without it");
   await cluster.rejoin(replica);
-  await eventually(() => isReadAt(replica, () => redis.get(key)), 30_000, "it is read again");
+  await eventually(() => isReadAt(replica, () => redis.get(key)), 30_000, "the replica is read again");
 }
 
-test("a script that says READONLY has the map asked for anew", LIMIT, async (t) => {
+test("after a script that fails with READONLY the map is asked for again", LIMIT, async (t) => {
   const [redis, cluster] = await connected(t);
   const key = cluster.keyOn(0);
   const before = await asked(cluster);

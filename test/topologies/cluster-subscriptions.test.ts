@@ -5,7 +5,7 @@ import { eventually } from "../support/gate.js";
 
 const LIMIT = { timeout: 200_000 };
 
-test("subscriptions of every kind go where their slots and nodes go in forced failovers", LIMIT, async (t) => {
+test("subscriptions of every kind follow their slots and nodes in forced failovers", LIMIT, async (t) => {
   const [manager, cluster] = await managed(t, { replicas: 1 });
   const channels = [0, 1, 2].map((shard) => cluster.keyOn(shard, "sharded"));
   const heard: string[] = [];
@@ -36,7 +36,7 @@ test("subscriptions of every kind go where their slots and nodes go in forced fa
     for (const shard of [0, 1, 2]) {
       const owner = await cluster.ownerOf(shard, cluster.masters[0]!);
       const replica = [cluster.masters[shard]!, cluster.replicas[shard]!].find(({ port }) => port !== owner);
-      // The masters vote only once in a while: what they did not grant is asked for again.
+      // The masters vote only once in a while: a failover that was not granted is asked for again.
       const failOver = async (): Promise<void> => {
         await replica!.admin.call("CLUSTER", "FAILOVER", how).catch(() => {});
         await eventually(async () => /role:master/.test(await replica!.admin.info("replication")), 6_000);
@@ -48,7 +48,7 @@ test("subscriptions of every kind go where their slots and nodes go in forced fa
   for (const channel of channels) assert.ok(gaps.has(channel), `the gap of ${channel} is told`);
 });
 
-test("a node that a subscription has left is not asked for it again", LIMIT, async (t) => {
+test("a subscription that has moved is not asked for at its old node again", LIMIT, async (t) => {
   const lines: string[] = [];
   const note = (message: string, fields?: object): void => void lines.push(message + JSON.stringify(fields));
   const [manager, cluster] = await managed(t, {}, { logger: { debug: note, info: note, warn: note, error: note } });

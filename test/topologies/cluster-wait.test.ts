@@ -9,16 +9,18 @@ import { code } from "../support/manage.js";
 import { isReadAt } from "../support/reads.js";
 
 const LIMIT = { timeout: 120_000 };
-/** Until a WAIT for a frozen replica ends with 0. */
+/** The time after which a WAIT for a frozen replica ends with 0. */
 const IN_VAIN_MS = 200;
 
-test("WAIT speaks of the last write, wherever that went", LIMIT, async (t) => {
+test("WAIT refers to the last write, whichever node has it", LIMIT, async (t) => {
   const [redis, cluster] = await connected(t, { replicas: 1 });
-  await t.test("whatever came between", () => afterOthers(redis, cluster));
-  await t.test("and of none on a new connection, also after a read there", () => afterLoss(redis, cluster));
-  await t.test("also where it was redirected to, with another one sent since", () => afterRedirection(redis, cluster));
+  await t.test("whatever commands came between", () => afterOthers(redis, cluster));
+  await t.test("and to no write on a new connection, also after a read there", () => afterLoss(redis, cluster));
+  await t.test("also if it was redirected, and another one was sent since", () => afterRedirection(redis, cluster));
   const reader = await connect({ env: {}, redis: { ...cluster.redis, readFrom: "replica" } });
-  await t.test("also to a replica promoted just now, and after its answer", () => afterPromotion(reader, cluster));
+  await t.test("also if a replica was promoted just now, and only after the answer to the write", () =>
+    afterPromotion(reader, cluster),
+  );
   await disconnect(reader);
 });
 
@@ -30,7 +32,7 @@ async function afterOthers(redis: RedisHandle, cluster: Cluster): Promise<void> 
     "commands without keys": () => Promise.all([redis.ping(), redis.publish("channel", "message")]),
     "a pipeline of reads": () => redis.pipeline().get(other).strlen(other).exec(),
     "a WATCH": async () => (await redis.watch(other)) && (await redis.unwatch()),
-    "what was dropped": async () => {
+    "a discarded transaction": async () => {
       await redis.watch(other);
       await redis.multi({ pipeline: false });
       await redis.set(other, "never");
@@ -60,7 +62,7 @@ async function afterPromotion(redis: RedisHandle, cluster: Cluster): Promise<voi
   await cluster.allowMap(false);
   await cluster.failOver(promoted);
   await redis.set(key, "it has moved");
-  await eventually(async () => (await redis.wait(1, 1_000)) === 1, 20_000, "the demoted one is its replica");
+  await eventually(async () => (await redis.wait(1, 1_000)) === 1, 20_000, "the demoted node is its replica");
 
   demoted.freeze();
   await redis.set(earlier, "x");

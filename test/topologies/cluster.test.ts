@@ -12,7 +12,7 @@ import { code } from "../support/manage.js";
 const LIMIT = { timeout: 120_000 };
 
 test(
-  "keys of all shards are served in main, threads, leases and synchronous calls, and no node lists anybody afterwards",
+  "keys of all shards are served in main, threads, leases and synchronous calls, and no connection is left on any node",
   LIMIT,
   async (t) => {
     const [manager, cluster] = await managed(t);
@@ -33,21 +33,21 @@ test(
   },
 );
 
-test("a slot that has moved is followed, and one that is moving is asked for", LIMIT, async (t) => {
+test("MOVED and ASK are followed", LIMIT, async (t) => {
   const [redis, cluster] = await connected(t);
   const [a, b] = cluster.masters;
   const key = cluster.keyOn(0);
   assert.equal(await redis.incr(key), 1);
   await redis.del(key);
   await cluster.beginMove(key, a!, b!);
-  // Both in one turn: each has an ASKING of its own.
+  // All three in one turn: each has its own ASKING.
   assert.deepEqual((await Promise.all([redis.incr(key), redis.incr(key)])).toSorted(), [1, 2]);
   await cluster.moveSlot(key, a!, b!);
   assert.deepEqual(await Promise.all([redis.incr(key), redis.incrby(key, 10), redis.get(key)]), [3, 13, "13"]);
   assert.equal(await b!.admin.get(key), "13");
 });
 
-test("a WATCH that its node did not accept holds nobody there, and is found with the next one", LIMIT, async (t) => {
+test("a WATCH that its node did not accept pins nothing, and the next one finds the right node", LIMIT, async (t) => {
   const [redis, cluster] = await connected(t);
   const [a, b] = cluster.masters;
   const [key, other] = [cluster.keyOn(0), cluster.keyOn(2)];
@@ -67,7 +67,7 @@ test("a WATCH that its node did not accept holds nobody there, and is found with
 });
 
 test(
-  "an error that comes after its command's deadline is heard: the client knows what its node is in",
+  "an error that comes after the deadline of its command still counts: the client knows that the node is in no transaction",
   LIMIT,
   async (t) => {
     const [redis, cluster] = await connected(t, undefined, { commandTimeoutMs: 300 });
@@ -87,7 +87,7 @@ test(
 );
 
 test(
-  "pipelines and multi() run as a whole on the node of their first key; keys of several nodes are refused before a byte",
+  "pipelines and multi() run as a whole on the node of their first key; keys of several nodes are refused before a byte is sent",
   LIMIT,
   async (t) => {
     const [redis, cluster] = await connected(t);
@@ -103,7 +103,7 @@ test(
     await assert.rejects(redis.pipeline().incr(a).incr(b).exec(), code("NOT_IN_CLUSTER"));
     assert.equal(await redis.get(a), "2");
     await cluster.moveSlot(a, cluster.masters[0]!, cluster.masters[2]!);
-    // The first one learns of it; it did not run.
+    // The first one did not run, but tells of the move.
     const moved = await redis.pipeline().incr(a).exec();
     assert.match(String(moved![0]![0]), /MOVED/);
     assert.deepEqual(await redis.pipeline().incr(a).exec(), [[null, 3]]);
@@ -124,7 +124,7 @@ test("scripts, prefixes and hash tags find the node of their key", LIMIT, async 
   assert.equal(await addTo("k0", 7), 12);
 });
 
-test("names that mean nothing from here are translated, in the map and in redirections", LIMIT, async (t) => {
+test("addresses that cannot be reached from here are translated, in the map and in redirections", LIMIT, async (t) => {
   const cluster = await Cluster.start();
   const natMap = await cluster.hideBehindNames();
   const redis = await connect({ env: {}, redis: { ...cluster.redis, natMap, commandTimeoutMs: 2_000 } });
@@ -141,7 +141,7 @@ test("names that mean nothing from here are translated, in the map and in redire
   await assert.rejects(bare, code("CONNECT_FAILED"));
 });
 
-test("what is published to a sharded channel goes to the channel's node", LIMIT, async (t) => {
+test("a message for a sharded channel is published on the channel's node", LIMIT, async (t) => {
   const [redis, cluster] = await connected(t);
   for (const shard of [0, 1, 2]) {
     const channel = cluster.keyOn(shard, "channel");
@@ -154,7 +154,7 @@ test("what is published to a sharded channel goes to the channel's node", LIMIT,
 });
 
 test(
-  "a sharded subscription is at its channel's node, goes where its slot goes, and survives the connection and the node",
+  "a sharded subscription is on its channel's node, follows its slot, and survives the loss of connection and node",
   LIMIT,
   async (t) => {
     const [manager, cluster] = await managed(t, { replicas: 1 }, { redis: { keyPrefix: "app:" } });
@@ -210,7 +210,7 @@ test(
   },
 );
 
-test("what has no node of its own is refused by name, and not sent", LIMIT, async (t) => {
+test("a command that has no node of its own is refused by name, and not sent", LIMIT, async (t) => {
   const [manager, cluster] = await managed(t);
   const redis = await manager.getRedis();
   const refused = [
@@ -234,7 +234,7 @@ test("what has no node of its own is refused by name, and not sent", LIMIT, asyn
 });
 
 test(
-  "a lease is at one node from its WATCH to its EXEC, and a watch that was lost with its node's connection does not pass",
+  "a lease stays on one node from WATCH to EXEC, and a watch that was lost with its connection fails the EXEC",
   LIMIT,
   async (t) => {
     const [redis, cluster] = await connected(t);
@@ -243,7 +243,7 @@ test(
     await redis.set(key, "mine");
     await redis.multi({ pipeline: false });
     const queued = redis.incr("{" + key + "}n");
-    assert.equal(await redis.exec(), null); // it has changed
+    assert.equal(await redis.exec(), null); // the key has changed
     assert.equal(await queued, "QUEUED");
     await redis.watch(key);
     assert.deepEqual(await redis.multi().set(key, "again").exec(), [[null, "OK"]]);
@@ -261,7 +261,7 @@ test(
   },
 );
 
-test("every node's socket takes its own place in the budget", LIMIT, async (t) => {
+test("each node's socket takes a permit of its own", LIMIT, async (t) => {
   const max = 3 * (THREADS + 2);
   const [manager, cluster] = await managed(t, {}, { connections: { max } });
   await manager.ready();
@@ -276,11 +276,11 @@ test("every node's socket takes its own place in the budget", LIMIT, async (t) =
   }
   clearInterval(watching);
   assert.ok(most <= max, `${most} connections of at most ${max}`);
-  // One that gives way is gone from the server before it is from the count.
+  // A connection that gives way is gone from the server before it is gone from the count.
   await eventually(async () => manager.stats().connections.open === (await cluster.connections()));
 });
 
-test("a Cluster behind a password and TLS is reached at every node", LIMIT, async (t) => {
+test("every node of a Cluster with a password and TLS is reached", LIMIT, async (t) => {
   const certificates = await makeCertificates();
   const redis = { password: "secret", tls: { ca: certificates.ca } };
   const [manager, cluster] = await managed(t, { password: "secret", certificates }, { redis });
@@ -296,20 +296,27 @@ test("a Cluster behind a password and TLS is reached at every node", LIMIT, asyn
   });
 });
 
-test("no node that tells of the Cluster is CONNECT_FAILED with each one's reason; one is enough", LIMIT, async (t) => {
-  const [, cluster] = await connected(t);
-  const { port } = cluster.masters[0]!;
-  const nodes = [{ host: "127.0.0.1", port: 1 }];
-  const one = await connect({ env: { REDTHREAD_REDIS_CLUSTER_NODES: `127.0.0.1:1,127.0.0.1:${port}` } });
-  for (let shard = 0; shard < 3; shard++) assert.equal(await one.set(cluster.keyOn(shard), 1), "OK");
-  await disconnect(one);
-  await assert.rejects(connect({ env: {}, redis: { clusterNodes: nodes }, retry: { attempts: 1 } }), (error: Error) => {
-    assert.match(error.message, /127\.0\.0\.1:1 .*ECONNREFUSED/);
-    return code("CONNECT_FAILED")(error);
-  });
-});
+test(
+  "if no configured node gives a map, connecting fails with CONNECT_FAILED and each node's reason; one node is enough",
+  LIMIT,
+  async (t) => {
+    const [, cluster] = await connected(t);
+    const { port } = cluster.masters[0]!;
+    const nodes = [{ host: "127.0.0.1", port: 1 }];
+    const one = await connect({ env: { REDTHREAD_REDIS_CLUSTER_NODES: `127.0.0.1:1,127.0.0.1:${port}` } });
+    for (let shard = 0; shard < 3; shard++) assert.equal(await one.set(cluster.keyOn(shard), 1), "OK");
+    await disconnect(one);
+    await assert.rejects(
+      connect({ env: {}, redis: { clusterNodes: nodes }, retry: { attempts: 1 } }),
+      (error: Error) => {
+        assert.match(error.message, /127\.0\.0\.1:1 .*ECONNREFUSED/);
+        return code("CONNECT_FAILED")(error);
+      },
+    );
+  },
+);
 
-test("the doctor goes the way to the first listed node that is there, and finds a Cluster", LIMIT, async (t) => {
+test("the doctor uses the first configured node that can be reached, and finds a Cluster", LIMIT, async (t) => {
   const [, cluster] = await connected(t);
   const clusterNodes = [{ host: "127.0.0.1", port: 1 }, ...cluster.redis.clusterNodes];
   const report = await examine({ env: {}, redis: { clusterNodes } });

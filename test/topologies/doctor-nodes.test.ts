@@ -9,7 +9,7 @@ import { NAME, startSentinel } from "../support/sentinel.js";
 
 const LIMIT = { timeout: 60_000 };
 
-test("the doctor looks at every listed node of a Cluster, and at masters that are not listed", LIMIT, async () => {
+test("the doctor checks each configured node of a Cluster, and masters that are not configured", LIMIT, async () => {
   await using cluster = await Cluster.start({ masters: 3 });
   const redis = { ...cluster.redis, connectTimeoutMs: 1_000, commandTimeoutMs: 1_000 };
   assert.equal((await examine({ env: {}, redis })).ok, true);
@@ -24,7 +24,7 @@ test("the doctor looks at every listed node of a Cluster, and at masters that ar
   }
 });
 
-test("the doctor tells of a master that has lost the others, though it can be reached", LIMIT, async () => {
+test("the doctor reports a master that can be reached, but has lost the other nodes", LIMIT, async () => {
   await using cluster = await Cluster.start({ hasBus: true });
   await cluster.allowPartial();
   const [cutOff] = cluster.masters;
@@ -40,7 +40,7 @@ async function failed(options: ConnectOptions): Promise<(string | undefined)[]> 
   return checks.filter(({ status }) => status === "fail").map(({ found }) => /^node \S+/.exec(found)?.[0]);
 }
 
-test("the doctor asks every sentinel, and misses a majority", LIMIT, async (t) => {
+test("the doctor asks each sentinel, and reports a missing majority", LIMIT, async (t) => {
   const master = await startRedis();
   t.after(() => master.stop());
   const started = await Promise.all([1, 2, 3].map(() => startSentinel(master)));

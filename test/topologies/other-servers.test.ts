@@ -19,7 +19,7 @@ after(() => server.stop());
 interface Look {
   readonly manager: ConnectionManager;
   readonly warnings: readonly unknown[];
-  /** Checks of the doctor that are not well, with their advice. */
+  /** The checks of the doctor that are not ok, with their advice. */
   readonly doctor: string;
   readonly ok: boolean;
 }
@@ -35,19 +35,23 @@ async function look(t: TestContext, redis: ManagerOptions["redis"]): Promise<Loo
   return { manager, warnings, doctor: doctor.join("\n"), ok };
 }
 
-test("a replica is ready, because it can be read, with one warning; so says the doctor", LIMIT, async (t) => {
-  const replica = await startRedis({ args: ["--replicaof", HOST, String(server.port)] });
-  t.after(() => replica.stop());
-  await untilInSync(replica);
-  const { manager, warnings, doctor, ok } = await look(t, { port: replica.port });
-  await manager.ready();
-  assert.deepEqual(warnings, [["the server is a replica: writes are READONLY", { role: "replica" }]]);
-  assert.equal(await (await manager.getRedis()).get("k"), null);
-  assert.equal(ok, true);
-  assert.match(doctor, /^server warn: .* standalone, slave -> a replica refuses writes \(READONLY\)/);
-});
+test(
+  "a replica is ready, because it can be read, with one warning, which the doctor gives as well",
+  LIMIT,
+  async (t) => {
+    const replica = await startRedis({ args: ["--replicaof", HOST, String(server.port)] });
+    t.after(() => replica.stop());
+    await untilInSync(replica);
+    const { manager, warnings, doctor, ok } = await look(t, { port: replica.port });
+    await manager.ready();
+    assert.deepEqual(warnings, [["the server is a replica: writes are READONLY", { role: "replica" }]]);
+    assert.equal(await (await manager.getRedis()).get("k"), null);
+    assert.equal(ok, true);
+    assert.match(doctor, /^server warn: .* standalone, slave -> a replica refuses writes \(READONLY\)/);
+  },
+);
 
-test("the address of a Sentinel is a mistake of the configuration", LIMIT, async (t) => {
+test("the address of a Sentinel as a server is an invalid configuration", LIMIT, async (t) => {
   const sentinel = await startSentinel(server);
   t.after(() => sentinel.stop());
   const { manager, doctor, ok } = await look(t, { port: sentinel.port });
@@ -63,7 +67,7 @@ test("the address of a Sentinel is a mistake of the configuration", LIMIT, async
   assert.match(doctor, /^server fail: .*sentinel.* -> this is a Sentinel/m);
 });
 
-test("a server that is listed as a sentinel, or as a node, is one as well, and at once", LIMIT, async (t) => {
+test("so is the address of a server as a sentinel, or as a node, at once", LIMIT, async (t) => {
   const listed = [{ host: HOST, port: server.port }];
   for (const { redis, told, advised } of [
     {
@@ -107,8 +111,8 @@ test("a node of a Cluster without redis.clusterNodes is ready, with a warning; t
   }
 });
 
-test("the doctor fails a Cluster that serves nobody, however it is named", LIMIT, async (t) => {
-  // Its slots are nobody's.
+test("the doctor fails a Cluster that does not serve, however it is configured", LIMIT, async (t) => {
+  // Its slots have no owner.
   const args = ["--cluster-enabled", "yes", "--cluster-port", String(await freePort())];
   await using alone = await startRedis({ args });
   const single = await look(t, { port: alone.port });
@@ -119,7 +123,7 @@ test("the doctor fails a Cluster that serves nobody, however it is named", LIMIT
   assert.match(doctor, /^reachability fail: node .* says that the Cluster is down/);
 });
 
-test("of a Cluster without slots ready() rejects with a code", LIMIT, async (t) => {
+test("for a Cluster without slots ready() rejects with a code", LIMIT, async (t) => {
   const args = ["--cluster-enabled", "yes", "--cluster-port", String(await freePort())];
   await using alone = await startRedis({ args });
   const redis = { port: undefined, clusterNodes: [{ host: HOST, port: alone.port }] };
@@ -128,7 +132,7 @@ test("of a Cluster without slots ready() rejects with a code", LIMIT, async (t) 
   await assert.rejects(manager.ready(), code("CONNECT_FAILED"));
 });
 
-test("a Sentinel's socket is named by its path", LIMIT, async (t) => {
+test("an error about a Sentinel's socket names its path", LIMIT, async (t) => {
   const sentinel = await startSentinel(server, { lines: ["unixsocket s"] });
   t.after(() => sentinel.stop());
   const path = join(sentinel.folder, "s");

@@ -30,30 +30,30 @@ async function sentinelOf(master: { readonly port: number }, epoch = 0): Promise
   return kept(await startSentinel(master, { epoch }));
 }
 
-/** The port of nobody. */
+/** A port on which no server listens. */
 async function nobody(): Promise<{ port: number }> {
   return { port: await freePort() };
 }
 
-/** Asks them in this order. */
+/** The options for these sentinels, which are asked in this order. */
 function listed(...sentinels: readonly { readonly port: number }[]): NonNullable<ConnectOptions["redis"]> {
   const addresses = sentinels.map(({ port }) => ({ host: "127.0.0.1", port }));
   return { port: undefined, sentinelName: NAME, sentinels: addresses };
 }
 
-/** One attempt; after the test the server lists nobody. */
+/** A client that made one attempt; after the test no connection may be left. */
 async function once(t: TestContext, at: RedisServer, redis: ConnectOptions["redis"]): ReturnType<typeof own> {
   return own(t, at, { redis: { connectTimeoutMs: 20_000, ...redis }, retry: { attempts: 1 } });
 }
 
-test("a sentinel that names a dead port does not hide one that knows better", LIMIT, async (t) => {
+test("a sentinel that names a dead port does not hide the answer of a better one", LIMIT, async (t) => {
   const master = await server();
   const stale = await sentinelOf(await nobody());
   const good = await sentinelOf(master);
   assert.equal(await (await once(t, master, listed(stale, good))).ping(), "PONG");
 });
 
-test("a sentinel that names a replica does not hide one that knows better", LIMIT, async (t) => {
+test("a sentinel that names a replica does not hide the answer of a better one", LIMIT, async (t) => {
   const master = await server();
   const replica = await server("--replicaof", "127.0.0.1", String(master.port));
   const stale = await sentinelOf(replica);
@@ -62,22 +62,26 @@ test("a sentinel that names a replica does not hide one that knows better", LIMI
   assert.match(await redis.info("replication"), /role:master/);
 });
 
-test("the newest epoch is the truth, and an older one is not even tried, though most say it", LIMIT, async (t) => {
-  const [old, master] = [await server(), await server()];
-  const stale = [await sentinelOf(old, 3), await sentinelOf(old, 3)];
-  const good = await sentinelOf(master, 5);
-  const redis = await once(t, master, listed(...stale, good));
-  assert.equal(await redis.set("key", "value"), "OK");
-  assert.equal(await master.admin.get("key"), "value");
-  await master.kill();
-  await assert.rejects(
-    connect({ env: {}, redis: listed(...stale, good), retry: { attempts: 1 } }),
-    code("CONNECT_FAILED"),
-  );
-  await master.start();
-});
+test(
+  "the newest epoch is believed, and an older one is not even tried, although most sentinels name it",
+  LIMIT,
+  async (t) => {
+    const [old, master] = [await server(), await server()];
+    const stale = [await sentinelOf(old, 3), await sentinelOf(old, 3)];
+    const good = await sentinelOf(master, 5);
+    const redis = await once(t, master, listed(...stale, good));
+    assert.equal(await redis.set("key", "value"), "OK");
+    assert.equal(await master.admin.get("key"), "value");
+    await master.kill();
+    await assert.rejects(
+      connect({ env: {}, redis: listed(...stale, good), retry: { attempts: 1 } }),
+      code("CONNECT_FAILED"),
+    );
+    await master.start();
+  },
+);
 
-test("a sentinel that answers nothing costs a moment, not its share of the time", { timeout: 15_000 }, async (t) => {
+test("a sentinel that does not answer costs a moment, not its share of the time", { timeout: 15_000 }, async (t) => {
   const master = await server();
   const good = await sentinelOf(master);
   await using dark = await startProxy(good.port);
@@ -89,7 +93,7 @@ test("a sentinel that answers nothing costs a moment, not its share of the time"
   assert.equal(await redis.ping(), "PONG");
 });
 
-test("an address that answers nothing costs its share of the time, once", { timeout: 30_000 }, async (t) => {
+test("an address that does not answer costs its share of the time, once", { timeout: 30_000 }, async (t) => {
   const master = await server();
   await using dark = await startProxy(master.port);
   dark.blackhole(true);
@@ -97,12 +101,12 @@ test("an address that answers nothing costs its share of the time, once", { time
   const gate = ownGate(configFor(master, { redis }));
   const first = clientAt(t, gate, "first", { ...redis, connectTimeoutMs: 2_000 });
   await first.connect();
-  // What it has found is the first that others try.
+  // Other connections first try the address that it has found.
   const others = ["second", "third"].map((name) => clientAt(t, gate, name, { ...redis, connectTimeoutMs: 600_000 }));
   await Promise.all(others.map((one) => one.connect()));
 });
 
-test("a wrong password is told, whatever else is wrong at another sentinel's address", LIMIT, async () => {
+test("a wrong password is reported, whatever else is wrong at another sentinel's address", LIMIT, async () => {
   const locked = await server("--requirepass", "right");
   const good = await sentinelOf(locked);
   const stale = await sentinelOf(await nobody());
@@ -110,7 +114,7 @@ test("a wrong password is told, whatever else is wrong at another sentinel's add
     await assert.rejects(connect({ env: {}, redis: { ...order, password: "wrong" } }), code("AUTH_FAILED"));
 });
 
-test("nobody leaves a living master while only a stale sentinel answers", LIMIT, async (t) => {
+test("no connection leaves a living master while only a stale sentinel answers", LIMIT, async (t) => {
   const master = await server();
   const good = await sentinelOf(master);
   const stale = await sentinelOf(await nobody());
@@ -118,7 +122,7 @@ test("nobody leaves a living master while only a stale sentinel answers", LIMIT,
   await manager.ready();
   const before = await ids(master);
   await good.kill();
-  await untilAsked(stale, 7); // for longer than a sentinel needs to hear the news
+  await untilAsked(stale, 7); // for longer than a sentinel needs to learn of a failover
   await good.start();
   await untilAsked(good, 2);
   assert.deepEqual(await ids(master), before);
@@ -126,7 +130,7 @@ test("nobody leaves a living master while only a stale sentinel answers", LIMIT,
 });
 
 test(
-  "a sentinel that was restarted with an old configuration sends nobody back to the old master",
+  "a sentinel that was restarted with an old configuration sends no connection back to the old master",
   LIMIT,
   async (t) => {
     const watched = await Watched.start({ masterArgs: ["--rename-command", "SLAVEOF", ""] }); // sentinels cannot demote it
@@ -151,7 +155,7 @@ test(
   },
 );
 
-test("where epochs begin anew, or may not be asked for, the sentinels are believed in the end", LIMIT, async (t) => {
+test("if epochs start anew, or must not be asked for, the sentinels are believed in the end", LIMIT, async (t) => {
   const [old, master] = [await server(), await server()];
   const lines = ["user app on >secret -@all +sentinel|get-master-addr-by-name"];
   const sentinel = kept(await startSentinel(old, { epoch: 5, lines }));
@@ -168,14 +172,14 @@ test("where epochs begin anew, or may not be asked for, the sentinels are believ
   await Promise.all(both.map((one) => disconnect(one)));
 });
 
-test("a thread that does not know the master waits rather than takes an older word for it", LIMIT, async (t) => {
+test("a thread that does not know the master waits, and does not trust an older answer", LIMIT, async (t) => {
   const [old, master] = [await server(), await server()];
   const [stale, good] = [await sentinelOf(old, 3), await sentinelOf(master, 5)];
   const redis = listed(stale, good);
   const gate = ownGate(configFor(old, { redis }));
   await clientAt(t, gate, "first", redis).connect();
   await good.kill();
-  const connecting = clientAt(t, gate, "other", redis).connect(); // it shares memory with the first one, and nothing else
+  const connecting = clientAt(t, gate, "other", redis).connect(); // it shares only memory with the first one
   await untilAsked(stale, 5);
   assert.deepEqual(await old.clients(), []);
   await good.start();
@@ -183,7 +187,7 @@ test("a thread that does not know the master waits rather than takes an older wo
   await master.waitForClients((clients) => clients.length === 2);
 });
 
-test("a connection that was late to the old master does not send the others there", LIMIT, async (t) => {
+test("a connection that arrives late at the old master does not send the others there", LIMIT, async (t) => {
   const [old, master] = [await server(), await server()];
   const [stale, good] = [await sentinelOf(old, 3), await sentinelOf(master, 5)];
   await good.kill();
@@ -206,7 +210,7 @@ test("a connection that was late to the old master does not send the others ther
   assert.equal(both.find(({ name }) => name === "first")?.id, there!.id);
 });
 
-/** Of one process, in a thread of its own: it knows what is in the shared memory. */
+/** A client as in another thread of the process: it shares the memory of the gate. */
 function clientAt(t: TestContext, gate: ServerGate, name: string, redis: ConnectOptions["redis"]): Client {
   const retry = { deadlineMs: 300_000 };
   const config = configFor({ port: 0 }, { redis: { connectTimeoutMs: 60_000, ...redis }, retry });

@@ -14,7 +14,7 @@ import { NAME, nobodyAsks, type SentinelOptions, startSentinel, untilAsked, Watc
 const LIMIT = { timeout: 90_000 };
 const THREADS = 2;
 
-/** The manager of a watched pair; after the test nobody is connected to any of its servers. */
+/** The manager of a watched pair; after the test no connection to its servers may be left. */
 async function managed(
   t: TestContext,
   how?: Parameters<typeof Watched.start>[0],
@@ -44,7 +44,7 @@ async function lone(t: TestContext, options?: SentinelOptions): Promise<[RedisSe
   return [server, sentinel];
 }
 
-/** What no replica has is as uncertain as what was not answered. */
+/** A write that no replica has is as uncertain as one that was not answered. */
 function startLoad(manager: ConnectionManager<typeof Tasks>): CountedLoad {
   return new CountedLoad({
     callers: 8,
@@ -63,7 +63,7 @@ async function everyThreadIsAt(server: RedisServer, manager: ConnectionManager<t
 }
 
 test(
-  "when the master is killed under load, no write that a replica has is lost, none is counted twice, and every thread serves at the new one",
+  "when the master is killed under load, no write that a replica has is lost, none runs twice, and each thread uses the new master",
   LIMIT,
   async (t) => {
     const [manager, watched] = await managed(t);
@@ -74,14 +74,14 @@ test(
     await load.progress(200);
     await master.killDuringWait(replica);
     await watched.failedOver();
-    // Comes back as a master, empty; the sentinels would make it a replica by and by.
+    // It comes back as an empty master; the sentinels would make it a replica later.
     await master.start();
     await watched.follow();
     await load.progress(200, 30_000);
     await load.stop();
     t.diagnostic(load.summary());
     assert.deepEqual(await load.problems(replica), []);
-    assert.ok(load.ledger.totals.uncertain + load.ledger.totals.notSent > 0, "the fault has hit nothing");
+    assert.ok(load.ledger.totals.uncertain + load.ledger.totals.notSent > 0, "the fault has hit no write");
     await everyThreadIsAt(replica, manager);
     assert.equal(await manager.run("incrBlocking", "after"), 1);
     assert.deepEqual(await master.clients(), []);
@@ -90,7 +90,7 @@ test(
   },
 );
 
-test("when a failover leaves the old master alive and a master, nobody stays there", LIMIT, async (t) => {
+test("when the old master stays a master after a failover, no connection stays there", LIMIT, async (t) => {
   const [manager, watched] = await managed(t, { masterArgs: ["--rename-command", "SLAVEOF", ""] }); // sentinels cannot demote it
   const { master, replica, sentinels } = watched;
   await manager.ready();
@@ -103,7 +103,7 @@ test("when a failover leaves the old master alive and a master, nobody stays the
   await watched.failedOver();
   await everyThreadIsAt(replica, manager);
   await master.waitForClients((clients) => clients.length === 0);
-  // No refused write and no cut connection has told them.
+  // They learned it from no refused write and no lost connection.
   assert.match(await master.admin.info("replication"), /role:master/);
   await watched.follow();
   await load.progress(200, 30_000);
@@ -116,7 +116,7 @@ test("when a failover leaves the old master alive and a master, nobody stays the
 });
 
 test(
-  "sentinels that are dead, frozen or know nothing of the master cost their share of one connect, not the connect",
+  "sentinels that are dead, frozen or do not know the master cost time, but the connect succeeds",
   LIMIT,
   async (t) => {
     const [server, sentinel] = await lone(t);
@@ -144,7 +144,7 @@ test(
 );
 
 test(
-  "a server that is a replica by now, though the sentinels still name it, is not taken for the master",
+  "a server that has become a replica is not taken for the master, although the sentinels still name it",
   LIMIT,
   async (t) => {
     const [server, sentinel] = await lone(t);
@@ -161,30 +161,23 @@ test(
   },
 );
 
-test(
-  "sentinels have a password of their own; a wrong one is AUTH_FAILED at once, and is not shown",
-  LIMIT,
-  async (t) => {
-    const [, sentinel] = await lone(t, {
-      lines: ["requirepass for-sentinels"],
-      observer: { password: "for-sentinels" },
-    });
-    const env = { REDTHREAD_REDIS_SENTINELS: `127.0.0.1:${sentinel.port}`, REDTHREAD_REDIS_SENTINEL_NAME: NAME };
-    const client = await connect({ env: { ...env, REDTHREAD_REDIS_SENTINEL_PASSWORD: "for-sentinels" } });
-    assert.equal(await client.ping(), "PONG");
-    await disconnect(client);
-    await assert.rejects(
-      connect({ env: { ...env, REDTHREAD_REDIS_SENTINEL_PASSWORD: "wrong-one" } }),
-      (error: Error) => {
-        assert.doesNotMatch(JSON.stringify(error) + error.stack!, /wrong-one/);
-        return code("AUTH_FAILED")(error);
-      },
-    );
-  },
-);
+test("sentinels have their own password; a wrong one is AUTH_FAILED at once, and is not shown", LIMIT, async (t) => {
+  const [, sentinel] = await lone(t, {
+    lines: ["requirepass for-sentinels"],
+    observer: { password: "for-sentinels" },
+  });
+  const env = { REDTHREAD_REDIS_SENTINELS: `127.0.0.1:${sentinel.port}`, REDTHREAD_REDIS_SENTINEL_NAME: NAME };
+  const client = await connect({ env: { ...env, REDTHREAD_REDIS_SENTINEL_PASSWORD: "for-sentinels" } });
+  assert.equal(await client.ping(), "PONG");
+  await disconnect(client);
+  await assert.rejects(connect({ env: { ...env, REDTHREAD_REDIS_SENTINEL_PASSWORD: "wrong-one" } }), (error: Error) => {
+    assert.doesNotMatch(JSON.stringify(error) + error.stack!, /wrong-one/);
+    return code("AUTH_FAILED")(error);
+  });
+});
 
 test(
-  "the master's address is translated by natMap, and who is there is not taken for one who is elsewhere",
+  "the master's address is translated by natMap, and the server there is not taken for another one",
   LIMIT,
   async (t) => {
     const [server, sentinel] = await lone(t);
@@ -201,7 +194,7 @@ test(
   },
 );
 
-test("sentinels are asked over TLS with certificates of their own option", LIMIT, async (t) => {
+test("sentinels are asked over TLS with the certificates of their own option", LIMIT, async (t) => {
   const certificates = await makeCertificates();
   const { folder, ca, client: pair } = certificates;
   const files = ["tls-cert-file server.crt", "tls-key-file server.key", "tls-ca-cert-file ca.crt"];

@@ -26,7 +26,7 @@ after(() => certificates[Symbol.asyncDispose]());
 interface Topology {
   readonly server?: () => RedisServerOptions;
   readonly options: (server: RedisServer) => Pick<ManagerOptions, "env" | "redis">;
-  /** What a connection of the manager looks like on the server. */
+  /** How CLIENT LIST shows a connection of the manager. */
   readonly is: (client: ListedClient) => boolean;
 }
 
@@ -78,7 +78,7 @@ async function start(options: RedisServerOptions = {}): Promise<RedisServer> {
 }
 
 for (const [name, { server: how, options, is }] of Object.entries(TOPOLOGIES)) {
-  test(`over ${name} threads serve, come back after every cut, and leave no connection`, LIMIT, async (t) => {
+  test(`over ${name} threads serve, reconnect after every cut, and leave no connection`, LIMIT, async (t) => {
     const server = await start(how?.());
     const manager = manage<typeof Tasks>(t, server, { tasks: fixture("topology-tasks"), ...options(server) });
     t.after(() => server.stop());
@@ -87,7 +87,7 @@ for (const [name, { server: how, options, is }] of Object.entries(TOPOLOGIES)) {
     const load = startLoad(manager);
     await load.progress(100);
     for (let cut = 0; cut < 3; cut++) {
-      // One that has not logged in yet is nobody's in particular.
+      // A connection that has not logged in yet has no user.
       await server.waitForClients((clients) => clients.length >= THREADS && clients.every(is));
       await server.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
       await load.progress(100);
@@ -106,7 +106,7 @@ for (const [name, { server: how, options, is }] of Object.entries(TOPOLOGIES)) {
   });
 }
 
-test("a server whose certificate nobody vouches for is CONNECT_FAILED, and told by its cause", LIMIT, async (t) => {
+test("a server with an untrusted certificate is CONNECT_FAILED, and the cause says so", LIMIT, async (t) => {
   const server = await start({ tls: { certificates, mutual: false } });
   t.after(() => server.stop());
   const redis = { port: server.port, tls: true };
@@ -118,7 +118,7 @@ test("a server whose certificate nobody vouches for is CONNECT_FAILED, and told 
 });
 
 test(
-  "a server that wants a client's certificate is CONNECT_FAILED without one, and told by its cause",
+  "without the client certificate that a server wants, connecting is CONNECT_FAILED, and the cause says so",
   LIMIT,
   async (t) => {
     const server = await start({ tls: { certificates, mutual: true } });

@@ -20,7 +20,7 @@ before(async () => {
 });
 after(() => certificates[Symbol.asyncDispose]());
 
-/** TLS in front of a server; it hears which name each client asks for. */
+/** A TLS proxy in front of a server that records the name each client asks for. */
 async function front(t: TestContext, target: number): Promise<{ port: number; asked: string[] }> {
   const asked: string[] = [];
   const read = (name: string): Promise<string> => readFile(join(certificates.folder, name), "utf8");
@@ -58,46 +58,46 @@ async function pings(redis: ConnectOptions["redis"], keys = ["k"]): Promise<stri
   }
 }
 
+test("TLS tells the server the host name, or the configured name, but no IP address", LIMIT, async (t) => {
+  const server = await startRedis();
+  t.after(() => server.stop());
+  const { port, asked } = await front(t, server.port);
+  const tls = { ca: certificates.ca };
+  const told = (): string[] => [...new Set(asked.splice(0))];
+  assert.equal(await pings({ host: "localhost", port, tls }), "PONG");
+  assert.deepEqual(told(), ["localhost"]);
+  assert.equal(await pings({ host: "127.0.0.1", port, tls: { ...tls, servername: "localhost" } }), "PONG");
+  assert.deepEqual(told(), ["localhost"]);
+  const { checks } = await examine({ env: {}, redis: { host: "localhost", port, tls } });
+  assert.equal(checks.find(({ check }) => check === "TLS")?.status, "warn"); // the certificate ends in two days
+  assert.deepEqual(told(), ["localhost"]);
+  assert.equal(await pings({ host: "127.0.0.1", port, tls: { rejectUnauthorized: false } }), "PONG");
+  assert.deepEqual(told(), []);
+});
+
 test(
-  "TLS tells the server the name that is connected to, or the one that is configured; of an address none",
+  "sentinels, the master that they name, and each node of a Cluster are told their names as well",
   LIMIT,
   async (t) => {
-    const server = await startRedis();
-    t.after(() => server.stop());
-    const { port, asked } = await front(t, server.port);
     const tls = { ca: certificates.ca };
-    const told = (): string[] => [...new Set(asked.splice(0))];
-    assert.equal(await pings({ host: "localhost", port, tls }), "PONG");
-    assert.deepEqual(told(), ["localhost"]);
-    assert.equal(await pings({ host: "127.0.0.1", port, tls: { ...tls, servername: "localhost" } }), "PONG");
-    assert.deepEqual(told(), ["localhost"]);
-    const { checks } = await examine({ env: {}, redis: { host: "localhost", port, tls } });
-    assert.equal(checks.find(({ check }) => check === "TLS")?.status, "warn"); // the certificate ends in two days
-    assert.deepEqual(told(), ["localhost"]);
-    assert.equal(await pings({ host: "127.0.0.1", port, tls: { rejectUnauthorized: false } }), "PONG");
-    assert.deepEqual(told(), []);
+    const master = await startRedis();
+    t.after(() => master.stop());
+    const sentinel = await startSentinel(master);
+    t.after(() => sentinel.stop());
+    const [watched, watching] = [await front(t, master.port), await front(t, sentinel.port)];
+    const natMap = { [`127.0.0.1:${master.port}`]: { host: "localhost", port: watched.port } };
+    const sentinels = [{ host: "localhost", port: watching.port }];
+    assert.equal(await pings({ sentinels, sentinelName: NAME, sentinelTls: tls, tls, natMap }), "PONG");
+    assert.ok(watched.asked.includes("localhost") && watching.asked.includes("localhost"));
+
+    await using cluster = await Cluster.start({ masters: 3 });
+    const fronts = await Promise.all(cluster.masters.map(({ port }) => front(t, port)));
+    const clusterNodes = fronts.map(({ port }) => ({ host: "localhost", port }));
+    const map = Object.fromEntries(
+      cluster.masters.map(({ port }, i) => [`127.0.0.1:${port}`, clusterNodes[i]!] as const),
+    );
+    const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
+    assert.equal(await pings({ clusterNodes, natMap: map, tls }, keys), "PONG");
+    for (const { asked } of fronts) assert.deepEqual([...new Set(asked)], ["localhost"]);
   },
 );
-
-test("also sentinels, the master that they name, and each node of a Cluster are told their names", LIMIT, async (t) => {
-  const tls = { ca: certificates.ca };
-  const master = await startRedis();
-  t.after(() => master.stop());
-  const sentinel = await startSentinel(master);
-  t.after(() => sentinel.stop());
-  const [watched, watching] = [await front(t, master.port), await front(t, sentinel.port)];
-  const natMap = { [`127.0.0.1:${master.port}`]: { host: "localhost", port: watched.port } };
-  const sentinels = [{ host: "localhost", port: watching.port }];
-  assert.equal(await pings({ sentinels, sentinelName: NAME, sentinelTls: tls, tls, natMap }), "PONG");
-  assert.ok(watched.asked.includes("localhost") && watching.asked.includes("localhost"));
-
-  await using cluster = await Cluster.start({ masters: 3 });
-  const fronts = await Promise.all(cluster.masters.map(({ port }) => front(t, port)));
-  const clusterNodes = fronts.map(({ port }) => ({ host: "localhost", port }));
-  const map = Object.fromEntries(
-    cluster.masters.map(({ port }, i) => [`127.0.0.1:${port}`, clusterNodes[i]!] as const),
-  );
-  const keys = [0, 1, 2].map((shard) => cluster.keyOn(shard));
-  assert.equal(await pings({ clusterNodes, natMap: map, tls }, keys), "PONG");
-  for (const { asked } of fronts) assert.deepEqual([...new Set(asked)], ["localhost"]);
-});
