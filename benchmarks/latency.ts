@@ -1,19 +1,15 @@
 /**
- * How long does a task take from the moment it was due, against the load that is offered? Loads are shares of what the
- * tuned rival does at most in the same round, so that the row of 70 % is where one would run it.
+ * How long does a task take from the moment when it was due, against the offered load? Loads are shares of the most that
+ * the tuned rival does in the same round, so that the row of 70 % is where one would run the rival.
  */
 import { startRedis } from "../test/support/redis-server.js";
-import { type Candidate, candidatesOf, ContenderProcess, fillKeys } from "./contenders/contender-process.js";
+import { type Candidate, candidatesOf, ContenderProcess, fillKeys } from "./contenders/process.js";
 import type { ContenderName } from "./contenders/roster.js";
-import { buildsOf } from "./support/build.js";
-import { chooseContenders, choosePoints, type Row, turns } from "./support/interleave.js";
-import { parseBenchOptions } from "./support/options.js";
-import { panelOf } from "./support/panel.js";
-import { report } from "./support/report.js";
-import { roundsOf } from "./support/rounds-of.js";
-import { quantile, summarize } from "./support/statistics.js";
+import { builds, isSmoke, options, report } from "./support/benchmark.js";
+import { chooseContenders, choosePoints, quantile, type Row, summarize, turns } from "./support/interleave.js";
+import { roundsOf } from "./support/loops.js";
 
-/** A CPU time of tasks and a share of the tuned rival's throughput with them. */
+/** The CPU time of the tasks, and a share of the tuned rival's throughput with them. */
 interface LatencyPoint extends Record<string, string | number> {
   readonly cpuMs: number;
   readonly load: string;
@@ -26,21 +22,18 @@ interface Run {
   readonly latenciesMs: readonly number[];
 }
 
-/** Loads are shares of what this one does at most. */
 const RIVAL: ContenderName = "piscina tuned + global ioredis";
 const NAMES: readonly ContenderName[] = ["redthread run()", RIVAL, "main thread as proxy"];
-const options = parseBenchOptions();
-const { isSmoke } = options;
 const ROUNDS = isSmoke ? 1 : 3;
 const SIZES_MS = isSmoke ? [1] : [0.1, 1, 10, 100];
 const JUDGED_LOAD = 0.7;
 const LOADS = new Map((isSmoke ? [JUDGED_LOAD] : [0.3, JUDGED_LOAD, 0.9]).map((load) => [`${100 * load} %`, load]));
 const QUANTILES = { p50: 0.5, p99: 0.99, p999: 0.999 };
-/** At least so long, and longer where tasks are few. */
+/** At least so long, and longer if there are few tasks. */
 const BRIEF = { spanMs: 200, tasks: 3 };
 const JUDGED = { spanMs: isSmoke ? 200 : 700, tasks: 10 };
 const MOST = { callers: 32, ms: isSmoke ? 100 : 500 };
-/** Until the compiler has seen enough: calls that come one by one run other code than those of callers in step. */
+/** The compiler must see enough: calls that arrive one by one run other code than callers in step. */
 const WARM = { perSecond: 3_000, ms: isSmoke ? 100 : 1_500 };
 const ROUNDS_PER_MS = roundsOf(10) / 10;
 
@@ -48,7 +41,6 @@ const points = choosePoints(
   SIZES_MS.flatMap((cpuMs) => [...LOADS.keys()].map((load): LatencyPoint => ({ cpuMs, load }))),
   options,
 );
-const builds = buildsOf(options);
 const contenders = chooseContenders(candidatesOf(NAMES, builds), options);
 
 await using server = await startRedis();
@@ -82,7 +74,7 @@ async function oneRound(round: number): Promise<Run[]> {
       perSecond,
       rounds: Math.round(point.cpuMs * ROUNDS_PER_MS),
       ms: Math.max(spanMs, (1_000 * tasks) / perSecond),
-      seed: round, // the same crowd for all, and another one in the next round: one crowd's worst rush would be the p99
+      seed: round, // the same arrivals for all, others in the next round: the worst rush of a single seed would be the p99
     };
     for (const turn of turns(processes.length, round + at)) {
       const process = processes[turn]!;
@@ -93,7 +85,7 @@ async function oneRound(round: number): Promise<Run[]> {
   return runs;
 }
 
-/** Quantiles are of all tasks of all rounds, for in one round they are too few; the spread is that of the rounds. */
+/** Quantiles are of all tasks of all rounds, because one round has too few; the spread is the spread of the rounds. */
 function rowOf(point: LatencyPoint, contender: string): Row<LatencyPoint> {
   const mine = runs.filter((run) => run.contender === contender && run.point === point);
   const all = mine.flatMap(({ latenciesMs }) => latenciesMs);
@@ -110,16 +102,9 @@ for (let round = 0; round < ROUNDS; round++) runs.push(...(await oneRound(round)
 const rows = points.flatMap((point) => contenders.map(({ name }) => rowOf(point, name)));
 report(
   {
-    name: "latency",
     question: "GET 4 kB + CPU + SET in 2 threads: ms from when a task was due, against the offered load",
-    metrics: [
-      { key: "offered", title: "offered/s" },
-      { key: "p50", title: "p50 ms" },
-      { key: "p99", title: "p99 ms" },
-      { key: "p999", title: "p99.9 ms" },
-    ],
+    columns: { offered: "offered/s", p50: "p50 ms", p99: "p99 ms", p999: "p99.9 ms" },
     reference: "redthread run()",
-    rows,
     notes: [
       "load: share of what the tuned rival did at most, in the same round",
       "arrivals are exponential and wait for a timer of 1 ms, the same for all; 70 % is where one would run the rival",
@@ -132,15 +117,13 @@ report(
       xTitle: "load, of the tuned rival's throughput",
       kind: "lines",
       isLog: true,
-      panels: SIZES_MS.map((cpuMs) =>
-        panelOf(rows, {
-          title: `tasks of ${cpuMs} ms`,
-          x: "load",
-          metric: "p99",
-          where: (point) => point.cpuMs === cpuMs,
-        }),
-      ),
+      panels: SIZES_MS.map((size) => ({
+        title: `tasks of ${size} ms`,
+        x: "load",
+        metric: "p99",
+        where: ({ cpuMs }) => cpuMs === size,
+      })),
     },
   },
-  options,
+  rows,
 );

@@ -1,24 +1,18 @@
-/** What do a crash, an absence, a blocked loop and a black hole cost, beside ioredis as it comes? */
-import { absenceRivals } from "./outage/absence.js";
-import { blackHoleRivals } from "./outage/black-hole.js";
+/** What do a crash, an absence, a blocked loop and a black hole cost, beside ioredis with its defaults? */
 import { blockedRivals } from "./outage/blocked.js";
 import { CALLERS, callerRivals } from "./outage/callers.js";
 import { crashRivals } from "./outage/crashes.js";
-import type { Rival } from "./outage/rival.js";
-import type { Panel } from "./support/chart.js";
-import { interleave, type Row } from "./support/interleave.js";
-import { parseBenchOptions } from "./support/options.js";
-import { report } from "./support/report.js";
+import { absenceRivals, blackHoleRivals } from "./outage/recovery.js";
+import { benchmark, isSmoke } from "./support/benchmark.js";
+import type { Rival, Row } from "./support/interleave.js";
 
 interface Part {
   readonly part: string;
   readonly rivals: readonly Rival[];
-  /** The same code as another part's, with other figures. */
+  /** The same code as another part, with other figures. */
   readonly isVariant?: true;
 }
 
-const options = parseBenchOptions();
-const { isSmoke } = options;
 const CRASHES = isSmoke ? 1 : 20;
 const AWAY_MS = isSmoke ? 300 : 10_000;
 const BLOCK_MS = isSmoke ? 600 : 3_000;
@@ -54,62 +48,51 @@ const parts: readonly Part[] = [
   })),
 ];
 
-/** One line per figure: the parts have little in common. */
+/** One row per figure, because the parts have few figures in common. */
 function figures({ point, contender, metrics }: Row): Row[] {
-  return Object.entries(metrics).map(([figure, series]) => ({
+  return Object.entries(metrics).map(([figure, value]) => ({
     point: { ...point, figure },
     contender,
-    metrics: { value: series },
+    metrics: { value },
   }));
 }
 
-function panel(part: string, figure: string, title: string): Panel {
-  const mine = rows.filter(({ point }) => point["part"] === part && point["figure"] === figure);
-  const lines = mine.map(({ contender, metrics }) => {
-    // What never came is drawn as high as it was waited for.
-    const y = Math.min(metrics["value"]!.median, CAP_MS);
-    return { name: contender, marks: [{ x: figure, y }] };
-  });
-  return { title, yTitle: "", lines };
+function panel(at: number, figure: string, title = parts[at]!.part) {
+  const where = (point: Row["point"]): boolean => point["part"] === parts[at]!.part && point["figure"] === figure;
+  return { title, x: "figure", metric: "value", where, yTitle: "", cap: CAP_MS };
 }
 
-const rows: Row[] = [];
-for (const { part, rivals } of isSmoke ? parts.filter(({ isVariant }) => !isVariant) : parts) {
-  const measured = await interleave(
-    { points: [{ part }], contenders: rivals, rounds: 1, measure: ({ measure }) => measure() },
-    { only: new Map(), contenders: options.contenders },
-  );
-  rows.push(...measured.flatMap(figures));
-}
 const named = parts.map(({ part }) => part);
-report(
-  {
-    name: "outage",
-    question: "a crash, an absence, a blocked loop and a black hole, beside ioredis",
-    metrics: [{ key: "value", title: "value" }],
-    rows,
-    notes: [
-      `–: not within ${CAP_MS / 1_000} s; null in the JSON, and drawn as that long`,
-      "absence: 8 threads with 4 dedicated clients each beside 40 clients; a listener in Redis' place hangs up and counts",
-      "callers: half of them manager.use(), half run(); deadlines of 5 s, ioredis without one; its lines are its error events",
-      "blocked: with a command deadline of 1 s; black hole: with deadlines and heartbeat of 1 s",
+await benchmark({
+  question: "a crash, an absence, a blocked loop and a black hole, beside ioredis",
+  columns: { value: "value" },
+  points: parts.filter(({ isVariant }) => !isSmoke || !isVariant).map(({ part }) => ({ part })),
+  contenders: parts.flatMap(({ part, rivals }) =>
+    rivals.map((rival) => ({ ...rival, takesPart: (point: { part: string }) => point.part === part })),
+  ),
+  rounds: 1,
+  measure: ({ measure }) => measure(),
+  derive: (rows) => rows.flatMap(figures),
+  notes: [
+    `–: not within ${CAP_MS / 1_000} s; null in the JSON, and drawn as that long`,
+    "absence: 8 threads with 4 dedicated clients each beside 40 clients; a listener in Redis' place hangs up and counts",
+    "callers: half of them manager.use(), half run(); deadlines of 5 s, ioredis without one; its lines are its error events",
+    "blocked: with a command deadline of 1 s; black hole: with deadlines and heartbeat of 1 s",
+  ],
+  chart: {
+    title: "Outages",
+    yTitle: "",
+    xTitle: "",
+    kind: "bars",
+    panels: [
+      panel(0, "run twice", `INCRs run twice, ${CRASHES} crashes`),
+      panel(1, "attempts to connect", `attempts, ${named[1]}`),
+      panel(1, "of them at once", `handshakes at once, ${named[1]}`),
+      panel(2, "rejected"),
+      panel(3, "rejected"),
+      panel(5, "all serve again after, ms"),
+      panel(6, "slowest call, ms", `slowest call, ms: ${named[6]}`),
+      panel(7, "slowest call, ms", `slowest call, ms: ${named[7]}`),
     ],
-    chart: {
-      title: "Outages",
-      yTitle: "",
-      xTitle: "",
-      kind: "bars",
-      panels: [
-        panel(named[0]!, "run twice", `INCRs run twice, ${CRASHES} crashes`),
-        panel(named[1]!, "attempts to connect", `attempts, ${named[1]}`),
-        panel(named[1]!, "of them at once", `handshakes at once, ${named[1]}`),
-        panel(named[2]!, "rejected", named[2]!),
-        panel(named[3]!, "rejected", named[3]!),
-        panel(named[5]!, "all serve again after, ms", named[5]!),
-        panel(named[6]!, "slowest call, ms", `slowest call, ms: ${named[6]}`),
-        panel(named[7]!, "slowest call, ms", `slowest call, ms: ${named[7]}`),
-      ],
-    },
   },
-  options,
-);
+});

@@ -1,4 +1,4 @@
-/** One benchmark, several, or all of them; each in a process of its own. */
+/** Runs the named benchmarks, or all of them, each in a process of its own. */
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { BENCHMARKS, parseBenchOptions, USAGE } from "./support/options.js";
@@ -15,7 +15,7 @@ for (const name of names.length > 0 ? names : ALL) {
   if (status !== 0) process.exit(status ?? 1);
 }
 
-/** What is wrong with the options is a sentence for their user, not a stack. */
+/** For a mistyped option the user gets a sentence, not a stack. */
 function namesOrExit(): readonly string[] {
   try {
     return parseBenchOptions().names;

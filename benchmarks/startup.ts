@@ -1,49 +1,30 @@
 /** How long, from nothing until the main thread and every thread have given a result that took Redis? */
 import { startRedis } from "../test/support/redis-server.js";
-import { BY_HAND, type Lifecycle, redthreadOf } from "./contenders/lifecycle.js";
-import { buildsOf } from "./support/build.js";
-import { interleave, type Sample } from "./support/interleave.js";
-import { parseBenchOptions } from "./support/options.js";
-import { panelOf } from "./support/panel.js";
-import { report } from "./support/report.js";
-
-interface ThreadsPoint extends Record<string, string | number> {
-  readonly threads: number;
-}
-
-const options = parseBenchOptions();
-const ROUNDS = options.isSmoke ? 1 : 2;
-const points = (options.isSmoke ? [1, 2] : [1, 2, 4, 8, 16, 32]).map((threads): ThreadsPoint => ({ threads }));
-
-const contenders = [...(await Promise.all(buildsOf(options).map(redthreadOf))), BY_HAND];
+import { lifecycles } from "./contenders/lifecycle.js";
+import { benchmark, builds, isSmoke } from "./support/benchmark.js";
 
 await using server = await startRedis();
-
-async function measure({ start }: Lifecycle, { threads }: ThreadsPoint): Promise<Sample> {
-  const startedAt = performance.now();
-  const running = await start({ port: server.port, threads });
-  const ms = performance.now() - startedAt;
-  await running.stop();
-  return { ms };
-}
-
-const rows = await interleave({ points, contenders, rounds: ROUNDS, measure }, options);
-report(
-  {
-    name: "startup",
-    question: "from nothing until the main thread and every thread have given a result that took Redis",
-    metrics: [{ key: "ms", title: "ms" }],
-    reference: "redthread",
-    rows,
-    notes: ["CPU bound: more threads than cores start one after the other, whoever starts them"],
-    chart: {
-      title: "Start: every thread connected and its first result there",
-      yTitle: "ms",
-      xTitle: "threads",
-      kind: "lines",
-      isLog: true,
-      panels: [panelOf(rows, { title: "ms against threads", x: "threads", metric: "ms" })],
-    },
+await benchmark({
+  question: "from nothing until the main thread and every thread have given a result that took Redis",
+  columns: { ms: "ms" },
+  reference: "redthread",
+  points: (isSmoke ? [1, 2] : [1, 2, 4, 8, 16, 32]).map((threads) => ({ threads })),
+  contenders: await lifecycles(builds),
+  rounds: isSmoke ? 1 : 2,
+  async measure({ start }, { threads }) {
+    const startedAt = performance.now();
+    const running = await start({ port: server.port, threads });
+    const ms = performance.now() - startedAt;
+    await running.stop();
+    return { ms };
   },
-  options,
-);
+  notes: ["CPU bound: more threads than cores start one after the other, redthread or piscina"],
+  chart: {
+    title: "Start: every thread connected and its first result there",
+    yTitle: "ms",
+    xTitle: "threads",
+    kind: "lines",
+    isLog: true,
+    panels: [{ title: "ms against threads", x: "threads", metric: "ms" }],
+  },
+});

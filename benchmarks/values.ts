@@ -1,40 +1,22 @@
-/** What do values cost that cross between the threads, by their shape, and what do Buffers take that a caller keeps? */
+/** What does it cost when values cross between the threads, by their shape, and how much memory do kept Buffers take? */
 import { startRedis } from "../test/support/redis-server.js";
-import { fillKeys, KEYS } from "./contenders/contender-process.js";
-import { buildsOf } from "./support/build.js";
-import type { Rate } from "./support/closed-loop.js";
-import { choosePoints, interleave, mergeRounds, type Named, type Row, turns } from "./support/interleave.js";
-import { parseBenchOptions } from "./support/options.js";
+import { fillKeys, KEYS } from "./contenders/process.js";
+import { builds, isSmoke, options, report } from "./support/benchmark.js";
+import type { Build } from "./support/build.js";
+import { choosePoints, interleave, interleaveProcesses, type Row } from "./support/interleave.js";
+import type { Rate } from "./support/loops.js";
 import { OwnProcess } from "./support/own-process.js";
-import { panelOf } from "./support/panel.js";
-import { report } from "./support/report.js";
 import type { Kept, KeptLoad, ShapeName, ValuesInput, ValuesLoad } from "./values/child.js";
 
 interface ValuesPoint extends Record<string, string | number> {
-  readonly shape: ShapeName;
-  readonly callers: number;
-}
-
-interface KeptPoint extends Record<string, string | number> {
   readonly shape: string;
   readonly callers: number;
 }
 
-interface Contender extends Named<KeptPoint> {
-  readonly name: string;
-  readonly open: (...flags: string[]) => ValuesProcess;
-}
-
-type ValuesProcess = OwnProcess<ValuesLoad | KeptLoad, Rate | Kept>;
-
-const options = parseBenchOptions();
-const { isSmoke } = options;
-/** Each with a fresh process of each build: two with the same code differ for as long as they live. */
-const ROUNDS = isSmoke ? 1 : 10;
-/** One process' memory differs from the next one's by 5 %. */
-const KEPT_ROUNDS = 1;
+/** Each with a fresh process of each build. */
+const PASSES = isSmoke ? 1 : 10;
 const TURN = isSmoke ? { turns: 1, leadMs: 2, ms: 10 } : { turns: 10, leadMs: 5, ms: 20 };
-/** Of each shape that is asked for: what crosses is copied by code that the compiler has to see some ten thousand times. */
+/** For each chosen shape: the compiler has to see the code that copies it some ten thousand times. */
 const WARM_UPS = isSmoke
   ? [{ callers: 64, ms: 5 }]
   : [
@@ -55,73 +37,72 @@ const SHAPES = Object.keys(CALLERS) as ShapeName[];
 const RESULTS = isSmoke ? 1_000 : 100_000;
 const KEPT = `${RESULTS.toLocaleString("en-US").replaceAll(",", " ")} kept 12-byte Buffers`;
 
-const chosen = choosePoints<KeptPoint>(
+const chosen = choosePoints(
   [
     ...SHAPES.flatMap((shape) => CALLERS[shape].map((callers): ValuesPoint => ({ shape, callers }))),
-    ...[1, 64].map((callers): KeptPoint => ({ shape: KEPT, callers })),
+    ...[1, 64].map((callers): ValuesPoint => ({ shape: KEPT, callers })),
   ],
   options,
 );
 const keptPoints = chosen.filter(({ shape }) => shape === KEPT);
-const points = chosen.filter((point): point is ValuesPoint => point.shape !== KEPT);
-const builds = buildsOf(options);
+const points = chosen.filter(({ shape }) => shape !== KEPT);
+const shapes = [...new Set(points.map(({ shape }) => shape as ShapeName))];
 
 await using server = await startRedis();
 await fillKeys(server.admin);
 
-const input: ValuesInput = { port: server.port, keys: KEYS };
-const contenders = builds.map((build): Contender => ({
-  ...build.named("redthread"),
-  open: (...flags) => new OwnProcess(build.script("values/child.js"), input, flags),
-}));
+const contenders = builds.map((build) => ({ ...build.named("redthread"), build }));
 
-async function oneRound(round: number): Promise<Row<ValuesPoint>[]> {
-  const open = contenders.map((contender) => ({ ...contender, process: contender.open() }));
-  for (const at of turns(open.length, round)) {
-    for (const warmUp of WARM_UPS) {
-      for (const shape of new Set(points.map((point) => point.shape)))
-        await open[at]!.process.ask({ shape, ...warmUp, leadMs: 0 });
-    }
-  }
-  const rows = await interleave<ValuesPoint, (typeof open)[number]>(
+function open<Load extends object, Answer>(build: Build, ...flags: string[]): OwnProcess<Load, Answer> {
+  const input: ValuesInput = { port: server.port, keys: KEYS };
+  return new OwnProcess(build.script("values/child.js"), input, flags);
+}
+
+async function rates(): Promise<Row[]> {
+  return interleaveProcesses(
     {
       points,
-      contenders: open,
+      contenders,
+      passes: PASSES,
+      open: ({ build }) => open<ValuesLoad, Rate>(build),
+      async warm(process) {
+        for (const warmUp of WARM_UPS) for (const shape of shapes) await process.ask({ shape, ...warmUp, leadMs: 0 });
+      },
       rounds: TURN.turns,
-      pass: round,
       warmUps: isSmoke ? 0 : 2,
-      measure: ({ process }, point) => process.ask({ ...point, leadMs: TURN.leadMs, ms: TURN.ms }),
+      measure: ({ process }, { shape, callers }) =>
+        process.ask({ shape: shape as ShapeName, callers, leadMs: TURN.leadMs, ms: TURN.ms }),
     },
     options,
   );
-  for (const { process } of open) await process[Symbol.asyncDispose]();
-  return rows;
 }
 
-async function keep({ open }: Contender, { callers }: KeptPoint): Promise<Kept> {
-  await using process = open("--expose-gc");
-  return (await process.ask({ results: RESULTS, callers })) as Kept;
+async function kept(): Promise<Row[]> {
+  return interleave(
+    {
+      points: keptPoints,
+      contenders,
+      rounds: 1, // the memory of two processes differs by 5 %
+      async measure({ build }, { callers }) {
+        await using process = open<KeptLoad, Kept>(build, "--expose-gc");
+        return await process.ask({ results: RESULTS, callers });
+      },
+    },
+    options,
+  );
 }
 
-const byRound: Row<ValuesPoint>[][] = [];
-if (points.length > 0) for (let round = 0; round < ROUNDS; round++) byRound.push(await oneRound(round));
-const rates = byRound.length > 0 ? mergeRounds(byRound) : [];
-const kept =
-  keptPoints.length > 0
-    ? await interleave({ points: keptPoints, contenders, rounds: KEPT_ROUNDS, measure: keep }, options)
-    : [];
+const rows = [...(points.length > 0 ? await rates() : []), ...(keptPoints.length > 0 ? await kept() : [])];
 report(
   {
-    name: "values",
     question: "values that cross between the threads: tasks through 2 threads by the shape of input and result",
-    metrics: [
-      { key: "tasksPerSecond", title: "tasks/s" },
-      { key: "cpuPerTask", title: "CPU µs/task" },
-      { key: "rssMiB", title: "RSS MiB" },
-      { key: "buffersMiB", title: "buffers MiB" },
-    ],
+    columns: {
+      tasksPerSecond: "tasks/s",
+      cpuPerTask: "CPU µs/task",
+      rssMiB: "RSS MiB",
+      buffersMiB: "buffers MiB",
+    },
     ...(builds.length > 1 && { reference: "redthread" }),
-    rows: [...rates, ...kept],
     notes: [
       "string, number, flat (4 fields) and nested (10 objects and arrays) are input and result of GET 4 kB + SET; frozen is the result of it, one object for all tasks",
       "tasks that give a Buffer do nothing else, and those of 12 bytes get a number",
@@ -133,15 +114,13 @@ report(
       yTitle: "tasks per second",
       xTitle: "callers",
       kind: "bars",
-      panels: SHAPES.map((shape) =>
-        panelOf(rates, {
-          title: shape,
-          x: "callers",
-          metric: "tasksPerSecond",
-          where: (point) => point.shape === shape,
-        }),
-      ),
+      panels: SHAPES.map((name) => ({
+        title: name,
+        x: "callers",
+        metric: "tasksPerSecond",
+        where: ({ shape }) => shape === name,
+      })),
     },
   },
-  options,
+  rows,
 );

@@ -1,37 +1,51 @@
 /** How many nearest-neighbour queries per second does each precision give, at which recall, over 1 and 2 threads? */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ConnectionManager } from "../src/index.js";
-import { silent } from "../test/support/silent.js";
 import { startRedis } from "../test/support/redis-server.js";
+import { silent } from "../test/support/silent.js";
 import { Progress } from "../workers/demo/progress.js";
 import { sampleRows } from "../workers/demo/queries.js";
 import { recall } from "../workers/demo/recall.js";
+import { VectorFile, VectorFileWriter } from "../workers/demo/vector-file.js";
 import { eachOf, STRATEGIES, type VectorManager, VectorStore } from "../workers/demo/vector-store.js";
 import { openVectors } from "../workers/demo/vectors-source.js";
-import { QUANTIZERS, type QuantizerName } from "../workers/quantize.js";
+import { QUANTIZERS } from "../workers/quantize.js";
 import type { Hits } from "../workers/top-k.js";
-import { interleave, type Sample } from "./support/interleave.js";
-import { parseBenchOptions } from "./support/options.js";
-import { panelOf } from "./support/panel.js";
-import { report } from "./support/report.js";
-import { NoiseVectors } from "./vectors/noise.js";
-
-interface VectorsPoint extends Record<string, string | number> {
-  readonly threads: number;
-}
+import { benchmark, isSmoke } from "./support/benchmark.js";
 
 const NEIGHBOURS = 10;
 const PREFIX = "bench:vectors:";
-const options = parseBenchOptions();
-const WORDS = options.isSmoke ? 1_000 : 5_000;
-const ROUNDS = options.isSmoke ? 1 : 5;
+const WORDS = isSmoke ? 1_000 : 5_000;
 const signal = new AbortController().signal;
 
-// The demo's own, fetched once.
+/** Random vectors for smoke runs: the real ones are a download of 118 MB. */
+async function noise(dimensions: number): Promise<VectorFile> {
+  const folder = await mkdtemp(join(tmpdir(), "redthread-noise-"));
+  const path = join(folder, "noise.vectors");
+  const writer = await VectorFileWriter.create(path);
+  writer.begin(
+    Array.from({ length: WORDS }, (_, word) => `w${word}`),
+    dimensions,
+  );
+  for (let word = 0; word < WORDS; word++) writer.vector(word, Float32Array.from({ length: dimensions }, gauss));
+  await writer.finish();
+  const file = await VectorFile.open(path);
+  await rm(folder, { recursive: true, force: true }); // an open file stays readable
+  return file!;
+}
+
+function gauss(): number {
+  return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
+}
+
+// The demo's vectors, fetched once.
 const folder = fileURLToPath(new URL("../../.cache/vectors", import.meta.url));
-await using noise = options.isSmoke ? await NoiseVectors.create(WORDS, 100) : undefined;
-await using vectors =
-  noise?.file ?? (await openVectors({ folder, progress: new Progress(process.stderr), env: process.env, signal }));
+await using vectors = isSmoke
+  ? await noise(100)
+  : await openVectors({ folder, progress: new Progress(process.stderr), env: process.env, signal });
 await using server = await startRedis();
 await using one = manage(1);
 await using two = manage(2);
@@ -51,52 +65,36 @@ function manage(threads: number): VectorManager {
   });
 }
 
-async function measure({ name }: { name: QuantizerName }, { threads }: VectorsPoint): Promise<Sample> {
-  const searched = stores[threads - 1]!;
-  const startedAt = performance.now();
-  const found: Hits[] = await eachOf(rows, (row) => searched.nearest(name, row, NEIGHBOURS));
-  const seconds = (performance.now() - startedAt) / 1_000;
-  return {
-    queriesPerSecond: rows.length / seconds,
-    recallAt10: recall(found, exact),
-    bytesPerVector: QUANTIZERS[name].bytesPerVector(vectors.dimensions),
-  };
-}
-
-const measured = await interleave(
-  {
-    points: [1, 2].map((threads): VectorsPoint => ({ threads })),
-    contenders: STRATEGIES.map((name) => ({ name })),
-    rounds: ROUNDS,
-    warmUps: 1, // the blocks are in the threads' caches after it
-    measure,
+await benchmark({
+  question: `the 10 nearest of ${WORDS} word vectors of ${vectors.dimensions} dimensions, 8 queries at once`,
+  columns: { queriesPerSecond: "queries/s", recallAt10: "recall@10", bytesPerVector: "bytes" },
+  reference: "float32",
+  points: [1, 2].map((threads) => ({ threads })),
+  contenders: STRATEGIES.map((name) => ({ name })),
+  rounds: isSmoke ? 1 : 5,
+  warmUps: 1, // it fills the threads' caches with the blocks
+  async measure({ name }, { threads }) {
+    const searched = stores[threads - 1]!;
+    const startedAt = performance.now();
+    const found: Hits[] = await eachOf(rows, (row) => searched.nearest(name, row, NEIGHBOURS));
+    const seconds = (performance.now() - startedAt) / 1_000;
+    return {
+      queriesPerSecond: rows.length / seconds,
+      recallAt10: recall(found, exact),
+      bytesPerVector: QUANTIZERS[name].bytesPerVector(vectors.dimensions),
+    };
   },
-  options,
-);
-report(
-  {
-    name: "vectors",
-    question: `the 10 nearest of ${WORDS} word vectors of ${vectors.dimensions} dimensions, 8 queries at once`,
-    metrics: [
-      { key: "queriesPerSecond", title: "queries/s" },
-      { key: "recallAt10", title: "recall@10" },
-      { key: "bytesPerVector", title: "bytes" },
+  notes: [
+    "recall@10: share of the neighbours that float32 in double precision finds; sign ranks its candidates by int8",
+  ],
+  chart: {
+    title: `Nearest neighbours among ${WORDS} word vectors`,
+    yTitle: "queries per second",
+    xTitle: "threads",
+    kind: "bars",
+    panels: [
+      { title: "queries per second", x: "threads", metric: "queriesPerSecond" },
+      { title: "recall@10", x: "threads", metric: "recallAt10", yTitle: "share" },
     ],
-    reference: "float32",
-    rows: measured,
-    notes: [
-      "recall@10: share of the neighbours that float32 in double precision finds; sign ranks its candidates by int8",
-    ],
-    chart: {
-      title: `Nearest neighbours among ${WORDS} word vectors`,
-      yTitle: "queries per second",
-      xTitle: "threads",
-      kind: "bars",
-      panels: [
-        panelOf(measured, { title: "queries per second", x: "threads", metric: "queriesPerSecond" }),
-        panelOf(measured, { title: "recall@10", x: "threads", metric: "recallAt10", yTitle: "share" }),
-      ],
-    },
   },
-  options,
-);
+});

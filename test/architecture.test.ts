@@ -323,7 +323,7 @@ test("no benchmark loads what the tests count open handles by: under its hook ev
   const benchmarks = all.filter((name) => name.endsWith(".ts")).map((name) => join("benchmarks", name));
   const counting = benchmarks.filter((file) => loadedBy(file).has("test/support/open-handles.ts"));
   // What becomes of calls when a master is killed is no question of their cost.
-  assert.deepEqual(counting, ["benchmarks/cluster.ts", "benchmarks/cluster/rivals.ts"]);
+  assert.deepEqual(counting, ["benchmarks/cluster.ts"]);
 });
 
 test("the dashboard's page is loaded by the first look at it", () => {

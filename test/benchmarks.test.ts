@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { closedLoop } from "../benchmarks/support/closed-loop.js";
+import { closedLoop } from "../benchmarks/support/loops.js";
 import { interleave, mergeRounds } from "../benchmarks/support/interleave.js";
 import { parseBenchOptions } from "../benchmarks/support/options.js";
 

@@ -1,13 +1,11 @@
-import { fileURLToPath } from "node:url";
 import { Redis } from "ioredis";
-import { Piscina } from "piscina";
-import { ConnectionManager } from "redthread";
-import { silent } from "../../test/support/silent.js";
 import type { Build } from "../support/build.js";
-import type { ByHandOptions } from "./by-hand.js";
-import type * as Tasks from "./whoami-tasks.js";
+import { pool } from "./by-hand/by-hand.js";
+import type { ContenderOptions } from "./contender.js";
+import { openManager } from "./redthread/redthread.js";
+import type * as Tasks from "./redthread/tasks.js";
 
-/** Threads with their clients, up and connected, and the way to take them down. */
+/** Threads with connected clients. */
 export interface Running {
   readonly stop: () => Promise<unknown>;
 }
@@ -15,54 +13,51 @@ export interface Running {
 export interface Lifecycle {
   readonly name: string;
   readonly twinOf?: string;
-  /** Resolves once the main thread has a client and every thread has given a result that took one. */
-  readonly start: (options: ByHandOptions) => Promise<Running>;
+  /** Resolves when the main thread has a client and every thread has returned a result that needed one. */
+  readonly start: (options: ContenderOptions) => Promise<Running>;
 }
 
 export const REDTHREAD: Lifecycle = {
   name: "redthread",
   async start({ port, threads }) {
-    const manager = new ConnectionManager<typeof Tasks>({
-      tasks: new URL("./whoami-tasks.js", import.meta.url),
-      env: {},
-      logger: silent,
-      redis: { port },
-      threads: { count: threads, startTimeoutMs: 60_000 }, // 32 on two busy cores take long
-    });
+    // 32 threads on two busy cores take long to start.
+    const manager = openManager<typeof Tasks>({ redis: { port }, threads: { count: threads, startTimeoutMs: 60_000 } });
     await manager.ready();
-    await heardFromAll(threads, () => manager.run("whoAmI"));
+    await everyThread(threads, () => manager.run("whoAmI"));
     return { stop: () => manager.shutdown() };
   },
 };
 
-export async function redthreadOf(build: Build): Promise<Lifecycle> {
-  const own = await build.load<{ REDTHREAD: Lifecycle }>("contenders/lifecycle.js");
-  return { ...own.REDTHREAD, ...build.named(REDTHREAD.name) };
-}
-
 export const BY_HAND: Lifecycle = {
   name: "piscina + global ioredis",
-  async start({ port, threads }) {
-    const redis = new Redis(port, { lazyConnect: true });
-    const pool = new Piscina({
-      filename: fileURLToPath(new URL("./whoami-global.js", import.meta.url)),
-      minThreads: threads,
-      maxThreads: threads,
-      workerData: { port },
-    });
+  async start(options) {
+    const redis = new Redis(options.port, { lazyConnect: true });
+    const threads = pool("by-hand/tasks.js", options);
     await redis.connect();
-    await heardFromAll(threads, () => pool.run(undefined) as Promise<number>);
+    const everyThreadDoes = (name: string): Promise<void> =>
+      everyThread(options.threads, () => threads.run(undefined, { name }) as Promise<number>);
+    await everyThreadDoes("whoAmI");
     const stop = async (): Promise<void> => {
-      await Promise.all([redis.quit(), heardFromAll(threads, () => pool.run(undefined, { name: "quit" }))]);
-      await pool.destroy();
+      await Promise.all([redis.quit(), everyThreadDoes("quit")]);
+      await threads.destroy();
     };
     return { stop };
   },
 };
 
-async function heardFromAll(threads: number, whoAmI: () => Promise<number>): Promise<void> {
-  const heard = new Set<number>();
-  while (heard.size < threads) {
-    for (const threadId of await Promise.all(Array.from({ length: threads }, whoAmI))) heard.add(threadId);
+/** redthread of each build, and by hand. */
+export async function lifecycles(builds: readonly Build[]): Promise<Lifecycle[]> {
+  const ours = builds.map(async (build): Promise<Lifecycle> => {
+    const own = await build.load<{ REDTHREAD: Lifecycle }>("contenders/lifecycle.js");
+    return { ...own.REDTHREAD, ...build.named(REDTHREAD.name) };
+  });
+  return [...(await Promise.all(ours)), BY_HAND];
+}
+
+/** Runs tasks until each thread has returned its id. */
+async function everyThread(threads: number, task: () => Promise<number>): Promise<void> {
+  const ids = new Set<number>();
+  while (ids.size < threads) {
+    for (const threadId of await Promise.all(Array.from({ length: threads }, task))) ids.add(threadId);
   }
 }

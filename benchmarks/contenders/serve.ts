@@ -1,10 +1,9 @@
-/** The process of a contender. */
-import { closedLoop } from "../support/closed-loop.js";
-import { openLoop } from "../support/open-loop.js";
+/** The program of a contender's process. */
+import { closedLoop, openLoop } from "../support/loops.js";
 import { inputOfParent, serveParent } from "../support/own-process.js";
-import type { Item } from "../work.js";
-import type { ClosedLoad, ContenderInput, OpenLoad } from "./contender-process.js";
+import type { ClosedLoad, ContenderInput, OpenLoad } from "./process.js";
 import { ROSTER } from "./roster.js";
+import type { Item } from "./work.js";
 
 const { contender, keys, ...place } = inputOfParent() as ContenderInput;
 const { drive, close } = await ROSTER[contender](place);
@@ -14,13 +13,9 @@ function itemOf(rounds: number): Item {
   return { key: `bench:${tasks++ % keys}`, rounds };
 }
 
-function open({ perSecond, rounds, ms, seed }: OpenLoad): Promise<number[]> {
-  return openLoop({ perSecond, durationMs: ms, seed, call: () => drive([itemOf(rounds)], 1) });
-}
-
 serveParent(async (question) => {
   const load = question as ClosedLoad | OpenLoad;
-  if (!("callers" in load)) return open(load);
-  const { callers, rounds, leadMs = 0, ms } = load;
-  return closedLoop({ callers, leadMs, ms, next: () => itemOf(rounds), drive });
+  const next = (): Item => itemOf(load.rounds);
+  if (!("callers" in load)) return openLoop({ ...load, call: () => drive([next()], 1) });
+  return closedLoop({ leadMs: 0, ...load, next, drive });
 }, close);

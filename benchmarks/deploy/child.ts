@@ -1,10 +1,8 @@
-/** A process of the fleet: serves requests of its own until it is told to end, then says how many failed. */
-import { fileURLToPath } from "node:url";
-import { Piscina } from "piscina";
-import { ConnectionManager } from "redthread";
-import { silent } from "../../test/support/silent.js";
-import type { Request } from "../contenders/request.js";
-import type * as Tasks from "../contenders/serve-tasks.js";
+/** A process of the fleet: serves its own requests until it gets SIGTERM, then prints how many failed. */
+import { pool } from "../contenders/by-hand/by-hand.js";
+import { openManager } from "../contenders/redthread/redthread.js";
+import type * as Tasks from "../contenders/redthread/tasks.js";
+import type { Request } from "../contenders/work.js";
 
 export interface ChildInput {
   readonly port: number;
@@ -14,7 +12,7 @@ export interface ChildInput {
 
 interface Service {
   readonly request: (input: Request) => Promise<unknown>;
-  /** Once nothing new comes in. */
+  /** Called when no new requests arrive. */
   readonly shutDown: () => Promise<unknown>;
 }
 
@@ -26,27 +24,18 @@ const counts = { served: 0, failed: 0 };
 let isOver = false;
 
 function redthread(): Service {
-  const manager = new ConnectionManager<typeof Tasks>({
-    tasks: new URL("../contenders/serve-tasks.js", import.meta.url),
-    env: {},
-    logger: silent,
+  const manager = openManager<typeof Tasks>({
     redis: { port },
     threads: { count: threads, startTimeoutMs: 60_000 },
-    shutdown: { handleSignals: true }, // it exits, with its own code
+    shutdown: { handleSignals: true }, // the manager ends the process, with its own code
   });
   return { request: (input) => manager.run("request", input), shutDown: () => manager.shutdown() };
 }
 
 function byHand(): Service {
-  const pool = new Piscina({
-    filename: fileURLToPath(new URL("../contenders/serve-global.js", import.meta.url)),
-    minThreads: threads,
-    maxThreads: threads,
-    concurrentTasksPerWorker: 16,
-    workerData: { port },
-  });
-  // The graceful way out, by piscina's documentation.
-  return { request: (input) => pool.run(input), shutDown: () => pool.close() };
+  const threaded = pool("by-hand/tasks.js", { port, threads }, { concurrentTasksPerWorker: 16, name: "request" });
+  // The graceful way, by piscina's documentation.
+  return { request: (input) => threaded.run(input), shutDown: () => threaded.close() };
 }
 
 async function caller(service: Service): Promise<void> {
@@ -62,7 +51,7 @@ async function caller(service: Service): Promise<void> {
 
 const service = contender === "redthread" ? redthread() : byHand();
 async function end(): Promise<void> {
-  isOver = true; // the load balancer has heard
+  isOver = true; // the load balancer knows that this process ends
   await Promise.allSettled([service.shutDown(), ...callers]);
   process.stdout.write(`${JSON.stringify(counts)}\n`);
   if (contender !== "redthread") process.exit(0);

@@ -2,48 +2,89 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import type { Redis } from "ioredis";
 import type { ChildInput } from "./child.js";
 
 const CHILD = fileURLToPath(new URL("./child.js", import.meta.url));
+const SAMPLE_MS = 100;
 
-export interface FleetTally {
+export interface Tally {
   served: number;
   failed: number;
-  /** Processes that ended otherwise than with code 0. */
+  /** Processes whose exit code was not 0. */
   unclean: number;
 }
 
 /** One process of the fleet. */
 export class Member {
-  readonly ready: Promise<unknown>;
   readonly #child: ChildProcess;
-  readonly #tally: FleetTally;
+  readonly #tally: Tally;
 
-  constructor(input: ChildInput, tally: FleetTally) {
+  private constructor(child: ChildProcess, tally: Tally) {
+    this.#child = child;
     this.#tally = tally;
-    this.#child = spawn(process.execPath, [CHILD, JSON.stringify(input)], { stdio: ["ignore", "pipe", "inherit"] });
-    const lines = createInterface({ input: this.#child.stdout! });
-    this.ready = Promise.race([once(lines, "line"), this.#diedAtStart()]);
-    lines.on("line", (line) => this.#hear(line));
   }
 
-  /** As an orchestrator does. */
+  /** Resolves when it serves. Its requests are added to `tally` when it ends. */
+  static async start(input: ChildInput, tally: Tally): Promise<Member> {
+    const child = spawn(process.execPath, [CHILD, JSON.stringify(input)], { stdio: ["ignore", "pipe", "inherit"] });
+    const lines = createInterface({ input: child.stdout });
+    const exited = once(child, "exit").then(([code]: unknown[]) => {
+      throw new Error(`a process of the fleet ended with ${String(code)} before it was ready`);
+    });
+    await Promise.race([once(lines, "line"), exited]);
+    exited.catch(() => undefined); // from now on an exit is what the fleet asks for
+    lines.on("line", (line) => {
+      const { served, failed } = JSON.parse(line) as { served: number; failed: number };
+      tally.served += served;
+      tally.failed += failed;
+    });
+    return new Member(child, tally);
+  }
+
+  /** Sends SIGTERM, as an orchestrator does. */
   async end(): Promise<void> {
-    const closed = once(this.#child, "close"); // its last line has been read
+    const closed = once(this.#child, "close"); // after its last line was read
     this.#child.kill("SIGTERM");
     const [code] = (await closed) as [number | null];
     if (code !== 0) this.#tally.unclean++;
   }
+}
 
-  #hear(line: string): void {
-    if (line === "ready") return;
-    const { served, failed } = JSON.parse(line) as { served: number; failed: number };
-    this.#tally.served += served;
-    this.#tally.failed += failed;
+/** Reads the server's own counters. */
+export class ConnectRate {
+  most = 0;
+  mostPerSecond = 0;
+  readonly #admin: Redis;
+  readonly #timer: NodeJS.Timeout;
+  #first: number | undefined;
+  #last = 0;
+  #lastAt = 0;
+
+  constructor(admin: Redis) {
+    this.#admin = admin;
+    this.#timer = setInterval(() => void this.#sample(), SAMPLE_MS);
   }
 
-  async #diedAtStart(): Promise<never> {
-    const [code] = (await once(this.#child, "exit")) as [number | null];
-    throw new Error(`a process of the fleet ended with ${code} before it was ready`);
+  /** The number of connects since the start. */
+  async stop(): Promise<number> {
+    clearInterval(this.#timer);
+    await this.#sample();
+    return this.#last - this.#first!;
   }
+
+  async #sample(): Promise<void> {
+    const info = await this.#admin.info();
+    const received = fieldOf(info, "total_connections_received");
+    const now = performance.now();
+    this.most = Math.max(this.most, fieldOf(info, "connected_clients") - 1); // without the admin's
+    if (this.#first === undefined) this.#first = received;
+    else this.mostPerSecond = Math.max(this.mostPerSecond, (1_000 * (received - this.#last)) / (now - this.#lastAt));
+    this.#last = received;
+    this.#lastAt = now;
+  }
+}
+
+function fieldOf(info: string, name: string): number {
+  return Number(new RegExp(`^${name}:(\\d+)`, "m").exec(info)?.[1]);
 }

@@ -1,27 +1,18 @@
-import { fileURLToPath } from "node:url";
-import { Piscina } from "piscina";
-import { ConnectionManager } from "redthread";
-import { silent } from "../../test/support/silent.js";
 import { startRedis } from "../../test/support/redis-server.js";
-import type { BlockedInput } from "../contenders/blocked-global.js";
-import type * as Tasks from "../contenders/outage-tasks.js";
-import type { Sample } from "../support/interleave.js";
-import { REDTHREAD, type Rival, TASKS } from "./rival.js";
-
-export interface BlockedCase {
-  readonly replies: number;
-  readonly bytes: number;
-  readonly blockMs: number;
-}
+import { pool } from "../contenders/by-hand/by-hand.js";
+import { openManager } from "../contenders/redthread/redthread.js";
+import type * as Tasks from "../contenders/redthread/tasks.js";
+import type { Blocking } from "../contenders/work.js";
+import type { Rival, Sample } from "../support/interleave.js";
 
 const COMMAND_TIMEOUT_MS = 1_000;
 const KEY = "blocked";
 
-/** A thread is busy while the replies to what it wrote lie in its socket: which of them does it give up? */
-export function blockedRivals({ bytes, ...rest }: BlockedCase): Rival[] {
+/** A thread is busy while the replies to its commands lie in its socket: how many of them does it give up? */
+export function blockedRivals({ bytes, ...rest }: Omit<Blocking, "key"> & { readonly bytes: number }): Rival[] {
   const input = { ...rest, key: KEY };
   return [
-    { name: REDTHREAD, measure: () => withValue(bytes, (port) => redthread(port, input)) },
+    { name: "redthread", measure: () => withValue(bytes, (port) => redthread(port, input)) },
     { name: "ioredis, commandTimeout", measure: () => withValue(bytes, (port) => byHand(port, input)) },
   ];
 }
@@ -32,24 +23,15 @@ async function withValue(bytes: number, rejected: (port: number) => Promise<numb
   return { rejected: await rejected(server.port) };
 }
 
-async function redthread(port: number, input: BlockedInput): Promise<number> {
-  await using manager = new ConnectionManager<typeof Tasks>({
-    tasks: TASKS,
-    env: {},
-    logger: silent,
-    redis: { port, commandTimeoutMs: COMMAND_TIMEOUT_MS },
-    threads: { count: 1 },
-  });
+async function redthread(port: number, input: Blocking): Promise<number> {
+  const options = { redis: { port, commandTimeoutMs: COMMAND_TIMEOUT_MS }, threads: { count: 1 } };
+  await using manager = openManager<typeof Tasks>(options);
   return await manager.run("rejectedByBlock", input);
 }
 
-async function byHand(port: number, input: BlockedInput): Promise<number> {
-  const threads = new Piscina({
-    filename: fileURLToPath(new URL("../contenders/blocked-global.js", import.meta.url)),
-    maxThreads: 1,
-    atomics: "disabled",
-    workerData: { port, commandTimeoutMs: COMMAND_TIMEOUT_MS },
-  });
+async function byHand(port: number, input: Blocking): Promise<number> {
+  const options = { port, threads: 1, redis: { commandTimeout: COMMAND_TIMEOUT_MS } };
+  const threads = pool("by-hand/tasks.js", options, { atomics: "disabled", name: "rejectedByBlock" });
   try {
     return (await threads.run(input)) as number;
   } finally {

@@ -1,38 +1,31 @@
 import { Redis } from "ioredis";
-import { ConnectionManager, type Logger } from "redthread";
+import type { Logger } from "redthread";
 import { eventually } from "../../test/support/gate.js";
 import { type RedisServer, startRedis } from "../../test/support/redis-server.js";
-import type * as Tasks from "../contenders/outage-tasks.js";
-import type { Sample } from "../support/interleave.js";
-import { REDTHREAD, type Rival, TASKS } from "./rival.js";
+import { openManager } from "../contenders/redthread/redthread.js";
+import type * as Tasks from "../contenders/redthread/tasks.js";
+import type { Rival, Sample } from "../support/interleave.js";
 
 export const CALLERS = 64;
 const THREADS = 2;
 const PAUSE_MS = 100;
 
-export type WhenDown = "wait" | "fail";
-
-/** Redis is away, nobody listens on its port, and callers go on calling: how long does each of them wait? */
-export function callerRivals(whenDown: WhenDown, awayMs: number): Rival[] {
+/** Redis is away, its port is closed, and callers go on calling: how long does each call take? */
+export function callerRivals(whenDown: "wait" | "fail", awayMs: number): Rival[] {
   const name = whenDown === "wait" ? "ioredis, defaults" : "ioredis, no offline queue";
   return [
-    { name: REDTHREAD, measure: () => redthread(whenDown, awayMs) },
+    { name: "redthread", measure: () => redthread(whenDown, awayMs) },
     { name, measure: () => byHand(whenDown, awayMs) },
   ];
 }
 
-async function redthread(whenDown: WhenDown, awayMs: number): Promise<Sample> {
+async function redthread(whenDown: "wait" | "fail", awayMs: number): Promise<Sample> {
   await using server = await startRedis();
   let lines = 0;
   const count = (): void => void lines++;
   const logger: Logger = { debug() {}, info: count, warn: count, error: count };
-  await using manager = new ConnectionManager<typeof Tasks>({
-    tasks: TASKS,
-    env: {},
-    logger,
-    redis: { port: server.port, whenDown },
-    threads: { count: THREADS },
-  });
+  const redis = { port: server.port, whenDown };
+  await using manager = openManager<typeof Tasks>({ logger, redis, threads: { count: THREADS } });
   await manager.ready();
   const connected = async (): Promise<boolean> => {
     await Promise.all(Array.from({ length: CALLERS }, () => manager.run("incr", "n")));
@@ -40,12 +33,12 @@ async function redthread(whenDown: WhenDown, awayMs: number): Promise<Sample> {
   };
   await eventually(connected, 30_000);
   lines = 0;
-  const calls = [() => manager.use((redis) => redis.incr("n")), () => manager.run("incr", "n")];
+  const calls = [() => manager.use((client) => client.incr("n")), () => manager.run("incr", "n")];
   const isAway = (): boolean => manager.stats().connections.open === 0;
   return { ...(await outlast(server, calls, isAway, awayMs)), "log lines": lines };
 }
 
-async function byHand(whenDown: WhenDown, awayMs: number): Promise<Sample> {
+async function byHand(whenDown: "wait" | "fail", awayMs: number): Promise<Sample> {
   await using server = await startRedis();
   const redis = new Redis(server.port, { enableOfflineQueue: whenDown === "wait" });
   let lines = 0;

@@ -1,54 +1,37 @@
-import { fileURLToPath } from "node:url";
-import { Piscina } from "piscina";
-import { ConnectionManager } from "redthread";
 import { CountedLoad } from "../../test/support/counted-load.js";
-import { silent } from "../../test/support/silent.js";
 import { type RedisServer, startRedis } from "../../test/support/redis-server.js";
-import type * as Tasks from "../contenders/outage-tasks.js";
-import type { Place } from "../contenders/place.js";
-import type { Sample } from "../support/interleave.js";
-import { REDTHREAD, type Rival, TASKS } from "./rival.js";
+import { pool, TUNED } from "../contenders/by-hand/by-hand.js";
+import { openManager } from "../contenders/redthread/redthread.js";
+import type * as Tasks from "../contenders/redthread/tasks.js";
+import type { Rival, Sample } from "../support/interleave.js";
 
 const THREADS = 4;
 const CALLERS = 32;
 const CALLS_BETWEEN = 100;
 const MGET = 1_000;
 
-/** Redis is killed under writes that each have a key of their own: one that ran twice is a 2. */
+/** Redis is killed under INCRs that each have their own key: a key whose INCR ran twice holds a 2. */
 export function crashRivals(crashes: number): Rival[] {
   return [
-    { name: REDTHREAD, measure: () => withServer((server) => redthread(server, crashes)) },
+    { name: "redthread", measure: () => withServer((server) => redthread(server, crashes)) },
     { name: "piscina tuned + ioredis defaults", measure: () => withServer((server) => byHand(server, crashes)) },
   ];
 }
 
 async function withServer(measure: (server: RedisServer) => Promise<Sample>): Promise<Sample> {
-  // What was acknowledged is on the disk: a loss would be the client's.
+  // An acknowledged write is on the disk, so that a lost one is the client's fault.
   await using server = await startRedis({ args: ["--appendonly", "yes", "--appendfsync", "always"] });
   return await measure(server);
 }
 
 async function redthread(server: RedisServer, crashes: number): Promise<Sample> {
-  await using manager = new ConnectionManager<typeof Tasks>({
-    tasks: TASKS,
-    env: {},
-    logger: silent,
-    redis: { port: server.port },
-    threads: { count: THREADS },
-  });
+  await using manager = openManager<typeof Tasks>({ redis: { port: server.port }, threads: { count: THREADS } });
   await manager.ready();
   return await crash(server, crashes, (key) => manager.run("incr", key));
 }
 
 async function byHand(server: RedisServer, crashes: number): Promise<Sample> {
-  const threads = new Piscina({
-    filename: fileURLToPath(new URL("../contenders/incr-global.js", import.meta.url)),
-    minThreads: THREADS,
-    maxThreads: THREADS,
-    concurrentTasksPerWorker: 16,
-    atomics: "disabled",
-    workerData: { port: server.port } satisfies Place,
-  });
+  const threads = pool("by-hand/tasks.js", { port: server.port, threads: THREADS }, { ...TUNED, name: "incr" });
   try {
     return await crash(server, crashes, (key) => threads.run(key));
   } finally {
@@ -66,7 +49,9 @@ async function crash(server: RedisServer, crashes: number, write: (key: string) 
   await load.progress(CALLS_BETWEEN);
   await load.stop();
   const counters = await countersOf(server);
-  const lost = load.ledger.keys().filter((key) => load.ledger.judge(key, counters.get(key) ?? 0).some(isLoss));
+  const lost = load.ledger
+    .keys()
+    .filter((key) => load.ledger.judge(key, counters.get(key) ?? 0).some((problem) => problem.includes(": lost")));
   return {
     "run twice": [...counters.values()].filter((counter) => counter > 1).length,
     "acknowledged and lost": lost.length,
@@ -76,11 +61,7 @@ async function crash(server: RedisServer, crashes: number, write: (key: string) 
   };
 }
 
-function isLoss(problem: string): boolean {
-  return problem.includes(": lost");
-}
-
-/** By the server, not by what the callers were told. */
+/** The server decides, not what the callers were told. */
 async function countersOf(server: RedisServer): Promise<Map<string, number>> {
   const keys = await server.admin.keys("call:*");
   const counters = new Map<string, number>();

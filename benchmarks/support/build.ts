@@ -16,12 +16,12 @@ export class Build {
     this.#suffix = suffix;
   }
 
-  /** The names that `interleave` knows a contender of this build by. */
+  /** The names of a contender with this build, for `interleave`. */
   named(contender: string): { name: string; twinOf?: string } {
     return this.#suffix === "" ? { name: contender } : { name: contender + this.#suffix, twinOf: contender };
   }
 
-  /** `path` is that of the compiled file in the folder of the benchmarks. */
+  /** `path` is relative to the folder of the compiled benchmarks. */
   script(path: string): URL {
     return new URL(path, this.#folder);
   }
@@ -41,8 +41,8 @@ export function buildsOf({ beside }: Pick<BenchOptions, "beside">): readonly [Bu
 }
 
 /**
- * Today's benchmarks over a packed build: a file of the copy finds the installed package in the folder above it, where
- * the original finds the package that it is part of. All else it imports is found further up, in the repository.
+ * Today's benchmarks with a packed build: a file of the copy finds the installed package in the folder above it, while
+ * the original finds the package that it is part of. Other imports are found further up, in the repository.
  */
 function packed(tarball: string): Build {
   const hash = createHash("sha256").update(readFileSync(tarball)).digest("hex").slice(0, 12);
@@ -56,11 +56,11 @@ function packed(tarball: string): Build {
 
 function install(tarball: string, folder: URL): void {
   mkdirSync(folder, { recursive: true });
-  // Under the name of redthread its files would find this package instead of the installed one.
+  // With the name redthread, its files would find this package instead of the installed one.
   const manifest = { name: "beside", private: true, type: "module" };
   writeFileSync(new URL("package.json", folder), JSON.stringify(manifest));
   const flags = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline"];
-  // npm would look for a relative path from its prefix.
+  // npm takes a relative path as relative to its prefix.
   const args = ["install", "--prefix", fileURLToPath(folder), ...flags, resolve(tarball)];
   const { status, stderr } = spawnSync("npm", args, { encoding: "utf8" });
   if (status !== 0) throw new Error(`--beside: npm could not install ${tarball}\n${stderr}`);

@@ -13,19 +13,19 @@ export interface Line {
 
 export interface Panel {
   readonly title: string;
-  /** With it the panel has a y axis of its own. */
+  /** A panel with a title has its own y axis. */
   readonly yTitle?: string;
   readonly lines: readonly Line[];
 }
 
 export interface Chart {
   readonly title: string;
-  /** With the unit. */
+  /** Includes the unit. */
   readonly yTitle: string;
   readonly xTitle: string;
   readonly isLog?: boolean;
   readonly kind: "lines" | "bars";
-  /** Side by side, on one y axis unless a panel has its own; three to a line. */
+  /** Three to a line; they share one y axis unless a panel has its own. */
   readonly panels: readonly Panel[];
   readonly caption: string;
 }
@@ -42,7 +42,7 @@ interface Frame {
   readonly height: number;
 }
 
-/** Distinct also to the colour-blind (after Okabe and Ito), and dark enough on white. */
+/** Colour-blind readers can tell these apart (after Okabe and Ito), and they are dark enough on white. */
 const COLOURS = [
   "#b3001b",
   "#0072b2",
@@ -62,7 +62,7 @@ const LEGEND_COLUMN = 300;
 const TITLE_HEIGHT = 44;
 const CAPTION_HEIGHT = 30;
 
-/** An SVG without dependencies, fonts or scripts; light background, so that it reads the same everywhere. */
+/** An SVG without dependencies, fonts or scripts; its background is light, so that it looks the same everywhere. */
 export function drawChart(chart: Chart): string {
   const names = [...new Set(chart.panels.flatMap(({ lines }) => lines.map(({ name }) => name)))];
   const columns = Math.min(PER_LINE, chart.panels.length);
@@ -163,7 +163,7 @@ function scaleOf(panels: readonly Panel[], isLog: boolean, { top, height }: Fram
   return { y: (value) => top + height * (1 - Math.max(0, value) / most), ticks };
 }
 
-/** 1, 2 or 5 times a power of ten, about five of them to the largest value. */
+/** 1, 2 or 5 times a power of ten, so that about five steps reach the largest value. */
 function niceStep(largest: number): number {
   const rough = largest / 5;
   const power = 10 ** Math.floor(Math.log10(rough));

@@ -1,17 +1,30 @@
 import type { BenchOptions } from "./options.js";
-import { summarize, type Series } from "./statistics.js";
 
-/** What a measurement is taken at, e.g. `{ n: 20, callers: 8 }`; names and values as `--only` takes them. */
+/** The conditions of a measurement, e.g. `{ n: 20, callers: 8 }`; `--only` takes these names and values. */
 export type Point = Readonly<Record<string, string | number>>;
-/** What one round gives, e.g. `{ tasksPerSecond: 50_000 }`. */
+/** The result of one round, e.g. `{ tasksPerSecond: 50_000 }`. */
 export type Sample = Readonly<Record<string, number>>;
+
+/** A metric of one contender at one point, over its rounds. */
+export interface Series {
+  readonly median: number;
+  readonly min: number;
+  readonly max: number;
+  readonly rounds: number;
+}
 
 export interface Named<P> {
   readonly name: string;
-  /** The contender of today's build, where this one is the same with an older build. */
+  /** If this is a contender with an older build: the name of the same contender with today's build. */
   readonly twinOf?: string;
-  /** Default: at every point. */
+  /** Default: it takes part at every point. */
   readonly takesPart?: (point: P) => boolean;
+}
+
+/** A contender that measures itself. */
+export interface Rival {
+  readonly name: string;
+  readonly measure: () => Promise<Sample>;
 }
 
 export interface Row<P = Point> {
@@ -20,8 +33,8 @@ export interface Row<P = Point> {
   readonly metrics: Readonly<Record<string, Series>>;
   readonly twinOf?: string;
   /**
-   * Of a twin: what today's build had in a round, divided by what the older one had in the same round. Where the load of
-   * the machine changes, such quotients differ by less than those of medians.
+   * Today's figures of a round, divided by the older build's in the same round. When the load of the machine changes,
+   * such quotients differ by less than quotients of medians.
    */
   readonly pairs?: Readonly<Record<string, Series>>;
 }
@@ -30,15 +43,27 @@ export interface Interleaving<P extends Point, C extends Named<P>> {
   readonly points: readonly P[];
   readonly contenders: readonly C[];
   readonly rounds: number | ((point: P) => number);
-  /** Which pass through all of this it is. Default: 0. */
+  /** How many passes through all of this were before it. Default: 0. */
   readonly pass?: number;
-  /** `round` counts through all passes, and from less than the first while warming up. */
+  /** `round` counts through all passes; it is less than the first one while warming up. */
   readonly measure: (contender: C, point: P, round: number) => Promise<Sample>;
-  /** Rounds before those that count. Default: none. */
+  /** Rounds before the first one that counts. Default: none. */
   readonly warmUps?: number;
 }
 
-/** Every contender at every point, round by round in turn: what else the machine does meanwhile falls on all of them. */
+export interface InProcesses<P extends Point, C extends Named<P>, Process extends AsyncDisposable> extends Omit<
+  Interleaving<P, C & { readonly process: Process }>,
+  "contenders" | "pass"
+> {
+  readonly contenders: readonly C[];
+  readonly passes: number;
+  readonly open: (contender: C) => Process;
+  /** All processes are up before the first one is warmed, because a start takes a core. */
+  readonly start?: (process: Process) => Promise<unknown>;
+  readonly warm: (process: Process, contender: C) => Promise<unknown>;
+}
+
+/** Measures all contenders in turn, round by round and point by point, so that other load of the machine meets all of them. */
 export async function interleave<P extends Point, C extends Named<P>>(
   { points, contenders, rounds, pass = 0, measure, warmUps = 0 }: Interleaving<P, C>,
   options: Pick<BenchOptions, "only" | "contenders">,
@@ -69,9 +94,26 @@ export async function interleave<P extends Point, C extends Named<P>>(
   return rows;
 }
 
+/** The same, pass by pass, with a fresh process of each contender in each: two with the same code differ while they live. */
+export async function interleaveProcesses<P extends Point, C extends Named<P>, Process extends AsyncDisposable>(
+  { contenders, passes, open, start, warm, ...rest }: InProcesses<P, C, Process>,
+  options: Pick<BenchOptions, "only" | "contenders">,
+): Promise<Row<P>[]> {
+  const byPass: Row<P>[][] = [];
+  for (let pass = 0; pass < passes; pass++) {
+    const opened = chooseContenders(contenders, options).map((one) => ({ ...one, process: open(one) }));
+    for (const { process } of opened) await start?.(process);
+    // In turn: the process that is warmed first is a sixth slower with one caller for as long as it lives.
+    for (const at of turns(opened.length, pass)) await warm(opened[at]!.process, opened[at]!);
+    byPass.push(await interleave({ ...rest, contenders: opened, pass }, options));
+    for (const { process } of opened) await process[Symbol.asyncDispose]();
+  }
+  return mergeRounds(byPass);
+}
+
 /**
- * Whose turn it is within a round. From round to round one follows another: the garbage of the one before is collected in
- * one's own turn. A Williams design (0, 1, n-1, 2, n-2 …), every other round backwards, as odd numbers want it.
+ * The order of the contenders in a round. It changes, because a contender's turn also collects the garbage of the one
+ * before it: a Williams design (0, 1, n-1, 2, n-2 …), reversed in every other round, as it must be for odd numbers.
  */
 export function turns(count: number, round: number): number[] {
   const order = Array.from({ length: count }, (_, turn) => {
@@ -103,7 +145,7 @@ export function labelOf(point: Point): string {
     .join(" ");
 }
 
-/** One row of each place, over all rounds. */
+/** One row for each point and contender, over all rounds. */
 export function mergeRounds<P>(rounds: readonly (readonly Row<P>[])[]): Row<P>[] {
   return rounds[0]!.map((first, at) => {
     return {
@@ -112,6 +154,20 @@ export function mergeRounds<P>(rounds: readonly (readonly Row<P>[])[]): Row<P>[]
       ...(first.pairs && { pairs: byMetric(rounds.map((rows) => medians(rows[at]!.pairs!))) }),
     };
   });
+}
+
+export function summarize(values: readonly number[]): Series {
+  return { median: quantile(values, 0.5), min: Math.min(...values), max: Math.max(...values), rounds: values.length };
+}
+
+/** Interpolates between the two nearest values; NaN without values. Infinity, what never came, is a value. */
+export function quantile(values: readonly number[], share: number): number {
+  const sorted = Float64Array.from(values).toSorted();
+  const at = (sorted.length - 1) * share;
+  const below = sorted[Math.floor(at)] ?? NaN;
+  const above = sorted[Math.ceil(at)] ?? NaN;
+  if (below === above) return below;
+  return below + (above - below) * (at - Math.floor(at));
 }
 
 function medians(metrics: Row["metrics"]): Sample {

@@ -5,15 +5,15 @@ import { parseArgs } from "node:util";
 export interface BenchOptions {
   /** Scripts to run; empty: all. */
   readonly names: readonly string[];
-  /** As little as shows that it runs; its figures mean nothing. */
+  /** As little work as shows that the script runs; its figures mean nothing. */
   readonly isSmoke: boolean;
-  /** Writes JSON and chart to docs/benchmarks. */
+  /** Writes figures and chart to docs/benchmarks. */
   readonly isSaved: boolean;
   /** Keeps the points with these values: `--only n=0,callers=64`. */
   readonly only: ReadonlyMap<string, string>;
   /** Keeps the contenders whose names contain one of these: `--contenders redthread,bare`. Empty: all. */
   readonly contenders: readonly string[];
-  /** A packed build of redthread that each contender of ours runs with as well. */
+  /** A packed build of redthread: each contender that uses redthread runs once more with it. */
   readonly beside?: string;
 }
 
@@ -30,9 +30,9 @@ export const BENCHMARKS: Readonly<Record<string, { readonly canBeside: boolean }
   shutdown: { canBeside: true },
   memory: { canBeside: true },
   deploy: { canBeside: false },
-  vectors: { canBeside: false }, // it runs the sources of the demo and of redthread, not a package
+  vectors: { canBeside: false }, // it imports the sources of the demo and of redthread, not a package
   limit: { canBeside: false },
-  overhead: { canBeside: false }, // it calls modules that a packed build has no entry for
+  overhead: { canBeside: false }, // it imports modules that a packed build does not export
   sync: { canBeside: true },
   pipeline: { canBeside: true },
 };
@@ -40,7 +40,7 @@ export const BENCHMARKS: Readonly<Record<string, { readonly canBeside: boolean }
 export const USAGE =
   "Usage: npm run bench -- [NAME …] [--smoke] [--save] [--only KEY=VALUE,…] [--contenders PART-OF-NAME,…] [--beside TARBALL]";
 
-/** `script` is the benchmark that asks; any other name stands for all those that are to be run. */
+/** Throws for options that do not go together. `script` is a benchmark, or `run`, which starts those that are named. */
 export function parseBenchOptions(
   argv: readonly string[] = process.argv.slice(2),
   script: string = basename(process.argv[1] ?? "", ".js"),
@@ -72,7 +72,7 @@ export function parseBenchOptions(
   };
 }
 
-/** Without a name all benchmarks are asked for, and not all of them can. */
+/** Without names all benchmarks would run, and not all of them can run an older build. */
 function checkBeside(tarball: string, names: readonly string[]): void {
   const all = Object.keys(BENCHMARKS);
   const unable = (names.length > 0 ? names : all).filter((name) => BENCHMARKS[name]?.canBeside === false);

@@ -2,12 +2,12 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 
-/** A process that answers what it is asked, one question at a time; it has this one's flags of Node. */
+/** A process that answers one question at a time. It has the Node flags of this process. */
 export class OwnProcess<Question extends object, Answer> implements AsyncDisposable {
   readonly #child: ChildProcess;
   readonly #ended: Promise<unknown[]>;
 
-  /** `script` gets `input` by `inputOfParent()`; `flags` of Node come after this process's own. */
+  /** `script` gets `input` by `inputOfParent()`; `flags` are added to the Node flags of this process. */
   constructor(script: URL, input: object, flags: readonly string[] = []) {
     this.#child = fork(fileURLToPath(script), [JSON.stringify(input)], {
       serialization: "advanced",
@@ -34,12 +34,12 @@ export class OwnProcess<Question extends object, Answer> implements AsyncDisposa
   }
 }
 
-/** What such a process was given. */
+/** In such a process: its `input`. */
 export function inputOfParent(): unknown {
   return JSON.parse(process.argv[2]!);
 }
 
-/** In such a process: answers until the parent has no more questions. */
+/** In such a process: answers until the parent disconnects. */
 export function serveParent(answer: (question: unknown) => Promise<unknown>, close: () => Promise<unknown>): void {
   process.on("message", (question) => void answer(question).then((found) => process.send!(found)));
   process.once("disconnect", () => void close());

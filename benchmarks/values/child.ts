@@ -1,15 +1,15 @@
-/** One build alone in a process: how many values cross in a second, and what results take that their caller keeps. */
+/** One build alone in a process: measures how many values cross per second, and the memory of results that are kept. */
 import assert from "node:assert/strict";
 import { byCallers } from "../contenders/contender.js";
-import { openManager } from "../contenders/redthread.js";
-import type * as Tasks from "../contenders/values-tasks.js";
-import { closedLoop, type Rate } from "../support/closed-loop.js";
+import { openManager } from "../contenders/redthread/redthread.js";
+import { closedLoop, type Rate } from "../support/loops.js";
 import { inputOfParent, serveParent } from "../support/own-process.js";
 import { flat, FROZEN, longBuffer, nested, shortBuffer } from "./shapes.js";
+import type * as Tasks from "./tasks.js";
 
 export interface ValuesInput {
   readonly port: number;
-  /** There are values of 4 kB at `bench:0` to one less. */
+  /** So many keys, from `bench:0` on, have values of 4 kB. */
   readonly keys: number;
 }
 
@@ -20,16 +20,16 @@ export interface ValuesLoad {
   readonly ms: number;
 }
 
-/** 12-byte Buffers whose caller keeps them all. */
+/** The caller keeps all results, 12-byte Buffers. */
 export interface KeptLoad {
   readonly results: number;
   readonly callers: number;
 }
 
 export interface Kept extends Record<string, number> {
-  /** Where the process stopped early, scaled up to all results. */
+  /** Scaled up to all results if the process stopped early. */
   readonly rssMiB: number;
-  /** What the main thread's ArrayBuffers have of it. */
+  /** The part of it that the main thread's ArrayBuffers have. */
   readonly buffersMiB: number;
 }
 
@@ -41,10 +41,10 @@ interface Shape {
 }
 
 const MIB = 2 ** 20;
-/** Where the results have a slab of 64 kB each, as in Node 24, all of them would take more than many machines have. */
+/** In Node 24 each result keeps a slab of 64 kB: all of them would need more memory than many machines have. */
 const MOST_MIB = 1_500;
 const { port, keys } = inputOfParent() as ValuesInput;
-const manager = openManager<typeof Tasks>("values-tasks.js", { port, threads: 2 });
+const manager = openManager<typeof Tasks>({ redis: { port }, threads: { count: 2 } }, "values/tasks.js");
 
 const SHAPES = {
   string: { call: (n) => manager.run("string", keyOf(n)), expected: keyOf },
@@ -85,7 +85,7 @@ async function keep({ results, callers }: KeptLoad): Promise<Kept> {
   }
   await byCallers(async (n: number) => kept.push(await call(n)))(untilFull(), callers);
   const after = collected();
-  const scale = results / kept.length; // also a use of the results after the collection, which must not take them
+  const scale = results / kept.length; // uses the results, so that the collection above cannot take them
   return {
     rssMiB: (scale * (after.rss - before.rss)) / MIB,
     buffersMiB: (scale * (after.arrayBuffers - before.arrayBuffers)) / MIB,

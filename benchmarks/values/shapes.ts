@@ -1,4 +1,4 @@
-/** Values as tasks of all kinds get and give them, made anew by each call. */
+/** Typical inputs and results of tasks; each call makes a new one. */
 
 export interface Flat {
   readonly key: string;
@@ -38,7 +38,7 @@ export function nested(key: string): Nested {
   };
 }
 
-/** One for all: five objects and arrays, none of which can change. */
+/** One value for all tasks: five frozen objects and arrays. */
 export const FROZEN = Object.freeze({
   status: "served",
   limits: Object.freeze({ perSecond: 100, burst: 20 }),
@@ -46,14 +46,14 @@ export const FROZEN = Object.freeze({
   owner: Object.freeze({ name: "Ariadne", address: Object.freeze({ city: "Knossos", zip: 71409 }) }),
 });
 
-/** At most five digits make it 12 bytes, which Node cuts from a slab that it shares with others. */
+/** 12 bytes, if `n` has at most five digits. Node cuts it from a slab that several Buffers share. */
 export function shortBuffer(n: number): Buffer {
   return Buffer.from(`result ${n}`.padEnd(12));
 }
 
 const LONG = "x".repeat(4_000);
 
-/** Node cuts two of them from a slab. */
+/** Node cuts two such Buffers from a slab. */
 export function longBuffer(): Buffer {
   return Buffer.from(LONG);
 }

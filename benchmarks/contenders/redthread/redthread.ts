@@ -1,0 +1,50 @@
+import { ConnectionManager, type ManagerOptions } from "redthread";
+import { silent } from "../../../test/support/silent.js";
+import type { Build } from "../../support/build.js";
+import { byCallers, type Contender, type ContenderOptions } from "../contender.js";
+import type * as Tasks from "./tasks.js";
+
+const TASKS = "contenders/redthread/tasks.js";
+
+/** Callers of `run()`; all options have their defaults. */
+export function redthread({ port, threads }: ContenderOptions): Contender {
+  const manager = openManager<typeof Tasks>({ redis: { port }, threads: { count: threads } });
+  return {
+    drive: byCallers((item) => manager.run("item", item)),
+    close: () => manager.shutdown(),
+  };
+}
+
+/** The same tasks from one `map()`, whose concurrency is the number of callers. */
+export function redthreadMap({ port, threads }: ContenderOptions): Contender {
+  const manager = openManager<typeof Tasks>({ redis: { port }, threads: { count: threads } });
+  return {
+    async drive(items, concurrency) {
+      const results = manager.map("item", items, { concurrency, ordered: false })[Symbol.asyncIterator]();
+      while (!(await results.next()).done);
+    },
+    close: () => manager.shutdown(),
+  };
+}
+
+type Options = Omit<ManagerOptions, "tasks">;
+
+/** A silent manager of the build that this module finds. `tasks` is a path in the folder of the benchmarks. */
+export function openManager<T extends object>(options: Options, tasks = TASKS): ConnectionManager<T> {
+  return new ConnectionManager<T>({
+    tasks: new URL(`../../${tasks}`, import.meta.url),
+    env: {},
+    logger: silent,
+    ...options,
+  });
+}
+
+/** The same with `build`. */
+export async function openManagerOf<T extends object>(
+  build: Build,
+  options: Options,
+  tasks?: string,
+): Promise<ConnectionManager<T>> {
+  const own = await build.load<{ openManager: typeof openManager }>("contenders/redthread/redthread.js");
+  return own.openManager<T>(options, tasks);
+}
