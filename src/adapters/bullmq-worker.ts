@@ -9,7 +9,7 @@ export type { JobProgress, JobReport } from "./job-reports.js";
 
 type Reporter = Pick<TaskContext, "report">;
 
-/** Longer than a job of a living process takes to answer; its process may have given the task up. */
+/** A job of a living process answers sooner; the process may have given the task up. */
 const ANSWER_MS = 5_000;
 const QUESTIONS = [
   "getChildrenValues",
@@ -19,24 +19,24 @@ const QUESTIONS = [
 ] as const;
 
 /**
- * Sets the progress of the job that this task runs as. Of several at once the last one is written; it is there before
- * the job has completed or failed. Does nothing in a task that is no job's.
+ * Sets the progress of the job that this task runs as. If several are set at once, only the last one is written. It is
+ * written before the job completes or fails. Does nothing in a task that does not run as a job.
  * @throws REDTHREAD_NOT_CLONEABLE
  */
 export function updateProgress({ report }: Reporter, progress: JobProgress): void {
   report({ bullmq: "progress", progress } satisfies JobReport);
 }
 
-/** Adds a row to the job's log in BullMQ, in order. Does nothing in a task that is no job's. */
+/** Adds a row to the job's log in BullMQ, in order. Does nothing in a task that does not run as a job. */
 export function log({ report }: Reporter, row: string): void {
   report({ bullmq: "log", row } satisfies JobReport);
 }
 
 /**
- * The job that this task runs as, with what BullMQ's own sandbox gives: its fields as they are now, its `token`, and its
- * methods, each of which asks the main thread. A task that has moved its job throws BullMQ's DelayedError, WaitingError or
+ * The job that this task runs as, as BullMQ's own sandbox has it: its fields as they are now, its `token`, and its methods,
+ * each of which asks the main thread. A task that has moved its job throws BullMQ's DelayedError, WaitingError or
  * WaitingChildrenError, or any error of that name.
- * @throws Error in a task that is no job's, and, as its methods, where there is no answer within 5 s
+ * @throws Error in a task that does not run as a job, and, like its methods, without an answer within 5 s
  */
 export async function jobOf<Data = unknown, Result = unknown>(
   context: Pick<TaskContext, "context" | "report">,

@@ -8,17 +8,16 @@ import {
   Worker,
   type WorkerOptions,
 } from "bullmq";
-import { ConfigInvalidError } from "../core/errors.js";
-import { within } from "../core/waiting.js";
 import { isPointless } from "../core/failures.js";
+import { within } from "../core/waiting.js";
 import type { ConnectionManager, RunOptions, TaskName } from "../index.js";
 import type { InProcess } from "../testing.js";
 import { JobReports } from "./job-reports.js";
-import { needs } from "./needs.js";
+import { needs, refuse } from "./refuse.js";
 
 needs("bullmq 5.64", "cancelJob" in Worker.prototype);
 
-/** Of a task that runs as a job, its context's `context`: in its log lines, too. */
+/** The `context` of a task that runs as a job, in its TaskContext and in its log lines. */
 export interface JobContext {
   readonly queue: string;
   readonly jobId: string;
@@ -27,7 +26,7 @@ export interface JobContext {
   readonly attempt: number;
 }
 
-/** A task's job, as `jobOf` of redthread/bullmq/worker gives it. */
+/** A task's job, from `jobOf` of redthread/bullmq/worker. */
 export type TaskJob<Data = unknown, Result = unknown> = SandboxedJob<Data, Result> & { readonly token: string };
 
 export type JobRunOptions = Pick<RunOptions, "cancel" | "exclusive" | "priority" | "timeoutMs">;
@@ -39,22 +38,22 @@ export interface JobWorkerOptions<Tasks extends object> extends Omit<
   /** The task that a job runs as; its input is the job's data. Default: the task of the job's name. */
   readonly task?: TaskName<Tasks> | ((job: Job) => TaskName<Tasks>) | undefined;
   /**
-   * Jobs at once in this process. Default: `jobsPerThread` for each thread that is ready, at least as many; until somebody
-   * sets `worker.concurrency`.
+   * Jobs at once in this process. Default: `jobsPerThread` for each ready thread, and for one if none is ready, until
+   * `worker.concurrency` is set.
    */
   readonly concurrency?: number | undefined;
-  /** Default 2: one computes while the other fetches what it needs. */
+  /** Default 2: one job computes while another waits for I/O. */
   readonly jobsPerThread?: number | undefined;
-  /** For `manager.run`, the same for each job, or by job. */
+  /** Options of `manager.run`, the same for each job, or by job. */
   readonly run?: JobRunOptions | ((job: Job) => JobRunOptions) | undefined;
 }
 
 export interface CloseOptions {
-  /** What runs has so long to end; then it is given up. Default 10 000. */
+  /** Running jobs have so long to end; then they are given up. Default 10 000. */
   readonly drainMs?: number | undefined;
   /**
-   * And so long until BullMQ's connections are closed; then they are cut. Default 2 000. More than `shutdown.cancelGraceMs`:
-   * what is given up has that long to end by itself.
+   * After that, BullMQ's connections have so long to close; then they are cut. Default 2 000. It should be more than
+   * `shutdown.cancelGraceMs`, which is how long a job that is given up has to end by itself.
    */
   readonly closeMs?: number | undefined;
 }
@@ -72,24 +71,24 @@ interface Plan {
   readonly jobsPerThread: number;
 }
 
-/** No thread had a place for the job; it is not to blame, and another process may have one. */
+/** No thread had room for the job. The job is not at fault, and another process may have room. */
 const NO_PLACE = ["QUEUE_FULL", "THREAD_START_FAILED"];
 const NO_PLACE_MS = 1_000;
 const FOLLOW_MS = 1_000;
-/** What BullMQ takes for "the job is elsewhere": neither completed nor failed. */
+/** BullMQ takes these as "the job was moved": it neither completes nor fails the job. */
 const MOVED = new Set(["DelayedError", "WaitingError", "WaitingChildrenError"]);
-/** On an error of the task's own: the names of its classes. What the manager rejects with has none. */
+/** An error of the task's own has the names of its classes here; an error of the manager has none. */
 const CLASSES = Symbol.for("redthread.classes");
 const RUN_OPTIONS = new Set(["cancel", "exclusive", "priority", "timeoutMs"]);
-/** What would be ignored: options of BullMQ's sandbox, of `manager.run` and `close`, and what sounds like `task`. */
+/** These would be ignored: options of BullMQ's sandbox, of `manager.run` and of `close`, and names that begin with `task`. */
 const NOT_HERE =
   /^(useWorkerThreads|worker(Fork|Threads)Options|awaitOutcome|context|onReport|signal|transferList|(drain|close)Ms|task.+)$/;
 
 /**
- * Takes the jobs of a BullMQ queue and runs each as a task in the manager's threads, from the moment it resolves (with
- * `autorun: false` from `worker.run()`): the threads are up by then. Locks are renewed on the main thread, also while a
- * job blocks its own. BullMQ's connections are its own: close the worker before the manager.
- * @throws what `manager.ready()` throws, REDTHREAD_CONFIG_INVALID for options that would not be heeded, and BullMQ's own
+ * Takes the jobs of a BullMQ queue and runs each as a task in the manager's threads. It resolves when the threads are up, and
+ * begins then (with `autorun: false` at `worker.run()`). The main thread renews the locks, also while a job blocks its
+ * thread. BullMQ has its own connections: close the worker before the manager.
+ * @throws what `manager.ready()` throws, REDTHREAD_CONFIG_INVALID for options that would be ignored, and BullMQ's own
  *   errors about its options
  */
 export async function createWorker<Tasks extends object>(
@@ -97,7 +96,7 @@ export async function createWorker<Tasks extends object>(
   queueName: string,
   { task, run = {}, concurrency, jobsPerThread = 2, ...bullmq }: JobWorkerOptions<Tasks>,
 ): Promise<JobWorker> {
-  refuse(Object.keys(bullmq).filter((name) => RUN_OPTIONS.has(name) || NOT_HERE.test(name)));
+  accept(bullmq, (name) => !RUN_OPTIONS.has(name) && !NOT_HERE.test(name));
   if (typeof run === "object") checked(run);
   await manager.ready();
   const plan: Plan = {
@@ -122,27 +121,29 @@ export class JobWorker implements AsyncDisposable {
     this.#manager = manager;
     this.#plan = plan;
     const { concurrency = this.#jobsAtOnce() } = plan;
-    // Three parameters, or BullMQ makes no signal.
+    // BullMQ makes a signal only for a function of three parameters.
     this.#worker = new CuttableWorker(queueName, (job, token, signal) => this.#process(job, token, signal), {
       ...options,
-      autorun: false, // not before it has its listeners
+      autorun: false, // it needs its listeners first
       concurrency,
     });
-    // A job whose lock is lost is another worker's by now: what still runs here is given up.
+    // A job whose lock is lost belongs to another worker by now: it is given up here.
     this.#worker.on("lockRenewalFailed", (ids) => ids.forEach((id) => this.#worker.cancelJob(id, "its lock was lost")));
-    if (plan.concurrency === undefined) this.#following = setInterval(() => this.#follow(), FOLLOW_MS).unref();
+    if (plan.concurrency === undefined) {
+      this.#following = setInterval(() => this.#worker.follow(this.#jobsAtOnce()), FOLLOW_MS).unref();
+    }
     this.#worker.onConcurrency = () => clearInterval(this.#following);
     if (options.autorun !== false) this.#worker.run().catch(this.#onError);
   }
 
-  /** BullMQ's own: for its events, `run`, `cancelJob`, `concurrency`, `pause` and `resume`. */
+  /** BullMQ's Worker: for its events, `run`, `cancelJob`, `concurrency`, `pause` and `resume`. */
   get worker(): Worker {
     return this.#worker;
   }
 
   /**
-   * Takes no more jobs, lets those that run end, then closes BullMQ's connections. Idempotent. After `drainMs` what
-   * runs is given up: a job that never started goes back to its queue, another one fails and is repeated by its attempts.
+   * Takes no more jobs, waits for running jobs, then closes BullMQ's connections. Idempotent. After `drainMs` the running
+   * jobs are given up: a job that was not started goes back to its queue, the others fail and are repeated by their attempts.
    */
   close({ drainMs = 10_000, closeMs = 2_000 }: CloseOptions = {}): Promise<void> {
     return (this.#closing ??= this.#close(drainMs, closeMs));
@@ -155,8 +156,8 @@ export class JobWorker implements AsyncDisposable {
   async #process(job: Job, token: string | undefined, signal: AbortSignal | undefined): Promise<unknown> {
     const reports = new JobReports(job, this.#onError);
     try {
-      const result = await this.#run(job, signal, reports.hear);
-      // As JSON the bytes of another view would be an object of numbers.
+      const result = await this.#run(job, signal, reports.onReport);
+      // As JSON, a Uint8Array that is no Buffer would be an object of numbers.
       return types.isUint8Array(result) ? Buffer.from(result.buffer, result.byteOffset, result.byteLength) : result;
     } catch (error) {
       await reports.written;
@@ -180,22 +181,22 @@ export class JobWorker implements AsyncDisposable {
   }
 
   /**
-   * What BullMQ is to make of a failure. A job that may have run fails, and is repeated by its attempts; one that never
-   * started is given back, and that costs it none.
+   * The error that BullMQ gets for a failure. A job that may have run fails, and is repeated by its attempts. A job that was
+   * not started goes back to its queue, which costs it no attempt.
    */
   async #judge(error: unknown, job: Job, hasMoved: boolean, token?: string, signal?: AbortSignal): Promise<unknown> {
-    // BullMQ looks at the message of whatever is thrown.
+    // BullMQ reads the message of whatever is thrown.
     if (!types.isNativeError(error)) return new Error(`the task threw ${String(error)}`, { cause: error });
     if (isPointless(error)) return unrecoverable(error);
     const { [CLASSES]: classes } = error as { [CLASSES]?: readonly string[] };
-    // One that was read and had not begun has classes, too.
+    // The error of a task that a thread had read but not begun has classes, too.
     if (classes && !(signal?.aborted && hasNotBegun(error))) return thrown(error, [error.name, ...classes], hasMoved);
     if (hasCode(error, NO_PLACE)) {
       await job.moveToDelayed(Date.now() + NO_PLACE_MS, token);
       return new DelayedError();
     }
     if (this.#isLeftByShutdown(error, signal)) {
-      await this.#worker.pause(true); // or it would take the same job again
+      await this.#worker.pause(true); // otherwise it would take the same job again
       await job.moveToWait(token);
       return new WaitingError();
     }
@@ -218,10 +219,6 @@ export class JobWorker implements AsyncDisposable {
     this.#worker.cut();
   }
 
-  #follow(): void {
-    this.#worker.follow(this.#jobsAtOnce());
-  }
-
   #jobsAtOnce(): number {
     const { threads } = this.#manager.stats();
     const ready = threads.filter(({ state }) => state === "ready").length;
@@ -239,11 +236,11 @@ interface Connection {
 }
 
 /**
- * Tells who sets its concurrency, and can be cut. Its own `close()` waits for a Redis that is gone: what it awaits of its
- * connections never comes, and its timers go on.
+ * A Worker that reports when its concurrency is set, and that can be cut. Its own `close()` waits for ever if Redis is gone,
+ * because its connections never close, and its timers go on.
  */
 class CuttableWorker extends Worker {
-  /** Somebody else than `follow` has set it. */
+  /** Called when the user sets the concurrency. */
   onConcurrency: (() => void) | undefined;
 
   override get concurrency(): number {
@@ -252,7 +249,7 @@ class CuttableWorker extends Worker {
 
   override set concurrency(jobs: number) {
     super.concurrency = jobs;
-    this.onConcurrency?.(); // there is none yet while BullMQ's constructor sets it
+    this.onConcurrency?.(); // undefined while BullMQ's constructor sets the concurrency
   }
 
   follow(jobs: number): void {
@@ -260,10 +257,10 @@ class CuttableWorker extends Worker {
   }
 
   cut(): void {
-    // What these wait for may never come either; what they stop and disconnect, they do at once. A connection that never
-    // was one is ended by `close`, one that `close` has begun to end by `disconnect`.
+    // These steps may never resolve either, but they stop and disconnect at once. `close` ends a connection that was never
+    // open, and `disconnect` ends a connection that `close` has begun to close.
     const { backend, blockingConnection, connection } = this as unknown as Partial<Record<string, Connection>>;
-    const open = backend ? [backend] : [blockingConnection!, connection!]; // of BullMQ 5
+    const open = backend ? [backend] : [blockingConnection!, connection!]; // BullMQ 5
     const steps = [this.pause(true), this.lockManager.close()];
     for (const one of open) steps.push(one.close(true), one.disconnect());
     for (const step of steps) step.catch((error: Error) => this.emit("error", error));
@@ -271,21 +268,17 @@ class CuttableWorker extends Worker {
 }
 
 function checked(run: JobRunOptions): JobRunOptions {
-  refuse(
-    Object.keys(run).filter((name) => !RUN_OPTIONS.has(name)),
-    "run.",
-  );
+  accept(run, (name) => RUN_OPTIONS.has(name), "run.");
   return run;
 }
 
-/** @throws CONFIG_INVALID */
-function refuse(names: readonly string[], where = ""): void {
-  if (names.length === 0) return;
-  const problems = names.map((name) => `${where}${name} is no option of createWorker`);
-  throw new ConfigInvalidError(problems.join("; "), { problems });
+/** @throws REDTHREAD_CONFIG_INVALID for other names */
+function accept(options: object, isOption: (name: string) => boolean, where = ""): void {
+  const names = Object.keys(options).filter((name) => !isOption(name));
+  refuse(names.map((name) => `${where}${name} is no option of createWorker`));
 }
 
-/** What BullMQ is to make of an error of the task's own. It looks for its own classes, and theirs are in another thread. */
+/** The error that BullMQ gets for an error of the task's own: BullMQ checks for its own classes, which threads have copies of. */
 function thrown(error: Error, names: readonly string[], hasMoved: boolean): Error {
   if (names.includes("UnrecoverableError")) {
     return Object.setPrototypeOf(error, UnrecoverableError.prototype) as Error;

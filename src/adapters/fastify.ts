@@ -1,12 +1,7 @@
 import type { FastifyInstance } from "fastify";
 import { within } from "../core/waiting.js";
-import {
-  type AnyTasks,
-  ConfigInvalidError,
-  ConnectFailedError,
-  ConnectionManager,
-  type ManagerOptions,
-} from "../index.js";
+import { type AnyTasks, ConnectFailedError, ConnectionManager, type ManagerOptions } from "../index.js";
+import { refuse } from "./refuse.js";
 
 /**
  * The types of your tasks, for `fastify.redthread.run`: in your own code,
@@ -24,30 +19,30 @@ declare module "fastify" {
 
 export interface FastifyRedthreadOptions {
   /**
-   * A manager that you made, or the options of one to make. Either is shut down with the server: requests under way have
-   * its `shutdown.drainMs` to end, tasks `closeMs` more; then connections that are still open are cut.
+   * A manager, or the options of a new one. It is shut down with the server: requests in progress have its
+   * `shutdown.drainMs` to end, tasks `closeMs` more; then connections that are still open are cut.
    */
   readonly manager: ConnectionManager<Tasks> | ManagerOptions;
-  /** Path of the health route, which answers 200 or 503 with the reasons; false for none. Default "/health". */
+  /** The path of the health route, which answers 200, or 503 with the reasons; false: no route. Default "/health". */
   readonly health?: string | false | undefined;
   /**
-   * The server is not ready before the manager is, and fails to start if that one cannot get ready within 80 % of fastify's
+   * The server is not ready before the manager is. It fails to start if the manager is not ready within 80 % of fastify's
    * `pluginTimeout` (10 s). Default true.
    */
   readonly awaitReady?: boolean | undefined;
   /**
-   * From the call of `close()`: health is 503, everything else is still served, so that a load balancer can turn away
-   * first. Needs `fastify({ return503OnClosing: false })`: by default Fastify itself answers 503 to everything at once.
-   * Takes the place of the manager's `shutdown.lameDuckMs`. Default 0.
+   * For so long after `close()` is called, health is 503 and everything else is still served, so that a load balancer can
+   * react first. It needs `fastify({ return503OnClosing: false })`: by default Fastify itself answers 503 to everything at
+   * once. It replaces the manager's `shutdown.lameDuckMs`. Default 0.
    */
   readonly lameDuckMs?: number | undefined;
 }
 
 /**
- * Decorates the server with `fastify.redthread` and ties their lives: the manager is ready before the server listens;
- * at `close()` health turns 503, requests under way finish with their tasks, and only then the manager shuts down: within
+ * Adds the manager as `fastify.redthread` and ties it to the server. The manager is ready before the server listens. At
+ * `close()` health becomes 503, requests in progress finish with their tasks, and then the manager shuts down: all within
  * lameDuckMs and its drainMs + closeMs + 500 ms.
- * @throws REDTHREAD_CONFIG_INVALID, and from `listen()` or `ready()` what `manager.ready()` throws
+ * @throws REDTHREAD_CONFIG_INVALID; `listen()` and `ready()` also throw what `manager.ready()` throws
  */
 async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOptions): Promise<void> {
   const { health = "/health", awaitReady = true, lameDuckMs = 0 } = options;
@@ -70,7 +65,7 @@ async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOpti
   }
   if (awaitReady) {
     fastify.addHook("onReady", async () => {
-      // Fastify gives up at its own limit, without a word of Redis and of what this manager goes on with.
+      // At its own limit Fastify would give up without a word about Redis, and leave the manager running.
       const { pluginTimeout = 0 } = fastify.initialConfig;
       const ready = manager.ready();
       const late = (): Error =>
@@ -81,22 +76,22 @@ async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOpti
       try {
         await (pluginTimeout > 0 ? within(ready, pluginTimeout * 0.8, late) : ready);
       } catch (error) {
-        await end("the server could not start"); // nobody closes a server that never was
+        await end("the server could not start"); // nobody closes a server that did not start
         throw error;
       }
     });
   }
-  // Fastify says so to requests that come now, but not to those under way: their clients would hold on to the connection.
+  // Fastify does so for new requests only: clients of requests in progress would keep their connections.
   fastify.addHook("onSend", (request, reply, _payload, done) => {
     if (isClosing && request.raw.httpVersionMajor === 1) reply.header("connection", "close");
     done();
   });
-  // Before the server stops to listen, and before it waits for what is under way.
+  // Before the server stops listening and waits for requests in progress.
   fastify.addHook("preClose", async () => {
     isClosing = true;
     if (lameDuckMs > 0) await new Promise((resolve) => setTimeout(resolve, lameDuckMs));
     const { server } = fastify;
-    server.keepAliveTimeout = 1; // of answers whose headers are gone already; 0 would be for ever
+    server.keepAliveTimeout = 1; // for answers whose headers are sent already; 0 would mean for ever
     const closeAll = (): void => server.closeAllConnections?.(); // HTTP/2 has none
     void end("the server closed", answered).then(closeAll, closeAll);
   });
@@ -107,7 +102,7 @@ async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOpti
   });
 }
 
-/** Not `instanceof`: two copies of this package can be about. */
+/** Not `instanceof`, because there can be two copies of this package. */
 function isManager(given: ConnectionManager<Tasks> | ManagerOptions): given is ConnectionManager<Tasks> {
   return typeof given.shutdown === "function";
 }
@@ -117,11 +112,10 @@ function check(manager: unknown, lameDuckMs: unknown): void {
   if (typeof manager !== "object" || manager === null)
     problems.push("manager: must be a manager or the options of one");
   if (!Number.isInteger(lameDuckMs) || Number(lameDuckMs) < 0) problems.push("lameDuckMs: must be a whole number");
-  if (problems.length === 0) return;
-  throw new ConfigInvalidError(`redthread/fastify: ${problems.join("; ")}`, { problems });
+  refuse(problems, "redthread/fastify: ");
 }
 
-// What fastify-plugin would do: the decorator is for the whole server, and the name shows in its messages.
+// As fastify-plugin does: the whole server gets the decorator, and Fastify's messages show the name.
 export default Object.assign(redthread, {
   [Symbol.for("skip-override")]: true,
   [Symbol.for("fastify.display-name")]: "redthread",

@@ -1,14 +1,14 @@
 import { BroadcastChannel } from "node:worker_threads";
 
-/** What a task reports to the job it runs as; to callers that are not `redthread/bullmq` it is a report like any other. */
+/** A report of a task to its job. For callers other than `redthread/bullmq` it is a report like any other. */
 export type JobReport =
   | { readonly bullmq: "progress"; readonly progress: JobProgress }
   | { readonly bullmq: "log"; readonly row: string };
 
-/** What BullMQ takes as a job's progress: it is kept as JSON. */
+/** A job's progress, which BullMQ keeps as JSON. */
 export type JobProgress = string | boolean | number | object;
 
-/** A method of the job, and the BroadcastChannel on which the task waits for its answer: a report has none. */
+/** Calls a method of the job. The task waits for its answer on a BroadcastChannel, because reports have no answers. */
 export interface JobCall {
   readonly bullmq: "call";
   readonly method: string;
@@ -23,9 +23,9 @@ export interface ReportedJob {
   readonly token?: string | undefined;
 }
 
-/** Writes what a task reports into its job, one after the other; a progress that a later one overtakes is skipped. */
+/** Writes a task's reports to its job, one after the other. A progress is skipped when a later one is waiting. */
 export class JobReports {
-  /** The task has moved its job elsewhere: it is no longer this worker's to complete or to fail. */
+  /** The task has moved its job: this worker may neither complete nor fail it any more. */
   hasMoved = false;
   readonly #job: ReportedJob;
   readonly #onError: (error: Error) => void;
@@ -37,12 +37,12 @@ export class JobReports {
     this.#onError = onError;
   }
 
-  /** Resolves when all that was heard so far is written, or could not be. */
+  /** Resolves when all reports so far are written, or could not be written. */
   get written(): Promise<unknown> {
     return this.#writes;
   }
 
-  readonly hear = (value: unknown): void => {
+  readonly onReport = (value: unknown): void => {
     const report = value as JobReport | JobCall | null | undefined;
     if (report?.bullmq === "log") this.#write(() => this.#job.log(report.row));
     if (report?.bullmq === "call") this.#write(() => this.#call(report));
@@ -71,7 +71,7 @@ export class JobReports {
     }
   }
 
-  /** A report that cannot be written is no reason for the job to fail. */
+  /** A report that cannot be written does not fail the job. */
   #write(step: () => Promise<unknown>): void {
     this.#writes = this.#writes.then(step).catch(this.#onError);
   }

@@ -8,7 +8,6 @@ import {
   type Meter,
   type MeterProvider,
   metrics,
-  type Observable,
   ROOT_CONTEXT,
   type Span,
   SpanKind,
@@ -31,19 +30,19 @@ import {
   type TraceContext,
 } from "../core/channels.js";
 import { errorCode } from "../core/log.js";
-import { listen, type Listeners } from "./listen.js";
 import {
   Bounded,
   DEDICATED,
   knownName,
+  listen,
+  type Listeners,
   MANAGER,
-  type Measure,
   MEASURES,
   type Observed,
   POOL_NAME,
-} from "./measures.js";
+} from "./telemetry.js";
 
-export type { Observed } from "./measures.js";
+export type { Observed } from "./telemetry.js";
 
 export interface InstrumentOptions {
   /** Default: the global one. */
@@ -59,24 +58,24 @@ export interface InstrumentManagerOptions extends InstrumentOptions {
 
 export interface InstrumentThreadOptions extends InstrumentOptions {
   /**
-   * Also a span for each Redis command or pipeline under a span, and `db.client.operation.duration`, from the channels of ioredis.
-   * Not beside an instrumentation of ioredis: there would be two of each. Default false.
+   * Adds a span for each Redis command or pipeline under a span, and `db.client.operation.duration`, from the channels of ioredis.
+   * Do not use it beside an instrumentation of ioredis, because each span would be there twice. Default false.
    */
   readonly commands?: boolean | undefined;
 }
 
 const SCOPE = "redthread";
-/** Bounds of histograms in seconds, as the semantic conventions have them for durations of database operations. */
+/** Bounds of histograms in seconds, from the semantic conventions for durations of database operations. */
 const OPERATION_S = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10];
 const SECONDS = [...OPERATION_S, 30, 60];
 
-/** Of one `map`: the next ones begin traces of their own, for no backend shows a trace without end. */
+/** So many tasks of a `map` are in the caller's trace. Later ones begin their own, because no backend shows an endless trace. */
 const CHILDREN = 1_000;
 
 /**
- * On the main thread: metrics read from `manager.stats()`, and a span for each task of `run` and `map`, from the call to
- * the outcome, a child of the span that is active at the call; after 1 000 of a `map` linked to it instead. Its context
- * travels to the thread with the task. The function it gives ends all of it.
+ * On the main thread: metrics from `manager.stats()`, and a span for each task of `run` and `map`, from the call to the
+ * outcome. It is a child of the span that is active at the call; after 1 000 tasks of a `map` it is linked to that span
+ * instead. Its context travels to the thread with the task. Returns the function that ends all of it.
  */
 export function instrument(
   manager: Observed,
@@ -92,8 +91,8 @@ export function instrument(
 }
 
 /**
- * In a thread, at the top of the tasks module or in its `setup`: a span around each task's function, under that of its
- * `run`, active while the function runs; and the times of connections and leases, into this thread's own meter.
+ * In a thread, at the top of the tasks module or in its `setup`: a span around each task's function, which is a child of the
+ * span of its `run` and active while the function runs. Also the times of connections and leases, in this thread's meter.
  */
 export function instrumentThread({
   meterProvider = metrics.getMeterProvider(),
@@ -111,21 +110,21 @@ export function instrumentThread({
 // Main thread
 
 function observeStats(manager: Observed, meter: Meter, name: string): () => void {
-  const observed = MEASURES.map((measure) => [measure, observable(meter, measure)] as const);
-  const instruments = observed.map(([, one]) => one);
+  const observed = MEASURES.map(({ name: metric, kind, unit, help: description, read }) => {
+    const create = CREATE[kind as keyof typeof CREATE] ?? "createObservableGauge";
+    return { read, instrument: meter[create](metric, { unit, description }) };
+  });
+  const instruments = observed.map((one) => one.instrument);
   const observe: Parameters<Meter["addBatchObservableCallback"]>[0] = (result) => {
     const stats = manager.stats();
-    for (const [{ read }, one] of observed) {
-      for (const [value, attributes] of read(stats)) result.observe(one, value, { ...attributes, [MANAGER]: name });
+    for (const one of observed) {
+      for (const [value, attributes] of one.read(stats)) {
+        result.observe(one.instrument, value, { ...attributes, [MANAGER]: name });
+      }
     }
   };
   meter.addBatchObservableCallback(observe, instruments);
   return () => meter.removeBatchObservableCallback(observe, instruments);
-}
-
-function observable(meter: Meter, { name, kind, unit, help: description }: Measure): Observable {
-  const create = CREATE[kind as keyof typeof CREATE] ?? "createObservableGauge";
-  return meter[create](name, { unit, description });
 }
 
 const CREATE = { counter: "createObservableCounter", sum: "createObservableUpDownCounter" } as const;
@@ -221,7 +220,7 @@ function listenToConnections(meter: Meter): (() => void)[] {
   ];
 }
 
-/** What ioredis tells of a command on `ioredis:command`; its arguments are left alone: keys are among them. */
+/** The part of ioredis' message on `ioredis:command` that is used. Its arguments are not, because keys are among them. */
 interface CommandMessage {
   readonly command: string;
   readonly database: number;
@@ -230,7 +229,7 @@ interface CommandMessage {
   readonly error?: unknown;
 }
 
-/** Of each new connection, in whose task's context it may be; an old server does not know all of them. */
+/** Commands of a new connection, which may be opened in a task's context. An old server does not know all of them. */
 const HANDSHAKE = new Set(["hello", "auth", "client"]);
 
 /** A command, or all commands of a pipeline. */
@@ -239,7 +238,7 @@ interface Running {
   readonly name: string;
   readonly attributes: Attributes;
   readonly span: Span | undefined;
-  /** Commands whose replies are still to come. */
+  /** Commands without a reply so far. */
   left: number;
   error?: unknown;
 }
@@ -248,12 +247,12 @@ function commandTimes(tracer: Tracer, meter: Meter): Listeners<CommandMessage> {
   const record = seconds(meter, "db.client.operation.duration", "Duration of database client operations", OPERATION_S);
   const names = new Bounded();
   const codes = new Bounded();
-  /** By the message of each command, and by the commands of a pipeline. */
+  /** The keys are the messages of commands, and the command lists of pipelines. */
   const running = new WeakMap<object, Running>();
   const begin = (message: CommandMessage, commands: readonly { readonly name: string }[]): Running => {
     const { name, ...size } = operationOf(commands.map((one) => one.name.toUpperCase()));
     const attributes = { ...commandAttributes(message), "db.operation.name": name };
-    // Under a span that has ended nobody would look for it.
+    // Nobody would look for it under a span that has ended.
     const span = trace.getSpan(context.active())?.isRecording()
       ? tracer.startSpan(name, { kind: SpanKind.CLIENT, attributes: { ...attributes, ...size } })
       : undefined;
@@ -286,7 +285,7 @@ function commandTimes(tracer: Tracer, meter: Meter): Listeners<CommandMessage> {
   };
 }
 
-/** As the semantic conventions name a pipeline; that of a single command is named as the command. */
+/** A pipeline's name by the semantic conventions; a pipeline of one command has the name of the command. */
 function operationOf(names: readonly string[]): { readonly name: string; readonly "db.operation.batch.size"?: number } {
   const isTransaction = names[0] === "MULTI" && names.length > 1;
   const batch = isTransaction ? names.slice(1, -1) : names;
@@ -306,7 +305,7 @@ function commandAttributes({ database, serverAddress, serverPort }: CommandMessa
   };
 }
 
-/** `codes` bounds how many there are. */
+/** `codes` limits the number of different codes. */
 function failureOf(error: unknown, codes?: Bounded): Attributes {
   if (error === undefined) return {};
   const code = codes?.of(errorCode(error)) ?? errorCode(error);
@@ -326,7 +325,7 @@ function seconds(
   explicitBucketBoundaries = SECONDS,
 ): (durationMs: number, attributes: Attributes, within?: Context) => void {
   const histogram = meter.createHistogram(name, { unit: "s", description, advice: { explicitBucketBoundaries } });
-  // An SDK that has exemplars takes them from the span in the context.
+  // An SDK with exemplars takes them from the span in the context.
   return (durationMs, attributes, within) => histogram.record(durationMs / 1_000, attributes, within);
 }
 
@@ -334,13 +333,13 @@ function errorType(code: string | undefined): Attributes {
   return code === undefined ? {} : { "error.type": code };
 }
 
-/** An error's message can quote users' values: only its code goes out. */
+/** Only the error's code is exported, because its message can quote users' values. */
 function end(span: Span, failure: Attributes): void {
   if ("error.type" in failure) span.setStatus({ code: SpanStatusCode.ERROR }).setAttributes(failure);
   span.end();
 }
 
-/** As W3C has it, whatever propagator is set: both ends are ours. */
+/** In W3C's format, whatever propagator is set, because redthread reads it at the other end. */
 function traceContextOf(span: Span): TraceContext | undefined {
   const spanContext = span.spanContext();
   if (!isSpanContextValid(spanContext)) return undefined;

@@ -1,31 +1,38 @@
 import { types } from "node:util";
 import { Counter, Gauge, Histogram, register as globalRegistry, Registry } from "prom-client";
 import { taskChannel, type TaskMessage, type TraceContext } from "../core/channels.js";
-import { ConfigInvalidError } from "../core/errors.js";
-import { listen } from "./listen.js";
-import { Bounded, knownName, MANAGER, type Measure, MEASURES, type Observed, type Sample } from "./measures.js";
-import { needs } from "./needs.js";
+import { needs, refuse } from "./refuse.js";
+import {
+  Bounded,
+  knownName,
+  listen,
+  MANAGER,
+  type Measure,
+  MEASURES,
+  type Observed,
+  type Sample,
+} from "./telemetry.js";
 
-// Before, nothing was collected at a scrape.
+// Older versions do not collect at a scrape.
 needs("prom-client 13", types.isPromise(new Registry().metrics()));
 
-export type { Observed } from "./measures.js";
+export type { Observed } from "./telemetry.js";
 
 export interface RegisterOptions {
   /** Default: prom-client's global one. Several managers may share it. */
   readonly registry?: Omit<Registry, "contentType" | "setContentType"> | undefined;
-  /** Before each metric's name. Default "". */
+  /** Precedes each metric's name. Default "". */
   readonly prefix?: string | undefined;
-  /** The label `manager`, of this one alone. Default: `manager.id`, 1 for the first of the process. */
+  /** The label `manager`, different for each manager. Default: `manager.id`, 1 for the first of the process. */
   readonly name?: string | undefined;
   /**
-   * Bounds in seconds: with them, each task's duration and wait go into histograms by the task's name, from a
-   * subscription to `redthread:task`. Default: none.
+   * Bounds in seconds. With them, histograms by the task's name have each task's duration and wait, from a subscription to
+   * `redthread:task`. Default: none.
    */
   readonly taskBuckets?: readonly number[] | undefined;
 }
 
-/** A manager, as its metrics know it. */
+/** A manager that the metrics read. */
 interface Source {
   readonly manager: Observed;
   readonly name: string;
@@ -33,7 +40,7 @@ interface Source {
   readonly stop: () => void;
 }
 
-/** prom-client's metrics keep what they are configured with. */
+/** prom-client's metrics keep the fields of their configuration. */
 type Shared<Metric> = Metric & { readonly sources: Set<Source>; readonly enableExemplars?: boolean };
 
 interface Config {
@@ -43,10 +50,10 @@ interface Config {
 }
 
 /**
- * Registers redthread's metrics; each scrape reads `manager.stats()`, which asks no thread. The function it gives takes
- * them out again, as does a later call for the same manager, registry and prefix, which takes its place.
- * @throws REDTHREAD_CONFIG_INVALID for a name that another manager has there, and prom-client's own error for a metric that
- *   is not redthread's; nothing is registered then
+ * Registers redthread's metrics. Each scrape reads `manager.stats()`, which asks no thread. Returns the function that removes
+ * them; a later call for the same manager, registry and prefix replaces them.
+ * @throws REDTHREAD_CONFIG_INVALID for a name that another manager of the registry has, and prom-client's own error for a
+ *   metric that is not redthread's; nothing is registered then
  */
 export function register(
   manager: Observed,
@@ -58,20 +65,22 @@ export function register(
   };
   const source: Source = { manager, name, stats: oncePerTurn(() => manager.stats()), stop };
   const former = new Set<Source>();
-  /** One metric for all managers of the registry: the first one makes it, and with the last one it goes. */
+  /** One metric for all managers of the registry: the first one creates it, and the last one removes it. */
   const share = <Metric>(Kind: new (config: Config) => Metric, config: Config): Shared<Metric> => {
     const full = { ...config, name: prefix + config.name, registers: [registry], sources: new Set() };
     const found = registry.getSingleMetric(full.name) as unknown as Shared<Metric> | undefined;
     const metric = found?.sources ? found : (new Kind(full) as Shared<Metric>);
     for (const other of metric.sources) {
       if (other.manager === manager) former.add(other);
-      else if (other.name === name) throw taken(name);
+      else if (other.name === name) {
+        refuse([`name: another manager of this registry is called ${JSON.stringify(name)}`]);
+      }
     }
     metric.sources.add(source);
     stops.push(() => {
       metric.sources.delete(source);
       if (metric.sources.size > 0) return;
-      // Another's of that name may have come after a first call of this.
+      // After a first call, another library may have registered a metric with this name.
       if (registry.getSingleMetric(full.name) === (metric as unknown)) registry.removeSingleMetric(full.name);
     });
     return metric;
@@ -118,12 +127,8 @@ export function register(
   return stop;
 }
 
-function taken(name: string): ConfigInvalidError {
-  return new ConfigInvalidError(`name: another manager of this registry is called ${JSON.stringify(name)}`);
-}
-
 function configOf(measure: Measure): Config {
-  const { kind, help, attributes = [], read } = measure;
+  const { kind, help, attributes, read } = measure;
   const config = {
     name: promName(measure),
     help,
@@ -143,12 +148,12 @@ function observe(metric: Shared<Histogram>, labels: Record<string, string>, ms: 
   const value = ms / 1_000;
   if (!metric.enableExemplars) return metric.observe(labels, value);
   const [, traceId = "", spanId = "", flags = ""] = trace?.traceparent.split("-") ?? [];
-  // Of a trace that is not sampled nobody finds anything.
+  // A trace that is not sampled cannot be found.
   const exemplarLabels = Number.parseInt(flags, 16) & 1 ? { trace_id: traceId, span_id: spanId } : {};
   metric.observe({ labels, value, exemplarLabels });
 }
 
-/** As OpenTelemetry's exporters for Prometheus name it. */
+/** The name that OpenTelemetry's exporters for Prometheus give it. */
 function promName({ name, unit, kind }: Measure): string {
   const suffix = { By: "_bytes", "1": "_ratio" }[unit] ?? "";
   return name.replaceAll(".", "_") + suffix + (kind === "counter" ? "_total" : "");
@@ -162,7 +167,7 @@ function labelsOf(attributes: NonNullable<Sample[1]>): Record<string, string | n
   return Object.fromEntries(Object.entries(attributes).map(([name, value]) => [labelName(name), value]));
 }
 
-/** All metrics of a scrape collect in one turn, and tell of the same moment. */
+/** All metrics of a scrape collect in one turn, so that they show the same moment. */
 function oncePerTurn<T>(read: () => T): () => T {
   let current: { readonly value: T } | undefined;
   return () => {

@@ -1,11 +1,15 @@
 import { ConfigInvalidError } from "../core/errors.js";
 
+/** @throws REDTHREAD_CONFIG_INVALID if there are any problems; `context` precedes them in its message */
+export function refuse(problems: readonly string[], context = ""): void {
+  if (problems.length > 0) throw new ConfigInvalidError(context + problems.join("; "), { problems });
+}
+
 /**
- * npm may install redthread beside any version of another library, or a service could not use redthread without the
- * adapter: what that one needs, it asks for at its import. @throws REDTHREAD_CONFIG_INVALID
+ * An adapter checks the version of its library when it is imported. A peer dependency with a range would keep npm from
+ * installing redthread beside another version, also in services that do not use the adapter.
+ * @throws REDTHREAD_CONFIG_INVALID
  */
 export function needs(what: string, isThere: boolean): void {
-  if (isThere) return;
-  const problem = `${what} or later is needed`;
-  throw new ConfigInvalidError(`redthread: ${problem}`, { problems: [problem] });
+  refuse(isThere ? [] : [`${what} or later is needed`], "redthread: ");
 }

@@ -1,268 +1,254 @@
+/**
+ * What the adapters for OpenTelemetry and Prometheus share: the measures, the names that they may show, and subscriptions to
+ * channels. Adapters connect redthread with other libraries. They may import the faces (index, worker, testing) and core;
+ * nothing imports an adapter, because its library may be missing. Start reading at one of them.
+ */
+import type { TracingChannel } from "node:diagnostics_channel";
 import type { Stats, TaskMessage, ThreadStats } from "../index.js";
 
-/** What of a manager the adapters look at. */
+/** The part of a manager that the adapters read. */
 export interface Observed {
   readonly id: number;
   stats(): Stats;
 }
 
-/** One number with its attributes, named as OpenTelemetry names them. */
+/** One number with its attributes, which have OpenTelemetry's names. */
 export type Sample = readonly [value: number, attributes?: Readonly<Record<string, string | number>>];
 
 export interface Measure {
-  readonly name: string;
-  /** `counter` only grows. `sum` goes up and down, and adds up over processes. The others are joined so, because they do not. */
+  /** A `counter` only grows. A `sum` goes up and down; sums of several processes are added. The others say how to join them. */
   readonly kind: "counter" | "sum" | "average" | "max" | "min";
-  /** As UCUM has it. */
+  readonly name: string;
+  /** In the notation of UCUM. */
   readonly unit: string;
   readonly help: string;
-  /** The names of its samples' attributes, beside `MANAGER`. Default: none. */
-  readonly attributes?: readonly string[];
+  /** The names of its samples' attributes, beside `MANAGER`. */
+  readonly attributes: readonly string[];
   readonly read: (stats: Stats) => readonly Sample[];
 }
 
-/** Every sample has it: a process may have several managers. */
+export interface Listeners<Message extends object> {
+  readonly start?: (message: Message) => void;
+  readonly error?: (message: Message) => void;
+  readonly asyncEnd?: (message: Message) => void;
+}
+
+/** Every sample has this attribute, because a process may have several managers. */
 export const MANAGER = "redthread.manager";
 export const POOL_NAME = "db.client.connection.pool.name";
-/** The dedicated clients of all threads count as one pool: each thread has one, with the same options. */
+/** Each thread has a pool of dedicated clients with the same options: they count as one pool. */
 export const DEDICATED = { [POOL_NAME]: "redthread.dedicated" };
 const STATE = "db.client.connection.state";
-const OUTCOME = "redthread.task.outcome";
-const THREAD_STATE = "redthread.thread.state";
-/** Ids of threads are never used again: each new thread would add a series. */
+/** Not the id of the thread: ids are never used again, so that each new thread would add a series. */
 const PLACE = "redthread.thread.place";
-const REASON = "redthread.reason";
 const STATES: readonly ThreadStats["state"][] = ["starting", "ready", "closing", "closed", "dead"];
 const MB = 2 ** 20;
 
-/** What both adapters show, each read from `manager.stats()`, which asks no thread. */
+/** What both adapters show. All of it is read from `manager.stats()`, which asks no thread. */
 export const MEASURES: readonly Measure[] = [
-  // Names from OpenTelemetry's semantic conventions 1.45, of the dedicated clients
+  // Names from OpenTelemetry's semantic conventions 1.45, for the dedicated clients.
   {
-    name: "db.client.connection.count",
     kind: "sum",
+    name: "db.client.connection.count",
     unit: "{connection}",
     help: "Dedicated clients by state",
     attributes: [POOL_NAME, STATE],
-    read: ({ threads }) => [
-      [dedicated(threads, "idle"), { ...DEDICATED, [STATE]: "idle" }],
-      [dedicated(threads, "out"), { ...DEDICATED, [STATE]: "used" }],
+    read: (stats) => [
+      [dedicated("idle")(stats), { ...DEDICATED, [STATE]: "idle" }],
+      [dedicated("out")(stats), { ...DEDICATED, [STATE]: "used" }],
     ],
   },
-  {
-    name: "db.client.connection.limit",
-    kind: "sum",
-    unit: "{connection}",
-    help: "Dedicated clients that there may be",
-    attributes: [POOL_NAME],
-    read: ({ threads }) => [[dedicated(threads, "max"), DEDICATED]],
-  },
-  {
-    name: "db.client.connection.idle.max",
-    kind: "sum",
-    unit: "{connection}",
-    help: "Dedicated clients that may be idle: all",
-    attributes: [POOL_NAME],
-    read: ({ threads }) => [[dedicated(threads, "max"), DEDICATED]],
-  },
-  {
-    name: "db.client.connection.idle.min",
-    kind: "sum",
-    unit: "{connection}",
-    help: "Dedicated clients that are kept although idle: none",
-    attributes: [POOL_NAME],
-    read: () => [[0, DEDICATED]],
-  },
-  {
-    name: "db.client.connection.pending_requests",
-    kind: "sum",
-    unit: "{request}",
-    help: "Tasks that wait for a dedicated client",
-    attributes: [POOL_NAME],
-    read: ({ threads }) => [[dedicated(threads, "waiting"), DEDICATED]],
-  },
-  {
-    name: "db.client.connection.timeouts",
-    kind: "counter",
-    unit: "{timeout}",
-    help: "Requests for one that ended with ACQUIRE_TIMEOUT",
-    attributes: [POOL_NAME],
-    read: ({ totals }) => [[totals.acquireTimeouts, DEDICATED]],
-  },
+  ...plain(
+    "sum",
+    "{connection}",
+    {
+      "db.client.connection.limit": ["Dedicated clients that there may be", dedicated("max")],
+      "db.client.connection.idle.max": ["Dedicated clients that may be idle: all", dedicated("max")],
+      "db.client.connection.idle.min": ["Dedicated clients that are kept although idle: none", () => 0],
+    },
+    DEDICATED,
+  ),
+  ...plain(
+    "sum",
+    "{request}",
+    { "db.client.connection.pending_requests": ["Tasks that wait for a dedicated client", dedicated("waiting")] },
+    DEDICATED,
+  ),
+  ...plain(
+    "counter",
+    "{timeout}",
+    {
+      "db.client.connection.timeouts": [
+        "Requests for a dedicated client that ended with ACQUIRE_TIMEOUT",
+        ({ totals }) => totals.acquireTimeouts,
+      ],
+    },
+    DEDICATED,
+  ),
   // redthread's own
+  ...plain("sum", "{task}", {
+    "redthread.queue.size": ["Tasks that wait for a thread", ({ queue }) => queue.size],
+    "redthread.queue.limit": ["Tasks that may wait: queue.max", ({ queue }) => queue.max],
+  }),
   {
-    name: "redthread.queue.size",
-    kind: "sum",
-    unit: "{task}",
-    help: "Tasks that wait for a thread",
-    read: ({ queue }) => [[queue.size]],
-  },
-  {
-    name: "redthread.queue.limit",
-    kind: "sum",
-    unit: "{task}",
-    help: "Tasks that may wait: queue.max",
-    read: ({ queue }) => [[queue.max]],
-  },
-  {
-    name: "redthread.tasks",
     kind: "counter",
+    name: "redthread.tasks",
     unit: "{task}",
-    help: "Tasks by what their callers heard",
-    attributes: [OUTCOME],
-    read: ({ tasks }) => Object.entries(tasks).map(([outcome, count]) => [count, { [OUTCOME]: outcome }]),
+    help: "Tasks by the outcome that their callers got",
+    ...by("redthread.task.outcome", ({ tasks }) => Object.entries(tasks)),
   },
   {
+    kind: "sum",
     name: "redthread.tasks.running",
-    kind: "sum",
     unit: "{task}",
-    help: "Tasks that a thread has been given and not ended",
-    attributes: [PLACE],
-    read: (stats) => byPlace(stats, ({ running }) => running),
+    help: "Tasks that threads have and have not ended",
+    ...byPlace(({ running }) => running),
   },
   {
-    name: "redthread.threads",
     kind: "sum",
+    name: "redthread.threads",
     unit: "{thread}",
     help: "Threads by state",
-    attributes: [THREAD_STATE],
-    read: ({ threads }) =>
-      STATES.map((state) => [threads.filter((one) => one.state === state).length, { [THREAD_STATE]: state }]),
+    ...by("redthread.thread.state", ({ threads }) =>
+      STATES.map((state) => [state, threads.filter((one) => one.state === state).length]),
+    ),
   },
+  ...plain("counter", "{thread}", {
+    "redthread.threads.recycled": ["Threads that were replaced as worn", ({ recycled }) => recycled],
+    "redthread.threads.died": ["Threads that ended unasked", ({ died }) => died],
+  }),
   {
-    name: "redthread.threads.recycled",
-    kind: "counter",
-    unit: "{thread}",
-    help: "Threads that were replaced as worn",
-    read: ({ recycled }) => [[recycled]],
-  },
-  {
-    name: "redthread.threads.died",
-    kind: "counter",
-    unit: "{thread}",
-    help: "Threads that ended unasked",
-    read: ({ died }) => [[died]],
-  },
-  {
-    name: "redthread.thread.loop_busy",
     kind: "average",
+    name: "redthread.thread.loop_busy",
     unit: "1",
     help: "Share of the time since the last read in which the thread's loop was busy",
-    attributes: [PLACE],
-    read: (stats) => byPlace(stats, ({ loopBusy }) => loopBusy, Math.max),
+    ...byPlace(({ loopBusy }) => loopBusy, Math.max),
   },
   {
-    name: "redthread.thread.heap",
     kind: "sum",
+    name: "redthread.thread.heap",
     unit: "By",
     help: "V8's heap in use and its buffers, garbage included",
-    attributes: [PLACE],
-    read: (stats) => byPlace(stats, ({ heapMb }) => heapMb * MB),
+    ...byPlace(({ heapMb }) => heapMb * MB),
   },
+  ...plain("sum", "{connection}", {
+    "redthread.connections.open": ["Connections of the whole process", ({ connections }) => connections.open],
+    "redthread.connections.connecting": [
+      "Attempts to connect in progress",
+      ({ connections }) => connections.connecting,
+    ],
+  }),
   {
-    name: "redthread.connections.open",
     kind: "sum",
-    unit: "{connection}",
-    help: "Connections of the whole process",
-    read: ({ connections }) => [[connections.open]],
-  },
-  {
     name: "redthread.connections.limit",
-    kind: "sum",
     unit: "{connection}",
     help: "connections.max; absent without one",
+    attributes: [],
     read: ({ connections }) => (connections.max === null ? [] : [[connections.max]]),
   },
+  ...plain("counter", "{connection}", {
+    "redthread.connections.reconnects": [
+      "Connections of threads that were lost and came back",
+      ({ totals }) => totals.reconnects,
+    ],
+  }),
+  ...plain("max", "{flag}", {
+    "redthread.breaker.open": ["1 while Redis is away", ({ breaker }) => Number(breaker.state !== "closed")],
+  }),
+  ...plain("min", "{flag}", {
+    "redthread.primary.connected": [
+      "1 while the primary client is connected",
+      ({ primary }) => Number(primary.state === "connected"),
+    ],
+  }),
+  ...plain("counter", "{rotation}", {
+    "redthread.primary.rotations": ["Times that the primary client was replaced", ({ primary }) => primary.rotations],
+  }),
+  ...plain("counter", "{acquire}", {
+    "redthread.acquires": ["Calls for a client in threads", ({ totals }) => totals.acquires],
+    "redthread.cache_hits": ["Of these, those answered without asking Redis", ({ totals }) => totals.cacheHits],
+  }),
   {
-    name: "redthread.connections.connecting",
-    kind: "sum",
-    unit: "{connection}",
-    help: "Attempts to connect that are under way",
-    read: ({ connections }) => [[connections.connecting]],
-  },
-  {
-    name: "redthread.connections.reconnects",
     kind: "counter",
-    unit: "{connection}",
-    help: "Connections of threads that were lost and came back",
-    read: ({ totals }) => [[totals.reconnects]],
-  },
-  {
-    name: "redthread.breaker.open",
-    kind: "max",
-    unit: "{flag}",
-    help: "1 while Redis is away",
-    read: ({ breaker }) => [[breaker.state === "closed" ? 0 : 1]],
-  },
-  {
-    name: "redthread.primary.connected",
-    kind: "min",
-    unit: "{flag}",
-    help: "1 while the primary client is connected",
-    read: ({ primary }) => [[primary.state === "connected" ? 1 : 0]],
-  },
-  {
-    name: "redthread.primary.rotations",
-    kind: "counter",
-    unit: "{rotation}",
-    help: "Times that the primary client was replaced",
-    read: ({ primary }) => [[primary.rotations]],
-  },
-  {
-    name: "redthread.acquires",
-    kind: "counter",
-    unit: "{acquire}",
-    help: "Calls for a client in threads",
-    read: ({ totals }) => [[totals.acquires]],
-  },
-  {
-    name: "redthread.cache_hits",
-    kind: "counter",
-    unit: "{acquire}",
-    help: "Of these, those answered without asking Redis",
-    read: ({ totals }) => [[totals.cacheHits]],
-  },
-  {
     name: "redthread.dedicated.closed",
-    kind: "counter",
     unit: "{connection}",
     help: "Dedicated clients that were closed, by reason",
-    attributes: [REASON],
-    read: ({ totals }) => Object.entries(totals.closed).map(([reason, count]) => [count, { [REASON]: reason }]),
+    ...by("redthread.reason", ({ totals }) => Object.entries(totals.closed)),
   },
 ];
 
-function dedicated(threads: readonly ThreadStats[], field: "out" | "idle" | "waiting" | "max"): number {
-  return threads.reduce((sum, one) => sum + one.dedicated[field], 0);
+/** Measures of one number each. */
+function plain(
+  kind: Measure["kind"],
+  unit: string,
+  measures: Readonly<Record<string, readonly [help: string, read: (stats: Stats) => number]>>,
+  attributes: NonNullable<Sample[1]> = {},
+): Measure[] {
+  return Object.entries(measures).map(([name, [help, read]]) => {
+    return {
+      kind,
+      name,
+      unit,
+      help,
+      attributes: Object.keys(attributes),
+      read: (stats) => [[read(stats), attributes]],
+    };
+  });
+}
+
+/** A number for each value of one attribute. */
+function by(
+  attribute: string,
+  read: (stats: Stats) => readonly (readonly [of: string | number, value: number])[],
+): Pick<Measure, "attributes" | "read"> {
+  return {
+    attributes: [attribute],
+    read: (stats) => read(stats).map(([of, value]) => [value, { [attribute]: of }]),
+  };
 }
 
 /**
- * One sample for each place, also where no thread lives: OpenTelemetry's SDK shows the last value for ever of what is no
- * longer observed. While a thread is recycled, its replacement has the same place.
+ * One number for each place, also for a place without a thread: OpenTelemetry's SDK goes on showing the last value of a
+ * series that is no longer observed. While a thread is recycled, its replacement has the same place.
  */
 function byPlace(
-  { places, threads }: Stats,
   value: (thread: ThreadStats) => number,
   join: (a: number, b: number) => number = (a, b) => a + b,
-): Sample[] {
-  const values = Array.from({ length: places }, () => 0);
-  for (const thread of threads) values[thread.place] = join(values[thread.place]!, value(thread));
-  return values.map((one, place) => [one, { [PLACE]: place }]);
+): Pick<Measure, "attributes" | "read"> {
+  return by(PLACE, ({ places, threads }) => {
+    const values = Array.from({ length: places }, () => 0);
+    for (const thread of threads) values[thread.place] = join(values[thread.place]!, value(thread));
+    return [...values.entries()];
+  });
 }
 
-/** As the semantic conventions of `error.type` have it. */
+function dedicated(field: "out" | "idle" | "waiting" | "max"): (stats: Stats) => number {
+  return ({ threads }) => threads.reduce((sum, one) => sum + one.dedicated[field], 0);
+}
+
+/** Subscribes to a channel; returns the function that ends the subscription. */
+export function listen<Message extends object>(
+  channel: TracingChannel<unknown, Message>,
+  listeners: Listeners<Message>,
+): () => void {
+  const taken = listeners as Parameters<typeof channel.subscribe>[0]; // Node takes fewer than five listeners, its types do not
+  channel.subscribe(taken);
+  return () => channel.unsubscribe(taken);
+}
+
+/** The value that the semantic conventions have for `error.type`. */
 const OTHER = "_OTHER";
 const MOST = 50;
 
 /**
- * The values of an attribute that outsiders may choose, and each is a series for the life of the process: the known ones
- * are kept apart, of the others only the first 50.
+ * The values of an attribute that strangers may choose. Each value is a series for the life of the process: the known values
+ * stay as they are, and so do the first 50 of the others.
  */
 export class Bounded {
   readonly #kept = new Set<string>();
   #others = 0;
 
-  /** By default for codes: ours are known. */
+  /** By default for error codes: redthread's own are known. */
   of(value: string, isKnown = isOurs(value)): string {
     if (this.#kept.has(value)) return value;
     if (!isKnown && ++this.#others > MOST) return OTHER;
@@ -271,7 +257,7 @@ export class Bounded {
   }
 }
 
-/** Whoever adds jobs to a queue chooses names. A task that did something, be it throw, exists. */
+/** The name of a task that exists, even if it only throws. Programs that add jobs to a queue choose names, too. */
 export function knownName(names: Bounded, { task, code = "" }: TaskMessage): string {
   return code === "REDTHREAD_TASK_NOT_FOUND" ? OTHER : names.of(task, !isOurs(code));
 }
