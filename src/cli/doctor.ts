@@ -1,3 +1,8 @@
+/**
+ * The room of the `redthread` command: `redthread.ts` is the program, `doctor.ts` makes the checks, `report.ts` has their
+ * results. A process of its own; it may import what the clients import, and nothing of the main thread or of threads.
+ * Start reading at `examine`.
+ */
 import { connect, disconnect } from "../clients/connect.js";
 import type { RedisHandle } from "../commands/ioredis.js";
 import { loadConfig } from "../config/env.js";
@@ -5,14 +10,14 @@ import type { Config, ConnectOptions } from "../config/options.js";
 import { ForeignError } from "../connection/foreign.js";
 import { errorCode } from "../core/log.js";
 import { connectionName } from "../core/names.js";
-import { type Check, CHECKS, type Finding, type Report } from "./finding.js";
 import { examineNodes } from "./nodes.js";
+import { type Check, CHECKS, codeAndText, fail, type Finding, ok, type Report, skip } from "./report.js";
 import { judgeIdle, judgeInfo, measureLatency, tryPermissions } from "./server.js";
-import { askSentinels, chooseNode, reach, resolveName, shakeHands } from "./way.js";
+import { askSentinels, chooseNode, reach, resolveName, shakeHands } from "./steps.js";
 
 /**
- * Looks at everything between this process and its Redis, in the order in which a connection meets it; what follows a
- * failure is not looked at. Bounded by `redis.connectTimeoutMs` a step, and `redis.commandTimeoutMs` a command.
+ * Reports on everything between this process and its Redis, in the order in which a connection meets it. The checks after
+ * a failed one are skipped. A step takes `redis.connectTimeoutMs` at most, a command `redis.commandTimeoutMs`.
  */
 export async function examine(options: ConnectOptions): Promise<Report> {
   let config: Config;
@@ -23,7 +28,7 @@ export async function examine(options: ConnectOptions): Promise<Report> {
   }
   const { db, tls, password } = config.redis;
   const found = `${password === undefined ? "no password" : "with a password"}, TLS ${tls === false ? "off" : "on"}`;
-  const findings: Finding[] = [{ check: "configuration", status: "ok", found }];
+  const findings = [ok("configuration", found)];
   const { finding: named, redis } = await askSentinels(await chooseNode(config.redis));
   findings.push(named);
   const target = `${addressOf(redis, named)}, database ${db}`;
@@ -49,10 +54,9 @@ async function examineServer(options: ConnectOptions, config: Config): Promise<F
   try {
     redis = await connect({ ...options, retry: { attempts: 1, deadlineMs: settings.connectTimeoutMs } });
   } catch (error) {
-    const found = error instanceof Error ? `${errorCode(error)}: ${error.message}` : errorCode(error);
-    return [{ check: "connection", status: "fail", found, advice: connectionAdvice(error, settings) }];
+    return [fail("connection", codeAndText(error), connectionAdvice(error, settings))];
   }
-  const findings: Finding[] = [{ check: "connection", status: "ok", found: "logged in, and answered by the server" }];
+  const findings = [ok("connection", "logged in, and answered by the server")];
   let check: Check = "latency";
   try {
     findings.push(await measureLatency(redis));
@@ -64,7 +68,7 @@ async function examineServer(options: ConnectOptions, config: Config): Promise<F
     findings.push(await tryPermissions(redis, connectionName(config.appName, "owned"), settings.db));
   } catch (error) {
     const advice = "the server stopped answering, or the connection was cut, while it was looked at: try again";
-    findings.push({ check, status: "fail", found: `no answer (${errorCode(error)})`, advice });
+    findings.push(fail(check, `no answer (${errorCode(error)})`, advice));
   } finally {
     await disconnect(redis, { closeMs: shutdown.closeMs });
   }
@@ -94,16 +98,16 @@ function configProblems(error: unknown): Finding[] {
   const { problems } = error as { problems?: readonly string[] };
   if (errorCode(error) !== "REDTHREAD_CONFIG_INVALID" || problems === undefined) throw error;
   const advice = "correct it or take it away; docs/configuration.md names every option";
-  return problems.map((found) => ({ check: "configuration", status: "fail", found, advice }));
+  return problems.map((found) => fail("configuration", found, advice));
 }
 
-/** Every check has its line, so that two reports can be laid side by side. */
+/** Every check has a line, so that two reports can be compared. */
 function report(target: string | null, findings: readonly Finding[]): Report {
   const failed = findings.find(({ status }) => status === "fail");
   const seen = new Set(findings.map(({ check }) => check));
-  const checks = CHECKS.flatMap((check): Finding[] => {
+  const checks = CHECKS.flatMap((check) => {
     if (seen.has(check)) return findings.filter((finding) => finding.check === check);
-    return [{ check, status: "skip", found: `not looked at: ${failed?.check ?? "something"} failed before it` }];
+    return skip(check, `not looked at: ${failed?.check ?? "something"} failed before it`);
   });
   return { ok: failed === undefined, target, checks };
 }

@@ -1,24 +1,24 @@
 import { openClient } from "../clients/open-client.js";
 import { addressOf, translated } from "../config/endpoint.js";
 import type { Config, Endpoint } from "../config/options.js";
-import { errorCode, noopLogger } from "../core/log.js";
+import { noopLogger } from "../core/log.js";
 import { connectionName } from "../core/names.js";
 import { isUnknown } from "../core/replies.js";
 import { ownGate } from "../gate/connect-gate.js";
-import type { Finding } from "./finding.js";
+import { codeAndText, fail, type Finding, warn } from "./report.js";
 
 const SINGLE = "is a single server";
 
 interface Seen {
   readonly node: Endpoint;
   readonly problem?: string;
-  /** Whom it names as the masters. */
+  /** The masters that this node names. */
   readonly masters: readonly Endpoint[];
 }
 
 /**
- * What is wrong with the nodes of a Cluster: those that are listed, and the masters that they name. Without a master its
- * slots are served by nobody; a listed node that is none costs a client only the way to the next one.
+ * What is wrong with the listed nodes of a Cluster and with the masters that they name. Without a master its slots are not
+ * served. A listed node that is no master costs a client only the step to the next node.
  */
 export async function examineNodes(config: Config): Promise<Finding[]> {
   const listed = config.redis.clusterNodes ?? [];
@@ -27,7 +27,7 @@ export async function examineNodes(config: Config): Promise<Finding[]> {
   const known = new Set(listed.map(addressOf));
   const others = [...masters.values()].filter((master) => !known.has(addressOf(master)));
   const all = [...seen, ...(await Promise.all(others.map((node) => look(node, config))))];
-  return all.flatMap(({ node, problem }): Finding[] => {
+  return all.flatMap(({ node, problem }) => {
     if (problem === undefined) return [];
     const isNeeded = masters.size === 0 || masters.has(addressOf(node));
     const advice =
@@ -36,8 +36,8 @@ export async function examineNodes(config: Config): Promise<Finding[]> {
         : isNeeded
           ? "look at this node, and at CLUSTER NODES of the others: its slots are served by nobody"
           : "look at this node; if it is gone for good, list another one";
-    const found = `node ${addressOf(node)} ${problem}`;
-    return [{ check: "reachability", status: isNeeded ? "fail" : "warn", found, advice }];
+    const judge = isNeeded ? fail : warn;
+    return [judge("reachability", `node ${addressOf(node)} ${problem}`, advice)];
   });
 }
 
@@ -50,20 +50,16 @@ async function look(node: Endpoint, config: Config): Promise<Seen> {
     const client = await openClient({ redis, retry, role: "owned", logger: noopLogger, name, gate }, 0);
     const asked = Promise.all([client.redis.cluster("INFO"), client.redis.cluster("SLOTS")]);
     const [info, rows] = await asked.finally(() => client.close(config.shutdown.closeMs));
-    if (!/cluster_state:ok/.test(String(info)))
-      return {
-        node,
-        problem: "says that the Cluster is down: it is off the bus, or slots are served by nobody",
-        masters: [],
-      };
+    if (!/cluster_state:ok/.test(String(info))) {
+      const problem = "says that the Cluster is down: it is off the bus, or slots are served by nobody";
+      return { node, problem, masters: [] };
+    }
     const masters = rows.map(([, , ...members]) => {
       const [host, port] = members[0]!;
       return translated({ host: host || node.host, port }, config.redis);
     });
     return { node, masters };
   } catch (error) {
-    if (isUnknown(error)) return { node, problem: SINGLE, masters: [] };
-    const problem = error instanceof Error ? `${errorCode(error)}: ${error.message}` : errorCode(error);
-    return { node, problem, masters: [] };
+    return { node, problem: isUnknown(error) ? SINGLE : codeAndText(error), masters: [] };
   }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { parseArgs } from "node:util";
 import { examine } from "./doctor.js";
-import { asTable } from "./finding.js";
+import { asTable } from "./report.js";
 
 const HELP = `Usage: redthread doctor [options]
 

@@ -1,4 +1,6 @@
-/** In the order in which they are looked at. */
+import { errorCode } from "../core/log.js";
+
+/** The checks, in the order in which the doctor makes them. */
 export const CHECKS = [
   "configuration",
   "sentinels",
@@ -16,7 +18,7 @@ export const CHECKS = [
 
 export type Check = (typeof CHECKS)[number];
 
-/** "skip": not looked at, or not allowed to look. Only "fail" makes the doctor's verdict a bad one. */
+/** "skip": not checked, or not permitted to check. Only "fail" makes the doctor's verdict bad. */
 export type Status = "ok" | "warn" | "fail" | "skip";
 
 export interface Finding {
@@ -31,14 +33,33 @@ export interface Finding {
 export interface Report {
   /** No check failed. */
   readonly ok: boolean;
-  /** Where the configuration leads; null when it is wrong. */
+  /** The address in the configuration; null if the configuration is wrong. */
   readonly target: string | null;
   readonly checks: readonly Finding[];
 }
 
+export const ok = (check: Check, found: string): Finding => ({ check, status: "ok", found });
+export const skip = (check: Check, found: string): Finding => ({ check, status: "skip", found });
+
+export function warn(check: Check, found: string, advice: string): Finding {
+  return { check, status: "warn", found, advice };
+}
+
+export function fail(check: Check, found: string, advice: string): Finding {
+  return { check, status: "fail", found, advice };
+}
+
+export function codeAndText(error: unknown): string {
+  return error instanceof Error ? `${errorCode(error)}: ${error.message}` : errorCode(error);
+}
+
+export function ms(value: number): string {
+  return `${value < 10 ? value.toFixed(2) : Math.round(value)} ms`;
+}
+
 const MARKS: Record<Status, string> = { ok: "ok", warn: "warn", fail: "FAIL", skip: "-" };
 
-/** A table for people: what was looked at, how it is, what was seen; advice below the line that it belongs to. */
+/** A table for people: one line for each finding, with the advice below it. */
 export function asTable({ target, checks }: Report): string {
   const width = Math.max(...checks.map(({ check }) => check.length));
   const lines = checks.flatMap(({ check, status, found, advice }) => {

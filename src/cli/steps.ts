@@ -7,17 +7,15 @@ import { foreignWord } from "../connection/foreign.js";
 import { Sentinels } from "../connection/sentinels.js";
 import { errorCode } from "../core/log.js";
 import { within } from "../core/waiting.js";
-import type { Finding } from "./finding.js";
+import { fail, type Finding, ms, ok, skip, warn } from "./report.js";
 
-/** A certificate that ends sooner is worth a warning. */
 const EXPIRY_WARN_DAYS = 14;
 const DAY_MS = 86_400_000;
 
-/** Whether the sentinels, if there are any, name a master; the rest of the way leads to that one. */
+/** The master that the sentinels name, if there are sentinels; the following steps go to this master. */
 export async function askSentinels(redis: RedisConfig): Promise<{ finding: Finding; redis: RedisConfig }> {
-  const check = "sentinels";
   const sentinels = Sentinels.of(redis);
-  if (!sentinels) return { finding: { check, status: "skip", found: "none configured" }, redis };
+  if (!sentinels) return { finding: skip("sentinels", "none configured"), redis };
   try {
     const [newest] = await sentinels.ask(redis.connectTimeoutMs);
     const { master } = newest!;
@@ -25,13 +23,12 @@ export async function askSentinels(redis: RedisConfig): Promise<{ finding: Findi
   } catch (error) {
     const found = error instanceof Error ? error.message : errorCode(error);
     const advice = "check redis.sentinels, redis.sentinelName, and the sentinels' own password and TLS";
-    return { finding: { check, status: "fail", found, advice }, redis };
+    return { finding: fail("sentinels", found, advice), redis };
   }
 }
 
-/** One that answers is enough to connect; without a majority there is no failover. */
+/** One sentinel that answers is enough to connect, but a failover needs a majority. */
 async function judgeSentinels(redis: RedisConfig, master: Endpoint): Promise<Finding> {
-  const check = "sentinels";
   const named = `the master of "${redis.sentinelName}" is ${where(master)}`;
   const listed = redis.sentinels!;
   const asking = listed.map((one) => Sentinels.of({ ...redis, sentinels: [one] })!.ask(redis.connectTimeoutMs));
@@ -40,13 +37,13 @@ async function judgeSentinels(redis: RedisConfig, master: Endpoint): Promise<Fin
     const other = where(asked.value[0]!.master);
     return other === where(master) ? [] : [`${where(listed[i]!)} names ${other}`];
   });
-  if (failed.length === 0) return { check, status: "ok", found: named };
+  if (failed.length === 0) return ok("sentinels", named);
   const found = `${named}; ${failed.length} of ${listed.length} sentinels did not say so: ${failed.join("; ")}`;
-  const status = failed.length * 2 < listed.length ? "warn" : "fail";
-  return { check, status, found, advice: "without a majority of the sentinels nobody takes a dead master's place" };
+  const judge = failed.length * 2 < listed.length ? warn : fail;
+  return judge("sentinels", found, "without a majority of the sentinels nobody takes a dead master's place");
 }
 
-/** Of the listed nodes of a Cluster the first that accepts a connection, as a client would look for one. */
+/** The first listed node of a Cluster that accepts a connection, which is the node that a client would choose. */
 export async function chooseNode(redis: RedisConfig): Promise<RedisConfig> {
   for (const node of redis.clusterNodes ?? []) {
     const chosen = { ...redis, ...node };
@@ -58,65 +55,57 @@ export async function chooseNode(redis: RedisConfig): Promise<RedisConfig> {
 /** Whether the configured host has an address. */
 export async function resolveName({ host, path, ioredis, connectTimeoutMs }: RedisConfig): Promise<Finding> {
   const check = "name resolution";
-  if (path !== undefined) return { check, status: "skip", found: "a Unix socket needs none" };
-  if (isIP(host) > 0) return { check, status: "skip", found: `${host} is an address already` };
+  if (path !== undefined) return skip(check, "a Unix socket needs none");
+  if (isIP(host) > 0) return skip(check, `${host} is an address already`);
   try {
     const asking = lookup(host, { all: true, family: ioredis.family ?? 0 });
     const addresses = await within(asking, connectTimeoutMs, () => silent(connectTimeoutMs));
-    return { check, status: "ok", found: `${host} is ${addresses.map(({ address }) => address).join(", ")}` };
+    return ok(check, `${host} is ${addresses.map(({ address }) => address).join(", ")}`);
   } catch (error) {
-    const found = `${host} has no address (${errorCode(error)})`;
     const advice = "check redis.host (REDIS_HOST, REDIS_URL), and the DNS of the place where this runs";
-    return { check, status: "fail", found, advice };
+    return fail(check, `${host} has no address (${errorCode(error)})`, advice);
   }
 }
 
-/** Whether something accepts a connection there; a frozen server still does, by its kernel. */
+/** Whether a server accepts a connection; a frozen server still does, because its kernel accepts for it. */
 export async function reach(redis: RedisConfig): Promise<Finding> {
   const check = "reachability";
   const startedAt = performance.now();
   const socket = connectTcp(addressOf(redis));
   try {
     await connected(socket, "connect", redis.connectTimeoutMs);
-    return { check, status: "ok", found: `accepts connections, after ${ms(performance.now() - startedAt)}` };
+    return ok(check, `accepts connections, after ${ms(performance.now() - startedAt)}`);
   } catch (error) {
-    return { check, status: "fail", found: `no connection (${errorCode(error)})`, advice: reachAdvice(error, redis) };
+    return fail(check, `no connection (${errorCode(error)})`, reachAdvice(error, redis));
   } finally {
     socket.destroy();
   }
 }
 
-/** Whether a TLS handshake succeeds with the configured certificates, and for how long it will. */
+/** Whether a TLS handshake succeeds with the configured certificates, and when the server's certificate ends. */
 export async function shakeHands(redis: RedisConfig): Promise<Finding> {
-  const check = "TLS";
-  if (redis.tls === false) return { check, status: "skip", found: "off" };
+  if (redis.tls === false) return skip("TLS", "off");
   const socket = connectTls(tlsOptions(redis, redis.tls as ConnectionOptions));
   try {
     await connected(socket, "secureConnect", redis.connectTimeoutMs);
     return judgeCertificate(socket);
   } catch (error) {
-    return { check, status: "fail", found: `no handshake (${errorCode(error)})`, advice: tlsAdvice(error) };
+    return fail("TLS", `no handshake (${errorCode(error)})`, tlsAdvice(error));
   } finally {
     socket.destroy();
   }
 }
 
-export function ms(value: number): string {
-  return `${value < 10 ? value.toFixed(2) : Math.round(value)} ms`;
-}
-
 function judgeCertificate(socket: TLSSocket): Finding {
-  const check = "TLS";
   const protocol = socket.getProtocol() ?? "TLS";
   if (!socket.authorized) {
     const advice =
       "fine on a private network only: anybody may answer in the server's place; give redis.tls.ca instead";
-    return { check, status: "warn", found: `${protocol}, the certificate is not checked`, advice };
+    return warn("TLS", `${protocol}, the certificate is not checked`, advice);
   }
   const days = Math.floor((Date.parse(socket.getPeerCertificate().valid_to) - Date.now()) / DAY_MS);
   const found = `${protocol}, the certificate is good for ${days} more days`;
-  if (days >= EXPIRY_WARN_DAYS) return { check, status: "ok", found };
-  return { check, status: "warn", found, advice: "renew the server's certificate" };
+  return days >= EXPIRY_WARN_DAYS ? ok("TLS", found) : warn("TLS", found, "renew the server's certificate");
 }
 
 function reachAdvice(error: unknown, { path, connectTimeoutMs }: RedisConfig): string {
@@ -153,7 +142,7 @@ function addressOf({ host, port, path, ioredis }: RedisConfig): { path: string }
   return path === undefined ? { host, port, ...(ioredis.family && { family: ioredis.family }) } : { path };
 }
 
-/** A copy: node:tls writes into what it is given, and the configuration is frozen. */
+/** Copies the options: node:tls writes into them, and the configuration is frozen. */
 function tlsOptions(redis: RedisConfig, tls: ConnectionOptions): ConnectionOptions {
   const servername = redis.path === undefined ? serverName(redis.host) : "";
   return { ...addressOf(redis), servername, ...structuredClone(tls) };

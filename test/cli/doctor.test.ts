@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
-import type { Finding, Report } from "../../src/cli/finding.js";
+import type { Finding, Report } from "../../src/cli/report.js";
 import { makeCertificates } from "../support/certificates.js";
 import { freePort, startRedis, type RedisServer } from "../support/redis-server.js";
 import { NAME, startSentinel } from "../support/sentinel.js";
