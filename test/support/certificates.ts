@@ -10,7 +10,7 @@ export interface KeyPair {
 }
 
 export interface Certificates extends AsyncDisposable {
-  /** Where the files are that a server is started with: ca.crt, server.crt, server.key. */
+  /** The folder with the files that a server is started with: ca.crt, server.crt, server.key. */
   readonly folder: string;
   readonly ca: string;
   readonly client: KeyPair;
@@ -19,7 +19,7 @@ export interface Certificates extends AsyncDisposable {
 const openssl = promisify(execFile);
 const KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
 
-/** An authority that nobody else trusts, with a certificate for a server on the loopback address and one for a client. */
+/** An authority that nobody else trusts, a certificate for a server on the loopback address, and one for a client. */
 export async function makeCertificates(): Promise<Certificates> {
   const folder = await mkdtemp(join(tmpdir(), "redthread-tls-"));
   const dispose = (): Promise<void> => rm(folder, { recursive: true, force: true });

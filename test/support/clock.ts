@@ -1,10 +1,10 @@
 import type { TestContext } from "node:test";
 
-/** Lets the main thread's clock run ahead: what is judged by age is judged as if that time had passed. Timers do not notice. */
+/** Moves the main thread's clock ahead, so that everything seems older by that time. Timers are not affected. */
 export function aheadOfTime(t: TestContext): (ms: number) => void {
   const now = performance.now.bind(performance);
   let aheadMs = 0;
-  // Not with t.mock, which keeps a record, and a stack, of every call.
+  // t.mock would keep a record and a stack of every call.
   performance.now = () => now() + aheadMs;
   t.after(() => {
     performance.now = now;

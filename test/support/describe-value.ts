@@ -1,14 +1,14 @@
 import { createHash } from "node:crypto";
 import { types } from "node:util";
 
-/** Longer bytes are told by their length and a hash, so that a failure stays readable. */
+/** Longer bytes are shown by their length and a hash, so that a failure stays readable. */
 const HEX_BYTES = 48;
 
 /**
- * All that a program can see of a value, as one canonical text: types, keys in their order, holes, bytes, and which objects
- * are one and the same. Two values have the same description exactly if nobody could tell them apart, with three
- * exceptions: whether two views share memory, what the rest of a view's buffer holds, and whether a view that is
- * reached both through plain objects and arrays and otherwise is one object in both places. `withoutViewNumbers` leaves out
+ * Everything that a program can see of a value, as one canonical text: types, keys in their order, holes, bytes, and
+ * which objects are identical. Two values have the same description exactly if no program could tell them apart, with
+ * three exceptions: whether two views share memory, the rest of a view's buffer, and whether a view that is reached
+ * both through plain objects and arrays and otherwise is one object in both places. `withoutViewNumbers` leaves out
  * which views are one object.
  */
 export function describe(value: unknown): string {
@@ -19,7 +19,10 @@ export function withoutViewNumbers(description: string): string {
   return description.replaceAll(/ @\d+/g, "");
 }
 
-/** Changes every container and every byte in reach, so that whatever shares them shows it. Shared memory is left alone. */
+/**
+ * Changes every container and every byte in reach, so that values that share them show it. Shared memory stays as it
+ * is.
+ */
 export function scribble(value: unknown): void {
   const seen = new Set<object>();
   const queue = [value];
@@ -31,12 +34,12 @@ export function scribble(value: unknown): void {
   for (const object of seen) scribbleOn(object);
 }
 
-/** Reads an own property also where its name is "__proto__". */
+/** Reads an own property, also one with the name "__proto__". */
 export function ownPart(object: object, key: string): unknown {
   return Object.getOwnPropertyDescriptor(object, key)?.get ? Reflect.get(object, key) : ownValue(object, key);
 }
 
-/** Whether the object is one that `arrive` looks into for views: its prototype is that of a literal, or none. */
+/** Whether `arrive` looks for views inside of this object: its prototype is that of a literal, or null. */
 export function isPlain(object: object): boolean {
   if (types.isProxy(object)) return false;
   if (Array.isArray(object)) return Object.getPrototypeOf(object) === Array.prototype;
@@ -44,7 +47,7 @@ export function isPlain(object: object): boolean {
   return prototype === null || prototype === Object.prototype;
 }
 
-/** A detached view throws where its length is read. */
+/** A detached view throws when its length is read. */
 export function isDetached(part: ArrayBufferLike | ArrayBufferView): boolean {
   const buffer = ArrayBuffer.isView(part) ? part.buffer : part;
   if (types.isSharedArrayBuffer(buffer)) return false;
@@ -57,7 +60,7 @@ export function isDetached(part: ArrayBufferLike | ArrayBufferView): boolean {
 
 class Describer {
   readonly text: string;
-  /** What is reached through plain objects and arrays only. */
+  /** The objects that are reached through plain objects and arrays only. */
   readonly #plain = new Set<object>();
   readonly #numbers = new Map<object, number>();
   readonly #plainViews = new Map<object, number>();
@@ -117,7 +120,7 @@ class Describer {
 
   #view(view: ArrayBufferView, inPlain: boolean): string {
     if (isDetached(view)) return "a detached view";
-    // A view that is in plain reach as well may be the same object here, and so a Buffer, or another object.
+    // A view that is also in plain reach may be the same object here, therefore a Buffer, or another object.
     const isBuffer = Buffer.isBuffer(view) && (inPlain || !this.#plain.has(view));
     const isShared = types.isSharedArrayBuffer(view.buffer);
     const isWhole = view.byteOffset === 0 && view.buffer.byteLength === view.byteLength;
@@ -162,7 +165,7 @@ function asBytes(part: ArrayBufferLike | ArrayBufferView): Buffer {
   return Buffer.from(part.buffer as ArrayBuffer, part.byteOffset, part.byteLength);
 }
 
-/** The name of the built-in type, whatever the object's class is called. */
+/** The name of the built-in type, whatever the name of the object's class is. */
 function tagOf(object: object): string {
   return Object.prototype.toString.call(object).slice("[object ".length, -1);
 }

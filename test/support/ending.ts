@@ -8,13 +8,13 @@ import type { RedisServer } from "./redis-server.js";
 
 export type Ending = ConnectionManager<typeof EndingTasks>;
 
-/** What a shutdown may take, so short that a test with a hang in it is told from one without. */
+/** The limits of a shutdown: so short that a test can tell whether something hangs. */
 export const LIMITS = { lameDuckMs: 0, drainMs: 300, closeMs: 600 };
 
-/** Where it matters what becomes of each thread: a loaded machine has time for it. */
+/** Longer, for tests about each thread: a loaded machine needs the time. */
 export const UNHURRIED = { closeMs: 4_000 };
 
-/** What a server writes at loglevel verbose when a connection ends otherwise than by QUIT. */
+/** At loglevel verbose, a server writes this when a connection ends without QUIT. */
 export const ABRUPT = /Reading from client|Error writing to client|Client closed connection(?!.*name=observer)/;
 
 export function ending(t: TestContext, server: RedisServer, options: Partial<ManagerOptions> = {}): Ending {
@@ -25,7 +25,7 @@ export function ending(t: TestContext, server: RedisServer, options: Partial<Man
   });
 }
 
-/** The promise itself: lameDuckMs + drainMs + closeMs + 500 ms, whatever happens meanwhile. */
+/** The promise: lameDuckMs + drainMs + closeMs + 500 ms, whatever happens meanwhile. */
 export async function shutsDownInTime(manager: Ending, limits: Partial<typeof LIMITS> = {}): Promise<ShutdownReport> {
   const { lameDuckMs, drainMs, closeMs } = { ...LIMITS, ...limits };
   const startedAt = performance.now();
@@ -39,11 +39,14 @@ export async function shutsDownInTime(manager: Ending, limits: Partial<typeof LI
 
 interface Outcomes {
   readonly values: unknown[];
-  /** Without what all codes of the library begin with. */
+  /** Without the prefix of all codes of the library. */
   readonly codes: string[];
 }
 
-/** Of what was accepted: each finished or was rejected with an error of the library's. Listens from this turn on. */
+/**
+ * Counts how the accepted tasks end: each finishes, or is rejected with an error of the library. It listens from this
+ * turn on.
+ */
 export async function settled(accepted: readonly Promise<unknown>[]): Promise<Outcomes> {
   const all = Promise.allSettled(accepted);
   const outcomes = await eventually(() => all, 30_000, "everything that was accepted settles");

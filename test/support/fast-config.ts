@@ -4,7 +4,7 @@ import type { RedisServer } from "./redis-server.js";
 
 type Overrides = Omit<NonNullable<Parameters<typeof loadConfig>[0]>, "env">;
 
-/** A configuration for this server that owes nothing to the environment of whoever runs the tests. */
+/** A configuration for this server that is independent of the environment. */
 export function configFor(server: Pick<RedisServer, "port">, overrides: Overrides = {}): Config {
   return loadConfig({ ...overrides, env: {}, redis: { port: server.port, ...overrides.redis } });
 }

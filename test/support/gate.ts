@@ -3,7 +3,7 @@ export interface Gate<T = void> {
   open(value: T): void;
 }
 
-/** Holds a test, or a fake, at a point of its own choosing until somebody opens it; stays open. */
+/** Holds a test, or a fake, at a chosen point until `open` is called; then it stays open. */
 export function gate<T = void>(): Gate<T> {
   let open!: (value: T) => void;
   const promise = new Promise<T>((resolve) => {
@@ -15,8 +15,8 @@ export function gate<T = void>(): Gate<T> {
 const POLL_MS = 10;
 
 /**
- * Tries `assertion` until it neither throws nor returns false, and gives its value. The deadline is there for liveness
- * only: it names what was awaited instead of letting a test hang.
+ * Tries `assertion` until it neither throws nor returns false, and returns its value. The deadline only turns a hang
+ * into a failure with a name.
  */
 export async function eventually<T>(
   assertion: () => T | false | Promise<T | false>,

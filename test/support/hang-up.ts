@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
 import type { TestContext } from "node:test";
 
-/** A port in Redis's place that hangs up on everybody, and counts. */
+/** A port in Redis's place that closes every connection, and counts them. */
 export async function hangUpOn(
   port: number,
 ): Promise<{ server: Server; attempts: () => number; atOnce: () => number }> {
@@ -14,8 +14,8 @@ export async function hangUpOn(
     open.add(socket);
     most = Math.max(most, open.size);
     socket.on("error", () => {}).on("close", () => open.delete(socket));
-    // Late enough for others to come meanwhile, if they would. Not counted from here on: its close event can come
-    // after the next connection that it makes room for.
+    // Late enough for other clients to come meanwhile. Not counted from here on, because its close event can come after
+    // the next connection that it makes room for.
     setTimeout(() => {
       open.delete(socket);
       socket.destroy();
@@ -27,14 +27,14 @@ export async function hangUpOn(
 }
 
 export interface MutePort {
-  /** That are open. */
+  /** Open connections. */
   readonly connections: number;
-  /** So far. */
+  /** Connections so far. */
   readonly accepted: number;
   close(): Promise<void>;
 }
 
-/** A port in Redis's place that takes every connection and says nothing, until it is closed or the test is over. */
+/** A port in Redis's place that accepts every connection and never answers, until it is closed or the test is over. */
 export async function listenMutely(t: TestContext, port: number): Promise<MutePort> {
   const open = new Set<Socket>();
   let accepted = 0;

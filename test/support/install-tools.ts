@@ -26,7 +26,10 @@ const TOOLS: readonly Tool[] = [
   },
 ];
 
-/** Run before tests, benchmarks and soak: a fresh Debian container gets what it lacks, everybody else one clear sentence. */
+/**
+ * Runs before tests, benchmarks and soak. A fresh Debian container gets what it lacks; other machines get one clear
+ * sentence.
+ */
 function install(tools: readonly Tool[]): void {
   if (process.getuid?.() !== 0 || !existsSync(APT_GET)) return;
   const packages = tools.map(({ debianPackage }) => debianPackage);
@@ -34,7 +37,7 @@ function install(tools: readonly Tool[]): void {
 }
 
 function apt(...args: string[]): boolean {
-  // RUNLEVEL: the package must not start a server of its own on 6379.
+  // RUNLEVEL keeps the package from starting a server on port 6379.
   const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive", RUNLEVEL: "1" };
   const { status, stderr } = spawnSync(APT_GET, ["-qq", ...args], { env, stdio: ["ignore", "ignore", "pipe"] });
   if (status !== 0) process.stderr.write(stderr ?? "");

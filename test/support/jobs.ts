@@ -5,7 +5,7 @@ import type { RedisServer } from "./redis-server.js";
 
 const DEADLINE_MS = 30_000;
 
-/** Works off a queue on this server. */
+/** A worker for a queue on this server. */
 export async function work<Tasks extends object>(
   manager: Parameters<typeof createWorker<Tasks>>[0],
   { port }: Pick<RedisServer, "port">,
@@ -13,7 +13,7 @@ export async function work<Tasks extends object>(
   options: Partial<JobWorkerOptions<Tasks>> = {},
 ): Promise<JobWorker> {
   const jobs = await createWorker(manager, name, { connection: { host: "127.0.0.1", port }, ...options });
-  jobs.worker.on("error", () => {}); // BullMQ writes to the console what nobody listens to
+  jobs.worker.on("error", () => {}); // without a listener BullMQ writes to the console
   return jobs;
 }
 
@@ -23,11 +23,11 @@ export class TestQueue extends Queue implements AsyncDisposable {
     super(name, { connection: { host: "127.0.0.1", port: server.port } });
   }
 
-  /** Waits until the job is in this state, and gives it as it is then. */
+  /** Waits until the job has this state, and returns the job as it is then. */
   async reaches(job: Job, state: JobState): Promise<Job> {
     const look = async (): Promise<Job | false> => {
       if ((await job.getState()) !== state) return false;
-      return (await this.getJob(job.id!))!; // read after it got there
+      return (await this.getJob(job.id!))!; // read after the state was reached
     };
     return eventually(look, DEADLINE_MS, `job ${job.id} (${job.name}) is ${state}`);
   }

@@ -5,10 +5,10 @@ import { fixture, manage } from "./manage.js";
 import { beginLeakCheck, leakCheck } from "./leak-check.js";
 import type { RedisServer } from "./redis-server.js";
 
-/** The two kinds of handles that other libraries may be given on the main thread. */
+/** The two kinds of handles on the main thread that other libraries may get. */
 export const SOURCES = ["manager.getRedis()", "connect()"] as const;
 
-/** A handle that was taken before the server killed every connection; its client has replaced its own since. */
+/** A handle from before the server killed every connection; its client has replaced its own connection since. */
 export async function killedHandle(
   t: TestContext,
   server: RedisServer,

@@ -11,18 +11,19 @@ const rejections: unknown[] = [];
 let listening = false;
 
 interface Checks {
-  /** A handle may belong to what another check's hooks are still to close. */
+  /** The hooks of another check may still have to close the owner of a handle. */
   left: number;
   readonly since: number;
-  /** A hook that fails ends the hooks: does what those after it would have done. */
+  /** A failing hook ends the other hooks: this one does their work. */
   onFailure: () => Promise<void>;
 }
 const checks = new WeakMap<Test, Checks>();
 
 /**
- * After the test: CLIENT LIST holds only the observer, no promise was rejected unheard since the last check, and once
- * the test's last check is through, nothing is left that the library opened on this thread since the first one began.
- * After-hooks run in the order they were registered: call this before registering the one that stops the server.
+ * Checks after the test: CLIENT LIST holds only the observer, and no promise was rejected without a handler since the
+ * last check. After the test's last check, nothing may be open that the library opened on this thread since the first
+ * one began. After-hooks run in the order of registration: call this before the hook that stops the server is
+ * registered.
  */
 export function leakCheck(t: Test, server: RedisServer): void {
   listen();
@@ -35,7 +36,7 @@ export function leakCheck(t: Test, server: RedisServer): void {
       throw new Error("the test has killed its server and not started it again");
     }
     await server.waitForClients((clients) => clients.length === 0, 5_000, "nobody but the observer is connected");
-    // Rejections are reported once the microtasks are through.
+    // Rejections are reported after the microtasks.
     await new Promise((resolve) => setImmediate(resolve));
     assert.deepEqual(rejections.splice(0), [], "no promise was rejected unheard");
     if (ofTest.left === 0) await nothingIsOpen(ofTest.since);
@@ -50,14 +51,14 @@ export function leakCheck(t: Test, server: RedisServer): void {
   });
 }
 
-/** For who opens something before its `leakCheck`, because its own hook has to come first. */
+/** For tests that must open something before their `leakCheck`, because their own hook has to come first. */
 export function beginLeakCheck(t: Test): Checks {
   const ofTest = checks.get(t) ?? { left: 0, since: newestHandle(), onFailure: async () => {} };
   checks.set(t, ofTest);
   return ofTest;
 }
 
-/** Closing takes a turn or two, and Node tells of it later still. */
+/** Closing takes a turn or two, and Node reports it even later. */
 export async function nothingIsOpen(since: number, deadlineMs = 5_000): Promise<void> {
   const look = (): void => {
     const left = openHandles(since);

@@ -8,13 +8,16 @@ import { beginLeakCheck, leakCheck } from "./leak-check.js";
 import { startRedis, type RedisServer, type RedisServerOptions } from "./redis-server.js";
 
 interface ClientSetup extends Partial<Pick<ClientOptions, "role" | "logger" | "logins" | "onState">> {
-  /** Where to connect to, when not to the server itself. */
+  /** The address, if it is not the server's own. */
   readonly port?: number;
   readonly redis?: Partial<RedisOptions>;
   readonly retry?: Partial<RetryConfig>;
 }
 
-/** For a file whose every test spoils its server: starts one each, stops them all when the file is through. */
+/**
+ * For a file whose every test spoils its server: starts a server for each, and stops all of them at the end of the
+ * file.
+ */
 export function serverPerTest(): (options?: RedisServerOptions) => Promise<RedisServer> {
   const servers: RedisServer[] = [];
   after(() => Promise.all(servers.map((server) => server.stop())));
@@ -25,10 +28,10 @@ export function serverPerTest(): (options?: RedisServerOptions) => Promise<Redis
   };
 }
 
-/** All of a test are closed before anybody looks whether the first one left something. */
+/** All clients of a test are closed before the check whether the first one left something. */
 const clients = new WeakMap<TestContext, Client[]>();
 
-/** A client that is not connected yet; after the test it is closed, and the server lists nobody. */
+/** A client that is not connected yet. After the test it is closed, and the server lists no client. */
 export function makeClient(
   t: TestContext,
   server: RedisServer,
@@ -60,7 +63,7 @@ export async function openClient(t: TestContext, server: RedisServer, setup: Cli
   return client;
 }
 
-/** What a promise was rejected with; undefined if it was not. */
+/** The reason of a promise's rejection; undefined if it was not rejected. */
 export async function rejection(promise: PromiseLike<unknown>): Promise<Error | undefined> {
   try {
     await promise;

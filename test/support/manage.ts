@@ -15,7 +15,7 @@ export function fixture(name: string): URL {
   return new URL(`../fixtures/${name}.js`, import.meta.url);
 }
 
-/** A manager on this server that owes nothing to the environment, is shut down after the test, and then leaves nothing. */
+/** A manager on this server, independent of the environment. It is shut down after the test, and must leave nothing. */
 export function manage<Tasks extends object>(
   t: TestContext,
   server: RedisServer,
@@ -27,7 +27,7 @@ export function manage<Tasks extends object>(
     logger: silent,
     ...options,
     redis: { port: server.port, ...options.redis },
-    threads: { count: 2, startTimeoutMs: 30_000, ...options.threads }, // other test files have the CPU, too
+    threads: { count: 2, startTimeoutMs: 30_000, ...options.threads }, // other test files use the CPU, too
   });
   t.after(() => eventually(() => manager.shutdown({ drainMs: 1_000 }), 30_000, "the manager is shut down"));
   leakCheck(t, server);

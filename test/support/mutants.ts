@@ -1,8 +1,8 @@
 /**
- * `npm run test:mutants -- [NAME ...]`: takes one mechanism after the other out of the sources and expects tests to notice.
- * Each file of test/mutants, or each that is named, is a patch with its own heading: `What:` says which mechanism it takes
- * out, and every `Test:` names a test file that must go red. A hang counts as red. The exit code is 1 if a patch does
- * not apply or does not build, if one of its test files stays green, or if a named file is not green without a patch.
+ * `npm run test:mutants -- [NAME ...]`: takes one mechanism after the other out of the sources and expects tests to
+ * fail. Each file of test/mutants, or each named one, is a patch with a heading: `What:` says which mechanism it takes
+ * out, and every `Test:` names a test file that must fail. A hang counts as a failure. The exit code is 1 if a patch
+ * does not apply or does not build, if one of its test files passes, or if a named file fails without a patch.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -24,9 +24,9 @@ interface Ended {
   readonly hasHung: boolean;
 }
 
-/** The copies are built and tested side by side; each test file starts servers and threads of its own. */
+/** The copies are built and tested side by side; each test file starts its own servers and threads. */
 const AT_ONCE = 2;
-/** For one test file. */
+/** Of one test file. */
 const TEST_MS = 120_000;
 const BUILD_MS = 300_000;
 /** The lines of a failed build that are printed. */
@@ -67,7 +67,7 @@ function parse(name: string, patch: string): Mutant {
   return { name, patch, what, tests };
 }
 
-/** A test that fails anyway would make every mutant look as if it had been noticed. */
+/** If a test fails without a patch, every mutant would look noticed. */
 async function checkUnmutated(tests: ReadonlySet<string>): Promise<boolean> {
   return inCopy("unmutated", async (copy) => {
     const problem = await build(copy);
@@ -96,7 +96,7 @@ async function judge({ name, patch, what, tests }: Mutant): Promise<boolean> {
   });
 }
 
-/** In a copy of the working tree, with what is not committed yet; the copy is gone afterwards. */
+/** Runs in a copy of the working tree, uncommitted changes included; the copy is deleted afterwards. */
 async function inCopy<T>(name: string, work: (copy: string) => Promise<T>): Promise<T> {
   const copy = join(copies, name);
   try {
@@ -121,13 +121,13 @@ async function copyTree(copy: string): Promise<void> {
   await symlink(realpathSync(join(root, "node_modules")), join(copy, "node_modules"));
 }
 
-/** What went wrong, if anything did. */
+/** The description of the failure, if there is one. */
 async function build(copy: string): Promise<string | undefined> {
   const { code, output } = await run("npm", ["run", "build", "--silent"], copy, BUILD_MS);
   return code === 0 ? undefined : output.split("\n").slice(0, BUILD_LINES).join("\n");
 }
 
-/** The names of the tests that failed, or that the file did not end. */
+/** The names of the failed tests, or that the file did not end. */
 async function failuresOf(copy: string, file: string): Promise<string[]> {
   const built = join(copy, "dist", file.replace(/\.ts$/, ".js"));
   const { code, output, hasHung } = await run(
@@ -142,7 +142,7 @@ async function failuresOf(copy: string, file: string): Promise<string[]> {
   return failed;
 }
 
-/** With all that it starts in one process group: a test file that hangs has servers which nothing else would end. */
+/** All its processes are in one group: nothing else would end the servers of a test file that hangs. */
 async function run(
   command: string,
   args: readonly string[],
@@ -171,8 +171,8 @@ async function run(
 }
 
 /**
- * Inside of a repository `git apply` skips what is not below the current folder of that repository, silently: a copy must
- * not be taken for a part of the one it is in.
+ * Inside of a repository `git apply` silently skips what is not below the current folder of that repository: a copy
+ * must not count as a part of the repository that it is in.
  */
 function environment(): NodeJS.ProcessEnv {
   const ours = Object.entries(process.env).filter(([name]) => !/^GIT_|^NODE_TEST_CONTEXT$|^npm_/.test(name));

@@ -1,6 +1,6 @@
 /**
- * `npm run test:nodes -- [MAJOR ...]`: the tests under each supported Node, all of 20, 22, 24 and 26 unless some are
- * named. One build serves all; the binaries are those that npm carries, kept in .cache.
+ * `npm run test:nodes -- [MAJOR ...]`: the tests with each supported Node: 20, 22, 24 and 26, or the named ones. One
+ * build serves all; the binaries come from npm and are kept in .cache.
  */
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
@@ -32,6 +32,6 @@ function install(major: string): string {
 function test(bin: string): SuiteResult & { version: string } {
   const node = join(bin, "node");
   const version = spawnSync(node, ["--version"], { encoding: "utf8" }).stdout.trim();
-  // What a test starts by its name, `node` or `npm`, is of this version too.
+  // The programs `node` and `npm` that a test starts are of this version, too.
   return { version, ...runSuites(node, { ...process.env, PATH: `${bin}:${process.env["PATH"]}` }) };
 }

@@ -4,7 +4,7 @@ import { runInNewContext } from "node:vm";
 setFlagsFromString("--expose-gc");
 export const collect = runInNewContext("gc") as (options?: { readonly type: "minor" }) => void;
 
-/** What V8 takes for long-lived, in a process that nobody else uses. */
+/** The bytes in V8's old generation, in a process that only this measurement uses. */
 export function oldKb(): number {
   const space = getHeapSpaceStatistics().find(({ space_name }) => space_name === "old_space")!;
   return space.space_used_size / 1_024;

@@ -5,15 +5,15 @@ import type { RedisServer } from "./redis-server.js";
 export interface Keys {
   /** Counts the tasks that have begun. */
   readonly started: string;
-  /** Set, it lets them end. */
+  /** Set to let the tasks end. */
   readonly until: string;
 }
 
 let attempts = 0;
 
 /**
- * A waiting task in each of the manager's threads. They are dealt out one by one, but on a loaded machine a thread that
- * is slow to read loses its task to another: then once more.
+ * A waiting task in each of the manager's threads. Tasks are dealt out one by one, but on a loaded machine a thread
+ * that is slow to read loses its task to another thread: then it tries again.
  */
 export async function oneInEach(
   manager: Pick<ConnectionManager, "stats">,
@@ -32,7 +32,7 @@ export async function oneInEach(
   }
 }
 
-/** Until each of the manager's threads has done one, however they are dealt out. */
+/** Runs tasks until each of the manager's threads has done one, however they are dealt out. */
 export async function untilEachHasRun(
   manager: Pick<ConnectionManager, "stats">,
   run: () => Promise<unknown>,
