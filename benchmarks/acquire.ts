@@ -2,7 +2,7 @@
 import { startRedis } from "../test/support/redis-server.js";
 import type * as Tasks from "./acquire/tasks.js";
 import type { AcquireInput } from "./acquire/tasks.js";
-import { openManagerOf } from "./contenders/redthread/redthread.js";
+import { openManagers } from "./contenders/redthread/redthread.js";
 import { benchmark, builds, isSmoke } from "./support/benchmark.js";
 import type { Named, Point } from "./support/interleave.js";
 
@@ -28,11 +28,8 @@ const rivals: readonly Named<AcquirePoint>[] = [
 
 await using server = await startRedis();
 const { port } = server;
-const managers = await Promise.all(
-  builds.map((build) =>
-    openManagerOf<typeof Tasks>(build, { redis: { port }, threads: { count: 1 } }, "acquire/tasks.js"),
-  ),
-);
+const options = { redis: { port }, threads: { count: 1 } };
+await using managers = await openManagers<typeof Tasks>(builds, options, "acquire/tasks.js");
 await benchmark({
   question: "what a client costs to get in a thread, cached or leased",
   columns: { nsPerCall: "ns/call" },
@@ -61,7 +58,6 @@ await benchmark({
     title: "Nanoseconds per call to get a client in a thread",
     yTitle: "ns",
     xTitle: "what the lease is used for",
-    kind: "bars",
     isLog: true,
     panels: [
       { title: "cached", x: "use", metric: "nsPerCall", where: ({ use }) => use === "cached" },
@@ -74,4 +70,3 @@ await benchmark({
     ],
   },
 });
-for (const manager of managers) await manager.shutdown();

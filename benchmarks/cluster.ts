@@ -136,9 +136,6 @@ await benchmark({
   ],
   chart: {
     title: "One shard of a Cluster in trouble",
-    yTitle: "",
-    xTitle: "",
-    kind: "bars",
     panels: cases.flatMap((name) =>
       Object.entries({ success: "success %", failed: "failed calls", twice: "INCRs run twice" }).map(
         ([metric, title]) => ({

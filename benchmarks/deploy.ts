@@ -46,9 +46,6 @@ await benchmark({
   ],
   chart: {
     title: "A rolling deploy",
-    yTitle: "",
-    xTitle: "",
-    kind: "bars",
     panels: [
       { title: "requests failed", x: "fleet", metric: "failed", yTitle: "requests" },
       { title: "connects per second, at most", x: "fleet", metric: "connectsPerSecond", yTitle: "per second" },

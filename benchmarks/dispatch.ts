@@ -92,7 +92,6 @@ report(
       title: "Tasks per second: GET 4 kB + n x sha256 + SET, 2 threads",
       yTitle: "tasks per second",
       xTitle: "n (10ms: that much CPU)",
-      kind: "bars",
       isLog: true,
       panels: CALLERS.map((count) => ({
         title: `${count} ${count === 1 ? "caller" : "callers"}`,

@@ -75,7 +75,6 @@ if (!hasRedisBenchmark) {
       title: `GETs of ${BYTES} bytes over ${THREADS} connections`,
       yTitle: "GETs per second",
       xTitle: "commands under way on each connection",
-      kind: "bars",
       panels: [{ title: "GETs per second", x: "depth", metric: "getsPerSecond" }],
     },
   });

@@ -1,7 +1,7 @@
 /** What does `map()` do per second beside callers of `run()`, and does its memory grow with the inputs? */
 import { startRedis } from "../test/support/redis-server.js";
 import { byCallers } from "./contenders/contender.js";
-import { openManagerOf } from "./contenders/redthread/redthread.js";
+import { openManagers } from "./contenders/redthread/redthread.js";
 import type * as Tasks from "./contenders/redthread/tasks.js";
 import type { Item } from "./contenders/work.js";
 import { benchmark, builds, isSmoke } from "./support/benchmark.js";
@@ -21,10 +21,8 @@ function* inputs(count: number): Generator<Item> {
 }
 
 type Drive = (name: "nothing" | "item", items: Iterable<Item>) => Promise<void>;
-const managers = await Promise.all(
-  builds.map((build) => openManagerOf<typeof Tasks>(build, { redis: { port: server.port }, threads: { count: 2 } })),
-);
-for (const manager of managers) await manager.ready();
+const options = { redis: { port: server.port }, threads: { count: 2 } };
+await using managers = await openManagers<typeof Tasks>(builds, options);
 const contenders = builds.flatMap((build, at) => {
   const manager = managers[at]!;
   const mapped =
@@ -82,13 +80,9 @@ await benchmark({
   chart: {
     title: "map() beside run(), and its memory over a million inputs",
     yTitle: "tasks per second",
-    xTitle: "",
-    kind: "bars",
-    isLog: false,
     panels: [
       { title: "tasks per second", x: "task", metric: "tasksPerSecond" },
       { title: "RSS against inputs", x: "inputs", metric: "rssMb", yTitle: "MB" },
     ],
   },
 });
-for (const manager of managers) await manager.shutdown();

@@ -81,9 +81,6 @@ await benchmark({
   ],
   chart: {
     title: "Outages",
-    yTitle: "",
-    xTitle: "",
-    kind: "bars",
     panels: [
       panel(0, "run twice", `INCRs run twice, ${CRASHES} crashes`),
       panel(1, "attempts to connect", `attempts, ${named[1]}`),

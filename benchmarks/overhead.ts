@@ -25,8 +25,6 @@ await benchmark({
   chart: {
     title: "Nanoseconds per task",
     yTitle: "ns",
-    xTitle: "",
-    kind: "bars",
     panels: [{ title: "ns", x: "per", metric: "ns" }],
   },
 });

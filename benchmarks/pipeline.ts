@@ -1,6 +1,6 @@
 /** What do pipelines and transactions cost in a thread, beside the bare clients? GETs of 100 bytes, one pipeline after the other. */
 import { startRedis } from "../test/support/redis-server.js";
-import { openManagerOf } from "./contenders/redthread/redthread.js";
+import { openManagers } from "./contenders/redthread/redthread.js";
 import type * as Tasks from "./pipeline/tasks.js";
 import { benchmark, builds, isSmoke } from "./support/benchmark.js";
 import { quantile } from "./support/interleave.js";
@@ -17,14 +17,11 @@ const clients = [
   { client: "ioredis" as const, build: builds[0] },
   { client: "node-redis" as const, build: builds[0] },
 ];
-const contenders = await Promise.all(
-  clients.map(async ({ client, build }) => {
-    // A thread for each: none collects the garbage of another.
-    const options = { redis: { port }, threads: { count: 1 } };
-    const manager = await openManagerOf<typeof Tasks>(build, options, "pipeline/tasks.js");
-    await manager.ready();
-    return { ...build.named(client), client, manager };
-  }),
+// A thread for each: none collects the garbage of another.
+await using managers = await openManagers<typeof Tasks>(
+  clients.map(({ build }) => build),
+  { redis: { port }, threads: { count: 1 } },
+  "pipeline/tasks.js",
 );
 
 await benchmark({
@@ -32,7 +29,7 @@ await benchmark({
   columns: { p50: "p50 µs", p99: "p99 µs", cpu: "CPU µs" },
   reference: "redthread",
   points: KINDS.flatMap((kind) => [5, 100].map((gets) => ({ kind, gets }))),
-  contenders,
+  contenders: clients.map(({ client, build }, at) => ({ ...build.named(client), client, manager: managers[at]! })),
   rounds: isSmoke ? 1 : 5,
   warmUps: isSmoke ? 0 : 1,
   async measure({ client, manager }, { kind, gets }) {
@@ -44,7 +41,6 @@ await benchmark({
     title: "Microseconds per pipeline or transaction",
     yTitle: "µs",
     xTitle: "GETs in each",
-    kind: "bars",
     isLog: true,
     panels: ["p50", "p99", "cpu"].flatMap((metric) =>
       KINDS.map((kind) => ({
@@ -56,4 +52,3 @@ await benchmark({
     ),
   },
 });
-for (const { manager } of contenders) await manager.shutdown();

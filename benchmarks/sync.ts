@@ -3,7 +3,7 @@
  * turn; p50 and p99 of each round.
  */
 import { startRedis } from "../test/support/redis-server.js";
-import { openManagerOf } from "./contenders/redthread/redthread.js";
+import { openManagers } from "./contenders/redthread/redthread.js";
 import { benchmark, builds, isSmoke } from "./support/benchmark.js";
 import { quantile } from "./support/interleave.js";
 import type * as Tasks from "./sync/tasks.js";
@@ -13,8 +13,7 @@ const CALLS = { GET: isSmoke ? 20 : 5_000, "pipeline of 100": isSmoke ? 5 : 500 
 await using server = await startRedis();
 for (let i = 0; i < 100; i++) await server.admin.set(`bench:${i}`, "x".repeat(100));
 const options = { redis: { port: server.port }, threads: { count: 1 } };
-const managers = await Promise.all(builds.map((build) => openManagerOf<typeof Tasks>(build, options, "sync/tasks.js")));
-for (const one of managers) await one.ready();
+await using managers = await openManagers<typeof Tasks>(builds, options, "sync/tasks.js");
 const { ms, mb } = await managers[0]!.run("start");
 await benchmark({
   question: "synchronous beside asynchronous calls of one thread",
@@ -34,10 +33,7 @@ await benchmark({
   chart: {
     title: "Microseconds per call: redthread/sync beside await",
     yTitle: "µs",
-    xTitle: "",
-    kind: "bars",
     isLog: true,
     panels: (["p50", "p99"] as const).map((metric) => ({ title: metric, x: "call", metric })),
   },
 });
-for (const one of managers) await one.shutdown();

@@ -113,7 +113,6 @@ report(
       title: "Tasks per second by the shape of their values, 2 threads",
       yTitle: "tasks per second",
       xTitle: "callers",
-      kind: "bars",
       panels: SHAPES.map((name) => ({
         title: name,
         x: "callers",

@@ -91,7 +91,6 @@ await benchmark({
     title: `Nearest neighbours among ${WORDS} word vectors`,
     yTitle: "queries per second",
     xTitle: "threads",
-    kind: "bars",
     panels: [
       { title: "queries per second", x: "threads", metric: "queriesPerSecond" },
       { title: "recall@10", x: "threads", metric: "recallAt10", yTitle: "share" },

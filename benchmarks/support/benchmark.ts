@@ -16,7 +16,7 @@ export interface Report {
   readonly question: string;
   /** The title of each metric of the samples. */
   readonly columns: Readonly<Record<string, string>>;
-  /** The table has ratios of this contender's medians to those of each other; without it there are no ratios. */
+  /** The table compares the medians of all contenders with this contender's; without it there are no ratios. */
   readonly reference?: string;
   /** What a reader must know to read the figures. */
   readonly notes?: readonly string[];

@@ -21,10 +21,11 @@ export interface Panel {
 export interface Chart {
   readonly title: string;
   /** Includes the unit. */
-  readonly yTitle: string;
-  readonly xTitle: string;
+  readonly yTitle?: string;
+  readonly xTitle?: string;
   readonly isLog?: boolean;
-  readonly kind: "lines" | "bars";
+  /** Default: bars. */
+  readonly kind?: "lines" | "bars";
   /** Three to a line; they share one y axis unless a panel has its own. */
   readonly panels: readonly Panel[];
   readonly caption: string;
@@ -123,8 +124,8 @@ function drawPanel(chart: Chart, panel: Panel, frame: Frame, names: readonly str
       text(left - 6, scale.y(tick) + 4, short(tick), `text-anchor="end" font-size="11"`),
     ]),
     ...xs.map((x) => text(centre(x), top + height + 16, x, `text-anchor="middle" font-size="11"`)),
-    text(left + width / 2, top + height + 36, chart.xTitle, `text-anchor="middle" fill="#555555"`),
-    `<text transform="translate(${left - 50} ${top + height / 2}) rotate(-90)" text-anchor="middle" fill="#555555">${escape(yTitle ?? chart.yTitle)}</text>`,
+    text(left + width / 2, top + height + 36, chart.xTitle ?? "", `text-anchor="middle" fill="#555555"`),
+    `<text transform="translate(${left - 50} ${top + height / 2}) rotate(-90)" text-anchor="middle" fill="#555555">${escape(yTitle ?? chart.yTitle ?? "")}</text>`,
     ...drawn,
     `<line x1="${left}" x2="${left + width}" y1="${top + height}" y2="${top + height}" stroke="#222222"/>`,
   ];

@@ -40,7 +40,7 @@ export const BENCHMARKS: Readonly<Record<string, { readonly canBeside: boolean }
 export const USAGE =
   "Usage: npm run bench -- [NAME …] [--smoke] [--save] [--only KEY=VALUE,…] [--contenders PART-OF-NAME,…] [--beside TARBALL]";
 
-/** Throws for options that do not go together. `script` is a benchmark, or `run`, which starts those that are named. */
+/** Throws for options that do not go together. `script` is a benchmark, or `run`, which starts the named ones. */
 export function parseBenchOptions(
   argv: readonly string[] = process.argv.slice(2),
   script: string = basename(process.argv[1] ?? "", ".js"),

@@ -39,12 +39,17 @@ export function openManager<T extends object>(options: Options, tasks = TASKS): 
   });
 }
 
-/** The same with `build`. */
-export async function openManagerOf<T extends object>(
-  build: Build,
-  options: Options,
-  tasks?: string,
-): Promise<ConnectionManager<T>> {
-  const own = await build.load<{ openManager: typeof openManager }>("contenders/redthread/redthread.js");
-  return own.openManager<T>(options, tasks);
+/** The same for each build, ready to use. */
+export async function openManagers<T extends object>(builds: readonly Build[], options: Options, tasks?: string) {
+  const managers = await Promise.all(
+    builds.map(async (build) => {
+      const own = await build.load<{ openManager: typeof openManager }>("contenders/redthread/redthread.js");
+      return own.openManager<T>(options, tasks);
+    }),
+  );
+  for (const manager of managers) await manager.ready();
+  const close = async (): Promise<void> => {
+    for (const manager of managers) await manager.shutdown();
+  };
+  return Object.assign(managers, { [Symbol.asyncDispose]: close });
 }
