@@ -1,17 +1,17 @@
-/** Something loaded from Redis, and what keeping it costs. */
+/** A value loaded from Redis, and what it costs to keep. */
 export interface Sized {
   readonly bytes: number;
 }
 
 /**
- * Blocks that a thread keeps at hand, the least recently used ones going first. Concurrent callers share one load; a
- * failed load is not kept. For content that never changes under its key.
+ * Keeps a thread's blocks; the least recently used ones go first. Concurrent callers share one load, and a failed load
+ * is not kept. For content that never changes under its key.
  */
 export class BlockCache<T extends Sized> {
   readonly #maxBytes: number;
   readonly #load: (key: string) => Promise<T>;
   readonly #loading = new Map<string, Promise<T>>();
-  /** In the order of use: a Map gives its keys back in the order of insertion. */
+  /** In the order of use, because a Map keeps the order of insertion. */
   readonly #blocks = new Map<string, T>();
   #bytes = 0;
 

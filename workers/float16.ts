@@ -2,18 +2,18 @@
 const float = new Float32Array(1);
 const bits = new Uint32Array(float.buffer);
 
-/** What IEEE half precision holds; beyond it a value is held at the edge, not turned into infinity. */
+/** The largest value of IEEE half precision; larger values are held at it instead of becoming infinite. */
 export const FLOAT16_MAX = 65_504;
 
 let decoded: Float32Array | undefined;
 
-/** The nearest half (ties to even), as its 16 bits. */
+/** The 16 bits of the nearest half (ties to even). */
 export function toFloat16(value: number): number {
   float[0] = value > FLOAT16_MAX ? FLOAT16_MAX : value < -FLOAT16_MAX ? -FLOAT16_MAX : value;
   const word = bits[0]!;
   const sign = (word >>> 16) & 0x8000;
   const magnitude = word & 0x7fff_ffff;
-  // Below 2^-14 halves are multiples of 2^-24, so the rounding is that of an integer.
+  // Below 2^-14 halves are multiples of 2^-24, so that rounding is like an integer's.
   if (magnitude < 0x3880_0000) return sign | roundHalfToEven(Math.abs(float[0]) * 2 ** 24);
   const odd = (magnitude >>> 13) & 1;
   return sign | ((magnitude - 0x3800_0000 + 0xfff + odd) >>> 13);

@@ -1,20 +1,20 @@
 import { QUANTIZERS } from "./quantize.js";
 import { HEADER_BYTES, invalid, readHeader, type TensorHeader } from "./tensor.js";
 
-/** The one command a lazy tensor needs; an ioredis client has it. */
+/** The only command that a lazy tensor needs; an ioredis client has it. */
 export interface RangeReader {
   getrangeBuffer(key: string, start: number, end: number): Promise<Buffer>;
 }
 
 export interface LazyTensorOptions {
   /**
-   * Rows further apart than this are asked for separately. The default is where, on a loopback, the bytes between them
-   * begin to cost more than another command.
+   * Rows further apart than this are loaded separately. The default is the distance at which, on a loopback, the bytes
+   * between them begin to cost more than another command.
    */
   readonly maxGapBytes?: number;
 }
 
-/** Rows first to last, and where they go: the tensor's own order, not the caller's. */
+/** The first and the last row, and where they go: in the tensor's order, not the caller's. */
 interface Range {
   readonly first: number;
   last: number;
@@ -23,8 +23,8 @@ interface Range {
 const MAX_GAP_BYTES = 4_096;
 
 /**
- * A tensor that stays in Redis: only the bytes of the rows asked for are loaded, and decoded here. The header is checked
- * once, a row's length each time; a flipped bit within a row goes unseen (`unpackTensor` would see it).
+ * A tensor that stays in Redis: only the bytes of the requested rows are loaded, and decoded here. The header is
+ * checked once, a row's length each time. A flipped bit within a row is not noticed (`unpackTensor` would notice it).
  */
 export class LazyTensor {
   readonly header: TensorHeader;
@@ -41,7 +41,7 @@ export class LazyTensor {
     this.#maxGapBytes = maxGapBytes;
   }
 
-  /** Loads the header. @throws TENSOR_INVALID, also when there is no such key */
+  /** Loads the header. @throws TENSOR_INVALID, also if there is no such key */
   static async open(client: RangeReader, key: string, options: LazyTensorOptions = {}): Promise<LazyTensor> {
     const header = readHeader(await client.getrangeBuffer(key, 0, HEADER_BYTES - 1), key);
     return new LazyTensor(client, key, header, options.maxGapBytes ?? MAX_GAP_BYTES);
@@ -52,7 +52,7 @@ export class LazyTensor {
     return this.rows([index < 0 ? index + this.header.rows : index]);
   }
 
-  /** The rows of `from` up to `to`, with the meaning of Array's `slice`. @throws TENSOR_INVALID */
+  /** The rows from `from` to before `to`, as Array's `slice` counts. @throws TENSOR_INVALID */
   async slice(from = 0, to = this.header.rows): Promise<Float32Array<ArrayBuffer>> {
     const first = clampIndex(from, this.header.rows);
     const end = clampIndex(to, this.header.rows);
@@ -61,7 +61,7 @@ export class LazyTensor {
   }
 
   /**
-   * The rows of `indexes`, one after the other in that order. Near ones are loaded together, and a row named twice is
+   * The rows of `indexes`, in that order. Rows near each other are loaded together, and a row that is named twice is
    * loaded once. @throws RangeError, TENSOR_INVALID
    */
   async rows(indexes: ArrayLike<number>): Promise<Float32Array<ArrayBuffer>> {
@@ -102,7 +102,7 @@ export class LazyTensor {
   }
 }
 
-/** The last range that begins at or before `index`; ranges are in order and hold every index asked for. */
+/** The last range that begins at or before `index`; the ranges are in order and hold every requested index. */
 function findRange(ranges: readonly Range[], index: number): number {
   let low = 0;
   let high = ranges.length - 1;

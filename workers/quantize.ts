@@ -3,8 +3,8 @@ import { float16Values, toFloat16 } from "./float16.js";
 export type QuantizerName = "float32" | "float16" | "int8" | "uint8" | "sign";
 
 /**
- * One way to hold rows of float32 in fewer bytes. A packed row's length is a multiple of 4, so that a block of them can
- * be viewed as 32-bit words: little-endian ones, as on every platform Node is built for but s390x.
+ * A way to hold rows of float32 in fewer bytes. A packed row's length is a multiple of 4, so that a block of them can
+ * be viewed as 32-bit words. The words are little-endian, as on every platform of Node except s390x.
  */
 export interface Quantizer {
   readonly name: QuantizerName;
@@ -14,12 +14,12 @@ export interface Quantizer {
   decode(packed: Uint8Array, dimensions: number): Float32Array<ArrayBuffer>;
   /**
    * Writes every row's dot product with the query into `out`, from the packed rows, which must be aligned to 4 bytes.
-   * Absent where decoding once and for all is faster.
+   * Absent if decoding the rows once is faster.
    */
   readonly dots?: (packed: Uint8Array, dimensions: number, query: Float32Array, out: Float32Array) => void;
 }
 
-/** As it came: no error. */
+/** Unchanged: no error. */
 const float32: Quantizer = {
   name: "float32",
   bytesPerVector: (dimensions) => dimensions * 4,
@@ -34,8 +34,8 @@ const float32: Quantizer = {
 };
 
 /**
- * IEEE half precision. Error at most |x| · 2^-11, or 2^-25 where |x| < 2^-14; beyond ±65 504 a value is held there.
- * On the first 20 000 word vectors (|x| up to 3.6): mean 0.00007, max 0.00097.
+ * IEEE half precision. Error at most |x| · 2^-11, or 2^-25 where |x| < 2^-14; values beyond ±65 504 are held there. On
+ * the first 20 000 word vectors (|x| up to 3.6): mean 0.00007, max 0.00097.
  */
 const float16: Quantizer = {
   name: "float16",
@@ -76,7 +76,7 @@ const int8: Quantizer = {
     const words = new Float32Array(packed.buffer);
     for (let row = 0; row < rows; row++) {
       const [min, max] = extremes(values, row * dimensions, dimensions);
-      // The scale as it will be read back: steps of the unrounded one would drift from it.
+      // The scale that will be read back: steps of the unrounded scale would drift from it.
       const scale = Math.fround(Math.max(-min, max) / 127);
       words[(row * stride) / 4] = scale;
       if (scale === 0) continue;
@@ -161,9 +161,9 @@ const uint8: Quantizer = {
 };
 
 /**
- * One bit per dimension, set where the value is above 0: only a row's direction is kept, roughly. Decoded, every row
- * has length 1; its cosine with the original is ‖x‖₁ / (√dimensions · ‖x‖₂), never below 1 / √dimensions; 0.79 on
- * average for word vectors. `dots` counts the bits that differ: good for choosing candidates, to be ranked afresh.
+ * One bit per dimension, set if the value is above 0: only a row's direction is kept, roughly. Decoded, every row has
+ * length 1. Its cosine with the original is ‖x‖₁ / (√dimensions · ‖x‖₂), never below 1 / √dimensions; 0.79 on average
+ * for word vectors. `dots` counts the bits that differ: good for choosing candidates that are ranked again.
  */
 const sign: Quantizer = {
   name: "sign",
@@ -222,7 +222,7 @@ function countPacked(packed: Uint8Array, bytesPerVector: number): number {
   return rows;
 }
 
-/** Not `slice`: a Buffer's shares the memory, unaligned, with whatever else is in its pool. */
+/** Not `slice`: a Buffer's slice shares the memory, unaligned, with the rest of its pool. */
 function copied(packed: Uint8Array): ArrayBuffer {
   return new Uint8Array(packed).buffer;
 }

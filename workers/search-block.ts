@@ -1,11 +1,11 @@
 import { QUANTIZERS, type Quantizer } from "./quantize.js";
 import { unpackTensor, type Tensor } from "./tensor.js";
 
-/** A block of rows made ready for search: packed where the quantizer can score packed rows, else decoded. */
+/** A block of rows, ready for search: packed if the quantizer can score packed rows, otherwise decoded. */
 export class SearchBlock {
   readonly rows: number;
   readonly dimensions: number;
-  /** What it holds on to. */
+  /** The bytes that it keeps. */
   readonly bytes: number;
   readonly #quantizer: Quantizer;
   readonly #content: Uint8Array | Float32Array;
@@ -26,7 +26,7 @@ export class SearchBlock {
     return new SearchBlock(unpackTensor(bytes, name));
   }
 
-  /** Every row's cosine with the query; 0 where either of them has no length. */
+  /** Every row's cosine with the query; 0 if one of them has no length. */
   cosines(query: Float32Array): Float32Array<ArrayBuffer> {
     if (query.length !== this.dimensions) {
       throw new RangeError(`a query of ${query.length} dimensions among rows of ${this.dimensions}`);
@@ -40,7 +40,7 @@ export class SearchBlock {
   }
 }
 
-/** In double precision, row by row: what the others are measured by. */
+/** In double precision, row by row: the other precisions are measured by it. */
 export function exactCosines(values: Float32Array, query: Float32Array): Float64Array<ArrayBuffer> {
   const scores = new Float64Array(values.length / query.length);
   const length = Math.hypot(...query);

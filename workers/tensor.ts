@@ -1,7 +1,7 @@
 import { crc32 } from "node:zlib";
 import { QUANTIZERS, type Quantizer, type QuantizerName } from "./quantize.js";
 
-/** What a packed block says of itself. */
+/** The header of a packed block. */
 export interface TensorHeader {
   readonly quantizer: QuantizerName;
   readonly rows: number;
@@ -12,7 +12,7 @@ export interface TensorHeader {
 
 export interface Tensor {
   readonly header: TensorHeader;
-  /** The rows, still packed, in memory of their own, aligned. */
+  /** The rows, still packed, in their own aligned memory. */
   readonly packed: Uint8Array<ArrayBuffer>;
 }
 
@@ -36,9 +36,9 @@ export const HEADER_BYTES = 32;
 const MAGIC = 0x4e45_5452;
 const VERSION = 1;
 const CHECKED_BYTES = 28;
-/** What a Redis string can hold. */
+/** The most bytes in a Redis string. */
 const MAX_BYTES = 512 * 1024 * 1024;
-/** Index = the code in the header; append only, stored blocks refer to it. */
+/** The index is the code in the header. Append only, because stored blocks refer to it. */
 const DTYPES: readonly QuantizerName[] = ["float32", "float16", "int8", "uint8", "sign"];
 
 export function packTensor(quantizer: Quantizer, values: Float32Array, dimensions: number): Uint8Array<ArrayBuffer> {
@@ -50,10 +50,10 @@ export function packTensor(quantizer: Quantizer, values: Float32Array, dimension
   return bytes;
 }
 
-/** @throws TENSOR_INVALID when header, length or checksum do not agree; `name` is for its message */
+/** @throws TENSOR_INVALID if header, length or checksum do not agree; `name` is for the message */
 export function unpackTensor(bytes: Uint8Array, name: string): Tensor {
   const header = readHeader(bytes, name);
-  // A copy: what came from Redis is a slice of a larger buffer, unaligned, and would keep all of it alive.
+  // A copy, because a reply is an unaligned slice of a larger buffer, and would keep all of it alive.
   const packed = new Uint8Array(bytes.subarray(HEADER_BYTES));
   const expected = payloadBytes(header);
   if (packed.length !== expected) {
@@ -98,7 +98,7 @@ export function invalid(name: string, what: string, fields: object = {}): Tensor
   return new TensorInvalidError(`tensor "${name}" ${what}`, { key: name, ...fields });
 }
 
-/** A header may be intact and yet written by somebody who meant something else. */
+/** An intact header may describe something that this code does not know. */
 function checkHeader(view: DataView, name: string): TensorHeader {
   const dtype = view.getUint8(5);
   const quantizer = DTYPES[dtype];

@@ -4,7 +4,7 @@ export interface Hits {
   readonly scores: Float64Array<ArrayBuffer>;
 }
 
-/** Keeps the best k of whatever is offered: a heap whose root is the worst of those kept. */
+/** Keeps the best k of all offered rows: a heap whose root is the worst of them. */
 export class TopK {
   readonly #rows: Int32Array;
   readonly #scores: Float64Array;
@@ -20,7 +20,7 @@ export class TopK {
     else if (this.#size > 0 && this.#isWorse(0, row, score)) this.#sink(row, score);
   }
 
-  /** What was kept; other numbers for the rows on request. */
+  /** The kept rows; `rename` can give them other numbers. */
   hits(rename: (row: number) => number = (row) => row): Hits {
     const order = Array.from({ length: this.#size }, (_, at) => at);
     order.sort((a, b) => this.#scores[b]! - this.#scores[a]! || this.#rows[a]! - this.#rows[b]!);

@@ -12,31 +12,31 @@ export interface StoreInput {
   readonly dimensions: number;
   /** Row after row; move it here with `transferList`. */
   readonly values: Float32Array<ArrayBuffer>;
-  /** For a writer that may die before it has deleted its keys. Default: kept until deleted. */
+  /** The keys expire, in case the writer dies before it deletes them. Default: kept until deleted. */
   readonly ttlSeconds?: number;
 }
 
 export interface SearchInput {
   readonly key: string;
-  /** Added to the rows of the hits: where this block begins in the whole. */
+  /** Added to the rows of the hits: the number of rows before this block. */
   readonly firstRow: number;
   readonly query: Float32Array<ArrayBuffer>;
   readonly k: number;
 }
 
 export interface SearchSignsInput extends SearchInput {
-  /** The same rows in a form good enough to rank by. */
+  /** The same rows in a form that is precise enough to rank by. */
   readonly rankKey: string;
-  /** How many rows to rank. */
+  /** The number of rows to rank. */
   readonly candidates: number;
 }
 
 export interface SearchExactlyInput extends Omit<SearchInput, "query"> {
-  /** Many at once: the block is loaded and decoded for each call. */
+  /** Several queries at once, because each call loads and decodes the block. */
   readonly queries: readonly Float32Array<ArrayBuffer>[];
 }
 
-/** Per thread; enough for 50 000 words in every form, or all 341 479 as int8. */
+/** Per thread; enough for 50 000 words in every form, or for all 341 479 as int8. */
 const CACHED_BYTES = 64 * 1024 * 1024;
 
 const blocks = new BlockCache(CACHED_BYTES, loadBlock);
@@ -53,13 +53,13 @@ export async function store(input: StoreInput): Promise<{ bytes: number }> {
   return { bytes: bytes.length };
 }
 
-/** The k rows of a block nearest to the query by cosine, judged by the packed or decoded rows. */
+/** The k rows of a block with the largest cosine to the query, by the packed or decoded rows. */
 export async function search({ key, firstRow, query, k }: SearchInput): Promise<Hits> {
   const block = await blocks.get(key);
   return moved(best(block.cosines(query), k).hits((row) => row + firstRow));
 }
 
-/** As `search`, in two steps: candidates by their sign bits, then ranked by rows loaded for them alone. */
+/** As `search`, in two steps: candidates by their sign bits, ranked by rows that are loaded for them alone. */
 export async function searchSigns(input: SearchSignsInput): Promise<Hits> {
   const { key, rankKey, firstRow, query, k, candidates } = input;
   const block = await blocks.get(key);
@@ -69,7 +69,7 @@ export async function searchSigns(input: SearchSignsInput): Promise<Hits> {
   return moved(ranked.hits((candidate) => rows[candidate]! + firstRow));
 }
 
-/** For each query what `search` gives, from float32 rows and in double precision: what the others are measured by. */
+/** The result of `search` for each query, from float32 rows and in double precision: the others are measured by it. */
 export async function searchExactly(input: SearchExactlyInput, { signal }: TaskContext): Promise<Hits[]> {
   const { key, firstRow, queries, k } = input;
   const { header, packed } = unpackTensor(await load(key), key);
@@ -91,11 +91,11 @@ async function loadBlock(key: string): Promise<SearchBlock> {
 
 async function load(key: string): Promise<Buffer> {
   const redis = await getRedis();
-  // A missing key is as wrong as an empty one: the reader of the header says so.
+  // A missing key is as wrong as an empty one: the reader of the header reports it.
   return (await redis.getBuffer(key)) ?? Buffer.alloc(0);
 }
 
-/** Kept without a bound: a tensor in Redis costs its header here. */
+/** Without a limit, because a tensor in Redis costs only its header here. */
 function lazyTensor(key: string): Promise<LazyTensor> {
   const known = lazyTensors.get(key);
   if (known) return known;

@@ -21,7 +21,7 @@ function managed(t: TestContext, overrides: Partial<ManagerOptions> = {}): Conne
   return manage<typeof Tasks>(t, server, { tasks: fixture("job-class-tasks"), threads: { count: 1 }, ...overrides });
 }
 
-test("a task that throws what the manager itself rejects with has failed, and no more", DEADLINE, async (t) => {
+test("a task that throws an error like the manager's own fails like any other", DEADLINE, async (t) => {
   const manager = managed(t);
   await using queue = new TestQueue(server, "origins");
   await using jobs = await work(manager, server, queue);
@@ -42,23 +42,27 @@ test("a task that throws what the manager itself rejects with has failed, and no
   assert.equal(jobs.worker.isPaused(), false);
 });
 
-test("a class that extends UnrecoverableError is run once, and heard of as it was thrown", DEADLINE, async (t) => {
-  const manager = managed(t);
-  await using queue = new TestQueue(server, "classes");
-  await using jobs = await work(manager, server, queue);
-  const failures: (Error & { reason?: string })[] = [];
-  jobs.worker.on("failed", (_job, error) => failures.push(error));
-  const job = await queue.reaches(await queue.add("decline", null, { attempts: 5 }), "failed");
-  assert.equal(job.attemptsMade, 1);
-  assert.equal(job.failedReason, "card declined");
-  assert.deepEqual(
-    failures.map(({ name, reason }) => [name, reason]),
-    [["CardDeclined", "stolen"]],
-  );
-  assert.ok(failures[0] instanceof UnrecoverableError);
-});
+test(
+  "a job whose task throws a subclass of UnrecoverableError is not repeated, and keeps its error",
+  DEADLINE,
+  async (t) => {
+    const manager = managed(t);
+    await using queue = new TestQueue(server, "classes");
+    await using jobs = await work(manager, server, queue);
+    const failures: (Error & { reason?: string })[] = [];
+    jobs.worker.on("failed", (_job, error) => failures.push(error));
+    const job = await queue.reaches(await queue.add("decline", null, { attempts: 5 }), "failed");
+    assert.equal(job.attemptsMade, 1);
+    assert.equal(job.failedReason, "card declined");
+    assert.deepEqual(
+      failures.map(({ name, reason }) => [name, reason]),
+      [["CardDeclined", "stolen"]],
+    );
+    assert.ok(failures[0] instanceof UnrecoverableError);
+  },
+);
 
-test("what a cancelled task returns or throws is what becomes of its job", DEADLINE, async (t) => {
+test("the outcome of a cancelled job is its task's result or error", DEADLINE, async (t) => {
   const manager = managed(t);
   await using queue = new TestQueue(server, "cancelled");
   await using jobs = await work(manager, server, queue);
@@ -76,7 +80,7 @@ test("what a cancelled task returns or throws is what becomes of its job", DEADL
   for (const how of ["partial", "unrecoverable"]) assert.equal(await server.admin.get(`${how}:cleaned up`), "1");
 });
 
-test("why a job was cancelled is in its failedReason", DEADLINE, async (t) => {
+test("a job's failedReason says why it was cancelled", DEADLINE, async (t) => {
   const manager = managed(t, { shutdown: { cancelGraceMs: 100 } });
   await using queue = new TestQueue(server, "reasons");
   await using jobs = await work(manager, server, queue);
@@ -107,7 +111,7 @@ test("a task's RateLimitError gives its job back, at the cost of no attempt", DE
   assert.deepEqual([job.returnvalue, job.attemptsMade], ["not limited", 1]);
 });
 
-test("the bytes that a task returns are those of a Buffer in its job", DEADLINE, async (t) => {
+test("bytes that a task returns are stored in its job like a Buffer's", DEADLINE, async (t) => {
   const manager = managed(t);
   await using queue = new TestQueue(server, "bytes");
   await using _ = await work(manager, server, queue);
@@ -118,7 +122,7 @@ test("the bytes that a task returns are those of a Buffer in its job", DEADLINE,
   }
 });
 
-test("options that would not be heeded are refused by name", DEADLINE, async (t) => {
+test("options that would be ignored are refused by name", DEADLINE, async (t) => {
   const manager = managed(t);
   const refused = (options: object): Promise<void> =>
     assert.rejects(

@@ -66,7 +66,7 @@ test("the parent of a flow has its children's values", DEADLINE, async (t) => {
   assert.deepEqual((returnvalue as { values: unknown }).values, [{ value: 7, parent: job.id }]);
 });
 
-test("what BullMQ refuses is the task's own error", DEADLINE, async (t) => {
+test("a call that BullMQ refuses rejects in the task with BullMQ's error", DEADLINE, async (t) => {
   const manager = managed(t);
   await using queue = new TestQueue(server, "anothers");
   await using _ = await work(manager, server, queue);
@@ -82,7 +82,7 @@ test("a question that cannot be asked leaves nothing behind", DEADLINE, async (t
   assert.deepEqual(job.returnvalue, { code: "REDTHREAD_NOT_CLONEABLE", left: 0 });
 });
 
-test("a task that is no job's is told so, also where it only looks like one", DEADLINE, async (t) => {
+test("jobOf() rejects in a task that does not run as a job, also if it looks like one", DEADLINE, async (t) => {
   const manager = managed(t);
   await assert.rejects(manager.run("child", 1), /runs as no job/);
   await assert.rejects(manager.run("child", 1, { context: { jobId: "1" } }), /did not answer asJSONSandbox within/);

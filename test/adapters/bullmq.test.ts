@@ -83,7 +83,7 @@ test("a job whose thread dies fails, and is repeated by its attempts", DEADLINE,
   assert.equal(job.attemptsMade, 2);
 });
 
-test("a failure that comes again whatever is repeated is not repeated", DEADLINE, async (t) => {
+test("a failure that every attempt would meet is not repeated", DEADLINE, async (t) => {
   const manager = managed(t);
   await using queue = new TestQueue(server, "pointless");
   await using jobs = await work(manager, server, queue);
@@ -143,7 +143,7 @@ test(
 );
 
 test(
-  "what a closing worker cannot wait for is given up: it fails if it ran, else it goes back for nothing",
+  "a closing worker gives up jobs that take too long: they fail if they ran, else they go back at no cost",
   DEADLINE,
   async (t) => {
     const manager = managed(t, { threads: { count: 1, concurrency: 1 } });
@@ -159,7 +159,7 @@ test(
   },
 );
 
-test("what lies behind a job that blocks its thread goes back for nothing, too", DEADLINE, async (t) => {
+test("jobs behind a job that blocks its thread go back at no cost, too", DEADLINE, async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   await using queue = new TestQueue(server, "behind");
   const jobs = await work(manager, server, queue, { concurrency: 2 });
@@ -187,7 +187,7 @@ test(
   },
 );
 
-test("a job for which the manager has no place comes again later, at no cost", DEADLINE, async (t) => {
+test("a job for which the manager has no room comes again later, at no cost", DEADLINE, async (t) => {
   const manager = managed(t, { threads: { count: 1, concurrency: 1 }, queue: { max: 1 } });
   await using queue = new TestQueue(server, "full");
   await using _ = await work(manager, server, queue, { concurrency: 8 });
@@ -216,7 +216,7 @@ test("a concurrency that is set by hand stays", DEADLINE, async (t) => {
   await using followed = await work(manager, server, queue);
   await using set = await work(manager, server, queue);
   set.worker.concurrency = 20;
-  followed.worker.concurrency = 4; // what it is already
+  followed.worker.concurrency = 4; // the value that it has already
   await using following = await work(manager, server, queue);
   await server.admin.set("no new threads", 1);
   t.after(() => server.admin.del("no new threads"));

@@ -34,7 +34,7 @@ function managerOptions(overrides: Partial<ManagerOptions> = {}): ManagerOptions
   return { ...common, redis: { port: server.port }, ...overrides };
 }
 
-/** Closed after the test, with nothing left. */
+/** It is closed after the test, and must leave nothing. */
 async function build(
   t: TestContext,
   options: Partial<FastifyRedthreadOptions> = {},
@@ -98,7 +98,7 @@ test("health: false leaves the routes to the user", limit, async (t) => {
 });
 
 test(
-  "closing turns health to 503 first, lets the request under way finish its task, then shuts down",
+  "closing turns health to 503 first, lets a request in progress finish its task, then shuts down",
   limit,
   async (t) => {
     const fastify = await build(t, { lameDuckMs: 400 }, { return503OnClosing: false });
@@ -131,7 +131,7 @@ test(
   },
 );
 
-/** Of a client that keeps its connections; unread so far. */
+/** A response to a client that keeps its connections; it is not read yet. */
 async function begin(t: TestContext, url: string): Promise<IncomingMessage> {
   const agent = new Agent({ keepAlive: true });
   t.after(() => agent.destroy());
@@ -142,27 +142,23 @@ async function begin(t: TestContext, url: string): Promise<IncomingMessage> {
 /** Long before Fastify's keepAliveTimeout of 72 s. */
 const closes = (closed: Promise<unknown>): Promise<unknown> => eventually(() => closed, 20_000, "the server is closed");
 
-test(
-  "a keep-alive client whose request is under way at close() is told to let go of its connection",
-  limit,
-  async (t) => {
-    const fastify = await build(t);
-    fastify.get("/wait", async () => {
-      const value = await fastify.redthread.run("waitForKey", "released");
-      return { value, further: await fastify.redthread.run("echo", "a further task") };
-    });
-    const url = await fastify.listen({ host: "127.0.0.1", port: 0 });
-    const waiting = begin(t, `${url}/wait`);
-    await eventually(() => fastify.redthread.stats().threads[0]!.running === 1, 10_000, "the task runs");
-    const closed = fastify.close();
-    await eventually(() => !fastify.server.listening, 10_000, "it takes no more connections");
-    await server.admin.set("released", "yes");
-    const response = await waiting;
-    assert.equal(response.headers.connection, "close");
-    assert.deepEqual(JSON.parse(await text(response)), { value: "yes", further: "a further task" });
-    await closes(closed);
-  },
-);
+test("a keep-alive client with a request in progress at close() is told to close its connection", limit, async (t) => {
+  const fastify = await build(t);
+  fastify.get("/wait", async () => {
+    const value = await fastify.redthread.run("waitForKey", "released");
+    return { value, further: await fastify.redthread.run("echo", "a further task") };
+  });
+  const url = await fastify.listen({ host: "127.0.0.1", port: 0 });
+  const waiting = begin(t, `${url}/wait`);
+  await eventually(() => fastify.redthread.stats().threads[0]!.running === 1, 10_000, "the task runs");
+  const closed = fastify.close();
+  await eventually(() => !fastify.server.listening, 10_000, "it takes no more connections");
+  await server.admin.set("released", "yes");
+  const response = await waiting;
+  assert.equal(response.headers.connection, "close");
+  assert.deepEqual(JSON.parse(await text(response)), { value: "yes", further: "a further task" });
+  await closes(closed);
+});
 
 test("the connection of an answer that had begun before close() is closed behind it", limit, async (t) => {
   const fastify = await build(t);
@@ -179,7 +175,7 @@ test("the connection of an answer that had begun before close() is closed behind
 });
 
 test(
-  "what never ends is cut when the time of the shutdown is over: requests, answers and silent clients",
+  "requests, answers and silent clients that never end are cut when the time of the shutdown is over",
   limit,
   async (t) => {
     const manager = managerOptions({ shutdown: { drainMs: 300, closeMs: 300 } });
@@ -190,10 +186,10 @@ test(
     fastify.get("/task", async () => fastify.redthread.run("waitForKey", "never"));
     const url = await fastify.listen({ host: "127.0.0.1", port: 0 });
     body.write("one, ");
-    const stream = text(await begin(t, `${url}/stream`)); // as of server-sent events
+    const stream = text(await begin(t, `${url}/stream`)); // like server-sent events
     const never = begin(t, `${url}/never`);
     const task = begin(t, `${url}/task`);
-    const silentClient = connect(Number(new URL(url).port), "127.0.0.1"); // as of a browser, in advance
+    const silentClient = connect(Number(new URL(url).port), "127.0.0.1"); // like a browser's spare connection
     const hungUp = once(silentClient, "close");
     await eventually(() => fastify.redthread.stats().threads[0]!.running === 1, 10_000, "the task runs");
     const cut = [assert.rejects(stream), assert.rejects(never)];
@@ -205,7 +201,7 @@ test(
   },
 );
 
-test("a manager that was made before is taken as it is, and ends with the server", limit, async (t) => {
+test("an existing manager is used as it is, and ends with the server", limit, async (t) => {
   const manager = new ConnectionManager<typeof Tasks>(managerOptions());
   const fastify = await build(t, { manager });
   await fastify.ready();

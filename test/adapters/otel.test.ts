@@ -70,7 +70,7 @@ function traced(t: TestContext, { sampler, views = [], ...options }: TracedOptio
   return { manager, exporter, tracerProvider, meterProvider, stop, metrics };
 }
 
-/** Values and attributes of each series, the manager's name left out where it is "main". */
+/** Values and attributes of each series, without the manager's name if it is "main". */
 function pointsOf(metric: MetricData | undefined): [number, Attributes][] {
   return metric!.dataPoints.map(({ value, attributes }) => {
     const { "redthread.manager": name, ...others } = attributes;
@@ -134,7 +134,7 @@ test(
 );
 
 test(
-  "a command that waits for a reconnect has its span under its own task, not under who connected first",
+  "a command that waits for a reconnect has its span under its own task, not under the task that connected first",
   LIMIT,
   async (t) => {
     const { manager } = traced(t);
@@ -209,7 +209,7 @@ test("a pipeline and a transaction are one operation each, with the number of th
   assert.ok(!operations.has("INCR") && !operations.has("EXEC"));
 });
 
-test("the PING of a check has no span under the task that causes it; that of a task has", LIMIT, async (t) => {
+test("the PING of a check has no span under the task that causes it; a task's own PING has one", LIMIT, async (t) => {
   const { manager } = traced(t, { redis: { idleCheckMs: 0 } });
   await manager.run("score", "1");
   await manager.run("spans");
@@ -232,13 +232,13 @@ test("a trace that is not sampled on the main thread is not sampled in the threa
   const { manager, stop } = traced(t, { sampler: new AlwaysOffSampler() });
   await manager.run("score", "1");
   assert.deepEqual(await manager.run("spans"), []);
-  stop(); // from here on no trace comes with a task: the thread begins its own
+  stop(); // from here on tasks carry no trace: the thread begins its own
   await manager.run("score", "2");
   const roots = (await manager.run("spans")).filter(({ parentId }) => parentId === undefined);
   assert.ok(roots.some(({ name }) => name === "score"));
 });
 
-test("metrics follow the semantic conventions and tell what stats() tells", LIMIT, async (t) => {
+test("metrics follow the semantic conventions and show the numbers of stats()", LIMIT, async (t) => {
   const { manager, metrics } = traced(t);
   await manager.run("score", "1");
   await assert.rejects(manager.run("wrongType", "w"), /WRONGTYPE/);
@@ -281,7 +281,7 @@ test("a thread's own meter has the times of connections, waits, leases and comma
   assert.ok(commands! >= 2);
 });
 
-test("managers that share a meter provider are told apart", LIMIT, async (t) => {
+test("managers that share a meter provider can be told apart", LIMIT, async (t) => {
   const { manager, meterProvider, metrics } = traced(t);
   const other = manage<typeof Tasks>(t, server, { tasks: fixture("traced-tasks"), threads: { count: 1 } });
   t.after(instrument(other, { meterProvider }));
@@ -321,7 +321,7 @@ test("a place has one series, whatever threads have it, and shows nothing once t
   assert.deepEqual(await heap(), [[0, { "redthread.thread.place": 0 }]]);
 });
 
-test("names of tasks and commands that do not exist are no series each", LIMIT, async (t) => {
+test("names of tasks and commands that do not exist do not each become a series", LIMIT, async (t) => {
   const { manager, exporter, metrics } = traced(t);
   const unknown = Array.from({ length: 200 }, (_, i) => manager.run(`job-${i}` as "nothing"));
   for (const { status } of await Promise.allSettled(unknown)) assert.equal(status, "rejected");

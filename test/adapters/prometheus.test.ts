@@ -37,7 +37,7 @@ function scraped(t: TestContext, threads: ManagerOptions["threads"], options: Re
   return { manager, registry, stop };
 }
 
-/** What `name` shows: its values by the labels as they are written. */
+/** The values of metric `name`, by their labels in the text format. */
 async function scrape(registry: Registry, name: string): Promise<Record<string, number>> {
   return Object.fromEntries(parse(await registry.metrics()).get(name)!.samples);
 }
@@ -46,11 +46,11 @@ const done = (manager: string): string => `manager="${manager}",task_outcome="do
 
 interface Metric {
   readonly type: string;
-  /** By the labels as they are written, "" for none. */
+  /** By the labels in the text format, "" for none. */
   readonly samples: Map<string, number>;
 }
 
-/** The text format, strictly: a line that is none of HELP, TYPE and sample fails. */
+/** Parses the text format strictly: a line that is no HELP, TYPE or sample fails. */
 function parse(text: string): Map<string, Metric> {
   const metrics = new Map<string, Metric>();
   for (const line of text.split("\n").filter((one) => one !== "" && !one.startsWith("# HELP "))) {
@@ -68,7 +68,7 @@ function parse(text: string): Map<string, Metric> {
   return metrics;
 }
 
-test("a scrape is the text format and tells what stats() tells", LIMIT, async (t) => {
+test("a scrape has the text format and the numbers of stats()", LIMIT, async (t) => {
   const { manager, registry } = scraped(t, { count: 1 }, { taskBuckets: [0.1, 10] });
   await manager.ready();
   await manager.run("setAndGet", { key: "p", value: "1" });
@@ -123,7 +123,7 @@ test("a scrape over http while all threads are blocked answers with the numbers 
   const running = [...metrics.get("redthread_tasks_running")!.samples.values()];
   assert.deepEqual(running, [1, 1]);
   assert.equal(metrics.get("redthread_queue_size")!.samples.get('manager="main"'), 3);
-  // Of the last second and more, in which they did nothing but spin: known although they answer nothing.
+  // The last second and more, in which they only spun: known although they answer nothing.
   await eventually(async () => {
     const busy = [...(await scrapeAll()).get("redthread_thread_loop_busy_ratio")!.samples.values()];
     return busy.every((share) => share > 0.9);
@@ -140,7 +140,7 @@ test("a scrape over http while all threads are blocked answers with the numbers 
   for (const one of await spinning) assert.ok(one.status === "rejected" && code("TASK_ABORTED")(one.reason));
 });
 
-test("a prefix goes before every name, and after its end nothing is registered", LIMIT, async (t) => {
+test("a prefix precedes every name, and after the registration's end nothing is registered", LIMIT, async (t) => {
   const { registry, stop } = scraped(t, { count: 1 }, { prefix: "shop_", taskBuckets: [1] });
   const names = [...parse(await registry.metrics()).keys()];
   assert.ok(names.length > 20 && names.every((name) => name.startsWith("shop_")));
@@ -148,7 +148,7 @@ test("a prefix goes before every name, and after its end nothing is registered",
   assert.equal((await registry.metrics()).trim(), "");
 });
 
-test("without a thread a scrape shows none, and everybody else's metrics", LIMIT, async (t) => {
+test("without a thread a scrape shows none, and the metrics of others", LIMIT, async (t) => {
   const { manager, registry } = scraped(t, { count: 2 });
   new Counter({ name: "orders_total", help: "Somebody else's", registers: [registry] }).inc(3);
   await manager.ready();
@@ -172,7 +172,7 @@ test("a scrape is answered while no thread can start", LIMIT, async (t) => {
   assert.deepEqual(await scrape(registry, "redthread_tasks_running"), { 'manager="main",thread_place="0"': 0 });
 });
 
-test("managers that share a registry are told apart, and each leaves it alone", LIMIT, async (t) => {
+test("managers that share a registry can be told apart, and each leaves it by itself", LIMIT, async (t) => {
   const { manager, registry, stop } = scraped(t, { count: 1 }, { taskBuckets: [10] });
   const other = manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), threads: { count: 1 } });
   const stopOther = register(other, { registry, taskBuckets: [10] });
@@ -202,7 +202,7 @@ test("no two managers of a registry have one name, and the same one counts once"
     (error: Error) => code("CONFIG_INVALID")(error) && /"main"/.test(error.message),
   );
   await manager.run("echo", 1);
-  const stopAgain = register(manager, { registry, name: "main", taskBuckets: [10] }); // as a module does that is loaded anew
+  const stopAgain = register(manager, { registry, name: "main", taskBuckets: [10] }); // like a module that is loaded again
   for (let i = 0; i < 2; i++) await Promise.all([manager.run("echo", 1), other.run("echo", 1)]);
   const isCountedOnce = async (): Promise<void> => {
     assert.equal((await scrape(registry, "redthread_tasks_total"))[done("main")], 3);
@@ -210,15 +210,15 @@ test("no two managers of a registry have one name, and the same one counts once"
     assert.equal(durations['_count manager="main",task="echo",error=""'], 3);
   };
   await isCountedOnce();
-  stop(); // of the one that was replaced
+  stop(); // of the replaced registration
   await isCountedOnce();
-  t.after(register(other, { registry, prefix: "other_", name: "main" })); // those are other metrics
+  t.after(register(other, { registry, prefix: "other_", name: "main" })); // these are other metrics
   stopAgain();
   assert.doesNotMatch(await registry.metrics(), /^redthread_/m);
   register(other, { registry, name: "main" })();
 });
 
-test("of a registration that fails nothing is left, and what was there goes on", LIMIT, async (t) => {
+test("a registration that fails leaves nothing, and earlier ones go on", LIMIT, async (t) => {
   const { manager, registry } = scraped(t, { count: 1 });
   const beforehand = await registry.metrics();
   new Counter({ name: "redthread_task_wait_seconds", help: "Somebody else's", registers: [registry] }).inc();
@@ -258,7 +258,7 @@ test("names of tasks that do not exist are one series, and error codes have a bo
   for (const { status } of await Promise.allSettled(unknown)) assert.equal(status, "rejected");
   assert.deepEqual(await counts(), { '_count manager="main",task="_OTHER",error="REDTHREAD_TASK_NOT_FOUND"': 500 });
 
-  // Given up before anybody can know that they do not exist.
+  // Cancelled before it is known that they do not exist.
   const giveUp = new AbortController();
   const given = Array.from({ length: 500 }, (_, i) => {
     return manager.run(`given-up-${i}` as "echo", 1, { signal: giveUp.signal });
@@ -276,7 +276,7 @@ test("names of tasks that do not exist are one series, and error codes have a bo
   assert.equal(ended['_count manager="main",task="echo",error=""'], 1);
 });
 
-test("what does not add up is not added up over the processes of a cluster", LIMIT, async (t) => {
+test("metrics that do not add up are not added over the processes of a cluster", LIMIT, async (t) => {
   const workers = [scraped(t, { count: 1 }), scraped(t, { count: 1 })];
   for (const { manager } of workers) await manager.ready();
   await eventually(async () => {
@@ -301,7 +301,7 @@ test("what does not add up is not added up over the processes of a cluster", LIM
 });
 
 const openMetrics = { ...LIMIT, skip: !("OPENMETRICS_CONTENT_TYPE" in Registry) }; // prom-client 14, by test:peers
-test("a registry of OpenMetrics shows a task's trace as exemplar of its time", openMetrics, async (t) => {
+test("an OpenMetrics registry shows a task's trace as the exemplar of its time", openMetrics, async (t) => {
   const registry = new Registry<OpenMetricsContentType>();
   registry.setContentType(Registry.OPENMETRICS_CONTENT_TYPE);
   const { manager } = scraped(t, { count: 1 }, { registry, taskBuckets: [10] });

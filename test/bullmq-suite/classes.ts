@@ -1,4 +1,4 @@
-/** What stands in for `src/classes` of BullMQ's tests: its own, but for a Worker whose processors run as tasks. */
+/** Replaces `src/classes` of BullMQ's tests: its own classes, except for a Worker whose processors run as tasks. */
 import * as bullmq from "bullmq";
 import { jobOf } from "../../src/adapters/bullmq-worker.js";
 import { JobWorker } from "../../src/adapters/bullmq.js";
@@ -7,7 +7,7 @@ import type { TaskContext } from "../../src/worker.js";
 
 export * from "bullmq";
 
-/** The tasks are known from the beginning, the processors are not; a file of tests has fewer than this. */
+/** Tasks must be known from the beginning, processors are not; a file of tests has fewer than this. */
 const MOST_PROCESSORS = 500;
 const processors: bullmq.Processor[] = [];
 const tasks = Object.fromEntries(
@@ -31,7 +31,7 @@ function make(name: string, processor: unknown, options: bullmq.WorkerOptions, .
   return new JobWorker(run, name, options, plan).worker;
 }
 
-/** As they use it: with `new`, its static method, and what its prototype has. */
+/** BullMQ's tests use `new`, its static method, and its prototype's fields. */
 export const Worker = Object.assign(
   function (...parts: Parameters<typeof make>) {
     return make(...parts);

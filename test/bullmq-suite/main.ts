@@ -1,6 +1,7 @@
 /**
- * `node dist/test/bullmq-suite/main.js CHECKOUT [TEST ...]`: BullMQ's own tests of workers, from a checkout of its sources,
- * with the installed BullMQ: once as they are, once with workers of `redthread/bullmq`. Prints which fail only there.
+ * `node dist/test/bullmq-suite/main.js CHECKOUT [TEST ...]`: BullMQ's own tests of workers, from a checkout of its
+ * sources, with the installed BullMQ: once unchanged, once with workers of `redthread/bullmq`. Prints the tests that
+ * fail only with the latter.
  */
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

@@ -13,10 +13,10 @@ type Incr = (key: string) => Promise<unknown>;
 const CALLERS = 4;
 const BETWEEN_CALLS_MS = 2;
 const CALM_MS = 500;
-/** A client that has no answer by then is written down with this. */
+/** Recorded for a client that has no answer by then. */
 const AT_MOST_MS = 30_000;
 
-/** For each fault the medians of the longest gaps: of both clients at once, so that it is the very same fault. */
+/** For each fault the medians of the longest gaps, of both clients at once, so that both meet the very same fault. */
 export async function beside({ field, faults, random, runs }: Setup): Promise<string[]> {
   const lines = ["| fault | runs | redthread, ms | ioredis, ms |", "| --- | --- | --- | --- |"];
   for (const fault of faults) {
@@ -50,7 +50,7 @@ async function once(field: Field, fault: Fault, random: () => number): Promise<r
   return gaps;
 }
 
-/** Callers of one key, each in turn over and over. */
+/** Callers of one key; each calls again when its call has settled. */
 class Probe {
   readonly #incr: Incr;
   readonly #key: string;

@@ -8,7 +8,7 @@ import { type Fault, inTrouble, type Shard } from "./field.js";
 const MOVED = 40;
 const ASK_AGAIN_MS = 6_000;
 
-/** What happens in a Cluster only. */
+/** Faults of a Cluster only. */
 export function clusterFaults(field: ClusterField): Fault[] {
   const { bus } = field.cluster;
   return [
@@ -20,7 +20,7 @@ export function clusterFaults(field: ClusterField): Fault[] {
     {
       name: "bus-cut",
       mayLose: true,
-      // Messages that are published off the bus stay there: nothing can be told of them.
+      // A message that is published off the bus stays there, and nobody can notice the gap.
       provoke: ({ master, replica }) =>
         inTrouble(field, master, async () => {
           bus.cut(master);
@@ -50,7 +50,7 @@ const failover = (name: string, mayLose: boolean, ...how: string[]): Fault => ({
   mayLose,
   isGraceful: !mayLose,
   provoke: async ({ replica }) => {
-    // The masters vote only once in a while: what they did not grant is asked for again.
+    // The masters vote only once in a while: a refused request is repeated.
     const asked = async (): Promise<void> => {
       await replica.admin.call("CLUSTER", "FAILOVER", ...how).catch(() => {});
       await isMaster(replica, ASK_AGAIN_MS);
@@ -59,7 +59,7 @@ const failover = (name: string, mayLose: boolean, ...how: string[]): Fault => ({
   },
 });
 
-/** Some slots of the shard go to another shard, one after the other, with their keys. */
+/** Some slots of the shard move to another shard, one after the other, with their keys. */
 async function reshard(field: ClusterField, shard: Shard, random: () => number): Promise<void> {
   const others = (await field.shards()).filter(({ master }) => master !== shard.master);
   const to = others[Math.floor(random() * others.length)]!.master;
@@ -81,7 +81,7 @@ async function moveSlots(field: ClusterField, slots: number[], from: RedisServer
     for (;;) {
       const keys = (await from.admin.call("CLUSTER", "GETKEYSINSLOT", slot, 100)) as string[];
       if (keys.length === 0) break;
-      // A node that has just become a master serves nobody for a moment.
+      // A node that has just become a master serves no client for a moment.
       const sent = (): Promise<boolean> =>
         from.admin.call("MIGRATE", "127.0.0.1", to.port, "", 0, 5_000, "KEYS", ...keys).then(() => true);
       await eventually(sent, 20_000, "keys are moved");
@@ -91,7 +91,7 @@ async function moveSlots(field: ClusterField, slots: number[], from: RedisServer
   for (const { id, cmd } of await to.clients()) if (cmd === "restore-asking") await to.admin.client("KILL", "ID", id);
 }
 
-/** Takes a replica out of the Cluster, for as long as `meanwhile` has it. */
+/** Takes a replica out of the Cluster while `meanwhile` runs. */
 async function removed(
   field: ClusterField,
   replica: RedisServer,
@@ -105,7 +105,7 @@ async function removed(
   });
 }
 
-/** A node joins as a master, has some slots for a moment, gives them back and is a replica again. */
+/** A node joins as a master, has some slots for a moment, gives them back and becomes a replica again. */
 async function asMaster(field: ClusterField, shard: Shard, id: string): Promise<void> {
   const { master, replica } = shard;
   await meet(field, replica);
@@ -116,7 +116,7 @@ async function asMaster(field: ClusterField, shard: Shard, id: string): Promise<
   await replicate(replica, String(await master.admin.cluster("MYID")), id);
 }
 
-/** A node that was forgotten is not heard of again for a minute, unless it is met. */
+/** A node that was forgotten is ignored for a minute, unless it is met again. */
 async function meet(field: ClusterField, node: RedisServer): Promise<void> {
   for (const { admin } of allBut(field, node)) {
     await admin.call("CLUSTER", "MEET", "127.0.0.1", node.port, await busPortOf(node));

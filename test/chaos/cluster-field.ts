@@ -18,13 +18,13 @@ export class ClusterField implements Field {
   readonly sentinels: readonly RedisServer[] = [];
   readonly cluster: Cluster;
   readonly #ways: ReadonlyMap<RedisServer, Proxy>;
-  /** Their masters had given them up, with their keys: of these nothing is known. */
+  /** Nodes whose masters had given them up, with their keys: nothing is known about them. */
   readonly #repaired = new Set<number>();
-  /** Where the others find each node's bus: a restarted node has forgotten it. */
+  /** The address of each node's bus for the others: a restarted node has forgotten it. */
   readonly #busPorts = new Map<RedisServer, string>();
 
   static async start(): Promise<ClusterField> {
-    // A killed master comes back with what it had acknowledged: the kernel keeps what a process wrote.
+    // A killed master comes back with its acknowledged writes, because the kernel keeps what a process wrote.
     const flags = { appendonly: "yes", appendfsync: "no" };
     const cluster = await Cluster.start({ replicas: 1, hasBus: true, flags });
     const ways = await Promise.all(cluster.nodes.map(async (node) => [node, await startProxy(node.port)] as const));
@@ -126,7 +126,7 @@ export class ClusterField implements Field {
     return maps.every((map) => sameOwners(map, maps[0]!));
   }
 
-  /** Redis 7.0 can forget, in a failover after a move, that a slot is its own, while all others say so. */
+  /** After a move and a failover, Redis 7.0 can forget that a slot is its own, while all others say so. */
   async #repair(): Promise<void> {
     const owners = await Promise.all(this.nodes.map(({ admin }) => ownersBySlot(admin)));
     for (const [at, { admin, port }] of this.nodes.entries()) {
@@ -152,7 +152,7 @@ export class ClusterField implements Field {
   }
 }
 
-/** The ports of the masters by their slots, as one node says. */
+/** The ports of the masters by their slots, as one node reports them. */
 async function ownersBySlot(admin: RedisServer["admin"]): Promise<Map<number, number>> {
   const owners = new Map<number, number>();
   for (const [first, last, master] of (await admin.cluster("SLOTS")) as readonly SlotRow[])

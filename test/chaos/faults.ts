@@ -3,13 +3,13 @@ import type { RedisServer } from "../support/redis-server.js";
 import { type Fault, type Field, inTrouble, pause } from "./field.js";
 
 const PROMOTED_MS = 30_000;
-/** The fault lasts on: clients have to find the new master without a word from the old one. */
+/** The fault lasts: clients must find the new master without help from the old one. */
 const LASTS_ON_MS = 4_000;
 
 export const between = (random: () => number, fromMs: number, toMs: number): Promise<void> =>
   pause(fromMs + random() * (toMs - fromMs));
 
-/** What can happen to a master in every topology. */
+/** The faults of a master in every topology. */
 export function commonFaults(field: Field): Fault[] {
   return [
     {
@@ -43,7 +43,7 @@ export function commonFaults(field: Field): Fault[] {
     },
     {
       name: "freeze-short",
-      mayLose: true, // on a busy machine it may outlast the node's timeout
+      mayLose: true, // on a busy machine it may last longer than the node's timeout
       provoke: ({ master }, random) =>
         inTrouble(field, master, async () => {
           master.freeze();
@@ -108,7 +108,7 @@ export function commonFaults(field: Field): Fault[] {
   ];
 }
 
-/** Until the replica has been promoted. */
+/** Resolves when the replica has been promoted. */
 export async function isMaster({ admin }: RedisServer, deadlineMs = PROMOTED_MS): Promise<void> {
   const check = async (): Promise<boolean> => /role:master/.test(await admin.info("replication"));
   await eventually(check, deadlineMs, "the replica has been promoted");
@@ -119,7 +119,9 @@ export async function promotedAndAfter(replica: RedisServer): Promise<void> {
   await pause(LASTS_ON_MS);
 }
 
-/** Servers on a busy machine may not agree in time: then the old master goes on, and the calls are judged all the same. */
+/**
+ * Servers on a busy machine may not agree in time: then the old master goes on, and the calls are judged all the same.
+ */
 export async function promoted(replica: RedisServer): Promise<void> {
   await isMaster(replica).catch((error: Error) => console.log(error.message));
 }

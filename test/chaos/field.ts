@@ -10,7 +10,7 @@ export interface Shard {
   readonly slots: readonly (readonly [number, number])[];
 }
 
-/** A client of plain ioredis, as far as it is used here. */
+/** The part of a plain ioredis client that is used here. */
 export interface PlainClient {
   incr(key: string): Promise<number>;
   disconnect(): void;
@@ -20,15 +20,15 @@ export interface PlainClient {
 export interface Field {
   readonly nodes: readonly RedisServer[];
   readonly sentinels: readonly RedisServer[];
-  /** As `redis` of the options. */
+  /** Value of the option `redis`. */
   readonly redis: NonNullable<ManagerOptions["redis"]>;
-  /** These nodes are dead, frozen or out of reach at the moment: nothing is published there. */
+  /** These nodes are dead, frozen or out of reach at the moment: no message is published there. */
   readonly trouble: Set<RedisServer>;
   wayTo(node: RedisServer): Proxy;
   shards(): Promise<Shard[]>;
-  /** A key on this shard; another one for each `name`. */
+  /** A key on this shard, different for each `name`. */
   keyOn(shard: Shard, name: string): string;
-  /** Waits until every node is in its place again. */
+  /** Waits until every node has its role again. */
   settled(): Promise<void>;
   /** How often each key was incremented. */
   counts(keys: readonly string[]): Promise<number[]>;
@@ -38,17 +38,20 @@ export interface Field {
 
 export interface Fault {
   readonly name: string;
-  /** Writes that no replica had yet may be lost without anybody's fault. */
+  /** Writes that no replica had yet may be lost, and no client is at fault. */
   readonly mayLose: boolean;
-  /** The replica takes over when it has everything. Of other faults a failover may lose writes: of one that is slow, too. */
+  /**
+   * The replica takes over when it has everything. After other faults a failover may lose writes, also if the server is
+   * only slow.
+   */
   readonly isGraceful?: boolean;
-  /** Happens to this shard and is undone, except for what `Field.settled` waits for. */
+  /** Hurts this shard and undoes it, except for what `Field.settled` waits for. */
   readonly provoke: (shard: Shard, random: () => number) => Promise<unknown>;
 }
 
 export const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** What a server's network still holds of a fault passes within this time. */
+/** After this time the server's network has no traces of a fault. */
 const AFTERMATH_MS = 300;
 
 /** Keeps the publishers off the node while the fault lasts. */

@@ -5,7 +5,7 @@ import { type Field, pause } from "./field.js";
 
 interface Published {
   readonly at: number;
-  /** The server wrote it to a subscribed connection: it is heard, or a gap is told of. */
+  /** The server wrote it to a subscribed connection: either it arrives, or a gap is reported. */
   isOwed: boolean;
 }
 
@@ -13,10 +13,10 @@ type Heard = { readonly message: number } | { readonly gapAt: number };
 
 const EVERY_MS = 20;
 const HEARS_AGAIN_MS = 20_000;
-/** Until a server notices that a connection is gone it writes to it. */
+/** A server writes to a lost connection until it notices the loss. */
 const GONE_MS = 500;
 
-/** One subscription, and what is published for it, node by node. */
+/** One subscription and the messages published for it, node by node. */
 export class Listener {
   readonly channel: string;
   readonly #field: Field;
@@ -41,7 +41,7 @@ export class Listener {
     this.#publishing = this.#publishOn();
   }
 
-  /** Ends publishing once the subscription hears again. */
+  /** Stops publishing when the subscription receives again. */
   async stop(): Promise<string[]> {
     const from = this.#last;
     const hearsAgain = (): boolean => this.#heard.some((one) => "message" in one && one.message > from);
@@ -49,7 +49,7 @@ export class Listener {
     await eventually(hearsAgain, HEARS_AGAIN_MS).catch(() => problems.push(`${this.channel} hears nothing any more`));
     this.#isOver = true;
     await this.#publishing;
-    await pause(GONE_MS); // what is on its way
+    await pause(GONE_MS); // for messages that are still to arrive
     return [...problems, ...this.#lost()];
   }
 
@@ -74,7 +74,7 @@ export class Listener {
     const published = { at: performance.now(), isOwed: false };
     this.#published.set(message, published);
     const receivers = node.admin.call(this.#isSharded ? "SPUBLISH" : "PUBLISH", this.channel, String(message));
-    // A node that is frozen or dead now answers much later, and nothing is owed for it.
+    // A node that is frozen or dead now answers much later, and its messages do not count.
     const answer = await Promise.race([receivers.catch(() => 0), pause(1_000)]);
     published.isOwed = Number(answer ?? 0) > 0 && this.#isSound(node);
   }
@@ -83,7 +83,7 @@ export class Listener {
     return node.isRunning && !this.#field.trouble.has(node);
   }
 
-  /** Between a message that was missed and the next one that was heard, a gap must have been told. */
+  /** Between a missed message and the next one that arrives, a gap must have been reported. */
   #lost(): string[] {
     const lost: string[] = [];
     let expected = 1;

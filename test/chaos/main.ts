@@ -1,9 +1,9 @@
 /**
- * `npm run test:chaos -- [--minutes N] [--seed S] [--topology sentinel|cluster] [--fault NAME] [--beside]`: writes with a
- * key each, reads, leases, pipelines and counted messages, while the servers of a Cluster or under sentinels die, freeze,
- * fail over, move slots and change their ACL. The exit code is 1 if a write ran twice, a caller was told wrongly, a
- * subscription missed a message without a gap, a call hung, or a connection is left. `--beside` measures instead the
- * longest time without an answer around each fault, beside plain ioredis under the same fault.
+ * `npm run test:chaos -- [--minutes N] [--seed S] [--topology sentinel|cluster] [--fault NAME] [--beside]`: writes with
+ * a key each, reads, leases, pipelines and counted messages, while the servers of a Cluster or under sentinels die,
+ * freeze, fail over, move slots and change their ACL. The exit code is 1 if a write ran twice, a caller got a wrong
+ * outcome, a subscription missed a message without a gap, a call hung, or a connection is left. `--beside` instead
+ * measures the longest time without an answer around each fault, beside plain ioredis under the same fault.
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -39,7 +39,7 @@ const seed = Number(values.seed);
 const isCluster = values.topology === "cluster";
 if (!(minutes > 0) || !Number.isInteger(seed) || (!isCluster && values.topology !== "sentinel")) usage();
 
-/** Faults and calls draw from generators of their own: the schedule does not depend on how fast calls are. */
+/** Faults and calls have separate generators: the schedule does not depend on how fast calls are. */
 const random = seeded(seed);
 const [field, all] = await prepare();
 const named = all.filter(({ name }) => values.fault.length === 0 || values.fault.includes(name));
@@ -133,7 +133,7 @@ async function counted(on: Field, keys: readonly string[]): Promise<Map<string, 
   return counts;
 }
 
-/** What the servers say of themselves, for whoever looks for the cause. */
+/** The servers' own view, for a search for the cause. */
 async function keepLogs({ nodes, sentinels }: Field): Promise<void> {
   await mkdir(LOGS, { recursive: true });
   const servers = [
@@ -144,7 +144,7 @@ async function keepLogs({ nodes, sentinels }: Field): Promise<void> {
   console.log(`the servers' logs are in ${LOGS}; time 0 was ${new Date(performance.timeOrigin).toISOString()}`);
 }
 
-/** All that this process has to the nodes leads over the proxies; a sentinel's own have names on other sentinels. */
+/** All connections of this process to the nodes pass the proxies. A sentinel's connections to other sentinels have names. */
 async function connectionsLeft(on: Field): Promise<string[]> {
   const list = async (): Promise<string[]> => {
     const lists = await Promise.all([...on.nodes, ...on.sentinels].map((server) => server.clients()));

@@ -2,14 +2,14 @@ import { NAME } from "../support/sentinel.js";
 import { between, commonFaults, promoted } from "./faults.js";
 import { type Fault, type Field, oneOf } from "./field.js";
 
-/** What happens under sentinels only. */
+/** Faults under sentinels only. */
 export function sentinelFaults(field: Field): Fault[] {
   const { sentinels } = field;
   return [
     ...commonFaults(field),
     {
       name: "failover",
-      mayLose: true, // the old master goes on taking writes until somebody demotes it
+      mayLose: true, // the old master accepts writes until it is demoted
       provoke: async ({ replica }) => {
         await sentinels[0]!.admin.call("SENTINEL", "FAILOVER", NAME);
         await promoted(replica);
@@ -28,7 +28,7 @@ export function sentinelFaults(field: Field): Fault[] {
     {
       name: "sentinel-stale",
       mayLose: true,
-      // The first that is listed misses a failover, and is asked before it has heard of it.
+      // The first listed sentinel misses a failover, and is asked before it knows about it.
       provoke: async ({ replica }) => {
         const [stale, good] = sentinels;
         stale!.freeze();

@@ -83,7 +83,7 @@ export class SentinelField implements Field {
     );
   }
 
-  /** The sentinels make the old master a replica only after 10 to 20 s: that is done here, as soon as they agree. */
+  /** The sentinels make the old master a replica only after 10 to 20 s: this does it as soon as they agree. */
   async #isSettled(): Promise<boolean> {
     if (!(await this.#isAgreed())) return false;
     const [{ master, replica }] = (await this.shards()) as [Shard];
@@ -97,7 +97,7 @@ export class SentinelField implements Field {
     const master = this.nodes.find(({ port }) => port === ports[0]);
     if (!master || ports.some((port) => port !== master.port)) return false;
     const roles = await Promise.all(this.nodes.map(({ admin }) => admin.info("replication")));
-    // A failover that began while its end was being tidied up here has left two replicas of each other.
+    // If a failover began while the last one was tidied up here, two servers are replicas of each other.
     if (roles.every((role) => role.includes("role:slave"))) await master.admin.call("REPLICAOF", "NO", "ONE");
     const flags = await Promise.all(this.sentinels.map(({ admin }) => admin.call("SENTINEL", "MASTER", NAME)));
     if (flags.some((one) => /[so]_down|failover_in_progress/.test(JSON.stringify(one)))) return false;

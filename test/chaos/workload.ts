@@ -10,7 +10,7 @@ type Manager = ConnectionManager<typeof Tasks>;
 
 const CALLERS = 8;
 const BETWEEN_CALLS_MS = 10;
-/** Longer than every deadline of the manager together, on a busy machine: a call that takes longer hangs. */
+/** Longer than all deadlines of the manager together, on a busy machine: a longer call hangs. */
 const HANG_MS = 45_000;
 
 /** Callers of a manager that go on whatever happens. */
@@ -53,7 +53,7 @@ export class Workload {
     this.#callers = Array.from({ length: CALLERS }, () => this.#call());
   }
 
-  /** What the subscriptions lost, once all calls have settled. */
+  /** The losses of the subscriptions, after all calls have settled. */
   async stop(): Promise<string[]> {
     this.#isOver = true;
     await Promise.all(this.#callers);

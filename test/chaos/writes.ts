@@ -2,39 +2,39 @@ type Told = "acknowledged" | "confirmed" | "unknown" | "not-sent" | "refused";
 
 interface Row {
   readonly told: Told;
-  /** When the caller was told. */
+  /** The time at which the caller got the outcome. */
   readonly at: number;
   readonly why: string;
 }
 
-/** From when to when writes may have been lost with the master that had them. */
+/** The time in which writes may have been lost with their master. */
 export interface LossyTime {
   readonly from: number;
   readonly to: number;
 }
 
-/** Errors of this library that carry no outcome, by what they promise. */
+/** Errors of this library without an outcome, by what they promise. */
 const NOT_SENT =
   /^REDTHREAD_(CONNECT_FAILED|ACQUIRE_TIMEOUT|AUTH_FAILED|QUEUE_FULL|MAXCLIENTS_SUSPECTED|CIRCUIT_OPEN)$/;
 const UNKNOWN = /^REDTHREAD_(THREAD_DIED|REPLY_LOST|COMMAND_TIMEOUT)$/;
-/** What a server says in place of running a command. */
+/** The server's replies when it does not run a command. */
 const REFUSED =
   /^(READONLY|CLUSTERDOWN|MOVED|ASK|TRYAGAIN|NOPERM|NOAUTH|WRONGPASS|MASTERDOWN|LOADING|EXECABORT|UNBLOCKED) ?/;
 
-/** What the caller of each write was told. Every write has a key of its own, which it increments by 1. */
+/** The outcome that the caller of each write got. Every write increments its own key by 1. */
 export class Writes {
   readonly totals: Record<Told, number> = { acknowledged: 0, confirmed: 0, unknown: 0, "not-sent": 0, refused: 0 };
-  /** Of what failed, by kind. */
+  /** Failures, by kind. */
   readonly kinds = new Map<string, number>();
   readonly unexplained = new Set<string>();
   readonly #rows = new Map<string, Row>();
 
-  /** With `replicas`, one at least is known to have it. */
+  /** With `replicas`, at least one is known to have it. */
   acknowledged(key: string, replicas = 0): void {
     this.#note(key, replicas > 0 ? "confirmed" : "acknowledged", "");
   }
 
-  /** It was told that it has not run, as a WATCH does. */
+  /** The caller was told that it has not run, as with a WATCH. */
   refused(key: string): void {
     this.#note(key, "refused", "EXEC gave null");
   }
@@ -52,7 +52,7 @@ export class Writes {
     return [...this.#rows.keys()];
   }
 
-  /** Holds what was told against the servers' counts; of NaN nothing is known. */
+  /** Compares the outcomes with the servers' counts; of NaN nothing is known. */
   judge(counts: ReadonlyMap<string, number>, lossy: readonly LossyTime[]) {
     const verdict = { twice: [] as string[], wrong: [] as string[], lost: 0 };
     for (const [key, { told, at, why }] of this.#rows) {

@@ -85,7 +85,7 @@ test("without --json it is a table, one line for each check, and its verdict", l
   assert.match(stdout, /^All well: \d+ ok, /m);
 });
 
-test("every wrong variable is named, and nothing of their values", limit, async (t) => {
+test("every wrong variable is named, and no value is shown", limit, async (t) => {
   const env = {
     REDIS_URL: `http://user:${SECRET}@nowhere`,
     REDTHREAD_THREADS_COUNT: SECRET,
@@ -112,7 +112,7 @@ test("a configFile is read as a manager reads it, from the option or the environ
   }
 });
 
-test("a name without an address fails the name resolution, and what follows is not looked at", limit, async (t) => {
+test("a name without an address fails the name resolution, and the following checks are skipped", limit, async (t) => {
   const { code, report } = await examine(t, { REDIS_HOST: "nowhere.invalid" });
   assert.equal(code, 1);
   assert.equal(find(report, "name resolution").status, "fail");
@@ -120,7 +120,7 @@ test("a name without an address fails the name resolution, and what follows is n
   assert.equal(find(report, "connection").status, "skip");
 });
 
-test("a refused port is said to have nobody listening", limit, async (t) => {
+test("a refused connect is explained: nothing listens on the port", limit, async (t) => {
   const { code, report } = await examine(t, { REDIS_PORT: String(await freePort()), REDIS_HOST: "127.0.0.1" });
   assert.equal(code, 1);
   const { status, found, advice } = find(report, "reachability");
@@ -163,7 +163,7 @@ test("a frozen server is given up at redis.connectTimeoutMs", limit, async (t) =
 });
 
 test(
-  "TLS: a plain client is told of it, an unknown authority is asked for, a short-lived certificate warned of",
+  "TLS: a plain client gets a hint, an unknown authority is asked for, a short-lived certificate is a warning",
   limit,
   async (t) => {
     await using certificates = await makeCertificates();
@@ -190,7 +190,7 @@ test(
   },
 );
 
-test("behind Sentinel the way leads to the master that the sentinels name", limit, async (t) => {
+test("with sentinels the checks go to the master that the sentinels name", limit, async (t) => {
   await using master = await startRedis();
   await using sentinel = await startSentinel(master);
   const env = { REDTHREAD_REDIS_SENTINELS: `127.0.0.1:${sentinel.port}`, REDTHREAD_REDIS_SENTINEL_NAME: NAME };
@@ -207,7 +207,7 @@ test("behind Sentinel the way leads to the master that the sentinels name", limi
   assert.equal(find(stranger.report, "reachability").status, "skip");
 });
 
-test("a Unix socket needs no name, and one that is not there is said so", limit, async (t) => {
+test("a Unix socket needs no name, and a missing one is reported", limit, async (t) => {
   const path = file("redis.sock");
   const missing = await examine(t, { REDTHREAD_REDIS_PATH: path });
   assert.equal(missing.code, 1);
@@ -218,7 +218,7 @@ test("a Unix socket needs no name, and one that is not there is said so", limit,
   assert.deepEqual([code, find(report, "name resolution").status], [0, "skip"]);
 });
 
-test("settings of the server that do not fit are warnings, and leave the exit code 0", limit, async (t) => {
+test("unsuitable settings of the server are warnings, and leave the exit code 0", limit, async (t) => {
   const args = ["--timeout", "10", "--tcp-keepalive", "0", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
   await using odd = await startRedis({ args });
   const { code, report } = await examine(t, { REDIS_URL: odd.url });
@@ -229,7 +229,7 @@ test("settings of the server that do not fit are warnings, and leave the exit co
   assert.match(find(report, "idle connections").advice!, /heartbeat/);
 });
 
-test("a user who may do little is tolerated, and told what is missing", limit, async (t) => {
+test("an ACL user with few permissions is tolerated, and the missing ones are listed", limit, async (t) => {
   const acl = `user default off\nuser observer on >${SECRET} ~* &* +@all\nuser poor on >${SECRET} ~* +get +select +unwatch\n`;
   await using strict = await startRedis({ acl, observer: { username: "observer", password: SECRET } });
   const env = { REDIS_URL: strict.url, REDIS_USERNAME: "poor", REDIS_PASSWORD: SECRET };
@@ -248,7 +248,7 @@ test("a user who may do little is tolerated, and told what is missing", limit, a
 });
 
 test(
-  "a user without channels is told that subscriptions are refused, and the verdict is no praise",
+  "an ACL user without channels gets a warning that subscriptions are refused, and the verdict does not say that all is well",
   limit,
   async (t) => {
     const acl = `user default off\nuser observer on >${SECRET} ~* &* +@all\nuser mute on >${SECRET} ~* resetchannels +@all\n`;

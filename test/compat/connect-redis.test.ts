@@ -20,7 +20,7 @@ before(async () => {
 });
 after(() => server.stop());
 
-// Version 7: from 8 on connect-redis speaks to node-redis clients only.
+// Version 7: from 8 on connect-redis takes node-redis clients only.
 for (const source of SOURCES) {
   test(`connect-redis keeps sessions with ${source}, taken before a CLIENT KILL`, { timeout: 30_000 }, async (t) => {
     const client = await killedHandle(t, server, source);

@@ -15,14 +15,14 @@ before(async () => {
 });
 after(() => server.stop());
 
-test("@opentelemetry/instrumentation-ioredis has its spans of a thread's commands under the task's span, in the caller's trace", async (t) => {
+test("@opentelemetry/instrumentation-ioredis puts the spans of a thread's commands under the task's span, in the caller's trace", async (t) => {
   context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
   const exporter = new InMemorySpanExporter();
   const tracerProvider = new TracerProvider({ spanProcessors: [new SimpleSpanProcessor({ exporter })] });
   const tasks = new URL("../fixtures/instrumented-tasks.js", import.meta.url);
   const manager = manage<typeof Tasks>(t, server, { tasks, threads: { count: 1 }, redis: { idleCheckMs: 0 } });
   t.after(instrument(manager, { tracerProvider }));
-  await manager.run("score", "41"); // the first has the spans of connecting, too
+  await manager.run("score", "41"); // the first one also has the spans of connecting
   await manager.run("spans");
   plainSpans(exporter);
   assert.equal(await manager.run("score", "42"), 1);

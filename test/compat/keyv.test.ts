@@ -11,7 +11,7 @@ before(async () => {
 });
 after(() => server.stop());
 
-// @keyv/redis 2, the last line that takes ioredis clients; from 3 on it takes node-redis ones only.
+// @keyv/redis 2, the last version that takes ioredis clients; from 3 on it takes node-redis clients only.
 for (const source of SOURCES) {
   test(`keyv caches with ${source}, taken before a CLIENT KILL`, { timeout: 30_000 }, async (t) => {
     const redis = await killedHandle(t, server, source);

@@ -1,4 +1,4 @@
-/** What the test uses of redlock 5: its own declarations are hidden by the `exports` of its package.json. */
+/** The part of redlock 5 that the test uses: its own declarations are hidden by the `exports` of its package.json. */
 declare module "redlock" {
   interface Lock {
     extend(ms: number): Promise<Lock>;

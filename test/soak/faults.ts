@@ -17,7 +17,7 @@ export interface FaultParts {
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** What can happen to a service's Redis, each for a random while and then undone. */
+/** Faults of a service's Redis; each lasts for a random time and is then undone. */
 export function faults({ server, proxy, endThread, random }: FaultParts): Fault[] {
   const aWhile = (fromMs: number, toMs: number): Promise<void> => pause(fromMs + random() * (toMs - fromMs));
   const clientKill = (...args: string[]): Promise<unknown> => server.admin.call("CLIENT", "KILL", ...args);

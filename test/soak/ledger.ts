@@ -3,9 +3,9 @@ interface Row {
   uncertain: number;
 }
 
-/** Errors after which the write may have happened. */
+/** Errors after which the write may have run. */
 const UNCERTAIN = new Set(["REPLY_LOST", "COMMAND_TIMEOUT", "THREAD_DIED"]);
-/** Errors that promise it has not. */
+/** Errors that promise that it has not run. */
 const NOT_SENT = new Set([
   "NOT_SENT",
   "CONNECT_FAILED",
@@ -15,10 +15,10 @@ const NOT_SENT = new Set([
   "QUEUE_FULL",
 ]);
 
-/** One failure is enough; texts with a number in them would grow with the run. */
+/** One failure is enough; a list of texts with numbers would grow with the run. */
 const MOST_KINDS = 50;
 
-/** What the callers were told, to be held against what the server counted. */
+/** The outcomes that callers got, to be compared with the server's counts. */
 export class Ledger {
   readonly totals = { acknowledged: 0, uncertain: 0, notSent: 0 };
   slowestMs = 0;

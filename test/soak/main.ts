@@ -1,8 +1,8 @@
 /**
  * `npm run soak -- --minutes M [--seed S]`: load through worker threads and a random schedule of faults. Every write is
- * a counted INCR: acknowledged <= counter <= acknowledged + uncertain, or the exit code is 1. So it is when a call
- * hangs, an error is of a kind that no fault explains, memory grows (in 4 minutes or more), or a connection, a handle or
- * a timer is left.
+ * a counted INCR, and acknowledged <= counter <= acknowledged + uncertain must hold. Otherwise the exit code is 1; so
+ * it is when a call hangs, no fault explains an error, memory grows (in 4 minutes or more), or a connection, a handle
+ * or a timer is left.
  */
 import { parseArgs } from "node:util";
 import { ConnectionManager } from "../../src/index.js";
@@ -27,9 +27,9 @@ if (!(minutes > 0) || !Number.isInteger(seed)) {
 
 const CALLERS = 48;
 const KEYS = 64;
-/** Longer than every deadline in the library together: whoever waits longer hangs. */
+/** Longer than all deadlines of the library together: a longer call hangs. */
 const HANG_MS = 60_000;
-/** Of one kind of news; more would only grow with the run. */
+/** Of one kind of message; more would only grow with the run. */
 const MOST_HEARD = 20;
 
 const unheard: string[] = [];
@@ -37,7 +37,7 @@ const hear = (news: unknown): void => {
   if (unheard.length < MOST_HEARD) unheard.push(String(news));
 };
 process.on("unhandledRejection", hear);
-process.on("warning", hear); // of listeners that leak, above all
+process.on("warning", hear); // above all about leaking listeners
 const random = seeded(seed);
 const server = await startRedis({ args: ["--appendonly", "yes", "--appendfsync", "always"] });
 const proxy = await startProxy(server.port);
@@ -46,7 +46,7 @@ const manager = new ConnectionManager<typeof Tasks>({
   env: {},
   logger: silent,
   redis: { port: proxy.port, commandTimeoutMs: 1_000, connectTimeoutMs: 1_000, heartbeatMs: 1_000 },
-  threads: { count: 4, startTimeoutMs: 60_000 }, // beside whatever else the machine does
+  threads: { count: 4, startTimeoutMs: 60_000 }, // the machine has other work, too
   dedicated: { max: 3, acquireTimeoutMs: 10_000 },
   connections: { max: 16 },
   retry: { deadlineMs: 10_000 },

@@ -6,16 +6,17 @@ interface Sample {
 }
 
 const SAMPLE_MS = 10_000;
-/** With less, the first quarter's growth to working size is most of the run. */
+/** In a shorter run, the first quarter's growth to working size is most of the run. */
 const JUDGED_FROM_MS = 240_000;
 /**
- * Collections of five heaps and the allocator's leftovers move RSS by some 10 % from one quarter to the next; a leak of
- * 1 kB per task is tens of MB a minute. From the second quarter on: in the first, heaps and caches grow to their size.
+ * Collections of five heaps and the allocator's leftovers move RSS by some 10 % from one quarter to the next, while a
+ * leak of 1 kB per task is tens of MB a minute. It is judged from the second quarter on, because heaps and caches grow
+ * to their size in the first one.
  */
 const SHARE = 1.2;
 const MARGIN_MB = 20;
 
-/** The process's memory while it runs: flat, if nothing is kept. */
+/** The memory of the process while it runs: it stays flat if nothing is kept. */
 export class Memory {
   readonly #samples: Sample[] = [];
   readonly #startedAt = performance.now();
@@ -25,7 +26,7 @@ export class Memory {
     clearInterval(this.#timer);
   }
 
-  /** The medians of each quarter of the run, as lines of a table; none if it was too short for that. */
+  /** The medians of each quarter of the run, as lines of a table; none if the run was too short. */
   table(): string[] {
     const quarters = this.#quarters();
     if (!quarters) return [];
@@ -45,7 +46,7 @@ export class Memory {
   }
 
   #sample(): void {
-    collect(); // or heapUsed would say when the last collection was
+    collect(); // otherwise heapUsed would depend on the time of the last collection
     const { heapUsed, rss } = process.memoryUsage();
     this.#samples.push({ heap: Math.round(heapUsed / 1e6), rss: Math.round(rss / 1e6) });
   }

@@ -39,7 +39,7 @@ export function ownPart(object: object, key: string): unknown {
   return Object.getOwnPropertyDescriptor(object, key)?.get ? Reflect.get(object, key) : ownValue(object, key);
 }
 
-/** Whether `arrive` looks for views inside of this object: its prototype is that of a literal, or null. */
+/** Whether `arrive` looks for views inside of this object: it is an object literal, or has no prototype. */
 export function isPlain(object: object): boolean {
   if (types.isProxy(object)) return false;
   if (Array.isArray(object)) return Object.getPrototypeOf(object) === Array.prototype;

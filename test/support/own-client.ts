@@ -9,7 +9,7 @@ import type { RedisServer } from "./redis-server.js";
 export type Redis = Awaited<ReturnType<typeof connect>>;
 export type Refusal = RedthreadError & { command?: string; reason?: string };
 
-/** A client of one's own; after the test it is closed, and the server lists nobody. */
+/** A client of `connect()`. It is closed after the test, and then the server lists no client. */
 export async function own(
   t: TestContext,
   server: RedisServer,
@@ -32,7 +32,7 @@ export async function loseAndReturn(redis: Redis): Promise<void> {
   await redis.connect();
 }
 
-/** Replies in their order: nobody's is somebody else's. */
+/** All replies arrive in order, and none goes to another command. */
 export async function echoes(redis: Redis): Promise<void> {
   const words = Array.from({ length: 5 }, (_, i) => `word ${i}`);
   assert.deepEqual(await Promise.all(words.map((word) => redis.echo(word))), words);

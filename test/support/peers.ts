@@ -1,6 +1,6 @@
 /**
- * `npm run test:peers`: the adapters and their tests with the oldest major of each optional peer that they work with, as the
- * compiler and as Node sees it. What npm gives is kept in .cache.
+ * `npm run test:peers`: the adapters and their tests with the oldest supported major of each optional peer, for the
+ * compiler and for Node. The packages come from npm and are kept in .cache.
  */
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";

@@ -9,11 +9,11 @@ export interface PlainSpan {
   readonly parentId: string | undefined;
   readonly hasFailed: boolean;
   readonly attributes: Attributes;
-  /** The ids of the spans that it is linked to. */
+  /** The ids of the linked spans. */
   readonly links: readonly string[];
 }
 
-/** What was exported since the last time, in the order of ending. */
+/** The spans that were exported since the last call, in the order in which they ended. */
 export function plainSpans(exporter: InMemorySpanExporter): PlainSpan[] {
   const spans = exporter.getFinishedSpans().map((span) => ({
     name: span.name,

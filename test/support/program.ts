@@ -11,11 +11,14 @@ export interface Exit {
   readonly code: number | null;
   readonly signal: NodeJS.Signals | null;
   readonly stderr: string;
-  /** From the first signal sent to it, or from its start. */
+  /** Counted from the first signal sent to it, or from its start. */
   readonly ms: number;
 }
 
-/** A program, of test/fixtures if it is named, in a process of its own, killed after the test; an array is its arguments. It speaks in lines of JSON on stdout. */
+/**
+ * A program in its own process, killed after the test. A name means a file of test/fixtures, an array its arguments. It
+ * writes lines of JSON to stdout.
+ */
 export class Program {
   readonly said: Said[] = [];
   readonly exit: Promise<Exit>;
@@ -50,7 +53,7 @@ export class Program {
     this.#child.kill(name);
   }
 
-  /** Nobody reads its stderr until `readOn`, or its end. */
+  /** Its stderr is not read until `readOn`, or its end. */
   stall(): void {
     this.#child.stderr!.pause();
   }
@@ -59,7 +62,7 @@ export class Program {
     this.#child.stderr!.resume();
   }
 
-  /** Waits until it has said a line with this key, and gives the line. */
+  /** Waits for a line with this key, and returns the line. */
   async hears(key: string, deadlineMs = 15_000): Promise<Said> {
     await eventually(() => this.#isOver || this.all(key).length > 0, deadlineMs, `the program says "${key}"`);
     const [line] = this.all(key);
@@ -85,7 +88,7 @@ export class Program {
 
   async #exit(): Promise<Exit> {
     this.#child.once("exit", () => this.readOn());
-    // "close", not "exit": only then has its last line been read.
+    // At "exit" its last line may not have been read yet.
     const [exitCode, signal] = (await once(this.#child, "close")) as [number | null, NodeJS.Signals | null];
     this.#isOver = true;
     return { code: exitCode, signal, stderr: this.#stderr, ms: performance.now() - this.#since };

@@ -3,7 +3,7 @@ import { createServer, connect, type Server, type Socket } from "node:net";
 
 const CATCH_UP_MS = 500;
 
-/** A TCP proxy on loopback that misbehaves on request; on a free port unless `at` says where. */
+/** A TCP proxy on loopback that misbehaves on request; on a free port unless `at` names one. */
 export async function startProxy(targetPort: number, at: Partial<Address> = {}): Promise<Proxy> {
   const proxy = new Proxy(targetPort, at);
   await proxy.up();
@@ -18,23 +18,23 @@ interface Address {
 interface Link {
   readonly client: Socket;
   readonly upstream: Socket;
-  /** In a black hole. */
+  /** Whether it is a black hole. */
   isDark: boolean;
 }
 
 export class Proxy implements AsyncDisposable {
-  /** Added to every chunk, each way; order is kept. */
+  /** Added to every chunk in each direction; the order is kept. */
   latencyMs = 0;
-  /** Of each connection, each way. */
+  /** For each connection, in each direction. */
   bytesPerSecond = Infinity;
-  /** Where new connections lead; those that are open stay. */
+  /** The target of new connections; open connections stay. */
   targetPort: number;
   readonly #host: string;
   readonly #links = new Set<Link>();
   #server: Server | undefined;
   #port: number;
   #blackhole = false;
-  /** How many bytes still pass before a cut, and before each one after it. */
+  /** The bytes that still pass before the next cut, and before each cut after it. */
   #cuts: { readonly side: "requests" | "replies"; readonly left: number[] } = { side: "replies", left: [] };
 
   constructor(targetPort: number, { host = "127.0.0.1", port = 0 }: Partial<Address> = {}) {
@@ -51,24 +51,27 @@ export class Proxy implements AsyncDisposable {
     return `redis://127.0.0.1:${this.#port}`;
   }
 
-  /** Connections open through the proxy now. */
+  /** The number of connections that are open through the proxy. */
   get connections(): number {
     return this.#links.size;
   }
 
-  /** While on, nothing passes either way, not even a FIN; connects are accepted and hear nothing. Switched off, all that was held passes. */
+  /**
+   * While on, nothing passes in either direction, not even a FIN; connects are accepted and get no answer. Switching it
+   * off lets everything pass that was held.
+   */
   blackhole(on: boolean): void {
     this.#blackhole = on;
     for (const link of this.#links) darken(link, on);
   }
 
-  /** What is open now falls into a black hole, and stays there until `blackhole(false)`; new connects pass. */
+  /** Open connections fall into a black hole, and stay there until `blackhole(false)`; new ones pass. */
   strand(): void {
     this.#blackhole = false;
     for (const link of this.#links) darken(link, true);
   }
 
-  /** RST to every client, as from a crashed host. */
+  /** Sends RST to every client, as a crashed host does. */
   reset(): void {
     for (const { client, upstream } of this.#links) {
       client.resetAndDestroy();
@@ -76,7 +79,7 @@ export class Proxy implements AsyncDisposable {
     }
   }
 
-  /** FIN to every client, as from a server that closes politely. */
+  /** Sends FIN to every client, as a server does that closes politely. */
   fin(): void {
     for (const { client, upstream } of this.#links) {
       client.end();
@@ -85,35 +88,35 @@ export class Proxy implements AsyncDisposable {
   }
 
   /**
-   * Lets `n` more bytes of replies through, counted over all connections, then cuts the connection in the middle of that reply.
-   * Then the same with each of `others`.
+   * Lets `n` more bytes of replies pass, counted over all connections, then cuts the connection in the middle of that
+   * reply. Then the same with each of `others`.
    */
   cutAfterReplyBytes(n: number, ...others: number[]): void {
     this.#cuts = { side: "replies", left: [n, ...others] };
   }
 
-  /** As `cutAfterReplyBytes`, but of requests: the server gets no more of them, the client no replies. */
+  /** The same for requests: the server gets no more of them, the client no replies. */
   cutAfterRequestBytes(n: number, ...others: number[]): void {
     this.#cuts = { side: "requests", left: [n, ...others] };
   }
 
-  /** The cuts that have not come are not coming. */
+  /** Forgets the cuts that have not happened yet. */
   cutNothing(): void {
     this.#cuts.left.length = 0;
   }
 
-  /** Of the connection that has this port at the client: the port that the server sees; undefined once it is gone. */
+  /** The port that the server sees for the connection with this port at the client; undefined when it is gone. */
   portAtServer(clientPort: number | undefined): number | undefined {
     return [...this.#links].find(({ client }) => client.remotePort === clientPort)?.upstream.localPort;
   }
 
-  /** Refuses new connects; those open stay (see `reset`). */
+  /** Refuses new connects; open connections stay (see `reset`). */
   down(): void {
     this.#server?.close();
     this.#server = undefined;
   }
 
-  /** Listens, on the same port as before. */
+  /** Listens again on the same port. */
   async up(): Promise<void> {
     if (this.#server) return;
     const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (client) => this.#join(client));
@@ -148,7 +151,7 @@ export class Proxy implements AsyncDisposable {
       [client, upstream],
       [upstream, client],
     ] as const) {
-      // A refused or broken side shows as the close of the other; there is nobody here to tell.
+      // A refused or broken side closes the other one; that is all that it reports.
       socket.on("error", () => undefined);
       socket.on("close", (hadError) => {
         this.#links.delete(link);
@@ -164,7 +167,7 @@ export class Proxy implements AsyncDisposable {
     let dueAt = 0;
     const later = (step: () => void, bytes = 0): void => {
       const now = performance.now();
-      // A link of a given speed makes up for timers that come late on a loaded machine.
+      // A link with a given speed makes up for timers that fire late on a loaded machine.
       const isCatchingUp = this.bytesPerSecond < Infinity && now - dueAt < CATCH_UP_MS;
       const sentAt = isCatchingUp ? dueAt : Math.max(dueAt, now + this.latencyMs);
       dueAt = sentAt + (1_000 * bytes) / this.bytesPerSecond;

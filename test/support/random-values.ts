@@ -74,7 +74,7 @@ const recipe: fc.Arbitrary<Recipe> = fc.oneof(
       kind: fc.constant("error" as const),
       name: namesOf(ERRORS),
       message: fc.string({ maxLength: 8 }),
-      // Of an error whose causes form a circle Node's versions make different things.
+      // Node's versions differ in what they make of an error whose causes form a circle.
       causes: fc.array(fc.string({ maxLength: 8 }), { maxLength: 3 }),
       field: part,
     }),
@@ -115,5 +115,5 @@ const recipe: fc.Arbitrary<Recipe> = fc.oneof(
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("uncloneable" as const), name: namesOf(UNCLONEABLE) }) },
 );
 
-/** Some values that refer to each other, as recipes. */
+/** Recipes of some values that refer to each other. */
 export const heap: fc.Arbitrary<Recipe[]> = fc.array(recipe, { minLength: 1, maxLength: MOST_NODES, size: "max" });

@@ -1,6 +1,6 @@
 import type { RedisServer } from "./redis-server.js";
 
-/** How many GETs the server has answered. */
+/** The number of GETs that the server has answered. */
 export async function getsOf({ admin }: RedisServer): Promise<number> {
   return Number(/cmdstat_get:calls=(\d+)/.exec(await admin.info("commandstats"))?.[1] ?? 0);
 }

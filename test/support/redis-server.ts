@@ -11,22 +11,22 @@ import { eventually } from "./gate.js";
 import { portOf } from "./proxy.js";
 
 export interface RedisServerOptions {
-  /** Further command-line arguments, e.g. `["--enable-debug-command", "local"]`. */
+  /** More command-line arguments, e.g. `["--enable-debug-command", "local"]`. */
   args?: readonly string[];
-  /** No "warning": the line that says the server is ready is a notice. */
+  /** Not "warning", because the line that says that the server is ready is a notice. */
   loglevel?: "debug" | "verbose" | "notice";
   /** The content of an ACL file; name the observer's user in `observer` if the default user is off. */
   acl?: string;
   observer?: { username?: string; password?: string };
-  /** TLS in place of plain TCP; with `mutual` clients have to show a certificate too. */
+  /** TLS instead of plain TCP; with `mutual` clients need a certificate, too. */
   tls?: { certificates: Certificates; mutual: boolean };
 }
 
-/** How a server process is started, and spoken to. */
+/** How a server process is started, and how to talk to it. */
 export interface Mode {
-  /** The whole command line; whatever files it names are written meanwhile. */
+  /** The whole command line; the files that it names are written meanwhile. */
   readonly args: (port: number, folder: string) => Promise<readonly string[]>;
-  /** What it logs once it serves. */
+  /** The line in its log when it serves. */
   readonly ready?: string;
   readonly observer: Pick<RedisOptions, "username" | "password" | "tls">;
 }
@@ -40,7 +40,7 @@ export interface ListedClient {
   flags: string;
   db: string;
   user: string;
-  /** The number of commands queued in MULTI; "-1" outside MULTI, on every server. */
+  /** The number of commands queued in MULTI; "-1" outside of MULTI, on every server. */
   multi: string;
   [field: string]: string;
 }
@@ -53,7 +53,7 @@ const START_MS = 15_000;
 const STOP_MS = 3_000;
 const PORT_ATTEMPTS = 5;
 
-/** The binary to run, or undefined if this machine has none. */
+/** The binary to run; undefined if this machine has none. */
 export function findRedisServer(): string | undefined {
   const named = process.env["REDIS_SERVER_BIN"];
   if (named) return named;
@@ -62,7 +62,7 @@ export function findRedisServer(): string | undefined {
   return candidates.find(isExecutable);
 }
 
-/** A real server on a free loopback port, in a folder of its own, ready to accept connections. */
+/** A real server on a free loopback port, in its own folder, ready to accept connections. */
 export function startRedis(options: RedisServerOptions = {}): Promise<RedisServer> {
   const { acl, tls, loglevel = "notice", observer = {}, args: further = [] } = options;
   const listen = tls ? tlsArgs(tls) : (port: number) => ["--port", String(port)];
@@ -74,14 +74,14 @@ export function startRedis(options: RedisServerOptions = {}): Promise<RedisServe
         await writeFile(join(folder, "users.acl"), acl);
         args.push("--aclfile", join(folder, "users.acl"));
       }
-      // Whoever raises the level looks for clients by their names.
+      // At a more verbose level, tests look for clients by their names.
       if (loglevel !== "notice" && hidesNames()) args.push("--hide-user-data-from-log", "no");
       return [...listen(port), ...args, ...further];
     },
   });
 }
 
-/** As `startRedis`, for any mode that the binary knows. */
+/** As `startRedis`, for any mode of the binary. */
 export async function launch(mode: Mode): Promise<RedisServer> {
   const binary = findRedisServer();
   if (!binary) throw new Error(HOW_TO_GET_REDIS);
@@ -93,7 +93,7 @@ export async function launch(mode: Mode): Promise<RedisServer> {
       await server.start();
       return server;
     } catch (error) {
-      // Between finding a free port and binding it, another test file may have taken it.
+      // Between the search for a free port and its use, another test file may have taken the port.
       if (attempt < PORT_ATTEMPTS && /address already in use/i.test(server.log())) continue;
       await rm(folder, { recursive: true, force: true });
       throw error;
@@ -101,7 +101,7 @@ export async function launch(mode: Mode): Promise<RedisServer> {
   }
 }
 
-/** Valkey from 8.0 on writes no names into its log unless it is told to; older servers do not know the setting. */
+/** From 8.0 on Valkey writes no names into its log by default; older servers do not know the setting. */
 function hidesNames(): boolean {
   const { stdout } = spawnSync(findRedisServer() ?? "", ["--version"], { encoding: "utf8" });
   return /^Valkey server v=(?!7\.)/.test(stdout);
@@ -126,7 +126,7 @@ interface Process {
 export class RedisServer implements AsyncDisposable {
   readonly port: number;
   readonly url: string;
-  /** Of its own, removed with it. */
+  /** Its own folder, removed with it. */
   readonly folder: string;
   readonly #how: Process;
   #process: ChildProcess | undefined;
@@ -141,7 +141,7 @@ export class RedisServer implements AsyncDisposable {
     this.#how = how;
   }
 
-  /** Everything the server wrote so far, over restarts. */
+  /** Everything that the server wrote so far, over all restarts. */
   log(): string {
     return this.#log;
   }
@@ -152,12 +152,15 @@ export class RedisServer implements AsyncDisposable {
     return pid;
   }
 
-  /** False between its `kill` and its `start`. */
+  /** False between `kill` and `start`. */
   get isRunning(): boolean {
     return this.#process !== undefined;
   }
 
-  /** The tests' own connection: reconnects for itself, waits while the server is away, never listed by `clients()`. */
+  /**
+   * The tests' own connection. It reconnects by itself, waits while the server is away, and is never listed by
+   * `clients()`.
+   */
   get admin(): Redis {
     if (!this.#admin) {
       this.#admin = new Redis({
@@ -169,14 +172,14 @@ export class RedisServer implements AsyncDisposable {
         maxRetriesPerRequest: null,
         retryStrategy: () => 20,
       });
-      // Servers die here on purpose; the observer's commands wait for the next one.
+      // Servers die here on purpose; the observer's commands wait for the next start.
       this.#admin.on("error", () => undefined);
       observers.add(this.#admin);
     }
     return this.#admin;
   }
 
-  /** CLIENT LIST without the observer, and without those who belong to the server: replicas, its master, sentinels. */
+  /** CLIENT LIST without the observer, and without connections between servers: replicas, the master, sentinels. */
   async clients(): Promise<ListedClient[]> {
     return String(await this.admin.client("LIST"))
       .split("\n")
@@ -185,7 +188,7 @@ export class RedisServer implements AsyncDisposable {
       .filter(({ name, flags }) => name !== OBSERVER && !/[SM]/.test(flags) && !name.startsWith("sentinel-"));
   }
 
-  /** Waits until `predicate` holds for CLIENT LIST (without the observer) and gives that list. */
+  /** Waits until `predicate` holds for CLIENT LIST (without the observer) and returns the list. */
   async waitForClients(
     predicate: (clients: ListedClient[]) => boolean,
     deadlineMs = 5_000,
@@ -211,17 +214,20 @@ export class RedisServer implements AsyncDisposable {
     child.once("exit", () => alive.delete(child));
     process.off("exit", killAll).on("exit", killAll);
     await this.#ready(child);
-    // A test that forgets to stop its server must not hang the file: the exit hook kills it.
+    // A test that forgets to stop its server must not hang the file: the exit hook kills the server.
     child.unref();
     for (const pipe of [child.stdout, child.stderr]) if (pipe instanceof Socket) pipe.unref();
   }
 
-  /** SIGKILL, as in a crash; returns once the process is gone. */
+  /** SIGKILL, as in a crash; returns when the process is gone. */
   async kill(): Promise<void> {
     await this.#end("SIGKILL");
   }
 
-  /** SIGKILL while a client's WAIT for this replica is on its way: a write has been done, and its caller does not know. */
+  /**
+   * SIGKILL while the server handles a client's WAIT for this replica: the write was done, and its caller does not
+   * know.
+   */
   async killDuringWait(replica: RedisServer): Promise<void> {
     replica.freeze();
     await this.waitForClients((clients) => clients.some(({ flags }) => flags.includes("b")));
@@ -229,13 +235,13 @@ export class RedisServer implements AsyncDisposable {
     replica.thaw();
   }
 
-  /** A new process on the same port, empty; the old one is killed if it still runs. */
+  /** A new, empty process on the same port; the old one is killed if it still runs. */
   async restart(): Promise<void> {
     await this.kill();
     await this.start();
   }
 
-  /** SIGSTOP: TCP connects are still accepted by the kernel, nothing is answered. */
+  /** SIGSTOP: the kernel still accepts TCP connects, but nothing is answered. */
   freeze(): void {
     process.kill(this.pid, "SIGSTOP");
   }
@@ -244,7 +250,7 @@ export class RedisServer implements AsyncDisposable {
     process.kill(this.pid, "SIGCONT");
   }
 
-  /** Ends observer and server and removes its folder; idempotent. */
+  /** Ends observer and server and removes the folder; idempotent. */
   stop(): Promise<void> {
     return (this.#stopping ??= this.#stop());
   }
@@ -278,7 +284,7 @@ export class RedisServer implements AsyncDisposable {
       child.stdout?.on("data", hear);
       child.stderr?.on("data", hear);
       child.once("error", (error) => (clearTimeout(timer), fail(`did not start: ${error.message}`)));
-      // "close", not "exit": only then has its last word been read.
+      // at "exit" its last words may not have been read yet
       child.once("close", (code, signal) => (clearTimeout(timer), fail(`ended with ${signal ?? code}`)));
     });
   }
@@ -291,14 +297,14 @@ export class RedisServer implements AsyncDisposable {
     const gone = once(child, "exit");
     const timer = setTimeout(() => child.kill("SIGKILL"), STOP_MS);
     child.kill(signal);
-    // A frozen process hears nothing but SIGKILL until it is thawed.
+    // A frozen process handles no other signal until it is thawed.
     child.kill("SIGCONT");
     await gone;
     clearTimeout(timer);
   }
 }
 
-/** Until this server is a replica whose handshake is over: before that, its master lists it as anybody's client. */
+/** Resolves when this server is a replica whose handshake is over: before that, its master lists it as a client. */
 export async function untilInSync({ admin }: RedisServer): Promise<void> {
   const isInSync = async (): Promise<boolean> =>
     /role:slave[^]*master_link_status:up/.test(await admin.info("replication"));
@@ -307,16 +313,16 @@ export async function untilInSync({ admin }: RedisServer): Promise<void> {
 
 const observers = new Set<Redis>();
 
-/** Whether this native handle is the socket of some server's observer. */
+/** Whether this native handle is the socket of a server's observer. */
 export function isObserver(handle: object): boolean {
-  // The one way from a handle to who uses it; under TLS it is the handle below.
+  // There is no other way from a handle to its user; with TLS it is the handle below.
   return [...observers].some(({ stream }) => {
     const own = (stream as { _handle?: { _parent?: object } } | undefined)?._handle;
     return own !== undefined && (own === handle || own?._parent === handle);
   });
 }
 
-/** Each with its folder. */
+/** The servers, each with its folder. */
 const alive = new Map<ChildProcess, string>();
 
 function killAll(): void {
@@ -326,7 +332,7 @@ function killAll(): void {
   }
 }
 
-/** A line of CLIENT LIST, or what CLIENT INFO answers. */
+/** Parses a line of CLIENT LIST, or the answer of CLIENT INFO. */
 export function parseClient(line: string): ListedClient {
   const fields = line
     .trim()
@@ -334,8 +340,8 @@ export function parseClient(line: string): ListedClient {
     .map((field) => [field.slice(0, field.indexOf("=")), field.slice(field.indexOf("=") + 1)] as const);
   const client = { id: "", addr: "", name: "", cmd: "", flags: "", db: "", user: "", multi: "" };
   Object.assign(client, Object.fromEntries(fields));
-  // Outside MULTI, Valkey 9 reports 0 instead of -1 for a connection that has used MULTI or WATCH. The flag "x" is
-  // what tells it from a MULTI that has no command yet.
+  // Outside of MULTI, Valkey 9 reports 0 instead of -1 for a connection that has used MULTI or WATCH. Only the flag "x"
+  // tells it from a MULTI without commands.
   if (client.multi === "0" && !client.flags.includes("x")) client.multi = "-1";
   return client;
 }
@@ -345,7 +351,7 @@ function isExecutable(path: string): boolean {
     accessSync(path, constants.X_OK);
     return true;
   } catch {
-    return false; // not there, or not ours to run: the next candidate
+    return false; // missing, or not executable for us: the next candidate
   }
 }
 

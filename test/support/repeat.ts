@@ -1,6 +1,7 @@
 /**
- * `npm run test:faults -- [--repeat N] [--load [CORES]]`: the named test files N times in a row, several at once, ending
- * at the first failure; with `--load` beside as many busy loops, on all cores unless said otherwise. A line per round.
+ * `npm run test:faults -- [--repeat N] [--load [CORES]]`: runs the named test files N times, several at once, and ends
+ * at the first failure. With `--load` busy loops run beside them, on all cores unless a number is given. Prints a line
+ * per round.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -8,7 +9,7 @@ import { availableParallelism } from "node:os";
 
 /** Most tests wait most of the time. */
 const CONCURRENCY = 4;
-/** Of a file: one that does not end is a failure too. */
+/** Of a file: a file that does not end has failed, too. */
 const LIMIT_MS = 300_000;
 const BUSY =
   "process.on('disconnect', () => process.exit()); setInterval(() => { for (const end = Date.now() + 100; Date.now() < end;); }, 0)";
@@ -23,7 +24,7 @@ const { repeat, load, files } = parse(process.argv.slice(2));
 const busy = Array.from({ length: load }, () =>
   spawn(process.execPath, ["-e", BUSY], { stdio: ["ignore", "ignore", "inherit", "ipc"] }),
 );
-// Also when this is interrupted or fails; and should it be killed, the loops end with their channel.
+// Also after an interrupt or a failure. If this process is killed, the loops end with their channel.
 process.on("exit", () => busy.forEach((child) => child.kill("SIGKILL")));
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
 
@@ -59,7 +60,7 @@ function summary(output: string, name: string): number {
   return Number(new RegExp(`^# ${name} ([\\d.]+)$`, "m").exec(output)?.[1] ?? NaN);
 }
 
-/** By hand, as `--load` may stand alone. */
+/** Parsed by hand, because `--load` may stand alone. */
 function parse(args: string[]): Wanted {
   const wanted: Wanted = { repeat: 1, load: 0, files: [] };
   for (let i = 0; i < args.length; i++) {

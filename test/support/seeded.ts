@@ -1,4 +1,4 @@
-/** mulberry32: the same schedule for the same seed. */
+/** A random number generator (mulberry32): the same seed gives the same schedule. */
 export function seeded(from: number): () => number {
   let state = from | 0;
   return () => {

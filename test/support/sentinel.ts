@@ -6,22 +6,24 @@ import { launch, type ListedClient, type Mode, type RedisServer, startRedis, unt
 export const NAME = "m1";
 
 export interface SentinelOptions {
-  /** Further lines of its configuration file. */
+  /** More lines of its configuration file. */
   readonly lines?: readonly string[];
   readonly quorum?: number;
-  /** As after so many failovers. */
+  /** The configuration epoch that it begins with, as after so many failovers. */
   readonly epoch?: number;
-  /** In place of a plain TCP port. */
+  /** TLS instead of plain TCP. */
   readonly listen?: (port: number) => readonly string[];
   readonly observer?: Mode["observer"];
-  /** Finds nobody down before `watch`: a busy machine must not have a failover while the servers are being set up. */
+  /**
+   * It finds no server down before `watch`: on a busy machine there must be no failover while the servers are set up.
+   */
   readonly isBlind?: boolean;
 }
 
 const DOWN_AFTER = "down-after-milliseconds";
 const DOWN_AFTER_MS = 1_000;
 
-/** One sentinel that watches over this master, whether it is there or not. */
+/** One sentinel that watches this master, whether the master is there or not. */
 export function startSentinel(master: Pick<RedisServer, "port">, options: SentinelOptions = {}): Promise<RedisServer> {
   const { lines = [], quorum = 1, epoch = 0, listen = (port) => [`port ${port}`], observer = {} } = options;
   return launch({
@@ -45,7 +47,7 @@ export function startSentinel(master: Pick<RedisServer, "port">, options: Sentin
   });
 }
 
-/** A new process that knows nothing of what has happened since the first one began. */
+/** A new process, without the knowledge of the first one. */
 export async function restartStale(sentinel: RedisServer): Promise<void> {
   const file = join(sentinel.folder, "sentinel.conf");
   await sentinel.kill();
@@ -53,13 +55,13 @@ export async function restartStale(sentinel: RedisServer): Promise<void> {
   await sentinel.start();
 }
 
-/** Waits until a sentinel has been asked so many times more: each time is a connection of its own. */
+/** Waits until a sentinel has been asked so many times more; each time has its own connection. */
 export async function untilAsked(sentinel: RedisServer, times: number): Promise<void> {
   const first = await connectionsTo(sentinel);
   await eventually(async () => (await connectionsTo(sentinel)) >= first + times, 30_000, "the sentinel is asked again");
 }
 
-/** How many it has had. */
+/** The number of connections so far. */
 async function connectionsTo({ admin }: RedisServer): Promise<number> {
   return Number(/total_connections_received:(\d+)/.exec(await admin.info("stats"))![1]);
 }
@@ -70,13 +72,13 @@ export async function nobodyAsks(sentinels: readonly RedisServer[]): Promise<voi
   await eventually(ask, 5_000, "no connection to a sentinel is left");
 }
 
-/** A master and its replica, under the eyes of three sentinels. */
+/** A master and its replica, watched by three sentinels. */
 export class Watched implements AsyncDisposable {
   readonly master: RedisServer;
   readonly replica: RedisServer;
   readonly sentinels: readonly RedisServer[];
 
-  /** Ready when all know each other, and a failover would find a replica in sync. */
+  /** Resolves when all know each other and a failover would find a replica in sync. */
   static async start({
     masterArgs = [],
     bothArgs = [],
@@ -119,14 +121,14 @@ export class Watched implements AsyncDisposable {
     await eventually(check, 30_000, "the replica was made the master");
   }
 
-  /** Makes the old master a replica of the new one, which the sentinels do by themselves only after 10 to 20 s. */
+  /** Makes the old master a replica of the new one, which the sentinels would do only after 10 to 20 s. */
   async follow(): Promise<void> {
     await this.master.admin.call("REPLICAOF", "127.0.0.1", String(this.replica.port));
     await untilInSync(this.master);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // First those who would start a failover.
+    // First the servers that would start a failover.
     await Promise.all(this.sentinels.map((sentinel) => sentinel.stop()));
     await Promise.all([this.master.stop(), this.replica.stop()]);
   }
@@ -138,7 +140,7 @@ export class Watched implements AsyncDisposable {
   }
 }
 
-/** Who else is connected to a sentinel: not its fellows, which have a name. */
+/** Clients of a sentinel other than sentinels, which have a name. */
 export async function strangers(sentinel: RedisServer): Promise<ListedClient[]> {
   return (await sentinel.clients()).filter(({ name }) => name === "");
 }

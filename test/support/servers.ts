@@ -1,7 +1,7 @@
 /**
- * `npm run test:servers -- BINARY ...`: the tests against each of these servers, one after the other: a `redis-server`
- * or `valkey-server` of any version that is to be tried. Sentinels and nodes of a Cluster are the same binary. Prints a
- * line for each with the version that the server itself reports.
+ * `npm run test:servers -- BINARY ...`: runs the tests against each of these servers, one after the other. A BINARY is
+ * a `redis-server` or `valkey-server` of any version. Sentinels and nodes of a Cluster use the same binary. Prints a
+ * line for each, with the version that the server itself reports.
  */
 import { resolve } from "node:path";
 import { startRedis } from "./redis-server.js";
@@ -9,7 +9,7 @@ import { runSuites } from "./suites.js";
 
 const binaries = process.argv.slice(2).map((binary) => resolve(binary));
 if (binaries.length === 0) throw new Error("name the servers: npm run test:servers -- BINARY ...");
-// All are asked first: a binary that does not start is found before hours of tests.
+// All binaries are started first, so that a broken one is found before hours of tests.
 const versions: string[] = [];
 for (const binary of binaries) versions.push(await versionOf(binary));
 const results = binaries.map((binary) => runSuites(process.execPath, { ...process.env, REDIS_SERVER_BIN: binary }));
@@ -23,7 +23,7 @@ async function versionOf(binary: string): Promise<string> {
   await using server = await startRedis();
   const info = await server.admin.info("server");
   const field = (name: string): string | undefined => new RegExp(`^${name}:(.+)`, "m").exec(info)?.[1]?.trim();
-  // Valkey also has a redis_version: the one that it is compatible with.
+  // Valkey also reports a redis_version: the version that it is compatible with.
   const name = field("server_name") ?? "redis";
   return `${name} ${field(`${name}_version`) ?? field("redis_version")}`;
 }

@@ -2,7 +2,7 @@ import type { RedisHandle } from "../../src/commands/ioredis.js";
 import type { Outcome, PipelineOutcome } from "./session-reference.js";
 import type { Act, Call } from "./session-steps.js";
 
-/** What is expected of none: the run fails. */
+/** No act may end like this: the run fails. */
 export class Violation extends Error {}
 
 type Methods = Record<string, (...args: unknown[]) => unknown>;
@@ -34,7 +34,8 @@ function pipelineOf(redis: RedisHandle, calls: readonly Call[]): ReturnType<Redi
   const pipeline = redis.pipeline();
   let isOpen = false;
   for (const [i, call] of calls.entries()) {
-    // `exec()` of a pipeline is its end, unless a `multi()` is open; so a lone EXEC, or MULTI, has to be called by name.
+    // `exec()` of a pipeline ends it, unless a `multi()` is open; therefore a lone EXEC or MULTI has to be called by
+    // name.
     const hasEnd = !call.shouts && closes(calls.slice(i + 1));
     if (call.kind === "multi" && hasEnd && !isOpen) {
       (pipeline as unknown as Methods)["multi"]!();
@@ -70,7 +71,7 @@ function judge(error: unknown, isImpatient: boolean): Outcome {
   const isNamed = "command" in error && "reason" in error;
   if (code === "REDTHREAD_COMMAND_REFUSED" && outcome === "refused" && isNamed) return { is: "refused", error };
   if (isOurs && outcome === "not-sent") return { is: "not-sent", error };
-  // The server answers, or is gone: nothing is late, save for who has no time.
+  // The server answers, or is gone: no reply is late, except for impatient callers.
   const isLate = code === "REDTHREAD_COMMAND_TIMEOUT" && !isImpatient;
   if (isOurs && outcome === "unknown" && !isLate) return { is: "unknown", error };
   throw new Violation(

@@ -21,7 +21,7 @@ const IMPATIENT_MS = 60;
 const CLOSE_MS = 2_000;
 const HEAL_MS = 10;
 
-/** The clients of one run, behind a proxy of their own, and the users that they log in as. */
+/** The clients of one run, behind their own proxy, and the users that they log in as. */
 export class SessionClients {
   readonly proxy: Proxy;
   readonly #server: RedisServer;
@@ -34,14 +34,14 @@ export class SessionClients {
   readonly #password = randomUUID();
   #users = 0;
   #revoked = 0;
-  /** The newest when the lease was acquired. */
+  /** The newest user when the lease was acquired. */
   #leasedFor = 0;
   #owned: AnyClient | undefined;
   #thread: ThreadClients | undefined;
   #shared: RedisHandle | undefined;
   #lease: DedicatedLease | undefined;
 
-  /** `run` names everything that is not to meet another run's. */
+  /** `run` is part of every name that must not be shared with another run. */
   static async open(server: RedisServer, plan: Plan, run: string): Promise<SessionClients> {
     const clients = new SessionClients(server, await startProxy(server.port), plan, run);
     try {
@@ -76,7 +76,8 @@ export class SessionClients {
       retry: { baseDelayMs: 1, maxDelayMs: 4 },
     });
     this.#gateMemory = ConnectGate.buffer(this.#config);
-    // Handshakes are cut here, too. One that was opens the breaker, and half a second for each would be most of the run.
+    // Handshakes are cut here, too. After one that was, the breaker would be open, and half a second for each would be
+    // most of the run.
     const breaker = new Breaker(new Int32Array(this.#gateMemory, 0, Breaker.CELLS), 0);
     this.#healing = setInterval(() => breaker.dismiss(), HEAL_MS);
   }
@@ -92,19 +93,19 @@ export class SessionClients {
     return this.#lease.redis;
   }
 
-  /** As whom it may be logged in. A lease is left as it is. */
+  /** The users that it may be logged in as. A lease keeps its user. */
   usersOf(role: Role): string[] {
     const oldest = role === "dedicated" ? Math.max(this.#leasedFor, this.#revoked) : this.#users;
     return Array.from({ length: this.#users + 1 - oldest }, (_, i) => `${this.#run}-${oldest + i}`);
   }
 
-  /** Those that are held now. */
+  /** The clients that are held now. */
   get held(): Role[] {
     const roles = { owned: this.#owned, shared: this.#shared, dedicated: this.#lease };
     return (Object.keys(roles) as Role[]).filter((role) => roles[role] !== undefined);
   }
 
-  /** Where the server sees its connection, once it is up. */
+  /** The address of its connection on the server, when it is up. */
   async addressOf(role: Role): Promise<string | undefined> {
     const redis = await this.handle(role);
     await clientOf(redis)!.connect();
@@ -119,7 +120,7 @@ export class SessionClients {
     await lease?.release();
   }
 
-  /** To somebody who waits for it: where it comes back clean, he has it in the same turn. */
+  /** Releases the lease to a caller that waits for one: a clean lease changes hands in the same turn. */
   async handOver(): Promise<void> {
     this.#leasedFor = this.#users;
     const next = this.#thread!.acquireDedicated();
@@ -127,7 +128,7 @@ export class SessionClients {
     this.#lease = await next;
   }
 
-  /** Makes a user; the function it gives tells the clients of it, if they listen to such news. */
+  /** Creates a user; the returned function tells the clients about it, if they subscribe to such news. */
   async login(): Promise<() => void> {
     if (!this.#hasLogins) return () => {};
     const next = `${this.#run}-${this.#users + 1}`;
@@ -138,23 +139,23 @@ export class SessionClients {
     };
   }
 
-  /** The server forgets all but the newest, and ends what they opened. */
+  /** The server deletes all users but the newest, and ends their connections. */
   async revoke(): Promise<void> {
     const old = this.#all().slice(this.#revoked, -1);
     this.#revoked += old.length;
     if (old.length > 0) await this.#server.admin.call("ACL", "DELUSER", ...old);
   }
 
-  /** `+name` or `-name`, for all users that there are. */
+  /** `+name` or `-name`, for all users of the run. */
   async permit(rule: string): Promise<void> {
     const users = this.#all().slice(this.#revoked);
     await Promise.all(users.map((user) => this.#server.admin.call("ACL", "SETUSER", user, rule)));
   }
 
-  /** Nothing of it is left, on either side. */
+  /** Nothing of the run is left, on either side. */
   async close(): Promise<void> {
     this.proxy.cutNothing();
-    await this.release(); // else the pool waits for it
+    await this.release(); // otherwise the pool waits for it
     await Promise.all([this.#owned?.close(CLOSE_MS), this.#thread?.close(CLOSE_MS)]);
     clearInterval(this.#healing);
     const isOurs = ({ user }: { user: string }): boolean => this.#all().includes(user);
@@ -163,7 +164,7 @@ export class SessionClients {
     await this.#server.admin.call("ACL", "DELUSER", ...this.#all());
   }
 
-  /** The one that new connections log in as. */
+  /** The user that new connections log in as. */
   get #user(): string {
     return `${this.#run}-${this.#users}`;
   }

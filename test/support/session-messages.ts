@@ -7,9 +7,9 @@ import { CHANNELS } from "./session-steps.js";
 
 const DEADLINE_MS = 3_000;
 
-/** What subscribers hear: all that is published to their channels, and nothing else. */
+/** The messages of subscribers: all that is published to their channels, and nothing else. */
 export class Messages {
-  /** A client has said that the server refused what it asked for by itself, such as subscriptions after a reconnect. */
+  /** A client has logged that the server refused one of its own commands, such as subscriptions after a reconnect. */
   hasComplaint = false;
   readonly #others: Others;
   readonly #run: string;
@@ -23,17 +23,17 @@ export class Messages {
     this.#shardPrefix = hasPrefix ? `${run}:` : "";
   }
 
-  /** Again and again: what listens to a lease is taken off when it is given back. */
+  /** Subscribes listeners again and again, because the release of a lease removes its listeners. */
   listen(redis: RedisHandle): void {
     for (const [event, listener] of Object.entries(this.#listeners)) redis.off(event, listener).on(event, listener);
   }
 
-  /** Into what happens at the same time. */
+  /** Publishes while other things happen. */
   async interrupt(): Promise<void> {
     await Promise.all(CHANNELS.map((channel) => this.#publish(channel, "meanwhile")));
   }
 
-  /** While nothing else happens; a connection may be in any of these states. */
+  /** Publishes while nothing else happens; a connection may be in any of these states. */
   async publish(n: number, states: readonly State[]): Promise<void> {
     const channel = CHANNELS[n % CHANNELS.length]!;
     const text = `message ${++this.#published}`;

@@ -1,8 +1,8 @@
 import type { ListedClient, RedisServer } from "./redis-server.js";
 
-/** What the server says of one connection, and of the run's channels and journal. */
+/** The server's view of one connection, and of the run's channels and journal. */
 export interface View {
-  /** Undefined if the connection is not there. */
+  /** Undefined without the connection. */
   readonly client: ListedClient | undefined;
   readonly channels: readonly string[];
   readonly shardChannels: readonly string[];
@@ -14,7 +14,7 @@ const IN_EACH = "for db = 0, 2 do redis.call('select', db)";
 const PREPARE = `${IN_EACH} redis.call('set', KEYS[1], 'db ' .. db) end`;
 const FEED = `${IN_EACH} redis.call('rpush', KEYS[1], ARGV[1]) redis.call('expire', KEYS[1], 30) end`;
 const TOUCH = "redis.call('select', ARGV[1]) redis.call('set', KEYS[1], 1)";
-/** Reads and empties it. */
+/** Reads and empties the journal. */
 const READ_JOURNAL = `
 local all = {}
 ${IN_EACH}
@@ -29,7 +29,7 @@ end`;
 
 const FEED_AFTER_MS = 2;
 
-/** Other people at the same server: they look, and meddle with what the clients of a run use. */
+/** Other clients of the same server: they observe, and interfere with what the clients of a run use. */
 export class Others {
   readonly #server: RedisServer;
   readonly #run: string;
@@ -40,12 +40,12 @@ export class Others {
     this.#run = run;
   }
 
-  /** See `Rules`; known once it is prepared. */
+  /** See `Rules`; set when it is prepared. */
   get nestingAborts(): boolean {
     return this.#nestingAborts;
   }
 
-  /** What `read` reads, and `fail` fails at. */
+  /** The keys that `read` reads, and at which `fail` fails. */
   async prepare(): Promise<void> {
     const [watch] = (await this.#server.admin.call("COMMAND", "INFO", "watch")) as [[string, number, string[]]];
     this.#nestingAborts = watch[2].includes("no_multi");
@@ -61,7 +61,7 @@ export class Others {
     await this.#eval(TOUCH, `watched:${n % 2}`, db);
   }
 
-  /** Pushes what a BLPOP waits for, in whatever database. */
+  /** Pushes the token that a BLPOP waits for, in whatever database. */
   feed(token: string): void {
     setTimeout(() => void this.#eval(FEED, `queue:${token}`, token), FEED_AFTER_MS);
   }
@@ -71,15 +71,15 @@ export class Others {
   }
 
   async kill(address: string): Promise<void> {
-    await this.#server.admin.client("KILL", "ADDR", address).catch(() => {}); // it has gone already
+    await this.#server.admin.client("KILL", "ADDR", address).catch(() => {}); // it is gone already
   }
 
-  /** To a channel, and to the sharded one. */
+  /** Publishes to a channel, and to the sharded one. */
   async publish(channel: string, shardChannel: string, text: string): Promise<void> {
     await Promise.all([this.#server.admin.publish(channel, text), this.#server.admin.spublish(shardChannel, text)]);
   }
 
-  /** What has been written to any socket by now, the server has read. */
+  /** Resolves when the server has read all that was written to any socket so far. */
   async pause(): Promise<void> {
     for (let i = 0; i < 3; i++) await this.#server.admin.ping();
   }

@@ -25,7 +25,7 @@ const SINGLE: Weights = {
   quit: 1,
   disconnect: 1,
 };
-/** A pipeline with one command of the other weights is refused as a whole: most have none. */
+/** A single refused command refuses the whole pipeline, so that most pipelines contain none. */
 const PIPELINED: Weights = { ...PLAIN, ...TRANSACTIONS, select: 3, pop: 1, absent: 1 };
 const ODD_IN_PIPELINE: Weights = { ...SUBSCRIPTIONS, monitor: 1, refused: 1, quit: 1 };
 const QUEUED: Weights = { ...PLAIN, select: 2, absent: 1, pop: 1, unwatch: 1 };
@@ -60,7 +60,7 @@ function listOf(common: Weights, odd: Weights): fc.Arbitrary<Command[]> {
   return fc.oneof({ weight: 6, arbitrary: mostly }, { weight: 1, arbitrary: withOne });
 }
 
-/** MULTI and its EXEC, as a pipeline has them where it is written by hand. */
+/** MULTI and EXEC as commands of a pipeline, written by hand. */
 const framed: fc.Arbitrary<Command[]> = fc
   .tuple(fc.array(commandOf(PLAIN), { maxLength: 2 }), fc.array(commandOf(QUEUED), { minLength: 1, maxLength: 3 }))
   .map(([before, inside]) => [...before, command("multi"), ...inside, command("exec")]);
@@ -124,7 +124,7 @@ const group: fc.Arbitrary<Group> = fc.record({
   publish: now(15, fc.nat(2)),
 });
 
-/** Those who have little time meet stalls instead of cuts, and nobody forbids them anything. */
+/** Impatient clients meet stalls instead of cuts, and the ACL forbids them nothing. */
 const stalled: fc.Arbitrary<Group> = fc
   .tuple(group, now(4, fc.integer({ min: 20, max: 150 })))
   .map(([one, ms]) => ({ ...one, forbid: undefined, fault: ms === undefined ? undefined : { kind: "stall", ms } }));

@@ -13,20 +13,23 @@ import {
 import type { Answer } from "./session-server.js";
 import { KINDS, type Call, type Kind } from "./session-steps.js";
 
-/** Of one command: what the server answered, or what redthread says of it. */
+/** The outcome of one command: the server's answer, or the error of redthread. */
 export type Outcome = Answer | { readonly is: "not-sent" | "unknown" | "refused"; readonly error: Error };
 
-/** What came of a pipeline: of each command, or of the whole. */
+/** The outcome of a pipeline: of each command, or of the whole. */
 export type PipelineOutcome = { readonly each: readonly Outcome[] } | { readonly whole: Outcome };
 
 export interface Context extends Rules {
   readonly role: "owned" | "shared" | "dedicated";
   readonly hasPrefix: boolean;
-  /** The connection may go at any moment. */
+  /** The connection may be lost at any moment. */
   readonly mayLose: boolean;
-  /** A command may be given up though the connection is there, and the server carries it out. */
+  /** A command may be given up although the connection is up and the server executes it. */
   readonly mayLinger: boolean;
-  /** Begun in the same turn before this, from one of these states: what comes of them was not known when this was judged. */
+  /**
+   * Acts of the same turn that began before this one, from one of these states. Their outcome was not known when this
+   * act was judged.
+   */
   readonly earlier: readonly Kind[];
   readonly atFirst: readonly State[];
 }
@@ -46,7 +49,7 @@ const ENDS: ReadonlySet<Kind> = new Set(["exec", "discard", "unwatch"]);
  * - A pipeline, and a transaction, goes as a whole or not at all.
  */
 
-/** What the connection may be in after this outcome of a command; nothing where that cannot have come of it. */
+/** The states that this outcome of a command can lead to; none if the outcome is impossible. */
 export function after(state: State, call: Call, outcome: Outcome, context: Context): State[] {
   const starts = context.mayLose ? lossesOf(state) : [state];
   return unique(
@@ -84,7 +87,7 @@ export function afterPipeline(
   );
 }
 
-/** Whether it was not even written; a part of it alone must not be. */
+/** Whether no part of it was written; a part alone must not be written. */
 function outcomeOfAll(outcome: PipelineOutcome): "refused" | "not-sent" | "torn" | "written" {
   const all = "whole" in outcome ? [outcome.whole] : outcome.each;
   const [first] = all;
@@ -93,7 +96,7 @@ function outcomeOfAll(outcome: PipelineOutcome): "refused" | "not-sent" | "torn"
   return all.some(({ is }) => is === "refused" || is === "not-sent") ? "torn" : "written";
 }
 
-/** Of `multi()`, which tells of EXEC only. */
+/** The outcome of `multi()`, which reports EXEC only. */
 export function afterTransaction(state: State, calls: readonly Call[], outcome: Outcome, context: Context): State[] {
   const starts = context.mayLose ? lossesOf(state) : [state];
   return unique(
@@ -110,7 +113,7 @@ export function afterTransaction(state: State, calls: readonly Call[], outcome: 
   );
 }
 
-/** It goes on as it is, or the connection has gone by now. */
+/** The connection stays as it is, or it is lost by now. */
 export function lossesOf(state: State): State[] {
   return unique([state, lost(state)]);
 }
@@ -160,7 +163,7 @@ function judge(state: State, { kind, shouts }: Call, context: Context): Judgemen
   if (kind === "monitor" && (shouts || state.isMonitoring || earlier.includes("monitor"))) return "may";
   if (state.isMonitoring) return "must";
   if (isOutsideOnly(kind) && state.queue) return "must";
-  // Where its keys are the server would have to be asked, which cannot be done inside of a MULTI.
+  // The server would have to be asked for the positions of its keys, which is impossible inside of a MULTI.
   if (kind === "bad" && context.hasPrefix && (state.queue || earlier.includes("multi"))) return "may";
   const isInDoubt = isOutsideOnly(kind) && earlier.some((one) => one === "multi" || ENDS.has(one));
   return isInDoubt || earlier.includes("monitor") || mayBeDeaf(state, kind, context) ? "may" : "no";
@@ -177,7 +180,7 @@ function judgeAll(state: State, calls: readonly Call[], context: Context): Judge
     const before: Kind[] = isOpen ? ["multi"] : [];
     const earlier = [...context.earlier, ...before, ...calls.slice(0, i).map((one) => one.kind)];
     if (isShared && (kind === "multi" || kind === "exec" || kind === "discard")) {
-      if (isInside === (kind === "multi") || kind === "discard") verdict = "may"; // at the worst it fails, and does no harm
+      if (isInside === (kind === "multi") || kind === "discard") verdict = "may"; // at worst it fails, which does no harm
     } else if (isShared && isInside && KINDS[kind] === "blocking") verdict = "may";
     else {
       const inside = { ...state, queue: isInside ? [] : undefined };
@@ -186,7 +189,7 @@ function judgeAll(state: State, calls: readonly Call[], context: Context): Judge
       if (judged === "must") return "must";
       if (judged === "may") verdict = "may";
     }
-    // Its list of answers would be to commands that the pipeline does not have.
+    // Its list of answers would belong to commands that the pipeline does not have.
     if (kind === "exec" && isBegunBefore) verdict = "may";
     if (kind === "exec" || kind === "discard") isBegunBefore = false;
     if (kind === "multi") isInside = true;
@@ -204,7 +207,7 @@ function judgeTransaction(state: State, calls: readonly Call[], context: Context
   return context.earlier.includes("monitor") || mayBeDeaf(state, "exec", context) ? "may" : "no";
 }
 
-/** A queued subscription, or MONITOR, would have an answer that nobody can match. */
+/** A queued subscription or MONITOR would have an answer that cannot be matched. */
 function isOutsideOnly(kind: Kind): boolean {
   return KINDS[kind] === "subscription" || kind === "monitor";
 }
@@ -214,7 +217,7 @@ function mayBeDeaf(state: State, kind: Kind, context: Context): boolean {
   return isDeaf(isSubscribing ? subscribed(state, "subscribe", ["any"]) : state, kind, context);
 }
 
-// The connection has gone
+// The connection is lost
 
 function unknown(before: State, call: Call, { forbidden }: Context): State[] {
   const { kind } = call;
@@ -248,12 +251,12 @@ function unknown(before: State, call: Call, { forbidden }: Context): State[] {
   }
 }
 
-/** The turn is over: what is written from now on is written to another connection. */
+/** The turn is over: later commands are written to another connection. */
 export function settled(state: State): State[] {
   return [{ ...state, gone: undefined }];
 }
 
-/** Each of its channels is answered by itself, in their order. */
+/** Each of its channels has its own answer, in their order. */
 function partlySubscribed(state: State, { kind, args }: Call): State[] {
   const channels = args.length > 0 ? args.map(String) : state.subscribed[sortOf(kind)];
   return [state, ...channels.map((_, i) => subscribed(state, kind, channels.slice(0, i + 1)))];
@@ -263,7 +266,7 @@ function partlySubscribed(state: State, { kind, args }: Call): State[] {
 
 function transacted(state: State, calls: readonly Call[], outcome: Outcome, context: Context): State[] {
   const kinds = new Set(calls.map(({ kind }) => kind));
-  const queue = calls.filter(({ kind }) => kind !== "watch" && kind !== "multi"); // errors, where they stand
+  const queue = calls.filter(({ kind }) => kind !== "watch" && kind !== "multi"); // also failed ones, at their places
   const isAborted = kinds.has("bad") || (context.nestingAborts && (kinds.has("watch") || kinds.has("multi")));
   const isForbidden = context.forbidden !== undefined && kinds.has(context.forbidden);
   const blindly = (from: State): State[] =>
@@ -285,6 +288,6 @@ function transacted(state: State, calls: readonly Call[], outcome: Outcome, cont
   if (message.startsWith("EXECABORT") && (isAborted || isForbidden || context.forbidden === "exec"))
     return [ended(state)];
   if (mayBeDeaf(state, "exec", context) && message.includes("Can't execute")) return [ended(state)];
-  // Without its MULTI its commands have run, each for itself.
+  // Without its MULTI its commands have run, each by itself.
   return context.forbidden === "multi" && said === "unknown" ? blindly(state) : [];
 }

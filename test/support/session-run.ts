@@ -22,9 +22,9 @@ import { difference, Journal } from "./session-view.js";
 
 /** Longer than anything but a hang, on any machine. */
 const DEADLINE_MS = 15_000;
-/** For what the server is still to be told, such as the subscriptions after a reconnect. */
+/** For commands that the client still has to send, such as the subscriptions after a reconnect. */
 const SETTLED_MS = 3_000;
-/** What the ACL forbids for longer could keep a client from connecting again. */
+/** If the ACL forbids a command for longer, a client may be unable to connect again. */
 const FORBIDDEN_MS = 30;
 
 const strays: unknown[] = [];
@@ -32,7 +32,7 @@ for (const event of ["unhandledRejection", "uncaughtException"]) process.on(even
 
 let runs = 0;
 
-/** Runs a plan against the server and the reference at the same time; throws where they, or the replies, disagree. */
+/** Runs a plan against the server and the reference at the same time; throws if they, or the replies, disagree. */
 export async function runPlan(server: RedisServer, plan: Plan): Promise<void> {
   const name = `s${++runs}`;
   strays.length = 0;
@@ -70,7 +70,7 @@ class SessionRun {
   readonly #others: Others;
   readonly #messages: Messages;
   readonly #journals: Readonly<Record<Role, Journal>>;
-  /** What the connections may be in. */
+  /** The states that the connections may be in. */
   readonly #states = new Map<Role, State[]>();
   #tokens = 0;
 
@@ -114,7 +114,7 @@ class SessionRun {
     if (group.publish !== undefined && role !== "shared") await this.#messages.publish(group.publish, this.#in(role));
   }
 
-  /** An owner may end his client, and nothing runs on it afterwards. */
+  /** An owner may end its client, and then no command runs on it. */
   async end(): Promise<void> {
     if (this.#plan.on === "thread") return;
     const redis = await this.#clients.handle("owned");
@@ -144,7 +144,7 @@ class SessionRun {
     return redis;
   }
 
-  /** What happens beside the acts; resolves when it is over. */
+  /** The events beside the acts; resolves when they are over. */
   #meddle({ fault, publish }: Group): Promise<unknown> {
     const { proxy } = this.#clients;
     const meanwhile = publish === undefined ? undefined : this.#messages.interrupt();
@@ -166,7 +166,7 @@ class SessionRun {
     this.#become((state) => [state.watched.includes(watchedAs(n, db)) ? { ...state, isDirty: true } : state]);
   }
 
-  /** Ends the connections that still have an older login; others it does not touch. */
+  /** Ends the connections that still use an older login, and no others. */
   async #revoke(): Promise<void> {
     await this.#clients.revoke();
     for (const role of this.#states.keys()) {
@@ -229,24 +229,24 @@ class SessionRun {
     this.#become(settled);
   }
 
-  /** The next holder's is as new, whatever it was in. What was written stays written. */
+  /** The next holder's connection is like new, whatever its state was. What was written stays written. */
   async #returned(release: Group["release"]): Promise<void> {
     if (release === "settled") await this.#clients.release();
     if (release === "to a waiter") await this.#clients.handOver();
     this.#become(({ journal, maybe }) => [{ ...newState(this.#plan.db), journal, maybe }], ["dedicated"]);
     await this.#handle("dedicated");
-    // If the last holder's WATCH is still there, its EXEC would fail now.
+    // If the last holder's WATCH were still there, this EXEC would fail.
     for (const n of [0, 1]) for (const db of [0, 1, 2]) await this.#touch(n, db);
   }
 
   async #check(roles: readonly Role[]): Promise<void> {
     for (const role of roles) await this.#checkOne(role);
-    await new Promise((resolve) => setImmediate(resolve)); // rejections are reported once the microtasks are through
+    await new Promise((resolve) => setImmediate(resolve)); // rejections are reported after the microtasks
     const [stray] = strays.splice(0);
     if (stray !== undefined) throw new Violation(`unheard: ${show(stray)}`);
   }
 
-  /** What the server says of the connection is what the reference says of one of the states that it may be in. */
+  /** Compares the server's view of the connection with each of the states that it may be in. */
   async #checkOne(role: Role): Promise<void> {
     const { protocol, hasPrefix } = this.#plan;
     const prefix = role === "shared" ? undefined : hasPrefix ? `${this.#name}:` : "";
@@ -293,7 +293,7 @@ function show(value: unknown): string {
   return value instanceof Error ? String(value.stack) : JSON.stringify(value, readable);
 }
 
-/** Without what is empty. */
+/** Without empty fields. */
 function readable(name: string, part: unknown): unknown {
   if (part instanceof Error) return `${part.name}: ${part.message}`;
   const isEmpty = part === false || (Array.isArray(part) && part.length === 0 && name !== "queue");

@@ -1,24 +1,24 @@
 import { DATABASES, KINDS, type Call, type Kind } from "./session-steps.js";
 
 /**
- * What a connection is in, as its caller may conclude from what was asked and answered. Immutable: after some outcomes
+ * The state of a connection, as its caller can conclude it from commands and answers. Immutable: after some outcomes
  * several states are possible.
  */
 export interface State {
   readonly db: number;
   /** Queued since MULTI. */
   readonly queue: readonly Call[] | undefined;
-  /** A command could not be queued: EXEC is going to refuse. */
+  /** A command could not be queued: EXEC is going to fail. */
   readonly isAborted: boolean;
   /** Each with its database. */
   readonly watched: readonly string[];
-  /** One of them was written since. */
+  /** One of the watched keys was written since. */
   readonly isDirty: boolean;
-  /** A WATCH or MULTI went with its connection, and its EXEC, DISCARD or UNWATCH has not come yet. */
+  /** A WATCH or MULTI was lost with its connection, and the EXEC, DISCARD or UNWATCH has not come yet. */
   readonly isBroken: boolean;
   readonly subscribed: Readonly<Record<Channels, readonly string[]>>;
   readonly isMonitoring: boolean;
-  /** Since the connection went in this turn: what it may still have queued of what was written to it. */
+  /** If the connection was lost in this turn: the commands that may still be queued. */
   readonly gone: readonly Call[] | "outside" | undefined;
   /** Tokens that were written, each with its database, in their order. */
   readonly journal: readonly string[];
@@ -57,16 +57,16 @@ export function newState(db: number): State {
   };
 }
 
-/** Run at once even inside of a MULTI. */
+/** These commands run at once even inside of a MULTI. */
 const NEVER_QUEUED: ReadonlySet<Kind> = new Set(["multi", "exec", "discard", "watch"]);
 
-/** As Redis documents it: what the connection is in after this answer; undefined where that cannot be the answer. */
+/** By Redis' documentation: the state after this answer; undefined if this cannot be the answer. */
 export function served(state: State, call: Call, answer: Answer, rules: Rules): State | undefined {
   const { kind } = call;
   const error = answer.is === "error" ? answer.error.message : undefined;
   if (error?.startsWith("NOPERM")) return kind === rules.forbidden ? rejected(state) : undefined;
   const isTurnedAway = isDeaf(state, kind, rules) || rules.forbidden === "exec";
-  // Also without a MULTI it ends the WATCH.
+  // It ends the WATCH even without a MULTI.
   if (kind === "exec" && error?.startsWith("EXECABORT"))
     return isTurnedAway || (state.queue && state.isAborted) ? ended(state) : undefined;
   if (isDeaf(state, kind, rules) && !(kind === "bad" && error?.startsWith("ERR")))
@@ -76,18 +76,18 @@ export function served(state: State, call: Call, answer: Answer, rules: Rules): 
   return answer.is === "reply" && answer.value === "QUEUED" ? { ...state, queue: [...state.queue, call] } : undefined;
 }
 
-/** A RESP2 connection that is subscribed takes little else. */
+/** A RESP2 connection with subscriptions accepts few other commands. */
 export function isDeaf(state: State, kind: Kind, { protocol }: Pick<Rules, "protocol">): boolean {
   if (protocol === 3 || KINDS[kind] === "subscription" || kind === "ping" || kind === "quit") return false;
   return Object.values(state.subscribed).some(({ length }) => length > 0);
 }
 
-/** The transaction is over, with its WATCH. */
+/** The transaction is over, and so is its WATCH. */
 export function ended(state: State): State {
   return { ...state, queue: undefined, isAborted: false, watched: [], isDirty: false };
 }
 
-/** Not even queued. */
+/** The command is not even queued. */
 function rejected(state: State): State {
   return state.queue ? { ...state, isAborted: true } : state;
 }
@@ -105,7 +105,7 @@ function run(state: State, call: Call, answer: Answer, rules: Rules): State | un
   switch (kind) {
     case "echo":
       return replies(value === token);
-    case "ping": // in a pair, where a RESP2 connection is subscribed
+    case "ping": // a pair, if a RESP2 connection has subscriptions
       return replies(value === token || (Array.isArray(value) && value[1] === token));
     case "read":
       return replies(value === `db ${state.db}`);
@@ -147,13 +147,13 @@ function run(state: State, call: Call, answer: Answer, rules: Rules): State | un
   }
 }
 
-/** Each queued command has its answer in its place. */
+/** Each queued command has its answer at its place. */
 export function executed(state: State, values: readonly unknown[], rules: Rules): State | undefined {
   const queue = state.queue ?? [];
   let next: State | undefined = ended(state);
   for (const [i, call] of queue.entries()) {
     const answer = answerOf(values[i]);
-    // Nothing blocks inside of a transaction, and permissions are looked at again.
+    // Nothing blocks inside of a transaction, and EXEC checks the permissions again.
     const isSkipped =
       answer.is === "reply"
         ? call.kind === "pop" && answer.value === null
@@ -163,7 +163,7 @@ export function executed(state: State, values: readonly unknown[], rules: Rules)
   return values.length === queue.length ? next : undefined;
 }
 
-/** As ioredis puts it into a list: bare, or in a pair with its error. */
+/** ioredis' form in a list: bare, or in a pair with its error. */
 export function answerOf(value: unknown): Answer {
   const error: unknown = Array.isArray(value) ? value[0] : value;
   if (error instanceof Error) return { is: "error", error };
@@ -183,7 +183,7 @@ function written(state: State, token: string): State {
   return { ...state, journal: [...state.journal, `${state.db} ${token}`] };
 }
 
-/** SUBSCRIBE or UNSUBSCRIBE of the one or the other sort; without channels, of all. */
+/** SUBSCRIBE or UNSUBSCRIBE of either kind; without channels it means all of them. */
 export function subscribed(state: State, kind: Kind, channels: readonly string[]): State {
   const sort = sortOf(kind);
   const before = state.subscribed[sort];
@@ -201,12 +201,12 @@ export function sortOf(kind: Kind): Channels {
   return kind.replace("unsub", "sub") as Channels;
 }
 
-/** As the server counts them in its answers. */
+/** The number in the server's answers. */
 function subscriptions({ subscribed: { subscribe, psubscribe, ssubscribe } }: State, kind: Kind): number {
   return sortOf(kind) === "ssubscribe" ? ssubscribe.length : subscribe.length + psubscribe.length;
 }
 
-/** The same for a command whose answer nobody has heard. What it writes may be among what others write. */
+/** The same for a command whose answer was lost. What it wrote may be among the writes of others. */
 export function ran(state: State, call: Call, rules: Pick<Rules, "nestingAborts">): State {
   const { kind, args, n } = call;
   const isOpen = state.queue !== undefined;

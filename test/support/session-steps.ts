@@ -5,7 +5,10 @@ export const KINDS = {
   ping: "plain",
   /** Answers with the name of its database. */
   read: "plain",
-  /** Appends the token to the journal of its database: the order, the database and the number of all that ran. */
+  /**
+   * Appends the token to the journal of its database, which shows the order, the database and the number of all
+   * commands that ran.
+   */
   push: "plain",
   /** A script of `redis.scripts` that appends the token to the journal and answers with it. */
   script: "plain",
@@ -13,7 +16,7 @@ export const KINDS = {
   fail: "plain",
   /** Fails before it runs, also when it is queued. */
   bad: "plain",
-  /** BLPOP of what nobody pushes, for 10 ms. */
+  /** BLPOP of a list that stays empty, for 10 ms. */
   absent: "blocking",
   /** BLPOP of a token that is pushed a little later. */
   pop: "blocking",
@@ -30,7 +33,7 @@ export const KINDS = {
   punsubscribe: "subscription",
   sunsubscribe: "subscription",
   monitor: "session",
-  /** No client may run it. */
+  /** Refused on every client. */
   refused: "refused",
   quit: "ending",
   disconnect: "ending",
@@ -44,19 +47,21 @@ export interface Command {
   readonly shouts: boolean;
 }
 
-/** What a caller does in one go: a command, a `pipeline()`, a `multi()`. */
+/** One call: a command, a `pipeline()`, a `multi()`. */
 export interface Act {
   readonly how: "single" | "pipeline" | "transaction";
   readonly commands: readonly Command[];
 }
 
-/** `bytes` of requests or replies pass, then the connection is cut; the same for the one after it, if there are more. */
+/**
+ * `bytes` of requests or replies pass, then the connection is cut; the same for the next connection, if there are more.
+ */
 export type Fault =
   | { readonly kind: "cut"; readonly side: "requests" | "replies"; readonly bytes: readonly number[] }
   | { readonly kind: "stall"; readonly ms: number }
   | { readonly kind: "kill" | "fin" | "reset" };
 
-/** What a caller does in one turn, and what others do at the same time. */
+/** The calls of one turn, and what happens at the same time. */
 export interface Group {
   /** Of a thread: its shared client, or a lease. */
   readonly on: "shared" | "lease";
@@ -64,17 +69,17 @@ export interface Group {
   readonly fault?: Fault | undefined;
   /** A kind that the ACL forbids meanwhile. */
   readonly forbid?: Kind | undefined;
-  /** Before it, the watched key `n` is written by somebody else. */
+  /** Before it, another client writes the watched key `n`. */
   readonly touch?: number | undefined;
-  /** Before it, somebody says SCRIPT FLUSH. */
+  /** Before it, another client sends SCRIPT FLUSH. */
   readonly flush?: boolean | undefined;
   /** New credentials come just before or just after the acts of this turn. */
   readonly login?: "before" | "after" | undefined;
-  /** Before it, the server ends what older credentials opened. */
+  /** Before it, the server ends the connections of older credentials. */
   readonly revoke?: boolean | undefined;
-  /** The lease is given back: when all have settled, or in the same turn, or to somebody who waits for it. */
+  /** The lease is released: when all calls have settled, or in the same turn, or to a caller that waits for it. */
   readonly release?: "settled" | "at once" | "to a waiter" | undefined;
-  /** Somebody publishes: meanwhile, and afterwards to the channel `n`, where it is heard by subscribers and nobody else. */
+  /** A message is published meanwhile, and afterwards one to the channel `n`, which only subscribers receive. */
   readonly publish?: number | undefined;
 }
 
@@ -82,12 +87,12 @@ export interface Plan {
   readonly on: "owned" | "thread";
   readonly protocol: 2 | 3;
   readonly db: number;
-  /** With `redis.credentials`; else one user and password for good. */
+  /** With `redis.credentials`; otherwise with one user and password. */
   readonly hasLogins: boolean;
   readonly hasPrefix: boolean;
   readonly resend: "never" | "readonly";
   readonly whenDown: "wait" | "fail";
-  /** Commands have so little time that some are given up while the server still carries them out. */
+  /** Commands have so little time that some are given up while the server still executes them. */
   readonly isImpatient: boolean;
   readonly groups: readonly Group[];
 }
@@ -101,7 +106,7 @@ export interface Call extends Command {
 
 /** The last one is out of range. */
 export const DATABASES = [0, 1, 2, 99];
-/** Their replies would not come, would come to others, or would change what a reply looks like. */
+/** Their replies would not come, would go to other commands, or would change the form of a reply. */
 const REFUSED = [
   ["client", "reply", "off"],
   ["client", "reply", "skip"],
@@ -117,10 +122,10 @@ const REFUSED = [
 
 /** The names that one run uses, so that runs do not meet. */
 export interface Names {
-  /** Before all of them, by the caller or by `redis.keyPrefix`. */
+  /** Precedes all of them, added by the caller or by `redis.keyPrefix`. */
   readonly run: string;
   readonly hasPrefix: boolean;
-  /** Whose journal it is. */
+  /** The client that the journal belongs to. */
   readonly role: string;
 }
 
@@ -173,7 +178,7 @@ function wordsOf({ kind, n }: Command, token: string, names: Names): readonly (s
   }
 }
 
-/** How a failing plan is printed. */
+/** The printed form of a failing plan. */
 export function printPlan(plan: Plan): string {
   const { on, protocol, db, groups } = plan;
   const settings = [

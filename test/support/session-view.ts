@@ -3,14 +3,17 @@ import type { View } from "./session-others.js";
 import { isDeaf, type State } from "./session-server.js";
 
 export interface Expected {
-  /** As whom it may be logged in. */
+  /** The users that it may be logged in as. */
   readonly users: readonly string[];
   readonly protocol: 2 | 3;
-  /** `redis.keyPrefix`, which sharded channels have too; undefined if the run's channels may be another connection's. */
+  /**
+   * `redis.keyPrefix`, which sharded channels have too; undefined if the run's channels may belong to another
+   * connection.
+   */
   readonly prefix: string | undefined;
 }
 
-/** What the server says otherwise of the connection than this state, if anything. */
+/** How the server's view of the connection differs from this state, if at all. */
 export function difference(state: State, { client, ...view }: View, expected: Expected): string | undefined {
   if (!client) return "not listed";
   const { subscribe, psubscribe, ssubscribe } = state.subscribed;
@@ -36,7 +39,7 @@ export function difference(state: State, { client, ...view }: View, expected: Ex
       return `${field}=${client[field]} instead of ${String(value)}`;
   for (const [flag, isSet] of Object.entries(flags))
     if (client.flags.includes(flag) !== isSet) return `flags=${client.flags} ${isSet ? "without" : "with"} ${flag}`;
-  // A new login waits for the end of a transaction, and cannot come where nothing else may run.
+  // A new login waits for the end of a transaction, and cannot come if nothing else may run.
   const isWaiting = isOpen || state.isMonitoring || isDeaf(state, "echo", expected);
   if (!isWaiting && !expected.users.includes(client.user))
     return `user=${client.user} instead of ${expected.users.join(" or ")}`;
@@ -51,13 +54,13 @@ function listed(what: string, seen: readonly string[], expected: readonly string
   return isSame ? undefined : `${what} (${seen.join(", ")}) instead of (${expected.join(", ")})`;
 }
 
-/** What the commands of one role have written, beside what they were to write. */
+/** What the commands of one role have written, compared with what they should have written. */
 export class Journal {
-  /** Read since the last agreement. */
+  /** Tokens read since the last agreement. */
   #read: string[] = [];
-  /** Tokens that may have been written, and may still be. */
+  /** Tokens that may have been written, and may still be written. */
   readonly #maybe = new Set<string>();
-  /** Sent again behind others, where somebody has flushed the scripts: on a client of many these have no order. */
+  /** Scripts sent again behind other commands after a SCRIPT FLUSH: on a client of many callers these have no order. */
   readonly #unordered = new Set<string>();
 
   unordered(token: string): void {

@@ -27,7 +27,7 @@ export function runSuites(node: string, env: NodeJS.ProcessEnv): SuiteResult {
   return { passed: count("pass"), failed: count("fail"), isGreen };
 }
 
-/** Of TAP: each test that failed, with what follows it. */
+/** Each failed test of a TAP output, with its details. */
 function failures(tap: string): string {
   const lines = tap.split("\n");
   return lines.flatMap((line, i) => (/^\s*not ok /.test(line) ? lines.slice(i, i + 30) : [])).join("\n");

@@ -1,4 +1,4 @@
-/** How an error carries a value. */
+/** The ways in which an error carries a value. */
 export type Thrown = (typeof THROWN)[number];
 
 export const THROWN = ["fields", "cause", "aggregate", "class", "DOMException"] as const;
@@ -7,7 +7,7 @@ class OutOfStockError extends Error {
   override readonly name = "OutOfStockError";
 }
 
-/** Its stack is the same text in whichever thread it is made. */
+/** Its stack is the same text in every thread. */
 export function makeThrown(how: Thrown, value: unknown): unknown {
   const carrying = (error: Error): Error =>
     Object.assign(withStack(error), { code: "E_MODEL", value, dropped: () => "a function stays behind" });

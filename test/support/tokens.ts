@@ -2,9 +2,9 @@ import { randomUUID } from "node:crypto";
 import type { Credentials } from "../../src/index.js";
 import type { RedisServer } from "./redis-server.js";
 
-/** Tokens as a cloud's identity service gives them; when one is revoked, the server ends what it opened. */
+/** Tokens like those of a cloud's identity service. When one is revoked, the server ends its connections. */
 export class Tokens {
-  /** Users made so far, the newest last. */
+  /** Users created so far, the newest last. */
   readonly issued: string[] = [];
   readonly secrets: string[] = [];
   calls = 0;
@@ -13,7 +13,7 @@ export class Tokens {
   readonly #lifeMs: number;
   readonly #keep: number;
 
-  /** Each is said to be good for `lifeMs` and is revoked once `keep` newer ones are there. */
+  /** Each is announced as valid for `lifeMs`, and is revoked when `keep` newer ones exist. */
   constructor(server: RedisServer, { lifeMs = 3_600_000, keep = 3 } = {}) {
     this.#server = server;
     this.#lifeMs = lifeMs;

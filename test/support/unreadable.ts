@@ -1,11 +1,11 @@
 import { MessagePort } from "node:worker_threads";
 
-/** Contained in what the other side is not to be able to read. */
+/** Contained in messages that the other side must not be able to read. */
 export const UNREADABLE = "this cannot be read";
 
 /**
- * From now on a message that contains the mark arrives, at each port of this thread that is listened to from now on, as
- * the event by which Node tells that it could not read one. The link, its order and its counts are the real ones.
+ * From now on each new port of this thread that gets a listener turns messages with the mark into the event by which
+ * Node reports that it could not read one. The link, its order and its counts are the real ones.
  */
 export function makeUnreadable(): void {
   const { prototype } = MessagePort;

@@ -19,12 +19,12 @@ type Operation =
 
 type Caller = ConnectionManager<typeof Tasks>;
 
-/** What an operation is to hear or has heard, in its order, each as a text. */
+/** The expected or the actual messages of an operation, in their order, each as a text. */
 type Heard = string[];
 
 /** Longer than anything but a hang, on any machine. */
 const DEADLINE_MS = 30_000;
-/** Around the first difference of two descriptions. */
+/** The text around the first difference of two descriptions. */
 const EXCERPT = 160;
 
 const root = fc.nat(11);
@@ -46,7 +46,7 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
 
 let batches = 0;
 
-/** Operations that are all begun in one turn, so that their values share messages wherever they may. */
+/** Operations that all begin in one turn, so that their values share messages wherever they may. */
 export class ValueBatch {
   static readonly any: fc.Arbitrary<ValueBatch> = fc
     .tuple(heap, fc.array(operation, { minLength: 1, maxLength: 40, size: "max" }))
@@ -68,7 +68,7 @@ export class ValueBatch {
     return this.#operations.reduce((sum, one) => sum + ("roots" in one ? one.roots.length : 1), 0);
   }
 
-  /** Throws where something else is heard than the reference says, or nothing. */
+  /** Throws if an operation gets something else than the reference says, or nothing. */
   async run(manager: Caller): Promise<void> {
     this.#values = build(this.#recipes);
     this.#arrivals.clear();
@@ -88,7 +88,7 @@ export class ValueBatch {
     if (problems.length > 0) throw new Error(`${problems.length} differ:\n${problems.slice(0, 3).join("\n")}`);
   }
 
-  /** How fast-check prints a counterexample. */
+  /** The form in which fast-check prints a counterexample. */
   [fc.toStringMethod](): string {
     return `\n${printHeap(this.#recipes)}\n${this.#operations.map((one) => `  ${this.#print(one)}`).join("\n")}\n`;
   }
@@ -134,7 +134,7 @@ export class ValueBatch {
     return this.#expected(at).once;
   }
 
-  /** What one node's value is to be when it has crossed once, and twice; undefined where it is refused. */
+  /** The expected value of one node after it has crossed once, and twice; undefined if it is refused. */
   #expected(at: number): { once?: string; twice?: string } {
     const node = at % this.#values.length;
     let known = this.#arrivals.get(node);
@@ -230,7 +230,7 @@ function describeFailure(error: unknown): string {
   return `threw ${describeError(error)}`;
 }
 
-/** Of a DOMException only name and message are promised. */
+/** Only name and message of a DOMException are promised. */
 function describeError(error: unknown, across?: typeof arrival): string {
   const { name, message } = error as Error;
   if (name === "AbortError" && types.isNativeError(error)) return `${name}: ${message}`;

@@ -69,7 +69,7 @@ export type Recipe =
     }
   | { readonly kind: "uncloneable"; readonly name: keyof typeof UNCLONEABLE };
 
-/** What a Promise in a heap resolves to. */
+/** The value that a Promise in a heap resolves to. */
 export const RESOLVED = 7;
 
 /** Its instances arrive as plain objects. */
@@ -125,8 +125,8 @@ export const UNCLONEABLE = {
 };
 
 /**
- * Below the depth at which cloning gives up, or a stack ends: with 12 nodes of at most two levels each, and one chain, no
- * way through a value is longer than 60.
+ * Below the depth at which cloning gives up, or a stack ends: with 12 nodes of at most two levels each, and one chain,
+ * no path through a value is longer than 60.
  */
 export const MOST_NODES = 12;
 const CHAIN = 30;
@@ -266,7 +266,7 @@ function view({ view: name, backing, bytes: wanted, offset, seed }: Extract<Reci
     return viewOf(name, pooled.buffer, pooled.byteOffset, wanted);
   }
   const before = backing === "own" ? 0 : offset;
-  // There are bytes before the view and behind it, also after `viewOf` has aligned it.
+  // There are bytes before and after the view, also after `viewOf` has aligned it.
   const size = backing === "own" ? wanted : before + wanted + 16;
   const buffer =
     backing === "shared"
@@ -277,7 +277,7 @@ function view({ view: name, backing, bytes: wanted, offset, seed }: Extract<Reci
   return viewOf(name, pattern(buffer as ArrayBuffer, seed), before, wanted);
 }
 
-/** The types of ES2023 do not know the second parameter; every supported Node does. */
+/** The types of ES2023 lack the second parameter, which every supported Node has. */
 const ResizableBuffer = ArrayBuffer as unknown as new (size: number, options: { maxByteLength: number }) => ArrayBuffer;
 
 /** The view starts at the next multiple of its element size, and has as many elements as fit. */
@@ -304,7 +304,7 @@ function detached<T extends ArrayBufferView>(made: T): T {
   return made;
 }
 
-/** Makes an own property also of "__proto__", where an assignment would set the prototype. */
+/** Makes an own property even of "__proto__", while an assignment would set the prototype. */
 function put(object: object, name: string, value: unknown): void {
   define(object, name, { value, configurable: true, writable: true });
 }

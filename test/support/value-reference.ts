@@ -2,35 +2,35 @@ import { types } from "node:util";
 import { describe, isPlain, ownPart } from "./describe-value.js";
 
 /**
- * What arrives in another thread of a value that a task is given, returns or reports: what `structuredClone` gives for that
- * one value alone, however many others cross at the same time, except for two things.
+ * The form in which a value arrives in another thread that a task gets, returns or reports. It is what
+ * `structuredClone` returns for this one value alone, however many others cross at the same time, with two exceptions.
  *
- * 1. A Buffer that is the value itself, or is reached through plain objects and arrays only, arrives as a Buffer. Anywhere
- *    else, in a Map, a Set, a class instance or an error, it arrives as a Uint8Array.
+ * 1. A Buffer that is the value itself, or is reached through plain objects and arrays only, arrives as a Buffer.
+ * Anywhere else, in a Map, a Set, a class instance or an error, it arrives as a Uint8Array.
  * 2. A view that is reached in the same way arrives with a buffer of exactly its own bytes, unless its memory is shared
- *    or resizable. The same view twice stays one object. Whether two views share memory afterwards is not specified, and
- *    neither is whether a view that is also reached in another way is the same object there.
+ * or resizable. The same view twice stays one object. Whether two views share memory afterwards is not specified, and
+ * neither is whether a view that is also reached in another way is the same object there.
  *
- * Throws what `structuredClone` throws: such a value is refused with REDTHREAD_NOT_CLONEABLE, and nothing but its own task
- * is affected.
+ * Throws what `structuredClone` throws: such a value is refused with REDTHREAD_NOT_CLONEABLE, which affects only its
+ * own task.
  */
 export function arrive(value: unknown): unknown {
   return new Arrival().of(value, structuredClone(value));
 }
 
-/** As `arrive`, but undefined where the value is refused. */
+/** As `arrive`, but undefined if the value is refused. */
 export function arrival(value: unknown): { readonly value: unknown } | undefined {
   try {
     return { value: arrive(value) };
   } catch {
-    return undefined; // that it is refused is the answer
+    return undefined; // the refusal is the answer
   }
 }
 
 /**
- * What a caller sees of an error that its task has thrown: name, message, stack, own fields, causes and an aggregate's errors.
- * With `across` it says what is to arrive of the error: each field is a value of its own, and a field that is refused is
- * left out.
+ * The form in which a caller sees an error of its task: name, message, stack, own fields, causes and an aggregate's
+ * errors. With `across` it is the form in which the error arrives: each field is a separate value, and a refused field
+ * is left out.
  */
 export function describeThrown(error: unknown, across: typeof arrival = (value) => ({ value })): string {
   if (!types.isNativeError(error)) {
@@ -53,10 +53,10 @@ export function describeThrown(error: unknown, across: typeof arrival = (value) 
   ].join("; ");
 }
 
-/** A class may declare them as fields; they arrive in their own way. */
+/** A class may declare them as fields; they arrive in another way. */
 const NAMED_PARTS = new Set(["name", "message", "stack", "cause", "errors"]);
 
-/** Puts into a clone what the two differences say, with its original beside it. */
+/** Applies the two exceptions to a clone, with its original beside it. */
 class Arrival {
   readonly #seen = new Set<object>();
   readonly #views = new Map<object, unknown>();

@@ -15,7 +15,7 @@ import { startRedis } from "../support/redis-server.js";
 const WORDS = 1_200;
 const DIMENSIONS = 20;
 
-/** Words on a circle in 20 dimensions, with noise of their own: neighbours in number are neighbours in angle. */
+/** Words on a circle in 20 dimensions, each with some noise: words with near numbers have near angles. */
 async function repositoryWithVectors(t: TestContext): Promise<string> {
   const root = await mkdtemp(join(tmpdir(), "redthread-demo-test-"));
   t.after(() => rm(root, { recursive: true, force: true }));
@@ -109,7 +109,7 @@ test("a word without a vector ends the demo before a server is started", async (
   );
 });
 
-test("the command line has defaults, and words are looked for in lower case and once", () => {
+test("the command line has defaults, and words are searched in lower case and once", () => {
   assert.deepEqual(parseDemoArgs([]), { words: 50_000, threads: undefined, json: false, help: false, queries: [] });
   assert.deepEqual(parseDemoArgs(["--words", "20000", "King", "--threads=3", "--json", "king", "paris"]), {
     words: 20_000,
@@ -120,7 +120,7 @@ test("the command line has defaults, and words are looked for in lower case and 
   });
 });
 
-test("a wrong command line is one clear sentence", () => {
+test("a wrong command line gives one clear sentence", () => {
   const wrong: [string[], string][] = [
     [["--words", "many"], `--words takes a whole number from 1000 to ${MAX_WORDS}, not "many"`],
     [["--words", "999"], `--words takes a whole number from 1000 to ${MAX_WORDS}, not "999"`],

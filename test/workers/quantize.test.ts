@@ -6,10 +6,10 @@ import { QUANTIZERS, type Quantizer } from "../../workers/quantize.js";
 
 const { float32, float16, int8, uint8, sign } = QUANTIZERS;
 const ALL = Object.values(QUANTIZERS);
-/** What float32 rounding of scales and products adds to a bound, relative to the largest value of a row. */
+/** What rounding scales and products to float32 adds to a bound, relative to the largest value of a row. */
 const ROUNDING = 2 ** -22;
 
-/** Rows of the same length, with values of all magnitudes that word vectors and their like can have. */
+/** Rows of the same length, with values of all magnitudes that word vectors and similar data can have. */
 const rowsOf = (max: number) =>
   fc.tuple(fc.integer({ min: 1, max: 70 }), fc.integer({ min: 1, max: 5 })).chain(([dimensions, rows]) =>
     fc
@@ -37,7 +37,7 @@ function holdsWithin(quantizer: Quantizer, max: number, bound: (row: Float32Arra
 
 const largest = (row: Float32Array): number => row.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
 
-test("float32 gives every value back as it was", () => {
+test("float32 keeps every value", () => {
   holdsWithin(float32, 1e38, () => 0);
 });
 
@@ -49,14 +49,14 @@ test("float16 holds a value beyond its range at the edge instead of making it in
   assert.deepEqual([...float16.decode(float16.encode(Float32Array.of(1e30, -65_520), 2), 2)], [65_504, -65_504]);
 });
 
-test("every half survives the way to float32 and back", () => {
+test("every half survives the conversion to float32 and back", () => {
   for (const [half, value] of float16Values().entries()) {
     if (Number.isFinite(value)) assert.equal(toFloat16(value), half);
   }
 });
 
 test("int8 is off by at most half a step, the row's largest magnitude / 254", () => {
-  // Below about 1e-36 a step itself is no longer a normal float32.
+  // Below about 1e-36 a step itself is not a normal float32.
   holdsWithin(int8, 1e30, (row) => largest(row) * (1 / 254 + ROUNDING) + 1e-36);
 });
 
@@ -90,7 +90,7 @@ test("rows of zeros come back as zeros, and rows of one value as that value", ()
   }
 });
 
-test("dot products of packed int8 and uint8 rows are those of the decoded rows", () => {
+test("dot products of packed int8 and uint8 rows equal those of the decoded rows", () => {
   for (const quantizer of [int8, uint8]) {
     fc.assert(
       fc.property(rowsOf(10), fc.infiniteStream(fc.float({ min: -10, max: 10, noNaN: true })), (block, stream) => {
@@ -109,7 +109,7 @@ test("dot products of packed int8 and uint8 rows are those of the decoded rows",
   }
 });
 
-test("sign bits score a row by how many of its signs are the query's", () => {
+test("sign bits score a row by the number of signs that it shares with the query", () => {
   const dimensions = 40;
   const query = Float32Array.from({ length: dimensions }, (_, i) => (i % 3 === 0 ? 1 : -1));
   const opposite = query.map((value) => -value);
@@ -143,7 +143,7 @@ test("packed rows fill a multiple of 4 bytes and exactly what bytesPerVector say
   );
 });
 
-test("packed rows are read right from an odd place in a shared buffer, as Redis replies come", () => {
+test("packed rows are read correctly from an odd offset of a shared buffer, where Redis replies lie", () => {
   const values = Float32Array.of(1, -2, 3, -4, 5, -6);
   for (const quantizer of ALL) {
     const packed = quantizer.encode(values, 3);
@@ -152,7 +152,7 @@ test("packed rows are read right from an odd place in a shared buffer, as Redis 
   }
 });
 
-test("values that are not finite, or fill no whole rows, are refused", () => {
+test("values that are not finite, or do not fill whole rows, are refused", () => {
   for (const quantizer of ALL) {
     for (const wrong of [Number.NaN, Infinity, -Infinity]) {
       assert.throws(

@@ -20,7 +20,7 @@ const ALL = Object.values(QUANTIZERS);
 const DIMENSIONS = 10;
 const VALUES = Float32Array.from({ length: 20 * DIMENSIONS }, (_, at) => Math.sin(at));
 
-/** Redis, as far as a lazy tensor needs it; keeps the ranges it was asked for. */
+/** The part of Redis that a lazy tensor needs; records the requested ranges. */
 class Ranges implements RangeReader {
   readonly asked: string[] = [];
   readonly #bytes: Buffer;
@@ -43,7 +43,7 @@ function isTensorInvalid(error: unknown): boolean {
   return error instanceof TensorInvalidError && error.code === "TENSOR_INVALID";
 }
 
-test("a packed block says what it holds and gives its rows back", () => {
+test("a packed block describes its content and returns its rows", () => {
   for (const quantizer of ALL) {
     const { header, packed } = unpackTensor(packTensor(quantizer, VALUES, DIMENSIONS), "block");
     assert.deepEqual(
@@ -123,7 +123,7 @@ test("slices have the meaning of Array's slice and cost one range", async () => 
   );
 });
 
-test("rows come in the order asked for, whatever is loaded together", async () => {
+test("rows come in the requested order, whatever is loaded together", async () => {
   const client = new Ranges(packTensor(QUANTIZERS.float32, VALUES, DIMENSIONS));
   await fc.assert(
     fc.asyncProperty(fc.array(fc.nat(19), { maxLength: 30 }), fc.nat(500), async (indexes, maxGapBytes) => {
@@ -133,7 +133,7 @@ test("rows come in the order asked for, whatever is loaded together", async () =
   );
 });
 
-test("rows near each other are loaded by one range, far ones by their own", async () => {
+test("rows near each other are loaded by one range, distant ones by their own", async () => {
   const client = new Ranges(packTensor(QUANTIZERS.float32, VALUES, DIMENSIONS));
   const tensor = await LazyTensor.open(client, "block", { maxGapBytes: 80 });
   client.asked.length = 0;
@@ -141,7 +141,7 @@ test("rows near each other are loaded by one range, far ones by their own", asyn
   assert.deepEqual(client.asked, ["32-191", "632-671"]);
 });
 
-test("a row that is not there is a RangeError and asks Redis for nothing", async () => {
+test("a row that does not exist is a RangeError and sends nothing to Redis", async () => {
   const client = new Ranges(packTensor(QUANTIZERS.float32, VALUES, DIMENSIONS));
   const tensor = await LazyTensor.open(client, "block");
   for (const index of [20, -21, 0.5, Number.NaN]) await assert.rejects(tensor.row(index), RangeError);
@@ -157,7 +157,7 @@ test("a lazy tensor without a key, with foreign bytes, or cut short behind its h
   assert.deepEqual(await short.row(18), row(18));
 });
 
-test("a lazy tensor reads what is in a real Redis", async () => {
+test("a lazy tensor reads from a real Redis", async () => {
   const server = await startRedis();
   try {
     const redis = server.admin;
@@ -191,7 +191,7 @@ test("a search block scores its rows by cosine in every precision, and rows of z
   }
 });
 
-test("the best k are those that a sort would put first", () => {
+test("the best k are the rows that a sort would put first", () => {
   fc.assert(
     fc.property(fc.array(fc.integer({ min: -5, max: 5 }), { maxLength: 40 }), fc.nat(45), (scores, k) => {
       const top = new TopK(k);
@@ -214,7 +214,7 @@ test("concurrent readers of a block share one load, and the bytes kept stay with
   assert.equal(both[0], both[1]);
   await cache.get("b");
   await cache.get("a");
-  await cache.get("c"); // over the bound: b was used longest ago
+  await cache.get("c"); // over the bound: b is the least recently used
   assert.equal(cache.bytes, 200);
   await cache.get("a");
   assert.equal(loads, 3);

@@ -14,7 +14,7 @@ const ENTRY = "package/vectors.json";
 const WORDS = ["the", '"', "café", "\\", "king"];
 const never = new AbortController().signal;
 
-/** A vector whose values tell which word it is of, and what the real set has behind them: a norm and an index. */
+/** A vector whose values show its word, followed by a norm and an index as in the real set. */
 function vector(word: number): number[] {
   return [word + 0.25, 0.5 - word / 8, 1e-3 * word, 9.5, word];
 }
@@ -24,7 +24,7 @@ function embeddings(order: readonly number[] = [0, 1, 2, 3, 4]): string {
   return `{"precision":8,"size":5,"dimensions":3,"words":${JSON.stringify(WORDS)},"vectors":{${vectors.join(",")}},"unkVector":[0,0,0,0,-1]}`;
 }
 
-/** An archive as npm packs them. */
+/** An archive as npm packs it. */
 function tar(files: Readonly<Record<string, string>>): Buffer {
   const parts = Object.entries(files).flatMap(([name, text]) => {
     const content = Buffer.from(text);
@@ -49,7 +49,7 @@ async function collect(chunks: AsyncIterable<Uint8Array>): Promise<string> {
   return Buffer.concat(parts).toString();
 }
 
-/** Builds the value that a scanner reports, to be compared with JSON.parse's. */
+/** Builds the value that a scanner reports, to compare it with JSON.parse's. */
 class Builder implements JsonListener {
   readonly tokens: unknown[] = [];
   open = (): void => void this.tokens.push("open");
@@ -99,8 +99,8 @@ async function holdsWords(path: string): Promise<void> {
   assert.deepEqual(await file.rows(3, 1), Float32Array.from(vector(3).slice(0, 3)));
 }
 
-test("the scanner hears what JSON.parse would, wherever the chunks are cut", () => {
-  // Numbers of a kind that vectors hold; the scanner promises 15 digits, not every double's 17.
+test("the scanner reports what JSON.parse returns, wherever the chunks are cut", () => {
+  // Numbers as vectors have them: the scanner promises 15 digits, not the 17 of every double.
   const number = fc
     .tuple(fc.integer({ min: -1e9, max: 1e9 }), fc.nat(9))
     .map(([mantissa, digits]) => mantissa / 10 ** digits);
@@ -123,7 +123,7 @@ test("the scanner hears what JSON.parse would, wherever the chunks are cut", () 
   );
 });
 
-test("numbers come out as JSON.parse reads them, exponents and all", () => {
+test("numbers, exponents included, are read as JSON.parse reads them", () => {
   for (const text of ["0", "-0.046457", "6.11760043", "1e5", "1.5E-7", "-2e+3", "123456789012345", "1e-22", "5e22"]) {
     assert.deepEqual(scan(`[${text}]`, 2), ["open", JSON.parse(text), "close"]);
   }
@@ -139,7 +139,7 @@ test("text cut short and bytes that cannot be JSON are errors", () => {
   }
 });
 
-test("a file is found in a tar archive and read whole, wherever the chunks are cut", async () => {
+test("a file is found in a tar archive and read completely, wherever the chunks are cut", async () => {
   const text = "x".repeat(512) + "end";
   const archive = tar({ "package/a": "first", "package/b": text, "package/empty": "", "package/c": "last" });
   for (const size of [1, 7, 512, 513, 100_000]) {

@@ -7,11 +7,11 @@ export interface DemoOptions {
   readonly threads: number | undefined;
   readonly json: boolean;
   readonly help: boolean;
-  /** Words whose neighbours are asked for; empty: a few famous ones. */
+  /** The words whose neighbours are shown; empty: a few famous ones. */
   readonly queries: readonly string[];
 }
 
-/** Whoever called the program is to change the command line. */
+/** The user has to change the command line. */
 export class UsageError extends Error {}
 
 export const MIN_WORDS = 1_000;
@@ -54,7 +54,7 @@ function parse(argv: readonly string[]) {
       },
     });
   } catch (error) {
-    // Only the first sentence: the rest of Node's message explains how to pass such a thing as a word.
+    // Only the first sentence, because the rest of Node's message explains how to pass such an argument as a word.
     throw new UsageError((error as Error).message.split(". ")[0], { cause: error });
   }
 }

@@ -30,8 +30,9 @@ const NEIGHBOURS = 10;
 const SHUTDOWN = { drainMs: 2_000, closeMs: 2_000 };
 
 /**
- * The main job on real input: fetch the vectors, store them in every precision through worker threads, search, shut
- * down, and look on the server whether anybody is left. @throws UsageError before anything but the vectors is opened
+ * The main work on real input: fetches the vectors, stores them in every precision through worker threads, searches,
+ * shuts down, and checks that no connection is left on the server. @throws UsageError before anything but the vectors
+ * is opened
  */
 export async function runDemo(setting: DemoSetting): Promise<DemoReport> {
   const { options, root, env, progress, signal } = setting;
@@ -60,7 +61,7 @@ async function run(
   try {
     measured = await measure(setting, manager, store, vectors, queries, redis);
   } finally {
-    // Also after a failure or Ctrl-C: first no thread writes any more, then the keys go.
+    // Also after a failure or Ctrl-C: the threads stop writing before the keys are deleted.
     shutdown = await manager.shutdown(SHUTDOWN);
     await observer.deleteKeys(store.keys());
   }
@@ -73,9 +74,9 @@ function createManager({ options, env, logger }: DemoSetting, { url }: DemoRedis
   return new ConnectionManager<typeof import("../vector-tasks.js")>({
     tasks: new URL("../vector-tasks.js", import.meta.url),
     appName,
-    // What else the environment says of a Redis is said of another one.
+    // Other settings of the environment are for another Redis.
     env: Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith("REDIS_"))),
-    // The embedded server is in no hurry, and everything is asked of it at once.
+    // The embedded server is slow, and gets all requests at once.
     redis: { url, commandTimeoutMs: 30_000 },
     threads: { count: options.threads },
     logger,

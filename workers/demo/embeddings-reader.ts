@@ -1,15 +1,15 @@
 import type { JsonListener } from "./json-scanner.js";
 
 export interface EmbeddingsSink {
-  /** Once, before the first vector: the words, the most frequent first. */
+  /** Called once, before the first vector: the words, the most frequent first. */
   begin(words: readonly string[], dimensions: number): void;
-  /** `values` is used again for the next one. */
+  /** `values` is used again for the next vector. */
   vector(index: number, values: Float32Array): void;
 }
 
 /**
- * Understands `{ dimensions, words: [...], vectors: { word: [dimensions numbers, and more] } }`. The vectors may come in
- * any order, after the words.
+ * Reads `{ dimensions, words: [...], vectors: { word: [dimensions numbers, and more] } }`. The vectors may come in any
+ * order, after the words.
  */
 export class EmbeddingsReader implements JsonListener {
   readonly #sink: EmbeddingsSink;
@@ -49,7 +49,7 @@ export class EmbeddingsReader implements JsonListener {
 
   number(value: number): void {
     if (this.#depth === 3) {
-      // Behind the last dimension there are a norm and an index.
+      // A norm and an index follow the last dimension.
       if (this.#values && this.#count < this.#dimensions) this.#values[this.#count] = value;
       this.#count++;
     } else if (this.#depth === 1 && this.#section === "dimensions") this.#dimensions = value;
@@ -65,7 +65,7 @@ export class EmbeddingsReader implements JsonListener {
 
   #vector(): void {
     const index = this.#indexOf(this.#word);
-    if (index === undefined || !this.#values) return; // a vector of no word: nobody can ask for it
+    if (index === undefined || !this.#values) return; // nobody can ask for a vector without a word
     if (this.#count < this.#dimensions) {
       throw new Error(`the vector of "${this.#word}" has ${this.#count} of ${this.#dimensions} dimensions`);
     }
@@ -74,7 +74,7 @@ export class EmbeddingsReader implements JsonListener {
 
   #indexOf(word: string): number | undefined {
     if (this.#words[this.#next] === word) return this.#next++;
-    // Only when they come in another order: the map of 341 479 words costs 30 MB.
+    // Only if they come in another order, because the map of 341 479 words costs 30 MB.
     this.#indexes ??= new Map(this.#words.map((known, index) => [known, index]));
     const index = this.#indexes.get(word);
     if (index !== undefined) this.#next = index + 1;

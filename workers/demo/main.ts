@@ -8,7 +8,7 @@ import { parseDemoArgs, USAGE, UsageError, type DemoOptions } from "./args.js";
 import { runDemo } from "./demo.js";
 import { Progress } from "./progress.js";
 
-/** npm passes a Ctrl-C on to a program that the terminal has told already: that is not a second one. */
+/** npm repeats a Ctrl-C that the terminal has sent to the program already: it is not a second one. */
 const SAME_SIGNAL_MS = 500;
 
 async function main(argv: readonly string[]): Promise<number> {
@@ -58,7 +58,7 @@ interface Signals {
   close(): void;
 }
 
-/** The first signal ends the demo in order, a second one at once. */
+/** The first signal ends the demo in order, a second one ends it at once. */
 function listenForSignals(): Signals {
   const controller = new AbortController();
   let firstAt = 0;
@@ -68,11 +68,11 @@ function listenForSignals(): Signals {
       controller.abort(name);
     } else if (performance.now() - firstAt > SAME_SIGNAL_MS) process.exit(128 + constants.signals[name]);
   };
-  // Whoever reads the output has gone (`| head`): nobody is left to work for.
+  // The reader of the output has gone (`| head`): there is no more reason to work.
   const pipeClosed = (): void => controller.abort("SIGPIPE");
   process.on("SIGINT", hear).on("SIGTERM", hear);
   process.stdout.on("error", pipeClosed);
-  process.stderr.on("error", () => {}); // a complaint nobody reads
+  process.stderr.on("error", () => {}); // nobody reads this message
   return { signal: controller.signal, close: () => void process.off("SIGINT", hear).off("SIGTERM", hear) };
 }
 

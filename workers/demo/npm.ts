@@ -18,8 +18,9 @@ export interface NpmOptions {
 const QUIET = ["--prefer-offline", "--loglevel=error", "--no-audit", "--no-fund", "--no-update-notifier"];
 
 /**
- * The path of a package's archive, fetched by the npm client if its cache does not hold it yet. Read from that cache:
- * `npm cache add` streams into it with a peak of 210 MB, `npm pack` holds this one in memory twice, with 500 MB.
+ * The path of a package's archive; the npm client fetches it if its cache does not hold it yet. It is read from that
+ * cache: `npm cache add` streams into it with a peak of 210 MB, `npm pack` holds the archive in memory twice, with 500
+ * MB.
  */
 export async function fetchArchive(archive: NpmArchive, folder: string, options: NpmOptions): Promise<string> {
   const cache = (await npm(["config", "get", "cache"], options)).trim();
@@ -31,7 +32,7 @@ export async function fetchArchive(archive: NpmArchive, folder: string, options:
   return existsSync(cached) ? cached : pack(spec, folder, options);
 }
 
-/** For an npm that keeps its cache in another way. */
+/** For an npm whose cache has another layout. */
 async function pack(spec: string, folder: string, options: NpmOptions): Promise<string> {
   const temporary = await mkdtemp(join(folder, "pack-"));
   try {
@@ -47,7 +48,8 @@ async function pack(spec: string, folder: string, options: NpmOptions): Promise<
 
 async function npm(args: readonly string[], { env, signal }: NpmOptions): Promise<string> {
   signal.throwIfAborted();
-  // npm names its own program to what it runs; by name it is a script, which Windows starts only through a shell.
+  // npm puts the path of its program into the environment of its scripts. By name it is a script, which Windows starts
+  // only through a shell.
   const program = env["npm_execpath"];
   const child = program?.endsWith(".js")
     ? spawn(process.execPath, [program, ...args], { env, signal, stdio: ["ignore", "pipe", "pipe"] })

@@ -5,11 +5,11 @@ const NAME = "observer";
 const CONNECT_MS = 5_000;
 const COMMAND_MS = 30_000;
 const KEYS_AT_ONCE = 500;
-/** A server may list a client for a moment after the client has seen its connection closed. */
+/** A server may list a client for a moment after the client's connection was closed. */
 const SETTLE_MS = 1_000;
 
 /**
- * A plain ioredis client beside the demo: sees on the server what the demo left there. It connects first and leaves
+ * A plain ioredis client beside the demo: it sees what the demo left on the server. It connects first and disconnects
  * last.
  */
 export class Observer {
@@ -30,7 +30,7 @@ export class Observer {
     }
   }
 
-  /** Connections on the server that are not the observer's; on a shared server, those that bear the demo's name. */
+  /** Connections on the server other than the observer's; on a shared server, connections with the demo's name. */
   async connectionsLeft(appName: string): Promise<number> {
     const giveUpAt = performance.now() + SETTLE_MS;
     for (;;) {
@@ -65,7 +65,7 @@ async function connect({ url, name }: DemoRedis): Promise<Redis> {
   };
   const path = /^unix:(?:\/\/)?(\/.*)$/.exec(url)?.[1];
   const client = path === undefined ? new Redis(url, options) : new Redis(path, options);
-  // connect() rejects with "Connection is closed."; the reason comes as an event.
+  // connect() rejects with "Connection is closed."; an event has the reason.
   let reason: Error | undefined;
   client.on("error", (error: Error) => (reason = error));
   const failure = await client.connect().catch((error: Error) => reason ?? error);

@@ -9,7 +9,7 @@ const LABEL_CELLS = 34;
 const REDRAW_MS = 80;
 const REPORT_MS = 2_000;
 
-/** Prints lines, and bars that redraw themselves on a terminal; elsewhere a bar is a line now and then. */
+/** Prints lines, and bars that redraw themselves on a terminal; elsewhere a bar prints a line now and then. */
 export class Progress {
   readonly #out: Output;
   readonly #now: () => number;
@@ -23,10 +23,10 @@ export class Progress {
     this.#out.write(`${text}\n`);
   }
 
-  /** Shows `fn` at work; `total` undefined: nobody knows how much there is to do. */
+  /** Shows the progress of `fn`; `total` undefined: the amount of work is not known. */
   async bar<T>(label: string, total: number | undefined, fn: (bar: Bar) => Promise<T>): Promise<T> {
     const bar = new Bar(this.#out, this.#now, label, total);
-    // Work that reports nothing still shows that time goes by.
+    // Work that reports nothing still shows that time passes.
     const timer = setInterval(() => bar.draw(), 500);
     try {
       const result = await fn(bar);

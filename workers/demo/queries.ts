@@ -10,8 +10,8 @@ export interface Query {
 }
 
 /**
- * The words whose neighbours are shown: those asked for, else a few famous ones.
- * @throws UsageError naming every word that is not among the first `count`
+ * The words whose neighbours are shown: the given ones, or a few famous ones. @throws UsageError that names every word
+ * that is not among the first `count`
  */
 export function chooseQueries(asked: readonly string[], words: readonly string[], count: number): Query[] {
   const wanted = asked.length > 0 ? asked : FAMOUS;
@@ -25,7 +25,7 @@ export function chooseQueries(asked: readonly string[], words: readonly string[]
   throw new UsageError(`${names} is not among the ${count} most frequent words: it takes --words ${needed}`);
 }
 
-/** The rows that recall is measured with: evenly spread over all frequencies, the same in every run. */
+/** The rows for measuring recall: evenly spread over all frequencies, the same in every run. */
 export function sampleRows(count: number): number[] {
   const step = Math.max(1, Math.floor(count / SAMPLE));
   return Array.from({ length: Math.min(SAMPLE, count) }, (_, at) => at * step);

@@ -1,6 +1,6 @@
 import type { Hits } from "../top-k.js";
 
-/** Share of the true neighbours that were found. */
+/** The share of the true neighbours that were found. */
 export function recall(found: readonly Hits[], exact: readonly Hits[]): number {
   let hit = 0;
   let all = 0;

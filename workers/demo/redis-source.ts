@@ -11,7 +11,7 @@ export interface DemoRedis {
   readonly url: string;
   /** For people; without the url's password. */
   readonly name: string;
-  /** Whether somebody else may use it at the same time. */
+  /** Whether others may use it at the same time. */
   readonly isShared: boolean;
 }
 
@@ -20,7 +20,7 @@ const START_MS = 10_000;
 const STOP_MS = 2_000;
 const PORT_ATTEMPTS = 3;
 
-/** Runs `fn` with the server named by REDIS_URL, else with one started for it alone and stopped afterwards. */
+/** Runs `fn` with the server of REDIS_URL, or with a new one that is stopped afterwards. */
 export async function withRedis<T>(env: NodeJS.ProcessEnv, fn: (redis: DemoRedis) => Promise<T>): Promise<T> {
   const url = env["REDIS_URL"];
   if (url) return fn({ url, name: "the Redis of REDIS_URL", isShared: true });
@@ -63,14 +63,14 @@ async function startBinary(binary: string, folder: string): Promise<{ child: Chi
       "--dir",
       folder,
     ];
-    // Detached: a Ctrl-C at the terminal is for the demo, which still needs its server to clean up.
+    // Detached: a Ctrl-C at the terminal must not reach the server, which the demo needs to clean up.
     const child = spawn(binary, settings, { detached: true, stdio: ["ignore", "pipe", "pipe"] });
     try {
       await answer(child, (tell) => child.stdout.on("data", whenReady(tell)));
       return { child, port };
     } catch (error) {
       child.kill("SIGKILL");
-      // Between finding a free port and binding it, somebody else may have taken it.
+      // Between the search for a free port and its use, another program may have taken the port.
       if (attempt === PORT_ATTEMPTS) throw error;
     }
   }
@@ -84,7 +84,7 @@ function whenReady(tell: (text: string) => void): (chunk: Buffer) => void {
   };
 }
 
-/** What the child has to say first, or why it says nothing. */
+/** The first line of the child, or an error that says why there is none. */
 async function answer(child: ChildProcess, listen: (tell: (text: string) => void) => void): Promise<string> {
   let complaint = "";
   child.stderr?.on("data", (chunk: Buffer) => (complaint += chunk.toString()));
@@ -127,7 +127,7 @@ function isExecutable(path: string): boolean {
     accessSync(path, constants.X_OK);
     return true;
   } catch {
-    return false; // not there, or not for us: the next one
+    return false; // missing, or not executable for us: the next one
   }
 }
 

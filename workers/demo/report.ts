@@ -1,14 +1,14 @@
 import type { ShutdownReport } from "../../src/index.js";
 import type { Progress } from "./progress.js";
 
-/** What `--json` prints. */
+/** The output of `--json`. */
 export interface DemoReport {
   readonly words: number;
   readonly dimensions: number;
   readonly strategies: readonly StrategyReport[];
   readonly queries: readonly { word: string; neighbours: readonly { word: string; score: number }[] }[];
   readonly threads: number;
-  /** Of all threads together, from the first block stored to the last query answered. */
+  /** All threads together, from the first stored block to the last answered query. */
   readonly tasksPerSecond: number;
   readonly connectionsLeft: number;
   readonly shutdown: ShutdownReport;
@@ -16,7 +16,7 @@ export interface DemoReport {
 
 export interface StrategyReport {
   readonly name: string;
-  /** Of what is searched; "sign" ranks its candidates by the rows of int8. */
+  /** The size of what is searched; "sign" ranks its candidates by rows of int8. */
   readonly bytesPerVector: number;
   readonly recallAt10: number;
   readonly queriesPerSecond: number;

@@ -7,9 +7,9 @@ interface Entry {
 }
 
 /**
- * The content of one file of a tar archive, as it comes by; the rest of the archive is left unread. Enough for the
- * archives npm makes: names of up to 100 characters (longer ones are skipped), no links.
- * @throws Error when there is no such file, or the archive ends too early or is none
+ * The content of one file of a tar archive, as it is read; the rest of the archive is left unread. It is enough for
+ * npm's archives: names of up to 100 characters (longer ones are skipped), no links. @throws Error if there is no such
+ * file, or the archive ends too early or is none
  */
 export async function* tarEntry(archive: AsyncIterable<Uint8Array>, name: string): AsyncGenerator<Uint8Array> {
   const bytes = new ByteReader(archive);
@@ -30,7 +30,7 @@ export async function* tarEntry(archive: AsyncIterable<Uint8Array>, name: string
 function readTarHeader(header: Uint8Array): Entry {
   const text = Buffer.from(header).toString("latin1");
   const [checksum, type] = [text.slice(148, 156), text[156]];
-  // The checksum was taken with blanks in its own place.
+  // The checksum was made with blanks in its own field.
   const sum = header.reduce((total, byte, at) => total + (at >= 148 && at < 156 ? 32 : byte), 0);
   if (sum !== octal(checksum)) throw new Error("this is no tar archive, or a damaged one");
   return {
@@ -44,7 +44,7 @@ function octal(field: string): number {
   return Number.parseInt(field.replace(/\0.*$/s, "").trim() || "0", 8);
 }
 
-/** Takes a stream of chunks apart at byte counts. */
+/** Splits a stream of chunks at byte counts. */
 class ByteReader {
   readonly #chunks: AsyncIterator<Uint8Array>;
   #rest: Uint8Array = new Uint8Array(0);

@@ -15,7 +15,7 @@ interface Layout {
   readonly wordListBytes: number;
 }
 
-/** Words and their vectors in a compact file: read at once or by rows. */
+/** Words and their vectors in a compact file, read at once or by rows. */
 export class VectorFile implements AsyncDisposable {
   readonly words: readonly string[];
   readonly dimensions: number;
@@ -29,9 +29,9 @@ export class VectorFile implements AsyncDisposable {
     this.#rowsAt = HEADER_BYTES + wordListBytes;
   }
 
-  /** Undefined when there is no such file, or it is not whole. */
+  /** Undefined if there is no such file, or if it is not complete. */
   static async open(path: string): Promise<VectorFile | undefined> {
-    const file = await open(path, "r").catch(() => undefined); // whatever keeps it from being read, it is made anew
+    const file = await open(path, "r").catch(() => undefined); // a file that cannot be read is made again
     if (!file) return undefined;
     try {
       const layout = parseLayout(await read(file, 0, HEADER_BYTES), (await file.stat()).size);
@@ -40,13 +40,13 @@ export class VectorFile implements AsyncDisposable {
         return new VectorFile(file, JSON.parse(list.toString()) as string[], layout);
       }
     } catch {
-      // Not a word list: no such file of ours.
+      // No word list, so that this is no vector file.
     }
     await file.close();
     return undefined;
   }
 
-  /** The vectors of `count` words from the `first` one on. */
+  /** The vectors of `count` words from the word `first` on. */
   async rows(first: number, count: number): Promise<Float32Array<ArrayBuffer>> {
     const stride = this.dimensions * 4;
     const bytes = await read(this.#file, this.#rowsAt + first * stride, count * stride);
@@ -62,14 +62,14 @@ export class VectorFile implements AsyncDisposable {
   }
 }
 
-/** Writes a VectorFile; it appears under its name when it is whole, or not at all. */
+/** Writes a VectorFile. It gets its name when it is complete, or never. */
 export class VectorFileWriter {
   readonly #path: string;
   readonly #temporary: string;
   readonly #file: FileHandle;
   readonly #buffer = Buffer.alloc(FLUSH_BYTES);
   #layout: Layout | undefined;
-  /** Which rows have come. */
+  /** The rows that have been written. */
   #written: Uint8Array = new Uint8Array(0);
   #missing = 0;
   #filled = 0;
@@ -101,7 +101,7 @@ export class VectorFileWriter {
     this.#write(Buffer.concat([layoutBytes(this.#layout), padded]), 0);
   }
 
-  /** Rows may come in any order, best in their own; `drained()` now and then keeps memory low. */
+  /** Rows may come in any order, best in their own; a `drained()` now and then limits the memory. */
   vector(index: number, values: Float32Array): void {
     const { dimensions, wordListBytes } = this.#layout!;
     const at = HEADER_BYTES + wordListBytes + index * dimensions * 4;
@@ -114,12 +114,12 @@ export class VectorFileWriter {
     this.#written[index] = 1;
   }
 
-  /** Everything handed over so far is with the operating system. */
+  /** Resolves when the operating system has everything so far. */
   async drained(): Promise<void> {
     await this.#writing;
   }
 
-  /** Completes the file. @throws Error when a word has no vector */
+  /** Completes the file. @throws Error if a word has no vector */
   async finish(): Promise<void> {
     if (!this.#layout || this.#missing > 0) throw new Error(`${this.#missing || "all"} words have no vector`);
     this.#flush();
@@ -129,9 +129,9 @@ export class VectorFileWriter {
     await rename(this.#temporary, this.#path);
   }
 
-  /** Leaves nothing behind. */
+  /** Deletes the incomplete file. */
   async abandon(): Promise<void> {
-    await this.#writing.catch(() => {}); // the caller has that error, or a better one
+    await this.#writing.catch(() => {}); // the caller has this error, or a better one
     await this.#file.close();
     await rm(this.#temporary, { force: true });
   }
@@ -143,7 +143,7 @@ export class VectorFileWriter {
 
   #write(bytes: Buffer, position: number): void {
     this.#writing = this.#writing.then(() => writeAll(this.#file, bytes, position));
-    this.#writing.catch(() => {}); // heard by whoever awaits `drained` or `finish`
+    this.#writing.catch(() => {}); // `drained` and `finish` report it
   }
 }
 
@@ -153,7 +153,7 @@ async function writeAll(file: FileHandle, bytes: Buffer, position: number): Prom
   }
 }
 
-/** In memory of its own, so that it can be viewed as float32. */
+/** In its own memory, so that it can be viewed as float32. */
 async function read(file: FileHandle, position: number, length: number): Promise<Buffer<ArrayBuffer>> {
   const bytes = Buffer.from(new ArrayBuffer(length));
   for (let done = 0; done < length;) {

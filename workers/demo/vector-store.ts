@@ -7,10 +7,10 @@ export type VectorManager = ConnectionManager<typeof import("../vector-tasks.js"
 
 export interface VectorStoreOptions {
   readonly manager: VectorManager;
-  /** Of every key. */
+  /** Precedes every key. */
   readonly prefix: string;
   readonly vectors: VectorFile;
-  /** How many of its words. */
+  /** The number of words. */
   readonly words: number;
   readonly signal: AbortSignal;
 }
@@ -22,17 +22,17 @@ interface Block {
 
 export const STRATEGIES = Object.keys(QUANTIZERS) as readonly QuantizerName[];
 
-/** A task's worth of rows: about 1 ms of search, and 1.6 MB as float32. */
+/** The rows of one task: about 1 ms of search, and 1.6 MB as float32. */
 const BLOCK_ROWS = 4_096;
-/** A row in so many is ranked after its sign bits were compared. */
+/** One row in so many is ranked after its sign bits were compared. */
 const ROWS_PER_CANDIDATE = 25;
 const MIN_CANDIDATES = 32;
-/** Enough for the threads never to wait, few enough not to hold all vectors in the queue. */
+/** Enough that the threads never wait, but few enough that the queue does not hold all vectors. */
 const AT_ONCE = 8;
-/** If this process is killed, its keys on a shared server go by themselves. */
+/** If this process is killed, its keys on a shared server expire. */
 const TTL_SECONDS = 3_600;
 
-/** The most frequent words' vectors in Redis, in blocks, stored and searched by the manager's threads. */
+/** The vectors of the most frequent words in Redis, in blocks, stored and searched by the manager's threads. */
 export class VectorStore {
   readonly blocks: readonly Block[];
   readonly #options: VectorStoreOptions;
@@ -46,7 +46,7 @@ export class VectorStore {
     });
   }
 
-  /** Every key that `store` may have set, so that they can be deleted without searching a shared server for them. */
+  /** Every key that `store` may have set, so that they can be deleted without a search on a shared server. */
   keys(): string[] {
     return STRATEGIES.flatMap((strategy) => this.blocks.map((block) => this.#key(strategy, block)));
   }
@@ -62,7 +62,7 @@ export class VectorStore {
     });
   }
 
-  /** The rows nearest to the vector of `row`, that one left out. */
+  /** The rows nearest to the vector of `row`, without this row. */
   async nearest(strategy: QuantizerName, row: number, k: number): Promise<Hits> {
     const query = await this.#options.vectors.rows(row, 1);
     const { manager, signal } = this.#options;
@@ -75,7 +75,7 @@ export class VectorStore {
     return merge(await Promise.all(found), row, k);
   }
 
-  /** What `nearest` should find, for each of `rows`. */
+  /** The true result of `nearest`, for each of `rows`. */
   async nearestExactly(rows: readonly number[], k: number, onBlock: () => void): Promise<Hits[]> {
     const { manager, vectors, signal } = this.#options;
     const queries = await Promise.all(rows.map((row) => vectors.rows(row, 1)));
@@ -99,7 +99,7 @@ export class VectorStore {
   }
 }
 
-/** `fn` for every item, a few at a time; results in the order of the items. */
+/** Runs `fn` for every item, a few at a time; the results are in the order of the items. */
 export async function eachOf<T, R>(items: readonly T[], fn: (item: T) => Promise<R>): Promise<R[]> {
   const results: R[] = [];
   const queue = items.entries();

