@@ -9,7 +9,7 @@ import {
   type WorkerOptions,
 } from "bullmq";
 import { isPointless } from "../core/failures.js";
-import { within } from "../core/waiting.js";
+import { waitAtMost } from "../core/waiting.js";
 import type { ConnectionManager, RunOptions, TaskName } from "../index.js";
 import type { InProcess } from "../testing.js";
 import { JobReports } from "./job-reports.js";
@@ -213,9 +213,10 @@ export class JobWorker implements AsyncDisposable {
   async #close(drainMs: number, closeMs: number): Promise<void> {
     clearInterval(this.#following);
     const closed = this.#worker.close();
-    if (await isOverWithin(closed, drainMs)) return;
+    const settled = Promise.allSettled([closed]);
+    if (await waitAtMost(drainMs, settled)) return closed;
     this.#worker.cancelAllJobs("the worker closes");
-    if (await isOverWithin(closed, closeMs)) return;
+    if (await waitAtMost(closeMs, settled)) return closed;
     this.#worker.cut();
   }
 
@@ -301,15 +302,4 @@ function hasNotBegun(error: Error): boolean {
 function unrecoverable(error: Error): UnrecoverableError {
   const { code } = error as { code?: unknown };
   return Object.assign(new UnrecoverableError(error.message), { code, cause: error });
-}
-
-async function isOverWithin(work: Promise<void>, ms: number): Promise<boolean> {
-  const late = new Error();
-  try {
-    await within(work, ms, () => late);
-    return true;
-  } catch (error) {
-    if (error !== late) throw error;
-    return false;
-  }
 }
