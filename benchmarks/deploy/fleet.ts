@@ -33,7 +33,6 @@ export class Member {
       throw new Error(`a process of the fleet ended with ${String(code)} before it was ready`);
     });
     await Promise.race([once(lines, "line"), exited]);
-    exited.catch(() => undefined); // from now on an exit is what the fleet asks for
     lines.on("line", (line) => {
       const { served, failed } = JSON.parse(line) as { served: number; failed: number };
       tally.served += served;

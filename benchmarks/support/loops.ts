@@ -1,4 +1,5 @@
 /** How callers behave while something is measured. */
+import { seeded } from "../../test/support/seeded.js";
 import { digest } from "../contenders/work.js";
 import { quantile } from "./interleave.js";
 
@@ -59,7 +60,7 @@ export async function closedLoop<Input>({ callers, leadMs, ms, next, drive }: Cl
  * the same seed gives the same gaps, so that all contenders meet the same arrivals.
  */
 export async function openLoop({ perSecond, ms, seed, call }: OpenLoop): Promise<number[]> {
-  const random = mulberry32(seed);
+  const random = seeded(seed);
   const latencies: number[] = [];
   const calls: Promise<void>[] = [];
   const startedAt = performance.now();
@@ -96,15 +97,4 @@ export function roundsOf(cpuMs: number): number {
 export function cpuMicros(): number {
   const { user, system } = process.cpuUsage();
   return user + system;
-}
-
-/** A small random number generator with a seed. */
-function mulberry32(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
