@@ -104,7 +104,7 @@ export class KeyPositions {
     if (pipeline.length === 0 || (unknown.length === 0 && !this.isBusy)) return undefined;
     const locating = unknown.map((command) => this.#locate(command, true));
     const delayed = new Promise<T>((resolve, reject) => {
-      const send = (): void => resolve(settled(run));
+      const send = (): void => resolve((async () => await run())()); // also if it throws
       void this.#wait({ commands: pipeline, send, reject }, locating);
     });
     // A pipeline that was refused may be run once more: its time begins anew then.
@@ -316,8 +316,4 @@ function isFinal(error: unknown): error is Error {
 function noneIfRefused(error: unknown): string[] {
   if (isFinal(error)) return [];
   throw error;
-}
-
-async function settled<T>(run: () => Promise<T>): Promise<T> {
-  return await run();
 }

@@ -47,7 +47,7 @@ interface Internals {
 export class Pipelines {
   readonly #owner: PipelineOwner;
   readonly #send: (piped: PipedCommands) => unknown;
-  /** The pipeline whose commands ioredis gives away in this very moment. */
+  /** The pipeline whose commands ioredis hands over in this very moment. */
   #running: PipedCommands | undefined;
 
   constructor(owner: PipelineOwner, send: (piped: PipedCommands) => unknown) {
@@ -55,7 +55,7 @@ export class Pipelines {
     this.#send = send;
   }
 
-  /** ioredis gives away a command of the pipeline that runs. */
+  /** ioredis hands over a command of the pipeline that runs. */
   add(command: QueuedCommand, stream: NonNullable<CommandStream>): void {
     if (!this.#running) throw new TypeError("a pipeline runs by its own exec()");
     this.#running.commands.push(command);
@@ -100,7 +100,7 @@ export class Pipelines {
     return pipeline;
   }
 
-  /** During `run` ioredis gives away one command after the other; at its end they are sent as a whole. */
+  /** During `run` ioredis hands over one command after the other; at its end they are sent as a whole. */
   #gather<T>(run: () => T): T {
     const outer = this.#running; // a listener of ioredis' diagnostics channels may run a pipeline inside another
     const piped = (this.#running = new PipedCommands());

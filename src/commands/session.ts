@@ -21,7 +21,6 @@ interface State {
 interface Step {
   readonly command: QueuedCommand;
   readonly trait: CommandTrait;
-  readonly db: number;
   readonly transaction: Transaction | undefined;
 }
 
@@ -29,7 +28,7 @@ interface Step {
 const EXPECTED = Symbol("as expected");
 
 /**
- * What the server remembers of one connection. A session is told of every command that is sent, and of the answers to those
+ * What the server remembers of one connection. A session is told of every command that is sent, and of the answers to
  * commands that change something. So it knows the state now, the state once all commands have been carried out, what a
  * returned connection needs before the next holder gets it, and what was lost with a connection.
  */
@@ -134,7 +133,6 @@ export class Session {
     const step = {
       command,
       trait,
-      db: trait === "select" ? dbOf(command) : 0,
       transaction: trait === "multi" ? (transaction ?? { size: 0, selects: [] }) : undefined,
     };
     this.#steps.push(step);
@@ -214,7 +212,7 @@ function fresh(db: number): State {
 }
 
 /** The state after a command was answered. */
-function after(state: State, { trait, db, transaction }: Step, answer: unknown): State {
+function after(state: State, { command, trait, transaction }: Step, answer: unknown): State {
   const isRejected = isReplyError(answer);
   if (trait === "exec" || trait === "discard") {
     // Without a MULTI they change nothing. A rejected EXEC drops the transaction; after a rejected DISCARD it goes on.
@@ -233,7 +231,7 @@ function after(state: State, { trait, db, transaction }: Step, answer: unknown):
     case "unwatch":
       return { ...state, isWatching: false };
     case "select":
-      return { ...state, db };
+      return { ...state, db: dbOf(command) };
     case "monitor":
       return { ...state, isMonitoring: true };
     default:

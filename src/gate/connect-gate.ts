@@ -8,7 +8,7 @@
  *    blocked thread, because its sockets are still open. The owner of an idle socket frees it early (`whenWanted`).
  * 2. A handshake permit (`connections.connecting`). It is held until the connection has `succeeded()`, or the attempt has
  *    ended. It is freed while the attempt waits for the breaker. Another thread may take it over from a blocked one.
- * `giveWay()` frees both for all attempts of a thread that is about to block, `sweep()` those of a thread that has ended.
+ * `giveWay()` frees both for all attempts of a blocked thread; `sweep()` frees all permits of a thread that has ended.
  */
 import { addressOf } from "../config/endpoint.js";
 import type { Config, Endpoint } from "../config/options.js";

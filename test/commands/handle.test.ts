@@ -57,8 +57,8 @@ test("a pipeline runs once, also with a transaction inside, and still tells its 
     const { length } = pipeline;
     assert.ok(length > 0);
     await assert.rejects(pipeline.exec(), /has run, and its commands would run a second time/);
-    const heard = await new Promise((resolve) => void pipeline.exec(resolve));
-    assert.ok(heard instanceof TypeError);
+    const error = await new Promise((resolve) => void pipeline.exec(resolve));
+    assert.ok(error instanceof TypeError);
     assert.equal(pipeline.length, length);
   }
   assert.equal(await redis.get("runs"), "4");
@@ -102,14 +102,14 @@ test("MONITOR runs on the client itself, and no second connection is opened", as
   const lines: string[][] = [];
   const monitor = await redis.monitor();
   assert.equal(monitor, redis);
-  const heard = new Promise<void>((resolve) => {
+  const monitored = new Promise<void>((resolve) => {
     monitor.on("monitor", (_time: string, args: string[]) => {
       lines.push(args);
       if (args[0] === "echo") resolve();
     });
   });
   await server.admin.echo("hello");
-  await heard;
+  await monitored;
   assert.deepEqual(lines.at(-1), ["echo", "hello"]);
   assert.equal((await server.clients()).length, 1);
   await disconnect(redis);

@@ -26,8 +26,8 @@ function recording(t: TestContext): {
       done();
     },
   });
-  const outbox = coalesceWrites(stream, () => ++flushes > 0);
-  return { stream, writes, flushed: () => flushes, flush: () => outbox.flush(), clock };
+  const coalescer = coalesceWrites(stream, () => ++flushes > 0);
+  return { stream, writes, flushed: () => flushes, flush: () => coalescer.flush(), clock };
 }
 
 const turnEnds = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));

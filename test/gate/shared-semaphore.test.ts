@@ -102,7 +102,7 @@ test("a waiter in a blocked thread is passed by, and keeps its place until its t
   const last = other.acquire("main");
   again();
   (await eventually(() => last, 10_000))();
-  assert.equal(Atomics.load(blocked, 0), 2, "the one that came first was served first");
+  assert.equal(Atomics.load(blocked, 0), 2, "the waiter that came first was served first");
   assert.equal(other.held, 0);
 });
 
