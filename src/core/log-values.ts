@@ -2,26 +2,23 @@ import { types } from "node:util";
 import type { LogFields } from "./log.js";
 import { isPlainObject } from "./plain.js";
 
-/** Deep enough for a cause of a cause; also what ends a circle. */
+/** Deep enough for a cause of a cause. A circle ends here, too. */
 const MAX_DEPTH = 6;
-/** Entries of one record's fields. A line of more is read by nobody, and holds up the thread that writes it. */
+/** Entries of one record's fields. Nobody reads a longer line, and it would hold up the thread that writes it. */
 const MAX_ENTRIES = 1_000;
 const SECRET = /password|passphrase|secret|^args$/i;
 
 interface Budget {
   entries: number;
-  /** JSON has no bigint, no NaN and no infinity. */
-  readonly isForJson: boolean;
 }
 
 /**
- * What a log line says of its fields, as plain data: the number of bytes instead of the bytes, no instance of a class, no
- * secret, and of errors name and code. The same in threads, before the fields cross, as on the main thread, which makes them fit
- * for JSON as well.
+ * What a log line shows of its fields, as plain data: the number of bytes instead of the bytes, no instance of a class, no
+ * secret, and of errors name and code. Threads call it before the fields cross, the main thread before they are written.
  */
-export function plainFields(fields?: LogFields | null, { isForJson = false } = {}): LogFields {
+export function plainFields(fields?: LogFields | null): LogFields {
   try {
-    return plainEntries(fields ?? {}, MAX_DEPTH, { entries: MAX_ENTRIES, isForJson });
+    return plainEntries(fields ?? {}, MAX_DEPTH, { entries: MAX_ENTRIES });
   } catch {
     return { fields: "one of them throws when it is read" }; // a log line is no reason for a task to fail
   }
@@ -51,8 +48,6 @@ function plainItems(items: readonly unknown[], depth: number, budget: Budget): u
 }
 
 function plainValue(value: unknown, depth: number, budget: Budget): unknown {
-  if (typeof value === "bigint") return budget.isForJson ? String(value) : value;
-  if (typeof value === "number" && !Number.isFinite(value)) return budget.isForJson ? String(value) : value;
   if (typeof value === "function" || typeof value === "symbol") return undefined;
   if (typeof value !== "object" || value === null) return value;
   if (depth === 0) return "…";
@@ -60,7 +55,7 @@ function plainValue(value: unknown, depth: number, budget: Budget): unknown {
   if (types.isDate(value)) return Number.isNaN(value.getTime()) ? "Invalid Date" : value.toISOString();
   if (ArrayBuffer.isView(value) || types.isAnyArrayBuffer(value)) return `${value.byteLength} bytes`;
   if (Array.isArray(value)) return plainItems(value, depth - 1, budget);
-  // Not into the instances of classes: a client holds its password, a url as well.
+  // Instances of classes are not opened: a client holds its password, and so does a url.
   if (!isPlainObject(value)) return Object.prototype.toString.call(value);
   return plainEntries(value as Record<string, unknown>, depth - 1, budget);
 }

@@ -1,6 +1,6 @@
 import { isReplyError, replyCode } from "./replies.js";
 
-/** From the gravest to the chattiest; a threshold lets through itself and all before it. */
+/** From the gravest to the chattiest; a threshold lets itself and all levels before it pass. */
 export const LOG_LEVELS = ["error", "warn", "info", "debug"] as const;
 export const LOG_FORMATS = ["json", "text"] as const;
 
@@ -8,15 +8,34 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 export type LogFormat = (typeof LOG_FORMATS)[number];
 export type LogFields = Readonly<Record<string, unknown>>;
 
-/** What redthread writes to. Winston, pino (behind a two-line adapter) and `console` fit; a method must not throw. */
+/** What redthread writes to. Winston, `console` and pino (behind a two-line adapter) fit; a method must not throw. */
 export interface Logger {
   debug(message: string, fields?: LogFields): void;
   info(message: string, fields?: LogFields): void;
   warn(message: string, fields?: LogFields): void;
   error(message: string, fields?: LogFields): void;
+  /**
+   * A logger that adds these fields to its lines, as winston's and pino's `child`. Where it is there, the lines of threads
+   * are written by children with `threadId` and, of tasks, `task`, `taskId` and `context`; else these are among the fields.
+   */
+  child?(fields: LogFields): Logger;
 }
 
-export const noopLogger: Logger = { debug: noop, info: noop, warn: noop, error: noop };
+/** A logger whose methods all call `write`; none needs its `this`. */
+export function loggerOf(write: (level: LogLevel, message: string, fields?: LogFields) => void): Logger {
+  const at =
+    (level: LogLevel): Logger[LogLevel] =>
+    (message, fields) =>
+      write(level, message, fields);
+  return { debug: at("debug"), info: at("info"), warn: at("warn"), error: at("error") };
+}
+
+export const noopLogger: Logger = loggerOf(() => {});
+
+/** A logger whose lines carry these fields: the logger's own child where it makes children. */
+export function childOf(logger: Logger, bound: LogFields): Logger {
+  return logger.child?.(bound) ?? loggerOf((level, message, fields) => logger[level](message, { ...bound, ...fields }));
+}
 
 /** Whether a record of `level` is written when the configured level is `threshold`. */
 export function isLogged(level: LogLevel, threshold: LogLevel): boolean {
@@ -25,7 +44,7 @@ export function isLogged(level: LogLevel, threshold: LogLevel): boolean {
 
 /**
  * The part of an error that may be logged: its `code`, a server's reply code, else its name. Never the message: a server's
- * reply can quote a command's arguments, and those are the users' values.
+ * reply can quote a command's arguments, which are the user's values.
  */
 export function errorCode(error: unknown): string {
   if (typeof error !== "object" || error === null) return typeof error;
@@ -35,30 +54,25 @@ export function errorCode(error: unknown): string {
   return typeof name === "string" ? name : "object";
 }
 
-/** Why something failed, for the text of an error, never for a log. Of a reply, which can quote what was sent, only the code. */
+/** Why something failed, for the text of an error and never for a log. A reply shows its code only: it can quote what was sent. */
 export function errorReason(error: unknown): string {
   if (isReplyError(error)) return `answered ${replyCode(error)}`;
   return (error instanceof Error && error.message) || errorCode(error);
 }
 
-/** Whether the log tells of this attempt: the first, then more and more seldom, down to every 256th. */
+/** Whether this attempt is logged: the first, then more and more seldom, down to every 256th. */
 export function isTold(attempt: number): boolean {
   return attempt % Math.min(2 ** (31 - Math.clz32(attempt)), 256) === 0;
 }
 
-/** For attempts whose outage is told once for all clients: only errors are told, and without `keepsErrors` not even these. */
+/** For attempts at an outage that is logged once for all clients: warnings become debug lines, and errors too without `keepsErrors`. */
 export function quiet(logger: Logger, keepsErrors: boolean): Logger {
-  const debug: Logger["debug"] = (message, fields) => logger.debug(message, fields);
-  return { debug, info: debug, warn: debug, error: keepsErrors ? (...line) => logger.error(...line) : debug };
+  return loggerOf((level, message, fields) =>
+    logger[keepsErrors && level === "error" ? level : "debug"](message, fields),
+  );
 }
 
-/** Adds these fields to every line. */
+/** A logger that adds these fields to every line, also where the line has fields of these names. */
 export function withFields(logger: Logger, added: LogFields): Logger {
-  const lines = LOG_LEVELS.map((level) => [
-    level,
-    (message: string, fields?: LogFields) => logger[level](message, { ...fields, ...added }),
-  ]);
-  return Object.fromEntries(lines) as Logger;
+  return loggerOf((level, message, fields) => logger[level](message, { ...fields, ...added }));
 }
-
-function noop(): void {}

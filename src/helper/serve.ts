@@ -3,7 +3,7 @@ import type { OpenOptions } from "../clients/open-client.js";
 import { type Config, freezeConfig } from "../config/options.js";
 import { Logins } from "../connection/logins.js";
 import { NotSentError, ShuttingDownError } from "../core/errors.js";
-import { isLogged, LOG_LEVELS, type Logger, noopLogger } from "../core/log.js";
+import { isLogged, type Logger, loggerOf, noopLogger } from "../core/log.js";
 import { plainFields } from "../core/log-values.js";
 import { connectionName } from "../core/names.js";
 import { ConnectGate, ownGate } from "../gate/connect-gate.js";
@@ -184,13 +184,10 @@ function loginsFrom(port: MessagePort, post: (message: FromHelper) => void): Log
 }
 
 function loggerTo(post: (message: FromHelper) => void, { log }: Config): Logger {
-  const write =
-    (level: (typeof LOG_LEVELS)[number]): Logger[typeof level] =>
-    (message, fields) => {
-      if (isLogged(level, log.level))
-        post({ type: "logs", records: [{ level, message, fields: plainFields(fields) }], dropped: 0 });
-    };
-  return { debug: write("debug"), info: write("info"), warn: write("warn"), error: write("error") };
+  return loggerOf((level, message, fields) => {
+    if (!isLogged(level, log.level)) return;
+    post({ type: "logs", records: [{ level, message, fields: plainFields(fields) }], dropped: 0 });
+  });
 }
 
 function shuttingDown(outcome: "not-sent" | "unknown"): ShuttingDownError {

@@ -146,8 +146,10 @@ export interface LogRecord {
   readonly level: LogLevel;
   readonly message: string;
   readonly fields: LogFields;
-  /** The number of the task that says it. */
+  /** The number of the task that logged it. */
   readonly job?: number;
+  /** What all lines of that task say; records of one message share it. */
+  readonly bound?: LogFields;
 }
 
 /** A failure as data: what structured cloning would lose of an error. A thrown value that is no error is `thrown`. */

@@ -1,4 +1,4 @@
-import { isLogged, type LogFields, type Logger, type LogLevel } from "../core/log.js";
+import { isLogged, type LogFields, type Logger, loggerOf, type LogLevel } from "../core/log.js";
 import { plainFields } from "../core/log-values.js";
 import type { LedgerRow } from "../link/ledger.js";
 import type { FromThread, LogRecord } from "../link/protocol.js";
@@ -6,8 +6,10 @@ import type { FromThread, LogRecord } from "../link/protocol.js";
 /** Records on their way or waiting; a manager that does not keep up costs memory in both threads. */
 const MAX_UNDER_WAY = 10_000;
 
-/** The thread's logger: filtered here, written on the main thread, bounded, and never in a task's way. */
-export class LogPort implements Logger {
+/** Sends the thread's log records to the main thread, which writes them: filtered here, bounded, and never in a task's way. */
+export class LogPort {
+  /** The thread's own lines, which are no task's. */
+  readonly logger: Logger = this.#loggerOf();
   readonly #post: (message: FromThread) => void;
   readonly #row: LedgerRow;
   readonly #level: LogLevel;
@@ -21,30 +23,10 @@ export class LogPort implements Logger {
     this.#level = level;
   }
 
-  debug(message: string, fields?: LogFields): void {
-    this.#log("debug", message, () => plainFields(fields));
-  }
-
-  info(message: string, fields?: LogFields): void {
-    this.#log("info", message, () => plainFields(fields));
-  }
-
-  warn(message: string, fields?: LogFields): void {
-    this.#log("warn", message, () => plainFields(fields));
-  }
-
-  error(message: string, fields?: LogFields): void {
-    this.#log("error", message, () => plainFields(fields));
-  }
-
-  /** The same logger with fields that every line of it carries; the lines are those of the task of this number. */
-  child(fields: LogFields, job: number): Logger {
-    let plain: LogFields | undefined;
-    const logAt =
-      (level: LogLevel) =>
-      (message: string, own: LogFields = {}): void =>
-        this.#log(level, message, () => ({ ...(plain ??= plainFields(fields)), ...plainFields(own) }), job);
-    return { debug: logAt("debug"), info: logAt("info"), warn: logAt("warn"), error: logAt("error") };
+  /** A logger whose lines carry these fields and are written in the scope of this task's caller. */
+  ofTask(job: number, fields: LogFields): Logger {
+    let bound: LogFields | undefined;
+    return this.#loggerOf(() => ({ job, bound: (bound ??= plainFields(fields)) }));
   }
 
   /** Sends what is waiting, at once. */
@@ -58,17 +40,16 @@ export class LogPort implements Logger {
     this.#post({ type: "logs", records, dropped });
   }
 
-  #log(level: LogLevel, message: string, fields: () => LogFields, job?: number): void {
-    if (!isLogged(level, this.#level)) return;
-    const underWay = this.#row.get("logsMade") - this.#row.get("logsTaken") - this.#dropped;
-    this.#row.add("logsMade", 1); // at once: a thread that is ended sends nothing more
-    if (underWay >= MAX_UNDER_WAY) this.#dropped++;
-    else {
-      const record = { level, message: String(message), fields: fields() };
-      this.#records.push(job === undefined ? record : { ...record, job });
-    }
-    if (this.#scheduled) return;
-    this.#scheduled = true;
-    setImmediate(() => this.flush());
+  #loggerOf(task?: () => Pick<LogRecord, "job" | "bound">): Logger {
+    return loggerOf((level, message, fields) => {
+      if (!isLogged(level, this.#level)) return;
+      const underWay = this.#row.get("logsMade") - this.#row.get("logsTaken") - this.#dropped;
+      this.#row.add("logsMade", 1); // at once: a thread that is ended sends nothing more
+      if (underWay >= MAX_UNDER_WAY) this.#dropped++;
+      else this.#records.push({ level, message: String(message), fields: plainFields(fields), ...task?.() });
+      if (this.#scheduled) return;
+      this.#scheduled = true;
+      setImmediate(() => this.flush());
+    });
   }
 }

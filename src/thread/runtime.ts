@@ -66,7 +66,7 @@ export class Runtime {
     this.#logins = hasProvider ? new Logins((refused) => this.#post({ type: "loginWanted", refused })) : undefined;
     this.#clients = new ThreadClients({
       config: this.#config,
-      logger: this.#logs,
+      logger: this.#logs.logger,
       managed: { row: this.#row, gate, logins: this.#logins },
     });
     adopt(this.#clients);
@@ -220,7 +220,7 @@ export class Runtime {
     try {
       await within(Promise.resolve().then(step), ms, () => new Error(`not done within ${Math.round(ms)} ms`));
     } catch (error) {
-      this.#logs.warn(`thread ${threadId} closes: ${name} failed`, { error });
+      this.#logs.logger.warn(`thread ${threadId} closes: ${name} failed`, { error });
     }
   }
 

@@ -93,10 +93,7 @@ export class ThreadTask implements TaskContext {
 
   get logger(): Logger {
     const { taskId, context } = this;
-    return (this.#logger ??= this.#thread.logs.child(
-      { task: this.#name, taskId, threadId, ...(context === undefined ? {} : { context }) },
-      this.id,
-    ));
+    return (this.#logger ??= this.#thread.logs.ofTask(this.id, { task: this.#name, taskId, context }));
   }
 
   /** A function of its own: tasks take it out of their context. */

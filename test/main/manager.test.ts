@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
+import { PassThrough } from "node:stream";
 import { after, before, test, type TestContext } from "node:test";
-import { ConnectionManager, type ManagerOptions } from "../../src/index.js";
+import { createLogger, format, transports } from "winston";
+import { ConnectionManager, type Logger, type ManagerOptions } from "../../src/index.js";
 import type * as Tasks from "../fixtures/tasks.js";
 import { eventually } from "../support/gate.js";
 import { code, fixture, manage } from "../support/manage.js";
@@ -329,6 +331,60 @@ test("a thread's log lines arrive on the main thread with their task", async (t)
   assert.equal(fields["task"], "log");
   assert.equal(fields["n"], 1);
   assert.equal(typeof fields["threadId"], "number");
+});
+
+test("a winston instance as logger writes every line by its own formats, levels and transports", async (t) => {
+  const output = new PassThrough({ encoding: "utf8" });
+  const written = (): string[] => texts.join("").split("\n").slice(0, -1);
+  const texts: string[] = [];
+  output.on("data", (chunk: string) => texts.push(chunk));
+  const stamped = format((info) => ({ ...info, format: "of its own" }));
+  const logger = createLogger({
+    level: "info",
+    defaultMeta: { service: "tickets" },
+    format: format.combine(stamped(), format.json()),
+    transports: [new transports.Stream({ stream: output, eol: "\n" })],
+  });
+  const manager = managed(t, { logger, threads: { count: 1 }, log: { level: "debug" } });
+  await manager.run("log", "hello from a thread", { context: { request: 7 } });
+  await eventually(() => written().some((line) => line.includes("hello from a thread")));
+  await manager.shutdown();
+  const records = written().map((line) => JSON.parse(line) as Record<string, unknown>);
+  assert.ok(records.every(({ service, format: by }) => service === "tickets" && by === "of its own"));
+  assert.ok(records.some(({ message }) => message === "shut down"));
+  assert.ok(records.every(({ level }) => level !== "debug"));
+  const { threadId, taskId, ...rest } = records.find(({ message }) => message === "hello from a thread")!;
+  assert.ok(Number(threadId) > 0 && String(taskId).length > 1);
+  assert.deepEqual(rest, {
+    level: "info",
+    message: "hello from a thread",
+    password: "[hidden]",
+    n: 1,
+    task: "log",
+    context: { request: 7 },
+    service: "tickets",
+    format: "of its own",
+  });
+  logger.info("its owner goes on writing");
+  await eventually(() => written().some((line) => line.includes("its owner goes on writing")));
+});
+
+test("a logger that makes children writes the lines of threads and tasks by children", async (t) => {
+  const lines: [string, object, object | undefined][] = [];
+  const bearing = (bound: object): Logger => ({
+    ...silent,
+    info: (message, fields) => void lines.push([message, bound, fields]),
+    child: (more) => bearing({ ...bound, ...more }),
+  });
+  const manager = managed(t, { logger: bearing({}), threads: { count: 1 } });
+  const { threadId } = await manager.run("whoAmI");
+  await manager.run("log", "hello from a child", { context: 1 });
+  await eventually(() => lines.some(([message]) => message === "hello from a child"));
+  const [, bound, fields] = lines.find(([message]) => message === "hello from a child")!;
+  const { taskId, ...rest } = bound as { taskId: string };
+  assert.equal(typeof taskId, "string");
+  assert.deepEqual(rest, { threadId, task: "log", context: 1 });
+  assert.deepEqual(fields, { password: "[hidden]", n: 1 });
 });
 
 for (const sharded of [false, true]) {

@@ -9,7 +9,7 @@ import { randomBytes } from "node:crypto";
 import type { Config } from "../../config/options.js";
 import { type TaskMessage, taskChannel, Trace } from "../../core/channels.js";
 import { QueueFullError, type Outcome } from "../../core/errors.js";
-import { errorCode, type Logger } from "../../core/log.js";
+import { childOf, errorCode, type Logger } from "../../core/log.js";
 import { deferred, type Deferred, onAbort } from "../../core/waiting.js";
 import { fromErrorData, sameError } from "../../link/error-serialization.js";
 import { type Make, restored } from "../../link/make.js";
@@ -346,15 +346,15 @@ export class Dispatcher {
 
   /** A task's line is written in the AsyncLocalStorage of the task's caller. */
   #writeLogs(thread: Thread, { records, dropped }: LogsMessage): void {
-    const { threadId } = thread;
+    const logger = childOf(this.#logger, { threadId: thread.threadId });
     const work = this.#balancer.of(thread);
-    for (const { level, message, fields, job } of records) {
-      const write = (): void => this.#logger[level](message, { threadId, ...fields });
+    for (const { level, message, fields, bound, job } of records) {
+      const write = (): void => (bound ? childOf(logger, bound) : logger)[level](message, fields);
       const run = job === undefined ? undefined : work?.get(job);
       if (run) run.scope.runInAsyncScope(write);
       else write();
     }
-    if (dropped > 0) this.#logger.warn("log records were dropped", { threadId, dropped });
+    if (dropped > 0) logger.warn("log records were dropped", { dropped });
   }
 
   #abort(run: TaskRun, error: Error): void {

@@ -1,109 +1,117 @@
 import { once } from "node:events";
 import { Writable } from "node:stream";
 import type { LogConfig } from "../../config/options.js";
-import { isLogged, LOG_LEVELS, type LogFields, type Logger, type LogLevel } from "../../core/log.js";
+import { isLogged, type LogFields, type Logger, loggerOf, type LogLevel } from "../../core/log.js";
+import { plainFields } from "../../core/log-values.js";
 import { requirePackage } from "../../core/packages.js";
-import { logLine } from "./log-line.js";
+
+// main/observe is what a running manager shows: its log (here), its numbers (stats.ts), and a page of them (dashboard.ts).
+// It may import what the main thread's clients may (src/clients and all below), and reads main/threads and main/dispatch.
+// Levels, time, formats and transports are winston's; what may stand in a line is said by core/log-values.ts.
 
 export interface ClosableLogger extends Logger {
-  /** Resolves when everything logged before is written; what is logged later is dropped. Idempotent, never rejects. */
+  /** Resolves when everything logged before is written; later lines are dropped. Idempotent, never rejects. */
   close(): Promise<void>;
 }
 
-/** Lines on stderr, since stdout belongs to the service. Winston is loaded by the first record that is written. */
-export function createLogger(log: LogConfig, stream: NodeJS.WritableStream = process.stderr): ClosableLogger {
-  return new LazyLogger(log, stream);
-}
-
-/** Where lines go: through winston, or straight to the stream when winston cannot be loaded. */
+/** The part of winston that is used. */
 interface Sink {
-  write(level: LogLevel, line: string): void;
-  end(): Promise<void>;
+  /** The fields stand apart: at the top winston has a meaning of its own for some names, as `exception` or `stack`. */
+  log(record: { level: LogLevel; message: string; fields: LogFields }): unknown;
+  child(bound: LogFields): Sink;
+  end(): unknown;
 }
 
-class LazyLogger implements ClosableLogger {
-  readonly #log: LogConfig;
-  readonly #stream: NodeJS.WritableStream;
-  /** What was logged before the sink was there. */
-  #early: [LogLevel, string][] = [];
-  #sink: Sink | undefined;
-  #opening: Promise<void> | undefined;
-  #closing: Promise<void> | undefined;
+/** Writes lines to stderr, because stdout belongs to the service. */
+export function createLogger(log: LogConfig, stream: NodeJS.WritableStream = process.stderr): ClosableLogger {
+  let root: Sink | undefined;
+  let lines: Writable;
+  let closing: Promise<void> | undefined;
+  const openRoot = (): Sink => (root ??= openSink(log, (lines = unfailing(stream))));
+  const close = async (): Promise<void> => {
+    if (!root) return;
+    const written = once(lines, "finish");
+    root.end();
+    await written;
+  };
+  /** `sink` loads winston, which takes 80 ms: only a record that is written does. */
+  const loggerTo = (sink: () => Sink): Logger => ({
+    ...loggerOf((level, message, fields = {}) => {
+      if (!closing && isLogged(level, log.level)) sink().log({ level, message: String(message), fields });
+    }),
+    child(bound) {
+      let child: Sink | undefined;
+      return loggerTo(() => (child ??= sink().child(bound)));
+    },
+  });
+  return { ...loggerTo(openRoot), close: () => (closing ??= close()) };
+}
 
-  constructor(log: LogConfig, stream: NodeJS.WritableStream) {
-    this.#log = log;
-    this.#stream = stream;
-  }
-
-  // Bound, so that `const { warn } = logger` and `onError: logger.error` work.
-  readonly debug = (message: string, fields?: LogFields): void => this.#write("debug", message, fields);
-  readonly info = (message: string, fields?: LogFields): void => this.#write("info", message, fields);
-  readonly warn = (message: string, fields?: LogFields): void => this.#write("warn", message, fields);
-  readonly error = (message: string, fields?: LogFields): void => this.#write("error", message, fields);
-
-  close(): Promise<void> {
-    return (this.#closing ??= this.#close());
-  }
-
-  #write(level: LogLevel, message: string, fields: LogFields | undefined): void {
-    if (this.#closing || !isLogged(level, this.#log.level)) return;
-    // Now, not when it is written: by then the time is another one, and the fields may be too.
-    const line = logLine(this.#log.format, level, message, fields);
-    if (this.#sink) {
-      this.#sink.write(level, line);
-      return;
-    }
-    this.#early.push([level, line]);
-    this.#opening ??= this.#open(); // never rejects
-  }
-
-  async #open(): Promise<void> {
-    const lines = unfailing(this.#stream);
-    const sink = await openWinston(this.#log, lines).catch(() => plainSink(lines)); // better plain lines than none
-    for (const [level, line] of this.#early) sink.write(level, line);
-    this.#early = [];
-    this.#sink = sink;
-  }
-
-  async #close(): Promise<void> {
-    await this.#opening;
-    await this.#sink?.end();
+function openSink(log: LogConfig, lines: Writable): Sink {
+  try {
+    return openWinston(log, lines);
+  } catch {
+    return withoutWinston(lines);
   }
 }
 
-async function openWinston(log: LogConfig, lines: Writable): Promise<Sink> {
+function openWinston(log: LogConfig, lines: Writable): Sink {
   const { createLogger: createWinston, format, transports } = requirePackage<typeof import("winston")>("winston");
+  const shown = format(({ level, message, timestamp, fields, ...bound }) =>
+    shownOf(timestamp, level, message, { ...bound, ...(fields as LogFields) }),
+  );
+  const rendered =
+    log.format === "json" ? format.json({ deterministic: false, replacer: jsonValue }) : format.printf(textLine);
   const winston = createWinston({
     level: log.level,
-    levels: Object.fromEntries(LOG_LEVELS.map((level, index) => [level, index])),
-    format: format.printf(({ message }) => String(message)),
-    transports: [new transports.Stream({ stream: lines, eol: "\n" })],
+    format: format.timestamp(),
+    transports: [new transports.Stream({ stream: lines, eol: "\n", format: format.combine(shown(), rendered) })],
   });
+  return winston.once("finish", () => lines.end());
+}
+
+/** Winston cannot be loaded, as where no file descriptor is left: lines of JSON in any format are better than none. */
+function withoutWinston(lines: Writable, bound: LogFields = {}): Sink {
   return {
-    write: (level, line) => void winston.log(level, line),
-    async end() {
-      const finished = once(winston, "finish");
-      winston.end();
-      await finished;
-      await endOf(lines);
+    log({ level, message, fields }) {
+      const shown = shownOf(new Date().toISOString(), level, message, { ...bound, ...fields });
+      lines.write(`${JSON.stringify(shown, jsonValue)}\n`);
     },
+    child: (more) => withoutWinston(lines, { ...bound, ...more }),
+    end: () => lines.end(),
   };
 }
 
-function plainSink(lines: Writable): Sink {
-  return { write: (_, line) => void lines.write(`${line}\n`), end: () => endOf(lines) };
+/** A line's content, without secrets: time, level and message come first, and no field of these names takes their place. */
+function shownOf<Message>(ts: unknown, level: string, message: Message, fields: LogFields) {
+  const own = { ts, level, message };
+  return { ...own, ...plainFields(fields), ...own };
 }
 
-async function endOf(lines: Writable): Promise<void> {
-  const finished = once(lines, "finish");
-  lines.end();
-  await finished;
+/** JSON has no bigint, no NaN and no infinity. */
+function jsonValue(_: string, value: unknown): unknown {
+  return typeof value === "bigint" || (typeof value === "number" && !Number.isFinite(value)) ? String(value) : value;
+}
+
+function textLine({ ts, level, message, ...fields }: { level: string } & LogFields): string {
+  const pairs = Object.entries(fields).map(([name, value]) => ` ${textValue(name)}=${textValue(value)}`);
+  return `${String(ts)} ${level.toUpperCase().padEnd(5)} ${escapeControls(String(message))}${pairs.join("")}`;
+}
+
+function textValue(value: unknown): string {
+  const isBare = typeof value === "string" && /^[^\s"=\p{Cc}]+$/u.test(value);
+  return isBare ? value : JSON.stringify(value, jsonValue);
+}
+
+/** A record is one line, whatever stands in its message. */
+function escapeControls(text: string): string {
+  return text.replace(/[\p{Cc}\u2028\u2029]/gu, (control) => JSON.stringify(control).slice(1, -1));
 }
 
 /**
  * Writes on to `stream`, one chunk after the other, and finishes once all has left this process, pipes included. It
- * never ends `stream`, which is the process's, and does not fail with it: a reader of the log that has gone away
- * must not take the service with it.
+ * never ends `stream`, which is the process's, and does not fail with it: when the reader of the log goes away, the
+ * service goes on.
  */
 function unfailing(stream: NodeJS.WritableStream): Writable {
   stream.on("error", ignore);

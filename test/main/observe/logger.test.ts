@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
+import Module from "node:module";
 import { PassThrough, Writable } from "node:stream";
 import { text } from "node:stream/consumers";
-import { test } from "node:test";
+import { mock, test } from "node:test";
 import { promisify } from "node:util";
 import { CommandTimeoutError } from "../../../src/core/errors.js";
 import { isLogged, LOG_LEVELS, noopLogger } from "../../../src/core/log.js";
@@ -105,6 +106,33 @@ test("whatever the fields are, the record is written, and without what is a secr
   );
 });
 
+test("names and messages that mean something to winston are fields and texts like others", async () => {
+  const fields = { exception: true, stack: "s", cause: "c", timestamp: 0, ts: 0, splat: [1] };
+  const [line] = await linesOf(JSON_INFO, (logger) => logger.info("100 %d of %s", fields));
+  const { ts, ...rest } = JSON.parse(line!);
+  assert.match(ts, /^\d{4}-/);
+  const { ts: _, ...shown } = fields;
+  assert.deepEqual(rest, { level: "info", message: "100 %d of %s", ...shown });
+});
+
+test("a child adds its fields to its lines, and what a line says itself goes first", async () => {
+  const lines = await linesOf(JSON_INFO, (logger) => {
+    const child = logger.child!({ threadId: 3, password: "hunter2" });
+    child.info("one", { n: 1 });
+    child.child!({ taskId: "t1" }).warn("two", { threadId: 4 });
+    child.debug("not this one");
+    logger.info("three");
+  });
+  assert.deepEqual(
+    lines.map((line) => ({ ...JSON.parse(line), ts: undefined })),
+    [
+      { ts: undefined, level: "info", message: "one", threadId: 3, password: "[hidden]", n: 1 },
+      { ts: undefined, level: "warn", message: "two", threadId: 4, password: "[hidden]", taskId: "t1" },
+      { ts: undefined, level: "info", message: "three" },
+    ],
+  );
+});
+
 test("close resolves once all is written, is idempotent, and what is logged later is dropped", async () => {
   const written: string[] = [];
   const slow = new Writable({
@@ -140,6 +168,21 @@ test("a log reader that has gone away breaks nobody", async () => {
   logger.info("into the void");
   logger.info("again");
   await logger.close();
+});
+
+test("where winston cannot be loaded, lines are plain JSON", async () => {
+  const load = mock.method(Module as unknown as { _load(name: string): unknown }, "_load", (name: string) => {
+    throw Object.assign(new Error(`EMFILE: ${name}`), { code: "EMFILE" });
+  });
+  const lines = await linesOf({ level: "info", format: "text" }, (logger) => {
+    logger.child!({ threadId: 3 }).error("no file descriptor is left", { secret: "hunter2", big: 1n });
+    logger.debug("not this one");
+  }).finally(() => load.mock.restore());
+  assert.equal(lines.length, 1);
+  const { ts, ...rest } = JSON.parse(lines[0]!);
+  assert.match(ts, /^\d{4}-/);
+  const fields = { threadId: 3, secret: "[hidden]", big: "1" };
+  assert.deepEqual(rest, { level: "error", message: "no file descriptor is left", ...fields });
 });
 
 test("everything reaches a pipe on stderr, and nothing stdout, when the process exits right after close", async () => {
