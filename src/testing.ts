@@ -15,8 +15,9 @@ import type { AnyTasks } from "./main/dispatch/task-types.js";
 import type { ConnectionManager } from "./main/manager.js";
 import { collectStats, type Stats } from "./main/observe/stats.js";
 import { type OpenMessage, Thread } from "./main/threads/thread.js";
-import { closeCurrent } from "./thread/current.js";
-import { Runtime, type TasksModule } from "./thread/runtime.js";
+import { closeCurrent } from "./thread/clients.js";
+import { Runtime } from "./thread/runtime.js";
+import type { TasksModule } from "./thread/tasks-module.js";
 
 export * from "./core/errors.js";
 

@@ -2,8 +2,7 @@ import type { Transferable } from "node:worker_threads";
 import { disconnect as disconnectOne } from "./clients/connect.js";
 import type { RedisHandle } from "./commands/ioredis.js";
 import type { AcquireOptions } from "./config/options.js";
-import type { DedicatedLease } from "./thread/clients.js";
-import { closeCurrent, currentClients, madeClients } from "./thread/current.js";
+import { closeCurrent, currentClients, type DedicatedLease, madeClients } from "./thread/clients.js";
 import { Transfer } from "./thread/results.js";
 
 export * from "./core/errors.js";
@@ -17,9 +16,9 @@ export type { DedicatedLease } from "./thread/clients.js";
 export type { TaskContext } from "./thread/task.js";
 
 /**
- * This thread's cached client, checked. Concurrent first calls share one connect; a failed one is not kept. While Redis is
- * away it is given all the same, and its commands go by their deadlines. In a thread that no manager started it is
- * configured by the environment.
+ * This thread's cached client, checked. Concurrent first calls share one connect, and a failed connect is not kept. While
+ * Redis is away the client is given all the same, and its commands keep to their deadlines. In a thread that no manager
+ * started, the environment configures it.
  * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED (at its first connect); REDTHREAD_SHUTTING_DOWN,
  * REDTHREAD_CONFIG_INVALID, `signal.reason`
  */
@@ -29,9 +28,9 @@ export function getRedis(options?: AcquireOptions): Promise<RedisHandle> {
 }
 
 /**
- * Runs `fn` with a client of its own, for WATCH, MULTI, BLPOP, XREAD BLOCK, SUBSCRIBE or MONITOR; it comes back on
+ * Runs `fn` with a client of its own, for WATCH, MULTI, BLPOP, XREAD BLOCK, SUBSCRIBE or MONITOR. The client comes back on
  * every path, and the next holder finds it clean. When `signal` aborts during a blocking command, the connection is closed and
- * the command rejects (REPLY_LOST); one that begins later is not sent (NOT_SENT).
+ * the command rejects (REPLY_LOST); a command that begins later is not sent (NOT_SENT).
  * @throws REDTHREAD_ACQUIRE_TIMEOUT, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, `signal.reason`, and what `fn` throws
  */
 export function withDedicated<T>(fn: (redis: RedisHandle) => Promise<T>, options?: AcquireOptions): Promise<T> {
@@ -41,24 +40,24 @@ export function withDedicated<T>(fn: (redis: RedisHandle) => Promise<T>, options
   );
 }
 
-/** Like `withDedicated`, for those who must hold on: `release()` it, or declare it with `await using`. */
+/** Like `withDedicated`, for callers that must keep the client: `release()` it, or declare it with `await using`. */
 export async function acquireDedicated({ signal }: AcquireOptions = {}): Promise<DedicatedLease> {
   return (await currentClients()).acquireDedicated(signal);
 }
 
 /**
- * Closes a client made by `connect`, or without one this thread's cached clients: the next `getRedis()` connects anew.
- * Idempotent; with nothing connected it connects nothing. `closeMs` (default 2 000) bounds it.
+ * Closes a client made by `connect`, or without an argument this thread's cached clients; the next `getRedis()` connects anew.
+ * It takes at most `closeMs` (default 2 000). It is idempotent, and connects nothing.
  */
 export async function disconnect(redis?: RedisHandle, { closeMs = 2_000 }: { closeMs?: number } = {}): Promise<void> {
   await (redis ? disconnectOne(redis, { closeMs }) : closeCurrent(closeMs));
 }
 
 /**
- * A task's whole result, which moves the buffers in `list` to the main thread instead of copying them. An ArrayBuffer moves only if
- * the value's views cover all of it, and is copied otherwise: other parts of it may be another task's.
+ * A task's whole result, which moves the buffers in `list` to the main thread instead of copying them. An ArrayBuffer moves only
+ * if the value's views cover all of it. Otherwise it is copied, because other parts of it may belong to another task.
  */
 export function transfer<T>(value: T, list: readonly Transferable[]): T {
-  // The thread's runtime unwraps it: to task and caller it is the value.
+  // The thread's runtime unwraps it, so that task and caller see the value.
   return new Transfer(value, list) as T;
 }

@@ -47,7 +47,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "main/threads": [...CLIENTS, "main/threads"],
   "main/observe": [...CLIENTS, "main/observe", "main/threads", "main/dispatch", "main/clients.ts"],
   thread: [...CLIENTS, "thread"],
-  "thread/sync": [...CLIENTS, "thread/sync", "thread/managed.ts"],
+  "thread/sync": [...CLIENTS, "thread/sync"],
   helper: [...CLIENTS, "helper"],
   cli: [...CLIENTS, "cli"],
   // The faces, as users do, and tools without state that both sides have.

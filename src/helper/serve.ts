@@ -1,10 +1,12 @@
-import { type MessagePort, parentPort, workerData } from "node:worker_threads";
+// helper is the thread that does the I/O while a thread of tasks is blocked in its synchronous calls (redthread/sync).
+// Start here: SyncServer takes one request at a time out of the memory it shares with the calling thread, and answers it;
+// sync-connection.ts carries it out. The room may import clients and everything below it, and never main or thread.
+import { parentPort, workerData } from "node:worker_threads";
 import type { OpenOptions } from "../clients/open-client.js";
 import { type Config, freezeConfig } from "../config/options.js";
 import { Logins } from "../connection/logins.js";
 import { NotSentError, ShuttingDownError } from "../core/errors.js";
-import { isLogged, type Logger, loggerOf, noopLogger } from "../core/log.js";
-import { plainFields } from "../core/log-values.js";
+import { isLogged, loggerOf, noopLogger, plainFields } from "../core/log.js";
 import { connectionName } from "../core/names.js";
 import { ConnectGate, ownGate } from "../gate/connect-gate.js";
 import { fromErrorData } from "../link/error-serialization.js";
@@ -14,7 +16,7 @@ import { type Asked, BY_PORT, SyncArea } from "../link/sync-area.js";
 import { crossing, readSync, SyncWriter } from "../link/sync-codec.js";
 import { SyncConnection } from "./sync-connection.js";
 
-/** A helper's life: serves the requests of the thread that started it, until that one tells it to close, or ends. */
+/** Serves the requests of the thread that started this helper, until that thread says close or ends. */
 export function serveCalls(): void {
   const helper = new SyncServer(workerData as HelperData);
   parentPort!.on("message", (message: ToHelperFromCaller) => helper.receive(message));
@@ -25,11 +27,12 @@ class SyncServer {
   readonly #data: HelperData;
   readonly #area: SyncArea;
   readonly #writer: SyncWriter;
-  readonly #lines = new Map<number, SyncConnection>();
+  /** By the number that the calling thread has for each of its clients. */
+  readonly #connections = new Map<number, SyncConnection>();
   readonly #setup: Promise<Setup>;
-  #lastLine = 0;
-  /** The request that nobody has answered yet. */
-  #open: number | undefined;
+  #lastClient = 0;
+  /** The number of the request that is not answered yet. */
+  #unanswered: number | undefined;
   #isEnding = false;
 
   constructor(data: HelperData) {
@@ -38,28 +41,35 @@ class SyncServer {
     this.#writer = new SyncWriter(this.#area.data);
     this.#setup = setUp(data);
     this.#setup.then(
-      ({ options }) => options.gate.whenWanted(() => this.#giveUpIdle()),
-      () => {}, // told to whoever opens a client
+      ({ options }) =>
+        options.gate.whenWanted(() => {
+          for (const connection of this.#connections.values()) connection.giveUpIdle();
+        }),
+      () => {}, // each request to open a client is answered with it
     );
     data.managed?.port.on("message", (message: ToHelper) => {
       if (message.type === "end") this.#end();
     });
   }
 
-  /** An error is a request that came and could not be read. */
+  /** An error stands for a request that came and could not be read. */
   receive(message: ToHelperFromCaller | Error): void {
     if (message !== null && "closeMs" in message) return void this.#close(message.closeMs);
     const asked = this.#area.take();
-    this.#open = asked.number;
-    if (this.#isEnding) return this.#answer(asked.number, shuttingDown("not-sent"), { isError: true });
-    void this.#serve(asked, message);
+    this.#unanswered = asked.number;
+    if (this.#isEnding) this.#answer(asked.number, shuttingDown("not-sent"), { isError: true });
+    else void this.#serve(asked, message);
   }
 
-  /** Whatever goes wrong here is an answer: who asked is blocked until there is one. */
+  /** Whatever goes wrong here becomes an answer, because the calling thread is blocked until there is one. */
   async #serve(asked: Asked, message: null | Uint8Array<ArrayBuffer> | Error): Promise<void> {
-    const { number, kind } = asked;
+    const { number, kind, bytes } = asked;
     try {
-      const value = await this.#carryOut(asked, this.#read(asked, message));
+      const request = crossing("request", () => {
+        if (message instanceof Error) throw message;
+        return message === null ? readSync(this.#area.data, bytes) : readSync(Buffer.from(message.buffer));
+      });
+      const value = await this.#carryOut(asked, request);
       this.#answer(number, value, { bytesAre: kind === "callBuffer" ? "bytes" : "text" });
     } catch (error) {
       this.#answer(number, error, { isError: true });
@@ -67,80 +77,67 @@ class SyncServer {
     if (this.#area.listen()) this.receive(null);
   }
 
-  #read({ bytes }: Asked, message: null | Uint8Array<ArrayBuffer> | Error): unknown {
-    return crossing("request", () => {
-      if (message instanceof Error) throw message;
-      return message === null ? readSync(this.#area.data, bytes) : readSync(Buffer.from(message.buffer));
-    });
+  async #carryOut({ kind, client }: Asked, request: unknown): Promise<unknown> {
+    if (kind === "open") return this.#openClient(request as SyncOpen);
+    const connection = this.#connections.get(client);
+    if (!connection) throw new NotSentError("this client is closed", { outcome: "not-sent" });
+    if (kind !== "close") return connection.run(kind, request);
+    this.#connections.delete(client);
+    return connection.close(request as number);
   }
 
-  #carryOut({ kind, client }: Asked, request: unknown): Promise<unknown> {
-    if (kind === "open") return this.#openLine(request as SyncOpen);
-    const line = this.#lines.get(client);
-    if (!line) return Promise.reject(new NotSentError("this client is closed", { outcome: "not-sent" }));
-    if (kind !== "close") return line.run(kind, request);
-    this.#lines.delete(client);
-    return line.close(request as number);
-  }
-
-  async #openLine({ timeoutMs }: SyncOpen): Promise<unknown> {
+  async #openClient({ timeoutMs }: SyncOpen): Promise<unknown> {
     const { options, config } = await this.#setup;
     const commandTimeoutMs = timeoutMs ?? config.redis.commandTimeoutMs;
     const redis = { ...config.redis, commandTimeoutMs };
-    // Nobody is blocked for longer by a connect than by a command.
+    // A connect blocks its thread no longer than a command does.
     const retry = { ...config.retry, deadlineMs: Math.min(config.retry.deadlineMs, commandTimeoutMs) };
-    const line = await SyncConnection.open({ ...options, redis, retry }, config.shutdown.closeMs);
-    this.#lines.set(++this.#lastLine, line);
-    return { client: this.#lastLine, timeoutMs: commandTimeoutMs, closeMs: config.shutdown.closeMs };
+    const { closeMs } = config.shutdown;
+    const connection = await SyncConnection.open({ ...options, redis, retry }, closeMs);
+    this.#connections.set(++this.#lastClient, connection);
+    return { client: this.#lastClient, timeoutMs: commandTimeoutMs, closeMs };
   }
 
-  /** One answer to each request: what comes later, after the helper was told to end it, is of use to nobody. */
-  #answer(number: number, value: unknown, { isError = false, bytesAre }: How): void {
-    if (this.#open !== number) return;
-    let answer: Answer;
+  /** Answers each request once: after the helper was told to end a call, its own answer comes too late. */
+  #answer(
+    number: number,
+    value: unknown,
+    { isError = false, bytesAre }: { readonly isError?: boolean; readonly bytesAre?: "bytes" | "text" },
+  ): void {
+    if (this.#unanswered !== number) return;
+    let answer: Parameters<SyncArea["answer"]>[1];
     try {
       answer = { isError, bytes: crossing("reply", () => this.#write(value, bytesAre)) };
     } catch (error) {
       answer = { isError: true, bytes: this.#write(error) };
     }
-    this.#open = undefined;
+    this.#unanswered = undefined;
     this.#area.answer(number, answer);
   }
 
-  #write(value: unknown, bytesAre?: How["bytesAre"]): number {
+  #write(value: unknown, bytesAre?: "bytes" | "text"): number {
     const written = this.#writer.write(value, bytesAre);
     if (typeof written === "number") return written;
     this.#data.replies.postMessage(written, [written.buffer]);
     return BY_PORT;
   }
 
-  #giveUpIdle(): void {
-    for (const line of this.#lines.values()) line.giveUpIdle();
-  }
-
-  /** The manager closes and the calling thread, blocked in a call, cannot hear of it. */
+  /** The manager closes, and the calling thread cannot receive its message because it is blocked in a call. */
   #end(): void {
     this.#isEnding = true;
-    // Not without a request: the thread may be reading the last answer.
-    if (this.#open !== undefined) this.#answer(this.#open, shuttingDown("unknown"), { isError: true });
-    void this.#closeLines(0); // nobody waits for what is under way: QUIT would be answered behind it
+    // Without a request nothing is written: the thread may be reading the last answer.
+    if (this.#unanswered !== undefined) this.#answer(this.#unanswered, shuttingDown("unknown"), { isError: true });
+    void this.#closeConnections(0); // without QUIT, which would be answered after the call that is pending
   }
 
   async #close(ms: number): Promise<void> {
-    await this.#closeLines(ms);
+    await this.#closeConnections(ms);
     process.exit();
   }
 
-  async #closeLines(ms: number): Promise<void> {
-    await Promise.all([...this.#lines.values()].map((line) => line.close(ms)));
+  async #closeConnections(ms: number): Promise<void> {
+    await Promise.all([...this.#connections.values()].map((connection) => connection.close(ms)));
   }
-}
-
-type Answer = Parameters<SyncArea["answer"]>[1];
-
-interface How {
-  readonly isError?: boolean;
-  readonly bytesAre?: "bytes" | "text";
 }
 
 interface Setup {
@@ -148,46 +145,34 @@ interface Setup {
   readonly options: Omit<OpenOptions, "redis" | "retry">;
 }
 
-/** In a thread that no manager started the configuration is the environment's, and only then dotenv is loaded. */
+/** In a thread that no manager started, the environment is the configuration, and only then is dotenv loaded. */
 async function setUp({ managed, threadId }: HelperData): Promise<Setup> {
+  const config = managed ? freezeConfig(managed.config) : (await import("../config/env.js")).loadConfig();
   const role = "sync";
-  if (!managed) {
-    const config = (await import("../config/env.js")).loadConfig();
-    const name = connectionName(config.appName, role, threadId);
-    return { config, options: { role, name, logger: noopLogger, gate: ownGate(config) } };
-  }
+  const name = connectionName(config.appName, role, threadId);
+  if (!managed) return { config, options: { role, name, logger: noopLogger, gate: ownGate(config) } };
   const { port, ledger, hasProvider } = managed;
-  const config = freezeConfig(managed.config);
   const row = new LedgerRow(ledger, managed.row);
   const post = (message: FromHelper): void => port.postMessage(message);
   const options: Setup["options"] = {
     role,
-    name: connectionName(config.appName, role, threadId),
-    logger: loggerTo(post, config),
+    name,
+    logger: loggerOf((level, message, fields) => {
+      if (!isLogged(level, config.log.level)) return;
+      post({ type: "logs", records: [{ level, message, fields: plainFields(fields) }], dropped: 0 });
+    }),
     gate: new ConnectGate(managed.gate, config, ConnectGate.helperRow(config, row.index)),
-    logins: hasProvider ? loginsFrom(port, post) : undefined,
+    logins: hasProvider ? new Logins((refused) => post({ type: "loginWanted", refused })) : undefined,
     onState: (state, previous) => {
       if (previous === "connected") row.add("syncOpen", -1);
       if (state === "connected") row.add("syncOpen", 1);
     },
   };
-  return { config, options };
-}
-
-function loginsFrom(port: MessagePort, post: (message: FromHelper) => void): Logins {
-  const logins = new Logins((refused) => post({ type: "loginWanted", refused }));
   port.on("message", (message: ToHelper) => {
-    if (message.type === "login") logins.came(message.login);
-    if (message.type === "loginFailed") logins.failed(fromErrorData(message.error));
+    if (message.type === "login") options.logins?.came(message.login);
+    if (message.type === "loginFailed") options.logins?.failed(fromErrorData(message.error));
   });
-  return logins;
-}
-
-function loggerTo(post: (message: FromHelper) => void, { log }: Config): Logger {
-  return loggerOf((level, message, fields) => {
-    if (!isLogged(level, log.level)) return;
-    post({ type: "logs", records: [{ level, message, fields: plainFields(fields) }], dropped: 0 });
-  });
+  return { config, options };
 }
 
 function shuttingDown(outcome: "not-sent" | "unknown"): ShuttingDownError {

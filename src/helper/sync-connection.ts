@@ -7,7 +7,7 @@ type Argument = string | Buffer | number;
 type Command = readonly [name: string, ...args: Argument[]];
 type Script = (args: Argument[]) => unknown;
 
-/** The connection behind one synchronous client, and what its calls do on it. */
+/** The connection of one synchronous client, and the commands that its calls send on it. */
 export class SyncConnection {
   readonly #options: OpenOptions;
   readonly #closeMs: number;
@@ -16,7 +16,7 @@ export class SyncConnection {
   #client: AnyClient;
   #calls = 0;
 
-  /** Connected, or its error within the client's retry deadline, and then nothing is left open. */
+  /** Resolves when it is connected. Rejects within the client's retry deadline, and leaves nothing open. */
   static async open(options: OpenOptions, closeMs: number): Promise<SyncConnection> {
     const makeClient = await clientMaker(options, closeMs);
     return new SyncConnection(options, closeMs, makeClient, await connectOrClose(makeClient(), closeMs));
@@ -29,21 +29,21 @@ export class SyncConnection {
     this.#client = client;
   }
 
-  /** What ioredis gives for the same call. */
+  /** Resolves to what ioredis gives for the same call. */
   async run(kind: Exclude<SyncKind, "open" | "close">, request: unknown): Promise<unknown> {
     this.#calls++;
     try {
-      if (this.#client.state === "disconnected") void this.#client.connect().catch(() => {}); // it had been given up
+      if (this.#client.state === "disconnected") void this.#client.connect().catch(() => {}); // giveUpIdle() left a new one
       const { redis } = this.#client;
       if (kind === "pipeline") return await this.#pipeline(redis, request as Command[]);
       return await this.#call(redis, request as Command);
     } finally {
       this.#calls--;
-      if (this.#options.gate.isWanted) this.giveUpIdle(); // who asked during the call asks no second time
+      if (this.#options.gate.isWanted) this.giveUpIdle(); // a waiter that asked during the call does not ask again
     }
   }
 
-  /** Somebody waits for a connection of the budget: one that idles here makes room, and the next call opens another. */
+  /** Closes the connection if it idles, because a waiter needs its permit. The next call opens another one. */
   giveUpIdle(): void {
     if (this.#calls > 0 || this.#client.state !== "connected") return;
     const idle = this.#client;
@@ -57,8 +57,8 @@ export class SyncConnection {
     await Promise.all([this.#client.close(ms), ...this.#closing]);
   }
 
-  // Bulk replies stay bytes here: the calling thread decodes those that it wants as text. Arguments go in one array, which
-  // ioredis flattens: there may be more of them than a call takes.
+  // Bulk replies stay bytes here, and the calling thread decodes them where it wants text. Arguments go in one array, which
+  // ioredis flattens, because a call of JavaScript takes only so many.
 
   #call(redis: RedisHandle, [name, ...args]: Command): unknown {
     if (!this.#isScript(name)) return redis.callBuffer(spelled(name), args);
@@ -70,8 +70,8 @@ export class SyncConnection {
   }
 
   /**
-   * Each command as a pipeline's method with its arguments. MULTI and EXEC are plain commands here: behind the method
-   * `multi`, the next `exec()` would only queue EXEC. In lower case, for by that name ioredis transforms what EXEC is answered with.
+   * Each command as a pipeline's method with its arguments. MULTI and EXEC are plain commands here, because after the method
+   * `multi` the next `exec()` would only queue EXEC. They are in lower case, so that ioredis finds how to transform EXEC's reply.
    */
   #queued(commands: readonly Command[]): unknown[][] {
     return commands.map((command) => {
@@ -89,7 +89,7 @@ export class SyncConnection {
   }
 }
 
-/** By the name ioredis looks up how to transform arguments and replies, and finds what every object has: "toString". */
+/** ioredis looks up by name how to transform a reply, and would find what every object has, as "toString". */
 function spelled(name: string): string {
   return name in Object.prototype ? name.toUpperCase() : name;
 }

@@ -23,6 +23,16 @@ export const LEDGER_FIELDS = [
 ] as const;
 export type LedgerField = (typeof LEDGER_FIELDS)[number];
 
+/** The count of dedicated clients that were closed for a reason. */
+export const CLOSED_FIELDS = {
+  idle: "closedIdle",
+  lifetime: "closedLifetime",
+  dirty: "closedDirty",
+  dead: "closedDead",
+  failed: "closedFailed",
+  shutdown: "closedShutdown",
+} as const satisfies Record<string, LedgerField>;
+
 const COLUMN = Object.fromEntries(LEDGER_FIELDS.map((field, column) => [field, column])) as Record<LedgerField, number>;
 
 const FIELD_BYTES = LEDGER_FIELDS.length * Float64Array.BYTES_PER_ELEMENT;

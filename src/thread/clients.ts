@@ -5,12 +5,13 @@ import type { RedisHandle } from "../commands/ioredis.js";
 import type { Config, RetryConfig } from "../config/options.js";
 import type { ConnectionState } from "../connection/connection-state.js";
 import type { Logins } from "../connection/logins.js";
-import type { Logger } from "../core/log.js";
+import { type Logger, noopLogger } from "../core/log.js";
 import { type ClientRole, connectionName } from "../core/names.js";
 import { onAbort } from "../core/waiting.js";
 import { ConnectGate, ownGate } from "../gate/connect-gate.js";
-import type { LedgerField, LedgerRow } from "../link/ledger.js";
-import { ClientPool, type CloseReason, type Lease } from "../pool/pool.js";
+import { CLOSED_FIELDS, type LedgerRow } from "../link/ledger.js";
+import { ClientPool, type Lease } from "../pool/pool.js";
+import { closeSync } from "./sync/sync-registry.js";
 
 export interface DedicatedLease extends AsyncDisposable {
   readonly redis: RedisHandle;
@@ -21,7 +22,7 @@ export interface DedicatedLease extends AsyncDisposable {
 export interface ThreadClientsOptions {
   readonly config: Config;
   readonly logger: Logger;
-  /** What the manager gave this thread; absent in a thread that none started. */
+  /** What the manager gave this thread; absent in a thread that no manager started. */
   readonly managed?: {
     readonly row: LedgerRow;
     readonly gate: SharedArrayBuffer;
@@ -29,16 +30,7 @@ export interface ThreadClientsOptions {
   };
 }
 
-const CLOSED_FIELD = {
-  idle: "closedIdle",
-  lifetime: "closedLifetime",
-  dirty: "closedDirty",
-  dead: "closedDead",
-  failed: "closedFailed",
-  shutdown: "closedShutdown",
-} as const satisfies Record<CloseReason, LedgerField>;
-
-/** All the Redis clients of one thread: the cached one that its tasks share, and the dedicated ones. */
+/** All Redis clients of one thread: the cached client that its tasks share, and the dedicated clients. */
 export class ThreadClients {
   readonly #options: ThreadClientsOptions;
   readonly #row: LedgerRow | undefined;
@@ -64,11 +56,11 @@ export class ThreadClients {
     });
     this.#dedicated = new ClientPool<AnyClient>(
       {
-        // One attempt: the pool paces and counts them, within its own budget.
+        // One attempt, because the pool paces and counts the attempts within its own budget.
         open: (signal) => this.#open("dedicated", { ...retry, attempts: 1 }, signal),
         isAlive: (client) => client.isAlive(),
         check: (client) => client.check(),
-        // With somebody waiting for a connection, one that was given back is not kept.
+        // While a waiter needs a connection, a client that comes back is closed.
         reset: (client, isAwaited) => !this.#gate.isWanted && client.reset(isAwaited),
         close: (client) => client.close(this.#closeMs),
       },
@@ -81,7 +73,7 @@ export class ThreadClients {
         logger,
         onTimeout: () => this.#row?.add("acquireTimeouts", 1),
         onClosed: (reason) => {
-          this.#row?.add(CLOSED_FIELD[reason], 1);
+          this.#row?.add(CLOSED_FIELDS[reason], 1);
           this.#report();
         },
       },
@@ -118,7 +110,7 @@ export class ThreadClients {
     }
   }
 
-  /** Until the function it gives is called, an abort of the signal calls the client off. */
+  /** An abort of the signal calls the client off, until the returned function is called. */
   #taken({ client }: Lease<AnyClient>, signal?: AbortSignal): (() => void) | undefined {
     this.#report();
     if (!signal) return undefined;
@@ -130,7 +122,7 @@ export class ThreadClients {
     });
     return () => {
       unlisten();
-      if (redis.calledOff === calledOff) redis.calledOff = undefined; // else it is the next holder's
+      if (redis.calledOff === calledOff) redis.calledOff = undefined; // another one belongs to the next holder
     };
   }
 
@@ -139,7 +131,7 @@ export class ThreadClients {
     this.#gate.giveWay();
   }
 
-  /** Leases have half the time to come back; then their clients are closed under them. */
+  /** Leases have half the time to come back. Then their clients are closed although they are held. */
   async close(ms: number): Promise<void> {
     this.#closeMs = ms / 2;
     await Promise.all([this.#shared.close(ms), this.#dedicated.close(ms / 2)]);
@@ -182,4 +174,44 @@ export class ThreadClients {
     row.set("dedicatedIdle", idle);
     row.set("dedicatedWaiting", waiting);
   }
+}
+
+interface Registry {
+  clients: ThreadClients | undefined;
+  opening: Promise<ThreadClients> | undefined;
+}
+
+/** On globalThis, so that two copies of this package in one thread share its clients and do not open them twice. */
+const KEY = Symbol.for("redthread.thread-clients");
+// Looked up once, because a property of globalThis is slow to read and every getRedis() reads it.
+const registry = ((globalThis as { [KEY]?: Registry })[KEY] ??= { clients: undefined, opening: undefined });
+
+/** The clients of this thread, if it has any yet. */
+export function madeClients(): ThreadClients | undefined {
+  return registry.clients;
+}
+
+/** The clients of this thread: its manager's, else new ones, configured by the environment. */
+export async function currentClients(): Promise<ThreadClients> {
+  return registry.clients ?? (registry.opening ??= fromEnvironment().finally(() => (registry.opening = undefined)));
+}
+
+/** Makes these the clients of this thread. */
+export function adopt(clients: ThreadClients): void {
+  registry.clients = clients;
+}
+
+/** Closes this thread's clients, if there are any; the next acquire starts afresh. Connects nothing. */
+export async function closeCurrent(ms: number): Promise<void> {
+  const closed = closeSync(ms);
+  const clients = registry.clients ?? (await registry.opening?.catch(() => undefined)); // a failed attempt opened nothing
+  await clients?.close(ms);
+  if (registry.clients === clients) registry.clients = undefined;
+  await closed;
+}
+
+async function fromEnvironment(): Promise<ThreadClients> {
+  // Loaded here only: a thread with a manager never needs dotenv.
+  const { loadConfig } = await import("../config/env.js");
+  return (registry.clients = new ThreadClients({ config: loadConfig(), logger: noopLogger }));
 }

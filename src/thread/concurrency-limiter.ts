@@ -1,60 +1,53 @@
 import { Fifo } from "../core/fifo.js";
 import { monotonic } from "../core/clock.js";
 
-export interface ConcurrencyLimiterOptions<T> {
-  /** Tasks at once. */
-  readonly concurrency: number;
-  /** Whether tasks of late have kept the loop busy for long. */
-  readonly areLong: () => boolean;
-  /** Begins a task, which says `left` with the same pass when it has ended. Never throws. */
-  readonly begin: (task: T, pass: number) => void;
-}
-
-/** After as much in one loop turn results leave, and sockets are served, before more tasks begin. */
+/** After so long a loop turn, results leave and sockets are served before more tasks begin. */
 const LONG_TURN_MS = 2;
-/** After one that waited so many are not watched: the tick that tells costs 4 µs a message, 3 % of what eight callers get. */
+/** So many tasks after a task that waited are not watched, because the tick costs 4 µs a message, 3 % with eight callers. */
 const UNWATCHED_TASKS = 255;
 const UNWATCHED = -1;
-/** Leads to a microtask for less than `queueMicrotask` does. */
+/** A microtask by way of this costs less than by `queueMicrotask`. */
 const SETTLED = Promise.resolve();
 
 /**
- * Where the tasks of a thread begin: in their order, no more than `concurrency` at once, and in turns of their own once they
- * compute for long. Sees of each whether it waited for anything.
+ * Begins the tasks of a thread in their order, no more than `concurrency` at once, and each in a loop turn of its own once
+ * tasks compute for long. Tells of each watched task whether it waited for anything.
  */
 export class ConcurrencyLimiter<T> {
   readonly #concurrency: number;
+  /** Whether recent tasks have kept the loop busy for long. */
   readonly #areLong: () => boolean;
+  /** Begins a task, whose end calls `hasNotWaited` with this pass and then `left`. Never throws. */
   readonly #begin: (task: T, pass: number) => void;
   readonly #queue = new Fifo<T>();
   #inside = 0;
-  /** Times that all that could run has run, down to the last microtask. */
+  /** How often everything that could run has run, down to the last microtask. */
   #settlings = 0;
   #isSettling = false;
-  /** So many tasks are not watched. */
+  /** How many of the next tasks are not watched. */
   #unwatched = 0;
   #turnAt = 0;
-  /** The next one begins in another loop turn. */
+  /** The next task begins in another loop turn. */
   #isPausing = false;
 
-  constructor({ concurrency, areLong, begin }: ConcurrencyLimiterOptions<T>) {
+  constructor(concurrency: number, areLong: () => boolean, begin: (task: T, pass: number) => void) {
     this.#concurrency = concurrency;
     this.#areLong = areLong;
     this.#begin = begin;
   }
 
-  /** It begins with `open`, or when it is its turn. */
+  /** The task begins with `open`, or when its turn comes. */
   push(task: T): void {
     this.#queue.push(task);
   }
 
-  /** In a loop turn that has just begun. */
+  /** Called in a loop turn that has just begun. */
   open(): void {
     this.#turnAt = monotonic();
     this.#admit();
   }
 
-  /** Whether a task that has just ended had waited for nothing; undefined where nobody looked. */
+  /** Whether a task that has just ended had waited for nothing; undefined if it was not watched. */
   hasNotWaited(pass: number): boolean | undefined {
     if (pass === UNWATCHED) return undefined;
     if (pass === this.#settlings) return true;
@@ -74,7 +67,7 @@ export class ConcurrencyLimiter<T> {
   #admit(): void {
     if (this.#isPausing || !this.#hasRoom) return;
     if (!this.#areLong() && monotonic() - this.#turnAt < LONG_TURN_MS) return this.#admitAll();
-    // In another loop turn: else the first results would wait until the last of them has computed.
+    // In another loop turn, because otherwise the first results would wait until the last task has computed.
     this.#isPausing = true;
     setImmediate(this.#resume);
   }
@@ -101,7 +94,7 @@ export class ConcurrencyLimiter<T> {
   #settle(): void {
     if (this.#isSettling) return;
     this.#isSettling = true;
-    // A tick that is asked for by a microtask comes after all of them.
+    // A tick that a microtask asks for comes after all microtasks.
     void SETTLED.then(this.#askForTick);
   }
 

@@ -1,14 +1,13 @@
-import { isLogged, type LogFields, type Logger, loggerOf, type LogLevel } from "../core/log.js";
-import { plainFields } from "../core/log-values.js";
+import { isLogged, type LogFields, type Logger, loggerOf, type LogLevel, plainFields } from "../core/log.js";
 import type { LedgerRow } from "../link/ledger.js";
 import type { FromThread, LogRecord } from "../link/protocol.js";
 
 /** Records on their way or waiting; a manager that does not keep up costs memory in both threads. */
 const MAX_UNDER_WAY = 10_000;
 
-/** Sends the thread's log records to the main thread, which writes them: filtered here, bounded, and never in a task's way. */
+/** Sends the thread's log records to the main thread, which writes them. It filters and bounds them, and never blocks a task. */
 export class LogPort {
-  /** The thread's own lines, which are no task's. */
+  /** For lines of the thread itself, which belong to no task. */
   readonly logger: Logger = this.#loggerOf();
   readonly #post: (message: FromThread) => void;
   readonly #row: LedgerRow;
@@ -23,7 +22,7 @@ export class LogPort {
     this.#level = level;
   }
 
-  /** A logger whose lines carry these fields and are written in the scope of this task's caller. */
+  /** A logger with these fields in all its lines, which are written in the scope of this task's caller. */
   ofTask(job: number, fields: LogFields): Logger {
     let bound: LogFields | undefined;
     return this.#loggerOf(() => ({ job, bound: (bound ??= plainFields(fields)) }));

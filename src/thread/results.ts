@@ -8,11 +8,11 @@ import type { ErrorData, ResultsMessage } from "../link/protocol.js";
 import { copyIfSmall } from "../link/small-copy.js";
 import { isTooDeep, uncloneablePath } from "../link/uncloneable.js";
 
-/** A result that moves some of its buffers instead of copying them; made by `transfer`. */
+/** A result that moves some of its buffers instead of copying them, made by `transfer`. */
 export class Transfer {
   readonly value: unknown;
   readonly list: readonly Transferable[];
-  /** Anywhere else it would be cloned as what it is, without a word; a function cannot be, and its name is in the error's path. */
+  /** Inside a result it would be cloned silently. A function cannot be cloned, and its name shows in the error's path. */
   readonly mustBeTheWholeResult = (): void => {};
 
   constructor(value: unknown, list: readonly Transferable[]) {
@@ -24,29 +24,29 @@ export class Transfer {
 type Post = (message: ResultsMessage, transfer: readonly Transferable[]) => void;
 
 /**
- * Where tasks keep the loop busy for so long, each result leaves at once. With shorter ones it does not pay: every message
- * wakes the main thread, which takes the processor from who computes; with tasks of 1 ms the p99 rose by a third.
+ * Where tasks keep the loop busy for so long, each result leaves at once. With shorter tasks this does not pay: every message
+ * wakes the main thread, which takes processor time from the tasks. With tasks of 1 ms the p99 rose by a third.
  */
 const LONG_TASK_MS = 5;
-/** Weight of the latest measurement. */
+/** The weight of the latest measurement. */
 const WEIGHT = 0.2;
 const NOTHING: readonly never[] = [];
 
 /**
- * The results on their way to the manager. Small and plain ones are copied when their task ends, and those of a loop turn
- * share a message, unless the tasks of that turn take so long that the first would wait for the others; what no other
- * can join leaves at once. Everything else leaves at once too, in a message of its own, so that no two callers share it.
+ * Sends results to the manager. Small plain results are copied when their task ends, and the results of a loop turn share a
+ * message, unless the tasks take so long that the first result would wait for the others. A result that no other can join
+ * leaves at once. A large one leaves at once too, in a message of its own, so that no two callers share what is in it.
  */
 export class Results {
   readonly #post: Post;
   #done: unknown[] = [];
   #failed: unknown[] = [];
-  /** Of the tasks in `#done`. */
+  /** The names of the tasks in `#done`. */
   #names: string[] = [];
   #scheduled = false;
   #loop = performance.eventLoopUtilization();
   #meanMs = 0;
-  /** Of the time before the last message, the share of results that are still to be sent. */
+  /** Busy time before the last message that belongs to results which are not sent yet. */
   #carriedMs = 0;
   #areImmediate: boolean | undefined = true;
 
@@ -67,17 +67,17 @@ export class Results {
     else this.#sendFailure(id, data);
   }
 
-  /** Of one whose result comes next: whether it waited for nothing, where that is known. */
+  /** A task has ended, and its result comes next. `isImmediate`: whether it waited for nothing, where that is known. */
   ended(isImmediate: boolean | undefined): void {
     if (this.#areImmediate !== false && !isImmediate) this.#areImmediate = isImmediate;
   }
 
-  /** Whether the tasks of late have kept the loop busy for long. */
+  /** Whether recent tasks have kept the loop busy for long. */
   get areLong(): boolean {
     return this.#meanMs >= LONG_TASK_MS;
   }
 
-  /** At the end of this loop turn, with what else ends in it; or at once. */
+  /** Sends at the end of this loop turn, with what else ends in it; after long tasks at once. */
   flushLater(): void {
     if (this.areLong) return this.flush();
     if (this.#scheduled) return;
@@ -96,10 +96,10 @@ export class Results {
     try {
       this.#send(done, failed);
     } catch {
-      // Each of them can be cloned, but not all together: they are too large for one message.
+      // Each result can be cloned, but together they are too large for one message.
       for (let i = 0; i < done.length; i += 3) this.#sendOne(done.slice(i, i + 3), names[i / 3]!);
       for (let i = 0; i < failed.length; i += 3) this.#send(NOTHING, failed.slice(i, i + 3));
-      this.flush(); // what could not be sent has failed meanwhile
+      this.flush(); // a result that could not be sent has become a failure
     }
     this.#areImmediate = true;
   }
@@ -134,7 +134,7 @@ export class Results {
       const { value, make, transferList } = crossAlone(data);
       this.#send(NOTHING, [id, value, make], transferList);
     } catch {
-      // Its fields could be cloned a moment ago, and cannot now: a getter of them does not always give the same.
+      // Its fields could be cloned a moment ago and cannot now: a getter among them changed its value.
       const { name, message } =
         "thrown" in data ? { name: "Error", message: "what was thrown cannot be cloned" } : data;
       this.#failed.push(id, { name, message, fields: {} } satisfies ErrorData, AS_IT_IS);
@@ -154,7 +154,7 @@ export class Results {
     const loop = performance.eventLoopUtilization();
     const sent = done.length + failed.length;
     const all = sent + this.#done.length + this.#failed.length;
-    // What others wait for that have ended in this turn, too, is theirs.
+    // Results that are not sent yet get their share of the busy time.
     const busyMs = (loop.active - this.#loop.active + this.#carriedMs) * (sent / all);
     this.#carriedMs = busyMs * (all / sent - 1);
     this.#meanMs += WEIGHT * ((3 * busyMs) / sent - this.#meanMs);

@@ -12,21 +12,17 @@ import { fromErrorData, toErrorData } from "../link/error-serialization.js";
 import { LedgerRow } from "../link/ledger.js";
 import { type Make, restored } from "../link/make.js";
 import type { FromThread, TaskList, ThreadData, ToThread } from "../link/protocol.js";
-import { ThreadClients } from "./clients.js";
+import { adopt, ThreadClients } from "./clients.js";
 import { ConcurrencyLimiter } from "./concurrency-limiter.js";
-import { adopt } from "./current.js";
 import { LogPort } from "./log-port.js";
-import { adoptManaged } from "./managed.js";
 import { Results } from "./results.js";
-import { closeSync } from "./sync/sync-registry.js";
-import { runTraced, type TaskFunction, type TaskThread, ThreadTask } from "./task.js";
-import { registerTsx } from "./tsx.js";
-
-export type TasksModule = Readonly<Record<string, unknown>>;
+import { adoptManaged, closeSync } from "./sync/sync-registry.js";
+import { type TaskFunction, type TaskThread, ThreadTask } from "./task.js";
+import { exportsOf, loadTasks, type TasksModule, tasksOf } from "./tasks-module.js";
 
 const SAMPLE_MS = 1_000;
 
-/** One thread's life under its manager: load the tasks module, run what the link brings, close when told. */
+/** A thread under its manager: loads the tasks module, runs the tasks that the link brings, and closes when it is told. */
 export class Runtime {
   readonly #port: MessagePort;
   readonly #config: ThreadData["redthread"]["config"];
@@ -37,7 +33,7 @@ export class Runtime {
   readonly #logins: Logins | undefined;
   readonly #tasks = new Map<string, TaskFunction>();
   readonly #results = new Results((message, transfer) => this.#postResults(message, transfer));
-  /** Those included that have not begun. */
+  /** Includes tasks that have not begun. */
   readonly #running = new ArrayMap<ThreadTask>();
   readonly #limiter: ConcurrencyLimiter<ThreadTask>;
   readonly #sampling: NodeJS.Timeout;
@@ -45,7 +41,7 @@ export class Runtime {
   #module: TasksModule = {};
   #onIdle: (() => void) | undefined;
   #onClosed!: () => void;
-  /** Settles when the manager's `close` has been carried out. */
+  /** Resolves when the manager's `close` has been carried out. */
   readonly closed = new Promise<void>((resolve) => (this.#onClosed = resolve));
 
   constructor(
@@ -55,11 +51,11 @@ export class Runtime {
   ) {
     this.#port = port;
     this.#config = freezeConfig(config);
-    this.#limiter = new ConcurrencyLimiter({
-      concurrency: config.threads.concurrency,
-      areLong: () => this.#results.areLong,
-      begin: (task, pass) => void this.#run(task, pass),
-    });
+    this.#limiter = new ConcurrencyLimiter(
+      config.threads.concurrency,
+      () => this.#results.areLong,
+      (task, pass) => void this.#run(task, pass),
+    );
     this.#row = new LedgerRow(ledger, row);
     this.#logs = new LogPort((message) => this.#post(message), this.#row, config.log.level);
     this.#thread = { logs: this.#logs, taskPrefix, post: (message, transfer) => this.#post(message, transfer) };
@@ -84,7 +80,7 @@ export class Runtime {
     port.on("messageerror", () => this.#unreadable());
   }
 
-  /** Loads the tasks module and runs its `setup`; tells the manager how that went. Never rejects. */
+  /** Loads the tasks module, runs its `setup`, and tells the manager "ready" or "failed". Never rejects. */
   async start(load: (tasks: string) => Promise<TasksModule> = loadTasks): Promise<void> {
     try {
       this.#module = exportsOf(await load(this.#config.tasks));
@@ -123,14 +119,14 @@ export class Runtime {
     }
   }
 
-  /** It had tasks: whatever else the manager says can be read. None has begun, and the manager sends each alone. */
+  /** The message had tasks, because all other messages can be read. None has begun, and the manager sends each one alone. */
   #unreadable(): void {
     this.#row.add("heard", 1);
     const message = this.#claim();
     if (message !== undefined) this.#post({ type: "unreadable", message });
   }
 
-  /** The number of the message with tasks that has come; undefined where the manager took it back. */
+  /** The number of the message with tasks that has arrived; undefined if the manager took it back. */
   #claim(): number | undefined {
     const number = this.#taskMessages;
     this.#taskMessages = (number + 1) | 0;
@@ -157,13 +153,13 @@ export class Runtime {
     this.#limiter.open();
   }
 
-  /** Never rejects: whatever the task does ends in its envelope. */
+  /** Never rejects: a task's failure is sent as its result. */
   async #run(task: ThreadTask, pass: number): Promise<void> {
     const { id, name } = task;
     try {
       const run = this.#tasks.get(name);
       if (!run) throw this.#notFound(name);
-      const result = executionChannel.hasSubscribers ? runTraced(task, run) : task.run(run);
+      const result = executionChannel.hasSubscribers ? task.runTraced(run) : task.run(run);
       const value = await result;
       this.#results.ended(this.#limiter.hasNotWaited(pass));
       this.#results.done(id, value, name);
@@ -179,7 +175,7 @@ export class Runtime {
   }
 
   #idled(): void {
-    this.#results.flush(); // no other can join it
+    this.#results.flush(); // no other result can join them
     this.#onIdle?.();
   }
 
@@ -196,13 +192,13 @@ export class Runtime {
     return (this.#module[name] as (() => unknown) | undefined)?.();
   }
 
-  /** What still runs is aborted and has `graceMs`; then teardown, then the clients, all within `closeMs`. */
+  /** Aborts the running tasks and waits `graceMs` for them; then teardown, then the clients, all within `closeMs`. */
   async #close(closeMs: number, graceMs: number): Promise<void> {
     const deadline = performance.now() + closeMs;
     const leftMs = (): number => Math.max(deadline - performance.now(), 1);
     for (const task of this.#running.values()) task.abort("shutdown");
     await this.#step("running tasks", graceMs, () => this.#idle());
-    // Half, so that a teardown that hangs does not cost the clients their QUIT.
+    // Half of the time, so that clients can still send QUIT when a teardown hangs.
     await this.#step("teardown", leftMs() / 2, () => this.#hook("teardown"));
     await this.#step("clients", leftMs(), () =>
       Promise.all([this.#clients.close(leftMs()), closeSync(leftMs(), "for good")]),
@@ -210,12 +206,12 @@ export class Runtime {
     clearInterval(this.#sampling);
     this.#results.flush();
     this.#logs.flush();
-    // The manager hangs up once it has heard all of this; a thread that went first would count as dead.
+    // The manager closes the link after it has read all of this. A thread that exits earlier counts as dead.
     this.#port.once("close", () => this.#onClosed());
     this.#post({ type: "closed" });
   }
 
-  /** Every step is run, and each has an end, whatever became of the one before. */
+  /** Each step runs, and ends in time, even if the step before it failed. */
   async #step(name: string, ms: number, step: () => unknown): Promise<void> {
     try {
       await within(Promise.resolve().then(step), ms, () => new Error(`not done within ${Math.round(ms)} ms`));
@@ -234,37 +230,17 @@ export class Runtime {
   }
 
   #postResults(message: FromThread, transfer: readonly Transferable[]): void {
-    // Before them, because a line is written in the context of its task's caller, which is forgotten with the result.
+    // Log lines go first: they are written in the scope of their task's caller, which is forgotten with the result.
     this.#logs.flush();
-    // With a limit the manager judges this thread when it reads them.
+    // With a limit the manager judges this thread's heap when it reads the results.
     if (this.#config.threads.maxHeapMb !== undefined) this.#sampleHeap();
     this.#post(message, transfer);
     this.#row.add("answered", 1);
   }
 
-  /** Takes about 1 µs. process.memoryUsage() asks the kernel too, and knows only the whole process. */
+  /** Takes about 1 µs. process.memoryUsage() also asks the kernel, and knows only the whole process. */
   #sampleHeap(): void {
     const { used_heap_size: onHeap, external_memory: outside } = getHeapStatistics();
     this.#row.set("heapMb", (onHeap + outside) / 2 ** 20);
   }
-}
-
-async function loadTasks(tasks: string): Promise<TasksModule> {
-  await registerTsx(tasks);
-  return (await import(tasks)) as TasksModule;
-}
-
-/** Of a CommonJS module Node may have found some of the names only, or none; all of them are in its default. */
-function exportsOf(module: TasksModule): TasksModule {
-  const { default: whole, ...named }: Record<string, unknown> = module;
-  delete named["module.exports"]; // what Node 24 calls the default besides
-  return typeof whole === "object" ? { ...whole, ...named } : named;
-}
-
-/** The functions a module exports, except the two that are ours to call, and caches, which are for its tasks. */
-function tasksOf(module: TasksModule): [string, TaskFunction][] {
-  return Object.entries(module).filter(
-    (entry): entry is [string, TaskFunction] =>
-      typeof entry[1] === "function" && entry[0] !== "setup" && entry[0] !== "teardown" && !("clear" in entry[1]),
-  );
 }

@@ -11,20 +11,20 @@ import { copyIfSmall } from "../link/small-copy.js";
 import { isTooDeep, uncloneablePath } from "../link/uncloneable.js";
 import type { LogPort } from "./log-port.js";
 
-/** What a task gets beside its input. */
+/** What a task gets besides its input. */
 export interface TaskContext {
-  /** Aborted when the caller gave up, the task's time is over, or the shutdown can wait no longer. */
+  /** Aborts when the caller gives up, the task's time is over, or the shutdown can wait no longer. */
   readonly signal: AbortSignal;
-  /** Writes through the manager; each line names this task. */
+  /** Writes through the manager's logger; each line names this task. */
   readonly logger: Logger;
   readonly threadId: number;
-  /** Random, and unique over managers and processes: it can be the owner of a lock in Redis. */
+  /** Random, and unique among managers and processes, so that it can be the owner of a lock in Redis. */
   readonly taskId: string;
   /** What the caller passed as `context` to `run`. */
   readonly context: unknown;
   /**
-   * Hands the caller's `onReport` a value while the task runs, before its result; each is a message to the main thread.
-   * Nobody hears of it where the caller gave no `onReport`, or has given up.
+   * Calls the caller's `onReport` with a value while the task runs, before its result; each call is a message to the main thread.
+   * Without an `onReport`, and after the caller gave up, the value is dropped.
    * @throws REDTHREAD_NOT_CLONEABLE
    */
   readonly report: (value: unknown) => void;
@@ -32,25 +32,25 @@ export interface TaskContext {
 
 export type TaskFunction = (input: unknown, context: TaskContext) => unknown;
 
-/** What the tasks of a thread share. */
+/** What all tasks of a thread share. */
 export interface TaskThread {
   readonly logs: LogPort;
   readonly taskPrefix: string;
   readonly post: (message: FromThread, transfer: readonly Transferable[]) => void;
 }
 
-/** A task in its thread, and the context that it gets: signal and logger are made when somebody asks for them. */
+/** A task in its thread, and the context that it gets. Signal and logger are made at their first use. */
 export class ThreadTask implements TaskContext {
   readonly threadId = threadId;
-  /** Among its manager's tasks. */
+  /** Its number among the manager's tasks. */
   readonly id: number;
   readonly context: unknown;
-  /** What the caller's tracer sent along. */
+  /** The trace context of the caller's tracer. */
   trace: TraceContext | undefined;
   readonly #name: string;
   readonly #input: unknown;
   readonly #thread: TaskThread;
-  /** Its own: what it enters in an AsyncLocalStorage is not there for the next task. Made where nothing is entered. */
+  /** Its own, so that what a task enters in an AsyncLocalStorage is not there for the next. Made where nothing is entered. */
   readonly #scope = new AsyncResource("redthread.task");
   #controller: AbortController | undefined;
   #abortReason: Error | undefined;
@@ -64,21 +64,25 @@ export class ThreadTask implements TaskContext {
     this.#thread = thread;
   }
 
-  /** Not at all where it was given up before its turn: what listens for its signal would listen in vain. */
+  /** Throws without calling the task if it was given up before its turn: the task could no longer hear its signal's abort. */
   run(task: TaskFunction): unknown {
     if (this.#abortReason) throw notBegun(this.#abortReason);
     return this.#scope.runInAsyncScope(task, undefined, this.#input, this);
   }
 
-  /** As `run`, with whatever `around` does first. */
-  runWithin(around: (run: () => unknown) => unknown, task: TaskFunction): unknown {
-    return this.#scope.runInAsyncScope(around, undefined, () => {
+  /** As `run`, and tells the subscribers of `redthread:execution`. */
+  runTraced(task: TaskFunction): Promise<unknown> {
+    const { taskId, trace } = this;
+    const message: ExecutionMessage = { taskId, task: this.#name, threadId, ...(trace && { trace }) };
+    const begin = (): unknown => {
       if (this.#abortReason) throw notBegun(this.#abortReason);
       return task(this.#input, this);
-    });
+    };
+    const traced = async (): Promise<unknown> => (message.around ? message.around(begin) : begin());
+    return this.#scope.runInAsyncScope(() => new Trace(executionChannel, message).during(traced));
   }
 
-  /** Made when somebody asks: most tasks do not. */
+  /** Made on request, because most tasks do not read it. */
   get taskId(): string {
     return this.#thread.taskPrefix + this.id;
   }
@@ -96,7 +100,7 @@ export class ThreadTask implements TaskContext {
     return (this.#logger ??= this.#thread.logs.ofTask(this.id, { task: this.#name, taskId, context }));
   }
 
-  /** A function of its own: tasks take it out of their context. */
+  /** A function without `this`, because tasks take it out of their context. */
   get report(): (value: unknown) => void {
     return (value) => this.#report(value);
   }
@@ -105,11 +109,11 @@ export class ThreadTask implements TaskContext {
     return this.#name;
   }
 
-  /** `why`: what the caller's signal said, if that was a text. */
+  /** `why`: the reason of the caller's signal, if it is a text. */
   abort(reason: CancelReason, why?: string): void {
     this.#abortReason ??= abortError(reason, this.#name, why);
     const controller = this.#controller;
-    // The listeners are the task's, and may enter an AsyncLocalStorage.
+    // The listeners belong to the task and may enter an AsyncLocalStorage.
     if (controller) this.#scope.runInAsyncScope(() => controller.abort(this.#abortReason));
   }
 
@@ -134,30 +138,14 @@ function crossingOf(report: unknown): LoneCrossing {
   return copied ? { ...copied, transferList: [] } : crossAlone(report);
 }
 
-/** As `task.run`, for those who listen to `redthread:execution`. */
-export function runTraced(task: ThreadTask, run: TaskFunction): Promise<unknown> {
-  const message: ExecutionMessage = {
-    taskId: task.taskId,
-    task: task.name,
-    threadId,
-    ...(task.trace && { trace: task.trace }),
-  };
-  const traced = (begin: () => unknown): Promise<unknown> =>
-    new Trace(executionChannel, message).during(async () => {
-      const { around } = message;
-      return around ? around(begin) : begin();
-    });
-  return task.runWithin(traced, run) as Promise<unknown>;
-}
-
 function notBegun(reason: Error): Error {
   return Object.assign(reason, { outcome: "not-sent" });
 }
 
 function abortError(reason: CancelReason, name: string, why: string | undefined): Error {
   if (reason === "timeout") return new TaskTimeoutError(`task ${name} did not settle in time`);
-  const who = reason === "shutdown" ? "the shutdown" : "its caller";
-  return new TaskAbortedError(`task ${name} was given up by ${who}${why === undefined ? "" : `: ${why}`}`, {
+  const by = reason === "shutdown" ? "the shutdown" : "its caller";
+  return new TaskAbortedError(`task ${name} was given up by ${by}${why === undefined ? "" : `: ${why}`}`, {
     cause: why,
   });
 }

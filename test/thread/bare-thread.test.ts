@@ -18,7 +18,7 @@ function bare(t: TestContext, env: NodeJS.ProcessEnv): (question: string) => Pro
   });
   t.after(async () => {
     const gone = once(worker, "exit");
-    worker.postMessage("end"); // with its clients closed, nothing keeps it
+    worker.postMessage("end"); // its clients are closed, so that nothing keeps it
     await gone;
   });
   leakCheck(t, server);
@@ -38,9 +38,9 @@ test("in a thread that no manager started, getRedis() takes its configuration fr
   assert.equal((await server.clients()).length, 2);
 });
 
-test("disconnect() closes what such a thread has, is idempotent, and the next getRedis() connects anew", async (t) => {
+test("disconnect() closes the clients of such a thread, is idempotent, and the next getRedis() connects anew", async (t) => {
   const ask = bare(t, { REDIS_URL: server.url });
-  await ask("disconnect"); // nothing to close, nothing opened
+  await ask("disconnect"); // there is nothing to close, and nothing is opened
   assert.deepEqual(await server.clients(), []);
   await ask("names");
   await ask("disconnect");
@@ -50,9 +50,9 @@ test("disconnect() closes what such a thread has, is idempotent, and the next ge
   assert.equal((await server.clients()).length, 2);
 });
 
-test("a wrong environment is CONFIG_INVALID for all who wait, and mended it works", async (t) => {
+test("a wrong environment is CONFIG_INVALID for all waiting calls, and after its repair getRedis() works", async (t) => {
   const ask = bare(t, { REDIS_PORT: "none", MENDED_URL: server.url });
   assert.deepEqual(await ask("fail"), ["REDTHREAD_CONFIG_INVALID", "REDTHREAD_CONFIG_INVALID"]);
-  await ask("disconnect"); // a configuration that failed opened nothing
+  await ask("disconnect"); // a wrong configuration opened nothing
   assert.equal(await ask("mend"), "PONG");
 });

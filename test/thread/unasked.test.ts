@@ -5,7 +5,7 @@ import { eventually } from "../support/gate.js";
 import { echoes, isRefused, loseAndReturn, own } from "../support/own-client.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
-// Where the server speaks unasked: subscriptions and MONITOR.
+// Messages that the server sends without a request: subscriptions and MONITOR.
 
 let server: RedisServer;
 before(async () => {
@@ -14,7 +14,7 @@ before(async () => {
 beforeEach(() => server.admin.flushall());
 after(() => server.stop());
 
-test("a client that monitors goes on after a reconnect, and tells whoever sends something there", async (t) => {
+test("a client that monitors goes on after a reconnect, and refuses other commands by name", async (t) => {
   const redis = await own(t, server);
   const monitor = await redis.monitor();
   const lines: string[] = [];
@@ -78,7 +78,7 @@ test("a client whose subscriptions are refused after a reconnect says so", async
 });
 
 for (const protocol of [2, 3] as const) {
-  test(`shard channels that end are not the end of other subscriptions, with RESP${protocol}`, async (t) => {
+  test(`the end of shard channels does not end other subscriptions, with RESP${protocol}`, async (t) => {
     const redis = await own(t, server, { redis: { ioredis: { protocol } } });
     const heard: string[] = [];
     redis.on("message", (_channel: string, message: string) => void heard.push(message));
@@ -98,7 +98,7 @@ for (const protocol of [2, 3] as const) {
   });
 }
 
-test("with RESP2 a subscribed client says by name what it does not run", async (t) => {
+test("with RESP2 a subscribed client refuses other commands by name", async (t) => {
   const redis = await own(t, server, { redis: { ioredis: { protocol: 2 } } });
   await redis.subscribe("a");
   await assert.rejects(redis.get("k"), isRefused("get"));
@@ -108,7 +108,7 @@ test("with RESP2 a subscribed client says by name what it does not run", async (
   await echoes(redis);
 });
 
-test("from the moment MONITOR is sent nothing else is, until it is refused", async (t) => {
+test("after MONITOR nothing else is sent until the server has refused it", async (t) => {
   await server.admin.call("ACL", "SETUSER", "blind", "on", ">pw", "~*", "&*", "+@all", "-monitor");
   const redis = await own(t, server, { redis: { username: "blind", password: "pw" } });
   const monitoring = assert.rejects(redis.monitor(), /NOPERM/);

@@ -159,7 +159,7 @@ function show(now) {
   last = now;
 }
 
-// Keeps what the page's own url asks with, such as a token of whoever guards it.
+// Keeps the query of the page's own url, such as an access token.
 const url = new URL(location.href);
 url.searchParams.set("stats", "");
 

@@ -5,22 +5,22 @@ import type { Stats } from "./stats.js";
 export interface DashboardOptions {
   /** The page's heading. Default "redthread". */
   readonly title?: string | undefined;
-  /** Between two looks of an open page at the numbers; at least 100. Default 1 000. */
+  /** How often an open page asks for the numbers; at least 100. Default 1 000. */
   readonly intervalMs?: number | undefined;
   /**
-   * The path of the page, for servers that leave the whole url to the handler (node:http, Fastify's raw request).
-   * Default "/", which is also right where a mount strips its own path, as Express does.
+   * The path of the page, for servers that give the whole url to the handler (node:http, Fastify's raw request).
+   * Default "/", which is also right where a mount removes its own path, as in Express.
    */
   readonly path?: string | undefined;
 }
 
-/** What is shown: a manager, whatever its tasks. */
+/** The manager that is shown, of whatever tasks. */
 export interface Observed {
   stats(): Stats;
   health(): { readonly live: boolean; readonly ready: boolean; readonly reasons: readonly string[] };
 }
 
-/** Resolves once it has answered; where somebody else has, as a timeout, it leaves that alone. Never rejects. */
+/** Resolves once it has answered. An answer that was sent before, as by a timeout, stays as it is. Never rejects. */
 export type RequestHandler = (request: IncomingMessage, response: ServerResponse) => Promise<void>;
 
 const COMMON_HEADERS: OutgoingHttpHeaders = {
@@ -31,9 +31,9 @@ const COMMON_HEADERS: OutgoingHttpHeaders = {
 };
 
 /**
- * A live page of a manager's `stats()` and `health()`, as a request handler for node:http, Express and Fastify. It only
- * shows, to whoever can reach it: put it behind your own authentication. The open page asks; nothing is kept here, no
- * timer and no stream, so that neither a shutdown nor the process waits for it.
+ * A live page of a manager's `stats()` and `health()`, as a request handler for node:http, Express and Fastify. It changes
+ * nothing, but everybody that reaches it can read it: put it behind your own authentication. The open page asks for numbers;
+ * the handler keeps no timer and no stream, so that neither a shutdown nor the process waits for it.
  * @throws REDTHREAD_CONFIG_INVALID
  */
 export function dashboard(manager: Observed, options: DashboardOptions = {}): RequestHandler {
@@ -47,7 +47,7 @@ export function dashboard(manager: Observed, options: DashboardOptions = {}): Re
       return send(response, 405, "text/plain", "this page only shows\n", { Allow: "GET, HEAD" });
     }
     try {
-      // By the query, not by a path below: whether the page's own url ends in a slash is for the mount to say.
+      // By the query and not by a path below it, because the mount decides whether the page's url ends in a slash.
       if (new URLSearchParams(query).has("stats")) send(response, 200, "application/json", look(manager));
       else await sendPage(response, title, intervalMs);
     } catch {
@@ -61,7 +61,7 @@ function look(manager: Observed): string {
 }
 
 async function sendPage(response: ServerResponse, title: string, intervalMs: number): Promise<void> {
-  // Not at load: most processes are never looked at.
+  // Loaded here, because most processes never show the page.
   const { page, POLICY } = await import("./dashboard-page.js");
   send(response, 200, "text/html", page(title, intervalMs), { "Content-Security-Policy": POLICY });
 }
@@ -83,7 +83,7 @@ function send(
   response.end(body); // Node leaves the body out of the answer to HEAD
 }
 
-/** Two spellings of one page: with a slash at its end and without. */
+/** One page has two spellings, with and without a slash at its end. */
 function withoutSlash(path: string): string {
   return path.endsWith("/") ? path.slice(0, -1) : path;
 }

@@ -1,13 +1,11 @@
+// main/observe is what a running manager shows: its log (here), its numbers (stats.ts), and a page of them (dashboard.ts).
+// It may import what the main thread's clients may (src/clients and all below), and reads main/threads and main/dispatch.
+// Levels, time, formats and transports are winston's; core/log.ts says what may stand in a line.
 import { once } from "node:events";
 import { Writable } from "node:stream";
 import type { LogConfig } from "../../config/options.js";
-import { isLogged, type LogFields, type Logger, loggerOf, type LogLevel } from "../../core/log.js";
-import { plainFields } from "../../core/log-values.js";
+import { isLogged, type LogFields, type Logger, loggerOf, type LogLevel, plainFields } from "../../core/log.js";
 import { requirePackage } from "../../core/packages.js";
-
-// main/observe is what a running manager shows: its log (here), its numbers (stats.ts), and a page of them (dashboard.ts).
-// It may import what the main thread's clients may (src/clients and all below), and reads main/threads and main/dispatch.
-// Levels, time, formats and transports are winston's; what may stand in a line is said by core/log-values.ts.
 
 export interface ClosableLogger extends Logger {
   /** Resolves when everything logged before is written; later lines are dropped. Idempotent, never rejects. */
@@ -16,13 +14,13 @@ export interface ClosableLogger extends Logger {
 
 /** The part of winston that is used. */
 interface Sink {
-  /** The fields stand apart: at the top winston has a meaning of its own for some names, as `exception` or `stack`. */
+  /** The fields stand apart, because at the top winston has a meaning of its own for some names, as `exception` and `stack`. */
   log(record: { level: LogLevel; message: string; fields: LogFields }): unknown;
   child(bound: LogFields): Sink;
   end(): unknown;
 }
 
-/** Writes lines to stderr, because stdout belongs to the service. */
+/** The built-in logger. It writes to stderr, because stdout belongs to the service. */
 export function createLogger(log: LogConfig, stream: NodeJS.WritableStream = process.stderr): ClosableLogger {
   let root: Sink | undefined;
   let lines: Writable;
@@ -34,7 +32,7 @@ export function createLogger(log: LogConfig, stream: NodeJS.WritableStream = pro
     root.end();
     await written;
   };
-  /** `sink` loads winston, which takes 80 ms: only a record that is written does. */
+  /** `sink` loads winston, which takes 80 ms. Therefore records below the level end here, and not in winston. */
   const loggerTo = (sink: () => Sink): Logger => ({
     ...loggerOf((level, message, fields = {}) => {
       if (!closing && isLogged(level, log.level)) sink().log({ level, message: String(message), fields });
@@ -70,7 +68,7 @@ function openWinston(log: LogConfig, lines: Writable): Sink {
   return winston.once("finish", () => lines.end());
 }
 
-/** Winston cannot be loaded, as where no file descriptor is left: lines of JSON in any format are better than none. */
+/** Used when winston cannot be loaded, as when no file descriptor is left: JSON in place of any format is better than no log. */
 function withoutWinston(lines: Writable, bound: LogFields = {}): Sink {
   return {
     log({ level, message, fields }) {
@@ -82,7 +80,7 @@ function withoutWinston(lines: Writable, bound: LogFields = {}): Sink {
   };
 }
 
-/** A line's content, without secrets: time, level and message come first, and no field of these names takes their place. */
+/** The content of a line, without secrets. Time, level and message come first, and no field of these names replaces them. */
 function shownOf<Message>(ts: unknown, level: string, message: Message, fields: LogFields) {
   const own = { ts, level, message };
   return { ...own, ...plainFields(fields), ...own };
@@ -103,15 +101,15 @@ function textValue(value: unknown): string {
   return isBare ? value : JSON.stringify(value, jsonValue);
 }
 
-/** A record is one line, whatever stands in its message. */
+/** A record stays one line, whatever its message contains. */
 function escapeControls(text: string): string {
   return text.replace(/[\p{Cc}\u2028\u2029]/gu, (control) => JSON.stringify(control).slice(1, -1));
 }
 
 /**
- * Writes on to `stream`, one chunk after the other, and finishes once all has left this process, pipes included. It
- * never ends `stream`, which is the process's, and does not fail with it: when the reader of the log goes away, the
- * service goes on.
+ * Writes to `stream`, one chunk after the other, and finishes when everything has left this process, also through a pipe. It
+ * never ends `stream`, which belongs to the process. It does not fail with it: the service goes on when the reader of its
+ * log goes away.
  */
 function unfailing(stream: NodeJS.WritableStream): Writable {
   stream.on("error", ignore);

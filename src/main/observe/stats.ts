@@ -1,7 +1,7 @@
 import type { ConnectionState } from "../../connection/connection-state.js";
 import type { BreakerState } from "../../gate/breaker.js";
 import type { ConnectGate } from "../../gate/connect-gate.js";
-import type { LedgerField, LedgerTotals } from "../../link/ledger.js";
+import { CLOSED_FIELDS, type LedgerField, type LedgerTotals } from "../../link/ledger.js";
 import type { CloseReason } from "../../pool/pool.js";
 import type { MainClients } from "../clients.js";
 import type { Dispatcher, TaskTally } from "../dispatch/dispatcher.js";
@@ -9,18 +9,18 @@ import type { Thread, ThreadState } from "../threads/thread.js";
 
 export interface Stats {
   readonly primary: { readonly state: ConnectionState; readonly ageMs: number; readonly rotations: number };
-  /** Of the whole process. `connecting` counts handshakes under way; `max` is null without a limit. */
+  /** Connections of the whole process. `connecting` counts handshakes in progress; `max` is null without a limit. */
   readonly connections: { readonly open: number; readonly max: number | null; readonly connecting: number };
-  /** Open while Redis is away and one prober tries for all. */
+  /** Open while Redis is away and one client probes for all. */
   readonly breaker: { readonly state: BreakerState };
   readonly queue: { readonly size: number; readonly max: number };
-  /** Of all tasks so far. */
+  /** Counts of all tasks so far. */
   readonly tasks: TaskTally;
-  /** Threads that were replaced because of threads.maxTasks or threads.maxHeapMb. */
+  /** How many threads were replaced because of threads.maxTasks or threads.maxHeapMb. */
   readonly recycled: number;
-  /** Threads that ended although nobody had asked them to close. */
+  /** How many threads ended without being asked to close. */
   readonly died: number;
-  /** Over all threads so far, also those that are gone. */
+  /** Sums over all threads so far, including threads that are gone. */
   readonly totals: Totals;
   /** `threads.count`. */
   readonly places: number;
@@ -30,17 +30,17 @@ export interface Stats {
 export interface Totals {
   /** Calls of getRedis, withDedicated and acquireDedicated. */
   readonly acquires: number;
-  /** Of these, those that got no dedicated client by `acquireTimeoutMs`. */
+  /** How many of these calls got no dedicated client within `acquireTimeoutMs`. */
   readonly acquireTimeouts: number;
   readonly cacheHits: number;
   readonly reconnects: number;
-  /** Dedicated clients, by the reason why they were closed. */
+  /** Dedicated clients that were closed, by reason. */
   readonly closed: Readonly<Record<CloseReason, number>>;
 }
 
 export interface ThreadStats {
   readonly threadId: number;
-  /** From 0: a thread has that of the one it replaces. */
+  /** From 0. A thread has the place of the thread that it replaces. */
   readonly place: number;
   readonly state: ThreadState;
   readonly running: number;
@@ -48,19 +48,19 @@ export interface ThreadStats {
   readonly failed: number;
   /** Calls of getRedis, withDedicated and acquireDedicated. */
   readonly acquires: number;
-  /** Of these, answered by the cached client without asking Redis. */
+  /** How many of these calls got the cached client without a question to Redis. */
   readonly cacheHits: number;
   readonly reconnects: number;
-  /** Share of the time since the last look, at least a second, in which its loop was busy, 0 to 1; also while blocked. */
+  /** The share of time, 0 to 1, in which its loop was busy since the last look, at least a second; also while it is blocked. */
   readonly loopBusy: number;
-  /** V8's heap in use and its buffers, garbage included, shared memory not; of the last second, or the last result. */
+  /** V8's used heap and its buffers with garbage, without shared memory; measured each second, and with results. */
   readonly heapMb: number;
   readonly dedicated: {
     readonly out: number;
     readonly idle: number;
     readonly waiting: number;
     readonly max: number;
-    /** Clients closed so far, by reason. */
+    /** Clients that were closed so far, by reason. */
     readonly closed: Readonly<Record<CloseReason, number>>;
   };
 }
@@ -77,7 +77,7 @@ export interface StatsSources {
   readonly places: number;
 }
 
-/** Everything at once and without a message: a thread blocked by CPU shows its last numbers. */
+/** All numbers at once and without a message to threads, so that a thread blocked by CPU shows its last numbers. */
 export function collectStats(sources: StatsSources): Stats {
   const { clients, gate, maxConnections = null, dispatcher, threads, totals, recycled, maxDedicated, places } = sources;
   const { primary } = clients;
@@ -123,12 +123,6 @@ export function collectStats(sources: StatsSources): Stats {
 }
 
 function closedBy(count: (field: LedgerField) => number): Record<CloseReason, number> {
-  return {
-    idle: count("closedIdle"),
-    lifetime: count("closedLifetime"),
-    dirty: count("closedDirty"),
-    dead: count("closedDead"),
-    failed: count("closedFailed"),
-    shutdown: count("closedShutdown"),
-  };
+  const counts = Object.entries(CLOSED_FIELDS).map(([reason, field]) => [reason, count(field)]);
+  return Object.fromEntries(counts) as Record<CloseReason, number>;
 }

@@ -1,9 +1,9 @@
 import { NotCloneableError } from "../../core/errors.js";
 
-/** A command's name and its arguments as they cross to the helper; ioredis makes text of numbers there. */
+/** A command's name and arguments as they cross to the helper, where ioredis turns numbers into text. */
 export type SyncRequest = readonly (string | number | Buffer)[];
 
-/** `redis.call()` lays their fields out where they come as one object or Map behind so many arguments. */
+/** Commands whose fields may come as one object or Map after so many arguments; `redis.call()` lays them out. */
 const FIELDS_BEHIND: ReadonlyMap<string, number> = new Map([
   ["mset", 0],
   ["msetnx", 0],
@@ -12,8 +12,8 @@ const FIELDS_BEHIND: ReadonlyMap<string, number> = new Map([
 ]);
 
 /**
- * A command as `redis.call(...given)` of ioredis would send it. What is neither text nor a Buffer becomes text here, where
- * its own class says which.
+ * A command as `redis.call(...given)` of ioredis would send it. Other values than text and Buffers become text here, because
+ * only here do they still have their class and its `toString`.
  * @throws REDTHREAD_NOT_CLONEABLE
  */
 export function requestOf(given: unknown, index?: number): SyncRequest {
@@ -23,7 +23,7 @@ export function requestOf(given: unknown, index?: number): SyncRequest {
   return given.every(isSendable) ? given : [name, ...sendable(name, given.slice(1), index)];
 }
 
-/** Likewise for each of a pipeline's commands. */
+/** The same for each command of a pipeline. */
 export function requestsOf(given: unknown): SyncRequest[] {
   if (!Array.isArray(given)) throw refused("all", "", "are not an array of commands");
   return Array.from(given, requestOf);

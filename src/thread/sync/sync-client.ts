@@ -1,38 +1,38 @@
 import { ConfigInvalidError, NotSentError } from "../../core/errors.js";
 import type { SyncOpened } from "../../link/protocol.js";
-import { managed } from "../managed.js";
 import { requestOf, requestsOf } from "./sync-arguments.js";
 import { SyncHelper } from "./sync-helper.js";
+import { managed } from "./sync-registry.js";
 
 /**
- * As with the asynchronous client: a Buffer is sent as its bytes, everything else as text. Values of other types are
- * stored as `redis.call()` of ioredis stores them, a view that is no Buffer as "65,66".
+ * A Buffer is sent as its bytes and everything else as text, as by the asynchronous client. Values of other types are
+ * stored as `redis.call()` of ioredis stores them, for example a view that is no Buffer as "65,66".
  */
 export type SyncArgument = string | number | Buffer;
-/** The command's name and its arguments. */
+/** A command's name and its arguments. */
 export type SyncCommand = readonly [name: string, ...args: SyncArgument[]];
 
 export interface SyncOptions {
   /**
-   * Of every call, and of the connect in `openSync`, from 10 ms. As with any client a large reply that is still arriving
-   * is waited for, at most once more as long. Default `redis.commandTimeoutMs`.
+   * The time limit of every call, and of the connect in `openSync`, at least 10 ms. A large reply that is still arriving
+   * gets at most the same time once more, as with any client. Default `redis.commandTimeoutMs`.
    */
   readonly timeoutMs?: number | undefined;
 }
 
-/** For a helper that is starting: its modules are loaded from disk, perhaps on a busy machine. */
+/** A starting helper has this long, because its modules are loaded from disk, perhaps on a busy machine. */
 const START_MS = 10_000;
-/** A connect, a command, its large reply: three deadlines at most, and then the helper is given this to answer. */
+/** A call has at most three deadlines (connect, command, large reply); after them the helper has this long to answer. */
 const HELPER_MS = 1_000;
-/** Where the configuration is not known here; the helper finds out. */
+/** Used where only the helper knows the configuration. */
 const UNKNOWN_MS = 30_000;
 const MAX_MS = 2 ** 31 - 1;
 
 /**
- * A connection whose calls block this thread until the reply is here. While blocked, the thread serves none of its
- * sockets, timers or messages.
+ * A connection whose calls block this thread until the reply has arrived. While it is blocked, the thread serves none of
+ * its sockets, timers or messages.
  *
- * Every call throws what the same call of a client of `getRedis()` rejects with: the server's `ReplyError`,
+ * Every call throws the error that the same call of a client of `getRedis()` rejects with: the server's `ReplyError`,
  * REDTHREAD_COMMAND_TIMEOUT, REDTHREAD_NOT_SENT, REDTHREAD_REPLY_LOST (also when the helper thread ended),
  * REDTHREAD_NEEDS_DEDICATED for what blocks or changes the connection, REDTHREAD_CIRCUIT_OPEN with `whenDown: "fail"`,
  * REDTHREAD_NOT_CLONEABLE for an argument that has no text, a callback, or a reply that cannot cross between the threads,
@@ -52,20 +52,20 @@ export class SyncClient implements Disposable {
     this.#open();
   }
 
-  /** Any command. Replies are what `redis.call()` of ioredis resolves to: bulk replies as strings. */
+  /** Runs any command. Replies are what `redis.call()` of ioredis resolves to, with bulk replies as strings. */
   call(name: string, ...args: SyncArgument[]): unknown {
     return this.#ask("call", requestOf([name, ...args]));
   }
 
-  /** Any command, with bulk replies as Buffers. */
+  /** Runs any command, with bulk replies as Buffers. */
   callBuffer(name: string, ...args: SyncArgument[]): unknown {
     return this.#ask("callBuffer", requestOf([name, ...args]));
   }
 
   /**
-   * Many commands in one round trip, to the helper and to Redis; with "multi" first and "exec" last a transaction. As
-   * ioredis' `exec()`: `[error, result]` for each, and an exception only when the pipeline as a whole failed, as where a
-   * "multi" has no "exec" behind it.
+   * Runs many commands in one round trip to the helper and to Redis. With "multi" first and "exec" last it is a transaction.
+   * Gives `[error, result]` for each command, as ioredis' `exec()`. It throws only when the pipeline as a whole fails, for
+   * example when a "multi" has no "exec" after it.
    */
   pipeline(commands: readonly SyncCommand[]): [error: Error | null, result: unknown][] {
     return this.#ask("pipeline", requestsOf(commands)) as [Error | null, unknown][];
@@ -79,7 +79,7 @@ export class SyncClient implements Disposable {
     return this.callBuffer("get", key) as Buffer | null;
   }
 
-  /** `options` as in Redis: `"EX", 60, "NX"`. Null if NX or XX forbade it. */
+  /** `options` are those of Redis: `"EX", 60, "NX"`. Null if NX or XX forbade it. */
   set(key: string, value: SyncArgument, ...options: SyncArgument[]): string | null {
     return this.call("set", key, value, ...options) as string | null;
   }
@@ -121,16 +121,16 @@ export class SyncClient implements Disposable {
     return this.#ask("call", requestOf(["hset", key, fields])) as number;
   }
 
-  /** Says QUIT and gives the connection back, within `shutdown.closeMs`; idempotent, never throws. */
+  /** Sends QUIT and closes the connection, within `shutdown.closeMs`; idempotent, never throws. */
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
     const { client, closeMs } = this.#opened!;
-    if (this.#helper!.isGone) return; // and its connections with it
+    if (this.#helper!.isGone) return; // its connections went with it
     try {
       this.#helper!.ask("close", client, closeMs, closeMs + HELPER_MS);
     } catch {
-      // It ended meanwhile, or is being ended: the connection went with it.
+      // The helper ended meanwhile, or is being ended, and the connection with it.
     }
   }
 
@@ -162,7 +162,7 @@ export class SyncClient implements Disposable {
   }
 }
 
-/** Its stack began in the helper; where the call was made is what helps. */
+/** The stack began in the helper. The place of the call is what helps the reader. */
 function atCall(error: unknown): unknown {
   if (error instanceof Error) Error.captureStackTrace(error, atCall);
   return error;

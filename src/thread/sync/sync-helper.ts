@@ -20,17 +20,16 @@ import { waitAtMost } from "../../core/waiting.js";
 import type { HelperData, ToHelperFromCaller } from "../../link/protocol.js";
 import { BY_PORT, SyncArea, type SyncKind } from "../../link/sync-area.js";
 import { crossing, readSync, SyncWriter } from "../../link/sync-codec.js";
-import { managed } from "../managed.js";
-import { adoptHelper, currentHelper, type OpenHelper } from "./sync-registry.js";
+import { adoptHelper, currentHelper, managed, type OpenHelper } from "./sync-registry.js";
 
-/** Between the end of a helper and the manager's word that nothing is left of it. */
+/** Time between the end of a helper and the manager's mark that nothing is left of it. */
 const GONE_MS = 2_000;
-/** A call that takes longer may wait for what this thread's own handshakes hold. */
+/** A call that takes longer may wait for a permit that this thread's own handshakes hold. */
 const GIVE_WAY_MS = 250;
 
 /**
- * The thread that does the I/O while this one is blocked in its synchronous calls. It is this thread's child: Node ends
- * it, and with it its sockets, before this thread's own end is over.
+ * The thread that does the I/O while this thread is blocked in its synchronous calls. It is this thread's child, so that Node
+ * ends it and its sockets before this thread's own end is over.
  */
 export class SyncHelper implements OpenHelper {
   readonly #area = new SyncArea(SyncArea.buffer());
@@ -38,11 +37,11 @@ export class SyncHelper implements OpenHelper {
   readonly #replies: MessagePort;
   readonly #worker: Worker;
   readonly #ended: Promise<void>;
-  /** Given up, or being closed. */
+  /** It did not answer in time, or is being closed. */
   #isLost = false;
   #giveWay: (() => void) | undefined;
 
-  /** This thread's, started if there is none. Its first request waits for the start. */
+  /** This thread's helper, started if there is none. Its first request waits for the start. */
   static current(): SyncHelper {
     if (isMainThread) {
       const why = "a synchronous call would block the main thread, and every socket and timer of the process with it";
@@ -75,13 +74,13 @@ export class SyncHelper implements OpenHelper {
       transferList.push(toManager);
       onHelper(toHelper, this.#area.buffer);
     }
-    // Nothing else of execArgv: what a process preloads, tsx or a tracer, is for the users' code and only costs time here.
+    // Nothing else of execArgv: what a process preloads, as tsx or a tracer, is for the user's code and only costs time here.
     this.#worker = new Worker(file, { workerData: data, transferList, execArgv: permissionFlags() });
     this.#worker.unref(); // a thread that is done may end
-    this.#worker.on("error", () => {}); // its end is what counts
+    this.#worker.on("error", () => {}); // its exit tells enough
     this.#ended = new Promise((resolve) => {
       this.#worker.once("exit", () => {
-        // Where there is a manager, it says so when it has taken back what the helper held.
+        // A manager marks it itself, after it has taken back what the helper held.
         if (!given) this.#area.markGone();
         resolve();
       });
@@ -93,8 +92,8 @@ export class SyncHelper implements OpenHelper {
   }
 
   /**
-   * Blocks this thread until the helper has answered. Deadlines are the helper's own; after `guardMs` it is taken for
-   * dead, or hopelessly blocked, and ended.
+   * Blocks this thread until the helper has answered. The helper keeps the deadlines; a helper that has not answered after
+   * `guardMs` counts as dead or blocked, and is ended.
    */
   ask(kind: SyncKind, client: number, request: unknown, guardMs: number): unknown {
     const written = crossing("request", () => this.#writer.write(request)); // throws before anything is sent
@@ -110,14 +109,14 @@ export class SyncHelper implements OpenHelper {
   }
 
   async close(ms: number): Promise<void> {
-    this.#isLost = true; // from here on it takes no requests
+    this.#isLost = true; // it takes no requests any more
     this.#worker.ref();
     this.#post({ closeMs: ms });
     if (!(await waitAtMost(ms, this.#ended))) await this.#worker.terminate();
     this.#replies.close();
   }
 
-  /** The next helper takes the slot of this one, so what this one held must be free first. */
+  /** The next helper takes the same row of the gate, so that what this helper held must be free first. */
   awaitEnd(): void {
     if (!managed() || this.#area.waitUntilGone(GONE_MS)) return;
     const what = "the former helper thread has not ended, and its connection still counts";

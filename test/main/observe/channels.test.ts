@@ -27,7 +27,7 @@ function managed(t: TestContext, overrides: Partial<ManagerOptions> = {}): Conne
   return manage<typeof Tasks>(t, server, { tasks: fixture("observed-tasks"), threads: { count: 1 }, ...overrides });
 }
 
-/** The messages of a plain channel while the test runs. */
+/** The messages that a plain channel publishes while the test runs. */
 function hear<Message>(t: TestContext, name: string): Message[] {
   const messages: Message[] = [];
   const listener = (message: unknown): void => void messages.push(message as Message);
@@ -38,7 +38,7 @@ function hear<Message>(t: TestContext, name: string): Message[] {
   return messages;
 }
 
-/** As they were at each event. */
+/** Copies of the messages, each as it was at its event. */
 function hearTasks(
   t: TestContext,
   onStart?: (message: TaskMessage) => void,
@@ -94,7 +94,7 @@ test(
   },
 );
 
-test("redthread:task tells of a task that was given up by its caller, and of those of map()", LIMIT, async (t) => {
+test("redthread:task tells of a task that its caller gave up, and of the tasks of map()", LIMIT, async (t) => {
   const manager = managed(t);
   const events = hearTasks(t);
   await assert.rejects(manager.run("leaseInVain", undefined, { timeoutMs: 0 }), code("TASK_TIMEOUT"));
@@ -113,7 +113,7 @@ test("redthread:task tells of a task that was given up by its caller, and of tho
 });
 
 test(
-  "what a subscriber of redthread:task sets as trace arrives with that task in its thread, and with no other",
+  "the trace that a subscriber of redthread:task sets arrives with that task in its thread, and with no other",
   LIMIT,
   async (t) => {
     const manager = managed(t);
@@ -197,27 +197,31 @@ test("the message with a thread's tasks has a field for traces only when one of 
   assert.deepEqual((sent(job(4), traced) as { traces: unknown }).traces, { 3: trace });
 });
 
-test("a connection that is killed is told of as lost and connected, in the thread that owns it", LIMIT, async (t) => {
-  const manager = managed(t);
-  await manager.run("setSecret", "1");
-  await manager.run("listen");
-  const own = (await server.clients()).find(({ name }) => name.endsWith(":thread"))!;
-  await server.admin.client("KILL", "ID", own.id);
-  const heard: Heard[] = [];
-  await eventually(async () => {
-    heard.push(...eventsOf(await manager.run("heardSoFar"), "redthread:connection"));
-    return heard.length >= 2;
-  });
-  assert.deepEqual(
-    heard.map(({ event, message }) => [event, message["name"]]),
-    [
-      ["lost", own.name],
-      ["connected", own.name],
-    ],
-  );
-});
+test(
+  "redthread:connection tells that a killed connection is lost and connected, in the thread that owns it",
+  LIMIT,
+  async (t) => {
+    const manager = managed(t);
+    await manager.run("setSecret", "1");
+    await manager.run("listen");
+    const own = (await server.clients()).find(({ name }) => name.endsWith(":thread"))!;
+    await server.admin.client("KILL", "ID", own.id);
+    const heard: Heard[] = [];
+    await eventually(async () => {
+      heard.push(...eventsOf(await manager.run("heardSoFar"), "redthread:connection"));
+      return heard.length >= 2;
+    });
+    assert.deepEqual(
+      heard.map(({ event, message }) => [event, message["name"]]),
+      [
+        ["lost", own.name],
+        ["connected", own.name],
+      ],
+    );
+  },
+);
 
-test("redthread:breaker tells of Redis going and coming back, in the thread that found out", LIMIT, async (t) => {
+test("redthread:breaker tells that Redis goes away and comes back, in the thread that noticed it", LIMIT, async (t) => {
   const own = await startRedis();
   const breaker = hear<{ event: string }>(t, "redthread:breaker");
   const manager = manage<typeof Tasks>(t, own, { tasks: fixture("observed-tasks"), threads: { count: 1 } });
@@ -234,7 +238,7 @@ test("redthread:breaker tells of Redis going and coming back, in the thread that
 });
 
 test(
-  "redthread:thread tells of a thread's life, its death with the code, and the shutdown's closing",
+  "redthread:thread tells of a thread's start, its death with the code, and its end at the shutdown",
   LIMIT,
   async (t) => {
     const heard = hear<ThreadMessage>(t, "redthread:thread");

@@ -30,7 +30,7 @@ function managed(t: TestContext, options: Partial<ManagerOptions> = {}): Connect
   return manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), ...options, redis: { password: SECRET } });
 }
 
-/** Where it listens, until the test is over. */
+/** The url of a server that listens until the test is over. */
 async function serve(t: TestContext, handler: RequestListener): Promise<string> {
   const http = createServer(handler).listen(0, "127.0.0.1");
   await once(http, "listening");
@@ -47,7 +47,7 @@ interface Answer {
   readonly body: string;
 }
 
-/** Not fetch, which keeps its connection for the next test. */
+/** Used in place of fetch, which keeps its connection open for the next test. */
 async function ask(url: string, method = "GET"): Promise<Answer> {
   const request = httpRequest(url, { method, agent: false });
   request.end();
@@ -67,7 +67,7 @@ async function look(url: string): Promise<Look> {
   return JSON.parse(body) as Look;
 }
 
-test("the dashboard's numbers are the manager's, of this moment, and are not to be stored", limit, async (t) => {
+test("the dashboard's numbers are the manager's current ones, and no cache may store them", limit, async (t) => {
   const manager = managed(t);
   await manager.ready();
   const url = await serve(t, manager.dashboard());
@@ -82,7 +82,7 @@ test("the dashboard's numbers are the manager's, of this moment, and are not to 
   assert.equal((await ask(`${url}?stats`)).headers["cache-control"], "no-store");
 });
 
-test("the page is small, carries all it needs, and its policy admits just that", limit, async (t) => {
+test("the page is small and complete, and its policy admits nothing else", limit, async (t) => {
   const manager = managed(t);
   const url = await serve(t, dashboard(manager, { title: `<b>"Orders"</b>`, intervalMs: 250 }));
   const { status, headers, body } = await ask(url);
@@ -100,29 +100,33 @@ test("the page is small, carries all it needs, and its policy admits just that",
   ] as const) {
     const content = new RegExp(`<${element}>([\\s\\S]*?)</${element}>`).exec(body)![1]!;
     const hash = createHash("sha256").update(content).digest("base64");
-    assert.ok(policy.includes(`${directive} 'sha256-${hash}'`), `the ${element} is the one that was admitted`);
+    assert.ok(policy.includes(`${directive} 'sha256-${hash}'`), `the ${element} is admitted by its hash`);
   }
 });
 
-test("it only shows: other methods are 405 with Allow, other paths 404, HEAD has no body", limit, async (t) => {
-  const url = await serve(t, managed(t).dashboard({ path: "/ops/redthread/" }));
-  for (const path of ["/ops/redthread", "/ops/redthread/", "/ops/redthread?token=1"]) {
-    assert.equal((await ask(url + path)).status, 200, path);
-  }
-  for (const path of ["/", "/ops", "/ops/redthread/x", "/ops/redthreads", "//", "/ops/redthread/../x"]) {
-    assert.equal((await ask(url + path)).status, 404, path);
-  }
-  for (const method of ["POST", "PUT", "DELETE", "OPTIONS"]) {
-    const { status, headers } = await ask(`${url}/ops/redthread?stats`, method);
-    assert.deepEqual([status, headers["allow"]], [405, "GET, HEAD"], method);
-  }
-  const head = await ask(`${url}/ops/redthread`, "HEAD");
-  const get = await ask(`${url}/ops/redthread`);
-  assert.deepEqual([head.status, head.body], [200, ""]);
-  assert.equal(head.headers["content-length"], String(Buffer.byteLength(get.body)));
-});
+test(
+  "the dashboard changes nothing: other methods are 405 with Allow, other paths 404, HEAD has no body",
+  limit,
+  async (t) => {
+    const url = await serve(t, managed(t).dashboard({ path: "/ops/redthread/" }));
+    for (const path of ["/ops/redthread", "/ops/redthread/", "/ops/redthread?token=1"]) {
+      assert.equal((await ask(url + path)).status, 200, path);
+    }
+    for (const path of ["/", "/ops", "/ops/redthread/x", "/ops/redthreads", "//", "/ops/redthread/../x"]) {
+      assert.equal((await ask(url + path)).status, 404, path);
+    }
+    for (const method of ["POST", "PUT", "DELETE", "OPTIONS"]) {
+      const { status, headers } = await ask(`${url}/ops/redthread?stats`, method);
+      assert.deepEqual([status, headers["allow"]], [405, "GET, HEAD"], method);
+    }
+    const head = await ask(`${url}/ops/redthread`, "HEAD");
+    const get = await ask(`${url}/ops/redthread`);
+    assert.deepEqual([head.status, head.body], [200, ""]);
+    assert.equal(head.headers["content-length"], String(Buffer.byteLength(get.body)));
+  },
+);
 
-test("under a mount that strips its path, as Express does, the default path is right", limit, async (t) => {
+test("the default path is right under a mount that removes its own path, as in Express", limit, async (t) => {
   const handler = managed(t).dashboard();
   const url = await serve(t, (request, response) => {
     request.url = request.url!.replace(/^\/redthread(?=[/?]|$)/, "").replace(/^(?!\/)/, "/");
@@ -132,7 +136,7 @@ test("under a mount that strips its path, as Express does, the default path is r
   assert.equal((await look(`${url}/redthread`)).stats.threads.length, 2);
 });
 
-test("a request that somebody else has answered meanwhile is left alone", limit, async (t) => {
+test("a request that was answered meanwhile is left alone", limit, async (t) => {
   const show = managed(t).dashboard();
   const shown: Promise<void>[] = [];
   const url = await serve(t, (request, response) => {
@@ -157,7 +161,7 @@ test("no secret and no address is on the page or in its numbers", limit, async (
   for (const hidden of [SECRET, "127.0.0.1"]) assert.ok(!shown.includes(hidden));
 });
 
-test("an open dashboard holds up neither the shutdown nor the end, and tells of both", limit, async (t) => {
+test("an open dashboard delays neither the shutdown nor the exit, and shows both", limit, async (t) => {
   const manager = managed(t, { shutdown: { lameDuckMs: 300 } });
   await manager.ready();
   const url = await serve(t, manager.dashboard());
@@ -169,7 +173,7 @@ test("an open dashboard holds up neither the shutdown nor the end, and tells of 
   assert.deepEqual([health.live, health.reasons, stats.connections.open], [false, ["shut down"], 0]);
 });
 
-test("wrong options are refused, all of them by name", limit, (t) => {
+test("all wrong options are refused together, by name", limit, (t) => {
   const manager = managed(t);
   const wrong = { title: 1, intervalMs: 5, path: "ops" } as never;
   assert.throws(
@@ -191,7 +195,7 @@ function isExecutable(path: string): boolean {
     accessSync(path, constants.X_OK);
     return true;
   } catch {
-    return false; // not there: the next candidate
+    return false; // this browser is not installed: the next candidate
   }
 }
 
@@ -223,7 +227,7 @@ test(
   },
 );
 
-test("numbers that cannot be read are an answer, and no unhandled rejection", limit, async (t) => {
+test("numbers that cannot be read are answered with 500, without an unhandled rejection", limit, async (t) => {
   const broken = {
     stats: () => {
       throw new Error("gone");

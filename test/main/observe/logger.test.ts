@@ -19,7 +19,7 @@ test("a record is one JSON line with time, level, message and fields", async () 
   assert.deepEqual(rest, { level: "info", message: "connected", threadId: 3, ms: 1.5 });
 });
 
-test("a text record is one readable line, values quoted when needed", async () => {
+test("a text record is one readable line, with values quoted where needed", async () => {
   const [line] = await linesOf({ level: "info", format: "text" }, (logger) =>
     logger.warn("retrying\nnow", {
       code: "ECONNRESET",
@@ -47,7 +47,7 @@ test("records below the level are not written", async () => {
   assert.equal(isLogged("error", "error"), true);
 });
 
-test("records logged before winston is there keep their order, their time and their fields of then", async () => {
+test("records keep their order, and the time and fields of when they were logged", async () => {
   const fields = { state: "then" };
   const lines = await linesOf(JSON_INFO, async (logger) => {
     for (let n = 0; n < 100; n++) logger.info(`early ${n}`, fields);
@@ -83,7 +83,7 @@ test("an error shows name and code, and its message only when it is redthread's"
   });
 });
 
-test("whatever the fields are, the record is written, and without what is a secret by its name", async () => {
+test("whatever the fields are, the record is written, without fields that are secrets by their names", async () => {
   const circle: Record<string, unknown> = { password: "hunter2", args: ["hunter2"] };
   circle["self"] = circle;
   const fields = {
@@ -106,7 +106,7 @@ test("whatever the fields are, the record is written, and without what is a secr
   );
 });
 
-test("names and messages that mean something to winston are fields and texts like others", async () => {
+test("field names and messages with a meaning in winston are written like all others", async () => {
   const fields = { exception: true, stack: "s", cause: "c", timestamp: 0, ts: 0, splat: [1] };
   const [line] = await linesOf(JSON_INFO, (logger) => logger.info("100 %d of %s", fields));
   const { ts, ...rest } = JSON.parse(line!);
@@ -115,7 +115,7 @@ test("names and messages that mean something to winston are fields and texts lik
   assert.deepEqual(rest, { level: "info", message: "100 %d of %s", ...shown });
 });
 
-test("a child adds its fields to its lines, and what a line says itself goes first", async () => {
+test("a child adds its fields to its lines, and the own fields of a line win", async () => {
   const lines = await linesOf(JSON_INFO, (logger) => {
     const child = logger.child!({ threadId: 3, password: "hunter2" });
     child.info("one", { n: 1 });
@@ -133,7 +133,7 @@ test("a child adds its fields to its lines, and what a line says itself goes fir
   );
 });
 
-test("close resolves once all is written, is idempotent, and what is logged later is dropped", async () => {
+test("close() resolves when everything is written, is idempotent, and later lines are dropped", async () => {
   const written: string[] = [];
   const slow = new Writable({
     decodeStrings: false,
@@ -157,12 +157,12 @@ test("close resolves once all is written, is idempotent, and what is logged late
   assert.equal(slow.writableEnded, false);
 });
 
-test("close without a record before it loads nothing", async () => {
+test("close() without a record before it loads nothing", async () => {
   await createLogger(JSON_INFO, new PassThrough()).close();
   noopLogger.error("nobody hears this");
 });
 
-test("a log reader that has gone away breaks nobody", async () => {
+test("a log whose reader has gone away breaks nothing", async () => {
   const broken = new Writable({ write: (_chunk, _encoding, done) => done(new Error("EPIPE")) });
   const logger = createLogger(JSON_INFO, broken);
   logger.info("into the void");
@@ -185,7 +185,7 @@ test("where winston cannot be loaded, lines are plain JSON", async () => {
   assert.deepEqual(rest, { level: "error", message: "no file descriptor is left", ...fields });
 });
 
-test("everything reaches a pipe on stderr, and nothing stdout, when the process exits right after close", async () => {
+test("every line reaches a pipe on stderr and none stdout when the process exits right after close()", async () => {
   const program = `
     const { createLogger } = await import(${JSON.stringify(new URL("../../../src/main/observe/logger.js", import.meta.url).href)});
     const logger = createLogger({ level: "debug", format: "json" });

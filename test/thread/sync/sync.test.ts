@@ -76,14 +76,14 @@ const COMMANDS: SyncCommand[] = [
   ["PING"],
 ];
 
-/** By the one client, then on an empty server by the other: outcome by outcome the same, but for the connection's name. */
+/** Runs by the one client, then on an empty server by the other: all outcomes are the same except the connection's name. */
 async function assertAlike(ask: (way: SyncTasks.Way) => Promise<unknown[]>, nameOf: (i: number) => string) {
   const expected = await ask("async");
   await server.admin.flushall();
   const given = await ask("sync");
   assert.equal(given.length, expected.length);
   for (const [i, outcome] of given.entries()) {
-    // Not deepEqual: its message would print megabytes.
+    // Not deepEqual, whose message would print megabytes.
     if (isDeepStrictEqual(unnamed(outcome), unnamed(expected[i]))) continue;
     assert.fail(`${nameOf(i)}: ${inspect(outcome).slice(0, 500)} instead of ${inspect(expected[i]).slice(0, 500)}`);
   }
@@ -95,7 +95,7 @@ function unnamed(value: unknown): unknown {
   return { ...(value as object), message: message.replace(/:(sync|thread),/, ",") };
 }
 
-test("a synchronous call gives what the asynchronous one does: every kind of reply, of error and of size", async (t) => {
+test("a synchronous call gives what the asynchronous call gives: every kind of reply, error and size", async (t) => {
   const manager = managing(t);
   await assertAlike(
     (way) => manager.run("outcomes", { way, commands: COMMANDS }),
@@ -126,7 +126,7 @@ const PIPELINES: SyncCommand[][] = [
   [],
 ];
 
-test("a synchronous pipeline gives what the asynchronous one does: errors in place, transactions, refusals", async (t) => {
+test("a synchronous pipeline gives what the asynchronous pipeline gives: errors in place, transactions, refusals", async (t) => {
   const scripts = { double: { lua: "return {ARGV[1], ARGV[1]}", numberOfKeys: 0 } };
   const manager = managing(t, { redis: { scripts } });
   await assertAlike(
@@ -141,16 +141,16 @@ const UNPAIRED: SyncCommand[][] = [
   [["set", "a", "1"], ["exec"]],
   [["exec"]],
   [["discard"], ["set", "a", "1"]],
-  [["multi"], ["set", "a", "1"], ["discard"]], // who may not DISCARD would leave it open
+  [["multi"], ["set", "a", "1"], ["discard"]], // without DISCARD it would stay open
   [["exec"], ["set", "a", "1"], ["multi"]],
   [["multi"], ["multi"], ["set", "a", "1"], ["exec"], ["exec"]],
   [["multi"], ["set", "a", "1"], ["exec"], ["exec"]],
-  // With an argument the server refuses them: the rest would run one by one, or not at all.
+  // The server refuses them with an argument, and the rest would run one by one, or not at all.
   [["multi", "now"], ["set", "a", "1"], ["exec"]],
   [["multi"], ["set", "a", "1"], ["exec", "now"]],
 ];
 
-test("a synchronous pipeline whose MULTI and EXEC are no pairs is refused at once, before a byte of it is written", async (t) => {
+test("a synchronous pipeline whose MULTI and EXEC are not in pairs is refused before a byte is written", async (t) => {
   const manager = managing(t);
   const { given, isSame } = await manager.run("pipelinesOfOne", UNPAIRED);
   for (const [i, refused] of given.entries()) {
@@ -181,7 +181,7 @@ const NAMES = (
   "addBatch fillResult send_command sendCommand execBuffer toString __proto__ hasOwnProperty valueOf _queue isPipeline monitor subscribe reset"
 ).split(" ");
 
-test("whatever a command of a synchronous pipeline is named, it is the command of that name, or an error as in a call", async (t) => {
+test("every name in a synchronous pipeline runs the command of that name, or is an error as in a call", async (t) => {
   const manager = managing(t);
   const refusals = new Set(["REDTHREAD_NEEDS_DEDICATED", "REDTHREAD_COMMAND_REFUSED"]);
   for (const name of [...NAMES, "", "\r\n", "exec", "multi", "discard"]) {
@@ -217,11 +217,11 @@ test("an argument of whatever type is stored as the asynchronous client stores i
   assert.deepEqual(await comparing(t).run("unlikeOfTable"), []);
 });
 
-test("so are arguments of any types together", async (t) => {
+test("arguments of any types together are stored as the asynchronous client stores them", async (t) => {
   assert.deepEqual(await comparing(t).run("unlikeOfRandom", { seed: 1, runs: 300 }), []);
 });
 
-test("an argument that has no text, a callback, and what is no command are NOT_CLONEABLE, before anything is sent", async (t) => {
+test("an argument without a text, a callback, and a value that is no command are NOT_CLONEABLE before anything is sent", async (t) => {
   const [given, stored, pong] = (await comparing(t).run("refusals")) as [
     { code?: string; path?: string }[],
     number,
@@ -239,7 +239,7 @@ test("an argument that has no text, a callback, and what is no command are NOT_C
   assert.deepEqual([stored, pong], [0, "PONG"]);
 });
 
-test("the server's errors are of ioredis' class, also inside of replies, with the fields that they have there", async (t) => {
+test("the server's errors have ioredis' class and fields, also inside replies", async (t) => {
   const manager = managing(t);
   const expected = await manager.run("replyErrors", "async");
   await server.admin.flushall();
@@ -248,7 +248,7 @@ test("the server's errors are of ioredis' class, also inside of replies, with th
   assert.match(JSON.stringify(given), /\[true,"ReplyError","WRONGTYPE /);
 });
 
-test("calls at any distance from each other are each answered, once", async (t) => {
+test("calls at any interval are each answered once", async (t) => {
   const calls = 3_000;
   const counted = await managing(t).run("countApart", { key: "apart", calls });
   assert.deepEqual(
@@ -272,7 +272,7 @@ test("scripts of the configuration are callable by their names", async (t) => {
   assert.deepEqual(await manager.run("call", ["double", "twice"]), ["twice", "twice"]);
 });
 
-test("its connection bears the calling thread's name, and is one of stats().connections", async (t) => {
+test("a synchronous client's connection has the calling thread's name, and counts in stats().connections", async (t) => {
   const manager = managing(t);
   await manager.ready();
   const open = manager.stats().connections.open;
@@ -312,7 +312,7 @@ test("teardown() can still call, and the shutdown leaves nothing", async (t) => 
   assert.equal(await server.admin.get("torn down"), "1");
 });
 
-test("the main thread is refused, and so is a deadline that is none", async () => {
+test("the main thread is refused, and so is an impossible deadline", async () => {
   assert.throws(() => openSync(), code("CONFIG_INVALID"));
   assert.throws(() => getRedisSync(), code("CONFIG_INVALID"));
   for (const timeoutMs of [0, -1, Number.NaN, Infinity]) {
