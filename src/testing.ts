@@ -9,7 +9,7 @@ import { ConnectGate } from "./gate/connect-gate.js";
 import { fromErrorData } from "./link/error-serialization.js";
 import { Ledger, LedgerTotals } from "./link/ledger.js";
 import { Dispatcher } from "./main/dispatch/dispatcher.js";
-import { mapTasks } from "./main/dispatch/task-map.js";
+import { TaskMap } from "./main/dispatch/task-map.js";
 import { badRunOptions } from "./main/dispatch/task-run.js";
 import type { AnyTasks } from "./main/dispatch/task-types.js";
 import type { ConnectionManager } from "./main/manager.js";
@@ -21,7 +21,7 @@ import type { TasksModule } from "./thread/tasks-module.js";
 
 export * from "./core/errors.js";
 
-/** As a manager's, without what concerns threads and their number. */
+/** The options of a manager, except for the options of threads and their number. */
 export interface InProcessOptions extends Omit<ConnectOptions, "connections" | "primary" | "redis" | "threads"> {
   readonly redis?: Omit<RedisOptions, "credentials"> | undefined;
 }
@@ -29,10 +29,10 @@ export interface InProcessOptions extends Omit<ConnectOptions, "connections" | "
 let open: InProcess<object> | undefined;
 
 /**
- * Runs a tasks module in the calling thread, with `setup`, `teardown` and Redis as a thread has them, so that a test can
- * set breakpoints and mock what the tasks import. Input, result and errors are cloned as between threads. `tasks` is the
- * module itself (in Jest and Vitest: as they loaded it), or its file URL or absolute path. One at a time per thread,
- * whose cached clients are closed first.
+ * Runs a tasks module in the calling thread, with `setup`, `teardown` and Redis as in a thread, so that a test can set
+ * breakpoints and mock what the tasks import. Input, result and errors are cloned as between threads. `tasks` is the module
+ * itself (in Jest and Vitest: as they loaded it), or its file URL or absolute path. A thread has one at a time, and its cached
+ * clients are closed first.
  * @throws REDTHREAD_CONFIG_INVALID, and REDTHREAD_THREAD_START_FAILED with what the module or its `setup` threw as cause
  */
 export async function runInProcess<Tasks extends object = AnyTasks>(
@@ -50,10 +50,9 @@ export async function runInProcess<Tasks extends object>(
   if (open) throw new Error("runInProcess() is open in this thread already: close() it first");
   const file = asFile(tasks);
   const config = file ? loadConfig({ ...options, tasks: file }, { requireTasks: true }) : loadConfig(options);
-  const load = file ? importTasks : () => tasks as TasksModule;
   const made = new InProcess<Tasks>(config, options.logger ?? noopLogger, () => (open = undefined));
   open = made;
-  await made.start(async () => load(config.tasks!));
+  await made.start(async () => (file ? await import(config.tasks!) : tasks) as TasksModule);
   return made;
 }
 
@@ -81,13 +80,13 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
     this.#gate = new ConnectGate(this.#gateBuffer, config, ConnectGate.mainRow(config));
   }
 
-  /** As the manager's: resolves at once, because `setup` has run. @throws REDTHREAD_SHUTTING_DOWN */
+  /** Resolves at once, because `setup` has run. @throws REDTHREAD_SHUTTING_DOWN */
   async ready(): Promise<void> {
     const refused = this.#refusal();
     if (refused) throw refused;
   }
 
-  /** As the manager's `run`, with the same options and errors; but a task that goes on after its abort is left alone. */
+  /** As the manager's `run`, with the same options and errors, except that a task may go on after its abort. */
   readonly run: ConnectionManager<Tasks>["run"] = (name, ...[input, options = {}]) => {
     const bad = this.#refusal() ?? badRunOptions(name, options);
     return bad ? Promise.reject(bad) : (this.#dispatcher.run(name, input, options) as Promise<never>);
@@ -95,9 +94,9 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
 
   /** As the manager's `map`. */
   readonly map: ConnectionManager<Tasks>["map"] = (name, inputs, options) =>
-    mapTasks(this.#dispatcher, 1, () => this.#refusal(), name, inputs, options) as never;
+    new TaskMap(this.#dispatcher, 1, () => this.#refusal(), name, inputs, options) as never;
 
-  /** As the manager's, of this one thread; there is no primary client. */
+  /** The statistics of this one thread, as the manager's. There is no primary client. */
   stats(): Stats {
     return collectStats({
       clients: { primary: { state: "disconnected", ageMs: 0, rotations: 0 }, open: 0 },
@@ -113,8 +112,8 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
   }
 
   /**
-   * Lets running tasks end (for `shutdown.drainMs`), runs `teardown` and closes this thread's clients: no connection is
-   * left. Idempotent.
+   * Lets running tasks end, for at most `shutdown.drainMs`, runs `teardown` and closes this thread's clients: no connection
+   * is left. Idempotent.
    */
   close(): Promise<void> {
     return (this.#closing ??= this.#close());
@@ -143,7 +142,10 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
   }
 
   #refusal(): Error | undefined {
-    return this.#closing && new ShuttingDownError("it is closed", { outcome: "refused" });
+    return (
+      this.#closing &&
+      new ShuttingDownError("what runInProcess() gave is closed and takes no more work", { outcome: "refused" })
+    );
   }
 
   /** The same code that runs in a thread, at the other end of the same link. */
@@ -151,7 +153,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
     const { port1, port2 } = new MessageChannel();
     this.#thread.attached({ threadId, performance }, port2, (message) => this.#receive(message));
     this.#hangUp = () => port2.close();
-    const config = { tasks: "", ...this.#config }; // a module that is there already has no name
+    const config = { tasks: "", ...this.#config }; // a module that is loaded already has no name
     const { taskPrefix } = this.#dispatcher;
     const shared = { ledger: this.#ledger.buffer, gate: this.#gateBuffer };
     return new Runtime(port1, { config, ...shared, hasProvider: false, taskPrefix }, 0);
@@ -160,7 +162,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
   #receive(message: OpenMessage): void {
     if (message.type === "ready") this.#ready.resolve();
     else if (message.type === "failed") this.#ready.reject(fromErrorData(message.error));
-    // A thread without a manager's provider asks for no login, and what the sync helper says is its own affair.
+    // The two others concern a manager: there is no provider of logins, and a sync helper is ended by this thread.
     else if (message.type !== "loginWanted" && message.type !== "helper")
       this.#dispatcher.receive(this.#thread, message);
   }
@@ -173,19 +175,19 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
       this.#thread.close(closeMs, Math.min(cancelGraceMs, closeMs / 2));
       await this.#thread.answered;
       this.#hangUp();
-      this.#dispatcher.threadGone(this.#thread, notWaitedFor("unknown")); // what runs still is nobody's any more
+      this.#dispatcher.threadGone(this.#thread, notWaitedFor("unknown")); // no result of a task that still runs counts
     }
-    await closeCurrent(closeMs); // so that who calls getRedis() next gets a client of his own
+    await closeCurrent(closeMs); // so that the next getRedis() makes a new client
     this.#onClosed();
   }
 }
 
-/** To end it would end the process of the tests. */
+/** The calling thread. To end it would end the process of the tests. */
 class OwnThread extends Thread {
   override end(): void {}
 }
 
-/** A file, unless it is the module itself. A URL of another realm is one too. */
+/** The file, unless `tasks` is the module itself. A URL of another realm counts, too. */
 function asFile(tasks: object | string): URL | string | undefined {
   const isFile = typeof tasks === "string" || Reflect.get(tasks, Symbol.toStringTag) === "URL";
   return isFile ? (tasks as URL | string) : undefined;
@@ -193,8 +195,4 @@ function asFile(tasks: object | string): URL | string | undefined {
 
 function notWaitedFor(outcome: Outcome, cause?: unknown): TaskAbortedError {
   return new TaskAbortedError("close() could not wait for this task", { outcome, cause });
-}
-
-async function importTasks(file: string): Promise<TasksModule> {
-  return (await import(file)) as TasksModule;
 }

@@ -7,58 +7,53 @@ import type { Logger } from "../core/log.js";
 import { type ClientRole, connectionName } from "../core/names.js";
 import type { ConnectGate } from "../gate/connect-gate.js";
 
-export interface MainClientsOptions {
+/** What every client of the main thread is made with. */
+interface Shared {
   readonly config: Config;
   readonly gate: ConnectGate;
   readonly logins: Logins | undefined;
   readonly logger: Logger;
-  /** The subscriber hears this channel on another connection: it may have missed messages. */
-  readonly onResubscribed: OnResubscribed;
 }
 
-/** All the Redis clients of the main thread, each connected when somebody asks for it. */
+/** The Redis clients of the main thread. Each connects with its first use. */
 export class MainClients {
   readonly primary: SharedClient;
   readonly subscriber: SharedClient;
-  readonly #options: MainClientsOptions;
   #open = 0;
 
-  constructor(options: MainClientsOptions) {
-    this.#options = options;
-    this.primary = this.#shared("primary", options.config.primary);
-    this.subscriber = this.#shared("subscriber", {}, options.onResubscribed);
+  /** `onResubscribed`: the subscriber has a channel again, on another connection, and may have missed messages. */
+  constructor(shared: Shared, onResubscribed: OnResubscribed) {
+    this.primary = this.#client(shared, "primary", shared.config.primary);
+    this.subscriber = this.#client(shared, "subscriber", {}, onResubscribed);
   }
 
-  /** Connections. */
+  /** How many connections are open. */
   get open(): number {
     return this.#open;
   }
 
-  #shared(
+  #client(
+    { config, gate, logins, logger }: Shared,
     role: ClientRole,
     lifetime: { ttlMs?: number; jitter?: number },
     onResubscribed?: OnResubscribed,
   ): SharedClient {
-    const { config, gate, logins, logger } = this.#options;
     const { redis, retry, appName, shutdown } = config;
+    const onState = (state: ConnectionState, previous: ConnectionState): void => {
+      if (previous === "connected") this.#open--;
+      if (state === "connected") this.#open++;
+    };
     return new SharedClient({
       ...lifetime,
       open: async (signal, mayBeAway) => {
-        // Not at load: while ioredis is loaded here, the threads are loading theirs.
+        // Loaded here and not at start, so that the threads load their ioredis at the same time.
         const { openClient } = await import("../clients/open-client.js");
         const name = connectionName(appName, role);
-        const onState = this.#count.bind(this);
-        const events = { onState, onResubscribed };
-        const options = { redis, retry, role, logger, name, gate, logins, ...events };
+        const options = { redis, retry, role, logger, name, gate, logins, onState, onResubscribed };
         return openClient(options, shutdown.closeMs, signal, mayBeAway);
       },
       closeMs: shutdown.closeMs,
       idleCheckMs: redis.idleCheckMs,
     });
-  }
-
-  #count(state: ConnectionState, previous: ConnectionState): void {
-    if (previous === "connected") this.#open--;
-    if (state === "connected") this.#open++;
   }
 }

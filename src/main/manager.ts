@@ -1,4 +1,4 @@
-// The main thread's room: ConnectionManager, which users hold, and what it owns. It may import every room below, but
+// The main thread's room: ConnectionManager, which users hold, and its parts. It may import every room below, but
 // nothing of a thread. Start reading here: the constructor makes the parts, `run()` goes to dispatch/dispatcher.ts, the threads'
 // life is in threads/threads.ts, and `shutdown()` in shutdown.ts. observe/ has the log, the statistics and the dashboard.
 import type { RedisHandle } from "../commands/ioredis.js";
@@ -11,7 +11,7 @@ import { sameError } from "../link/error-serialization.js";
 import type { ThreadData } from "../link/protocol.js";
 import { MainClients } from "./clients.js";
 import { Dispatcher } from "./dispatch/dispatcher.js";
-import { type MapOptions, type MapOutcome, mapTasks } from "./dispatch/task-map.js";
+import { type MapOptions, type MapOutcome, TaskMap } from "./dispatch/task-map.js";
 import { badRunOptions, type RunOptions } from "./dispatch/task-run.js";
 import type { AnyTasks, TaskInput, TaskName, TaskResult } from "./dispatch/task-types.js";
 import { dashboard, type DashboardOptions, type RequestHandler } from "./observe/dashboard.js";
@@ -29,28 +29,28 @@ export interface Health {
   readonly live: boolean;
   /** Whether new work should be sent here. */
   readonly ready: boolean;
-  /** Why it is not ready; also while it is, that a node of a Cluster is away, or subscriptions are not back yet. */
+  /** Why it is not ready. Also while it is ready: that a node of a Cluster is away, or that subscriptions are not back. */
   readonly reasons: readonly string[];
 }
 
 export interface ShutdownOptions {
-  /** In the report and in the log. Default "shutdown". */
+  /** Shown in the report and in the log. Default "shutdown". */
   readonly reason?: string | undefined;
-  /** Each overrides its namesake in the manager's options. */
+  /** These three override the manager's options of the same names. */
   readonly lameDuckMs?: number | undefined;
   readonly drainMs?: number | undefined;
   readonly closeMs?: number | undefined;
-  /** Tasks are taken until this settles, for `drainMs` at most, which go on: for requests that a server still answers. */
+  /** Tasks are taken until this settles, within `drainMs`: as for the requests that a server still answers. */
   readonly until?: PromiseLike<unknown> | undefined;
 }
 
 /**
- * One per process, on the main thread: owns the primary client, the threads and their shutdown. `Tasks` is the type of
- * the tasks module. Threads start with the manager; the process stays until `shutdown()`.
+ * Owns the primary client, the threads and their shutdown. A process has one, on its main thread. `Tasks` is the type of the
+ * tasks module. The threads start with the manager, and the process stays until `shutdown()`.
  */
 export class ConnectionManager<Tasks extends object = AnyTasks> implements AsyncDisposable {
   static #managers = 0;
-  /** Names this manager, in its process, in the messages of diagnostics channels. */
+  /** The manager's number in its process, as in the messages of diagnostics channels. */
   readonly id = ++ConnectionManager.#managers;
   readonly #config: ThreadData["redthread"]["config"];
   readonly #logger: Logger;
@@ -68,15 +68,16 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   #shutdown: Promise<ShutdownReport> | undefined;
 
   /**
-   * @throws REDTHREAD_CONFIG_INVALID, naming everything that is wrong, and REDTHREAD_THREAD_START_FAILED where a bundler
-   *   took redthread away from its files, and on Deno: before anything is opened
+   * Throws before anything is opened.
+   * @throws REDTHREAD_CONFIG_INVALID, with everything that is wrong; REDTHREAD_THREAD_START_FAILED where a bundler took
+   *   redthread away from its files, and on Deno
    */
   constructor(options: ManagerOptions) {
     this.#config = loadConfig(options, { requireTasks: true });
     const { redis, retry, shutdown, log } = this.#config;
     if (options.logger) {
       this.#logger = options.logger;
-      this.#closeLogger = async () => {}; // the caller's own
+      this.#closeLogger = async () => {}; // the caller closes its own logger
     } else {
       const logger = createLogger(log);
       this.#logger = logger;
@@ -88,13 +89,8 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
     const limitMs = redis.connectTimeoutMs;
     this.#credentials = provider && new ThreadCredentials({ provider, limitMs, retry, logger: this.#logger });
     this.#dispatcher = new Dispatcher(this.id, this.#config, this.#logger);
-    this.#clients = new MainClients({
-      config: this.#config,
-      gate: this.#gate,
-      logins: this.#credentials?.logins,
-      logger: this.#logger,
-      onResubscribed: (asked) => this.#subscriptions.resubscribed(asked),
-    });
+    const shared = { config: this.#config, gate: this.#gate, logins: this.#credentials?.logins, logger: this.#logger };
+    this.#clients = new MainClients(shared, (asked) => this.#subscriptions.resubscribed(asked));
     const { primary, subscriber } = this.#clients;
     this.#subscriptions = new Subscriptions(subscriber, this.#logger, redis.keyPrefix);
     this.#readiness = new Readiness(this.#config, this.#logger, primary, () => this.#phase === "serving");
@@ -106,9 +102,9 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   }
 
   /**
-   * Every thread is up with its tasks module loaded, and the primary client is connected. Logs a warning at a replica, and at a
-   * node of a Cluster without `redis.clusterNodes`. After a rejection `health()` is not ready either; where Redis may come back, the
-   * manager goes on trying.
+   * Resolves when every thread has loaded its tasks module and the primary client is connected. Logs a warning at a replica,
+   * and at a node of a Cluster without `redis.clusterNodes`. After a rejection `health()` is not ready either. Where Redis may
+   * come back, the manager goes on trying.
    * @throws REDTHREAD_THREAD_START_FAILED, REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN,
    *   REDTHREAD_CONFIG_INVALID (a Sentinel as the server, a server as a sentinel or as a Cluster's node)
    */
@@ -123,8 +119,8 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   }
 
   /**
-   * The primary client, replaced every `primary.ttlMs` without a gap: use it in this turn and the second after it, or
-   * hold it with `use`. While Redis is away it is given all the same, and its commands go by their deadlines.
+   * The primary client. It is replaced every `primary.ttlMs` without a gap: use it in this turn and the second after it, or
+   * hold it with `use`. It is given also while Redis is away: its commands then wait until their deadlines.
    * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED (at its first connect); REDTHREAD_SHUTTING_DOWN, `signal.reason`
    */
   async getRedis({ signal }: AcquireOptions = {}): Promise<RedisHandle> {
@@ -139,10 +135,10 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   }
 
   /**
-   * Runs a task in one of the threads and gives its result, or its own error as thrown. Input and result cross as
-   * `structuredClone` has them, but no two tasks share one, and in plain objects and arrays Buffers stay Buffers and views bring
-   * only their own bytes. A small plain input (64 objects of 256 entries, 4 kB a view) is taken at this call, any other one
-   * when it is sent: leave that alone until the task has settled.
+   * The result of a task that runs in one of the threads, or a rejection with the error that the task threw. Input and result
+   * are cloned as by `structuredClone`. Besides, no two tasks share a value, and in plain objects and arrays Buffers stay Buffers
+   * and views bring only their own bytes. A small plain input (64 objects of 256 entries, 4 kB a view) is cloned at this call,
+   * any other input when it is sent: do not change that before the task has settled.
    * @throws REDTHREAD_TASK_NOT_FOUND, REDTHREAD_TASK_TIMEOUT, REDTHREAD_TASK_ABORTED, REDTHREAD_QUEUE_FULL,
    *   REDTHREAD_NOT_CLONEABLE, REDTHREAD_THREAD_START_FAILED, REDTHREAD_THREAD_DIED, REDTHREAD_SHUTTING_DOWN
    */
@@ -158,9 +154,9 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   }
 
   /**
-   * Runs a task for each input and gives their results, as an async iterator. Inputs are taken as results are consumed,
-   * so that memory does not grow with their number. The iterator throws what a task threw, what the inputs threw, and
-   * what `run` rejects with; whoever leaves it early gives up the tasks under way.
+   * The results of a task for each input, as an async iterator. Inputs are taken as results are consumed, so that memory does
+   * not grow with their number. The iterator throws the error of a task or of the inputs, and what `run` rejects with. A
+   * consumer that leaves it early gives up the tasks under way.
    */
   map<Name extends TaskName<Tasks>, OnError extends MapOptions["onError"] = "throw">(
     name: Name,
@@ -168,14 +164,14 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
     options: MapOptions & { readonly onError?: OnError } = {},
   ): AsyncIterableIterator<OnError extends "collect" ? MapOutcome<TaskResult<Tasks[Name]>> : TaskResult<Tasks[Name]>> {
     const refusal = (): Error | undefined => this.#refusal() ?? this.#threads.startFailure();
-    // Typed by the tasks module, as `run` is.
-    return mapTasks(this.#dispatcher, this.#config.threads.count, refusal, name, inputs, options) as never;
+    // The types come from the tasks module, as for `run`.
+    return new TaskMap(this.#dispatcher, this.#config.threads.count, refusal, name, inputs, options) as never;
   }
 
   /**
-   * Subscribed when it resolves, and again after every reconnect, of which `onGap` tells. The function it gives ends
-   * the subscription, and can be called again if it rejects. Both listeners run in the AsyncLocalStorage of this call;
-   * one that throws or rejects is logged.
+   * Resolves when the channel is subscribed. After every reconnect it is subscribed again, and `onGap` is called. The returned
+   * function ends the subscription, and can be called again if it rejects. Both listeners run in the AsyncLocalStorage of this
+   * call. A listener that throws or rejects is logged.
    * @throws REDTHREAD_CONFIG_INVALID (a sharded pattern), REDTHREAD_NOT_SENT or REDTHREAD_CIRCUIT_OPEN (Redis is away),
    * REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED (at the first connect), REDTHREAD_SHUTTING_DOWN
    */
@@ -225,7 +221,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   }
 
   /**
-   * Lets accepted tasks finish, then closes every client of every thread; idempotent, all calls share one report.
+   * Lets accepted tasks finish, then closes every client of every thread. Idempotent: all calls share one report.
    * Takes at most lameDuckMs + drainMs + closeMs + 500 ms, also when a thread spins in an endless loop.
    */
   shutdown(options: ShutdownOptions = {}): Promise<ShutdownReport> {

@@ -9,10 +9,10 @@ import type { Dispatcher } from "./dispatch/dispatcher.js";
 import { Threads } from "./threads/threads.js";
 
 export interface ShutdownReport {
-  /** What `shutdown` was called with, or the signal's name. */
+  /** The reason that `shutdown` was given, or the signal's name. */
   readonly reason: string;
   readonly durationMs: number;
-  /** Tasks that were accepted and open when it began. */
+  /** What became of the accepted tasks that were open when it began. */
   readonly tasks: { readonly finished: number; readonly abandoned: number };
   readonly threads: readonly {
     readonly threadId: number;

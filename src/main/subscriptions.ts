@@ -7,20 +7,20 @@ import { ConfigInvalidError } from "../core/errors.js";
 import { errorCode, type Logger } from "../core/log.js";
 import { unknownOption } from "../core/suggest.js";
 
-/** `channel`: the message's own, also with a pattern. */
+/** `channel` is the message's own channel, also with a pattern. */
 export type OnMessage<Message = string> = (message: Message, channel: string) => void;
 
 export interface SubscribeOptions {
   /**
-   * The channel belongs to the shard of a Cluster that its name leads to, and hears only what is published by SPUBLISH.
+   * Subscribes at the Cluster's shard that the channel's name leads to, by SSUBSCRIBE. Only messages of SPUBLISH come there.
    * Default false.
    */
   readonly sharded?: boolean | undefined;
   /** `channel` is a glob-style pattern. Default false. */
   readonly pattern?: boolean | undefined;
-  /** Messages are Buffers. Default false: text, which loses bytes that are no UTF-8. */
+  /** Messages are Buffers. Default false: text, which loses bytes that are not UTF-8. */
   readonly buffers?: boolean | undefined;
-  /** Called after each reconnect, before the first message: those published meanwhile were missed. */
+  /** Called after each reconnect, before the first message: messages that were published meanwhile were missed. */
   readonly onGap?: (() => void) | undefined;
 }
 
@@ -44,14 +44,14 @@ export class Subscriptions {
   };
   #listening = false;
 
-  /** A sharded channel is a key, and has the `keyPrefix`; a plain one has not. */
+  /** Sharded channels have the `keyPrefix`, because they are keys. Plain channels do not. */
   constructor(client: SharedClient, logger: Logger, keyPrefix: string) {
     this.#client = client;
     this.#logger = logger;
     this.#keyPrefix = keyPrefix;
   }
 
-  /** Subscribed when it resolves; the function it gives ends this one subscription and is idempotent. */
+  /** Resolves when the channel is subscribed. The returned function ends this one subscription. It is idempotent. */
   async subscribe(
     channel: string,
     onMessage: OnMessage<never>,
@@ -65,7 +65,7 @@ export class Subscriptions {
     const redis = await this.#client.get();
     this.#listen(redis);
     const channels = this.#channels[by];
-    // In the caller's AsyncLocalStorage stores, because the connection's events have those of the first subscriber.
+    // Bound to the caller's AsyncLocalStorage stores, because the connection's events have the stores of the first subscriber.
     const subscriber: Subscriber = {
       onMessage: AsyncResource.bind(onMessage as OnMessage<unknown>),
       buffers,
@@ -84,38 +84,38 @@ export class Subscriptions {
     try {
       await redis[by](channel);
     } catch (error) {
-      void stop().catch(() => {}); // it may have come into force all the same, and its caller cannot end it
+      void stop().catch(() => {}); // the server may have subscribed all the same, and the caller cannot end that
       throw error;
     }
     return stop;
   }
 
-  /** This channel is heard again, and what was published meanwhile was not. */
+  /** The channel is subscribed again, on another connection: tells its subscribers of the gap. */
   resubscribed({ by, channel }: AskedChannel): void {
     for (const { onGap } of this.#channels[by].get(this.#nameOf(by, channel)) ?? []) if (onGap) this.#call(onGap);
   }
 
   async #giveUp(redis: RedisHandle, by: SubscribeName, channel: string): Promise<void> {
     const answer = redis[UNSUBSCRIBE[by]](channel).catch((error: unknown) => {
-      if (errorCode(error) !== "REDTHREAD_REPLY_LOST") throw error; // it went with the connection
+      if (errorCode(error) !== "REDTHREAD_REPLY_LOST") throw error; // the subscription went with the connection
     });
     if (this.#client.state === "connected") await answer;
-    else answer.catch(() => {}); // there is no subscription, and it is not made again
+    else answer.catch(() => {}); // without a connection there is no subscription, and it is not made again
   }
 
   #listen(redis: RedisHandle): void {
     if (this.#listening) return;
     this.#listening = true;
-    redis.on("messageBuffer", (heard: Buffer, message: Buffer) => this.#deliver("subscribe", heard, heard, message));
-    redis.on("smessageBuffer", (heard: Buffer, message: Buffer) => this.#deliver("ssubscribe", heard, heard, message));
-    redis.on("pmessageBuffer", (asked: string, heard: Buffer, message: Buffer) => {
-      this.#deliver("psubscribe", asked, heard, message);
+    redis.on("messageBuffer", (from: Buffer, message: Buffer) => this.#deliver("subscribe", from, from, message));
+    redis.on("smessageBuffer", (from: Buffer, message: Buffer) => this.#deliver("ssubscribe", from, from, message));
+    redis.on("pmessageBuffer", (pattern: string, from: Buffer, message: Buffer) => {
+      this.#deliver("psubscribe", pattern, from, message);
     });
   }
 
-  #deliver(by: SubscribeName, asked: Buffer | string, heard: Buffer, message: Buffer): void {
+  #deliver(by: SubscribeName, asked: Buffer | string, from: Buffer, message: Buffer): void {
     for (const { onMessage, buffers } of this.#channels[by].get(this.#nameOf(by, asked)) ?? [])
-      this.#call(() => onMessage(buffers ? Buffer.from(message) : String(message), this.#nameOf(by, heard)));
+      this.#call(() => onMessage(buffers ? Buffer.from(message) : String(message), this.#nameOf(by, from)));
   }
 
   #nameOf(by: SubscribeName, channel: AskedChannel["channel"]): string {
@@ -126,8 +126,8 @@ export class Subscriptions {
   #call(listener: () => unknown): void {
     const onError = (error: unknown): void => this.#logger.error("a subscriber threw", { code: errorCode(error) });
     try {
-      const heard = listener();
-      if (types.isPromise(heard)) heard.catch(onError);
+      const returned = listener();
+      if (types.isPromise(returned)) returned.catch(onError);
     } catch (error) {
       onError(error);
     }

@@ -2,39 +2,26 @@ import { AsyncResource } from "node:async_hooks";
 import { ConfigInvalidError, TaskAbortedError } from "../../core/errors.js";
 import { Fifo } from "../../core/fifo.js";
 import type { Dispatcher } from "./dispatcher.js";
-import { badRunOptions, type TaskRun, type TaskRunCallbacks, RUN_OPTIONS, type RunOptions } from "./task-run.js";
+import { badRunOptions, RUN_OPTIONS, type RunOptions, type TaskRun, type TaskRunCallbacks } from "./task-run.js";
 
 export interface MapOptions extends Omit<RunOptions, "transferList"> {
-  /** Results in the order of their inputs, else as they come. Default true. */
+  /** Results come in the order of their inputs, else as tasks end. Default true. */
   readonly ordered?: boolean | undefined;
   /**
-   * Inputs that are taken and whose results are not: running, waiting, or waiting to be consumed. Default: twice what
-   * the threads take, which is `threads.concurrency` each, and up to 256 each of tasks that wait for nothing and
-   * compute for less than 0.5 ms together. It bounds the memory, however many inputs there are.
+   * How many inputs are taken whose results are not: running, waiting, or waiting to be consumed. It bounds the memory,
+   * however many inputs there are. Default: twice what the threads take, which is `threads.concurrency` each, and up to 256
+   * each of tasks that wait for nothing and compute for less than 0.5 ms together.
    */
   readonly concurrency?: number | undefined;
   /**
-   * "throw" (the default): the first failure is thrown, the other tasks are given up. "collect": each result comes as a
+   * "throw" (the default): the first failure is thrown, and the other tasks are given up. "collect": each result comes as a
    * `MapOutcome`, a failure too.
    */
   readonly onError?: "throw" | "collect" | undefined;
 }
 
-/** A result of `map` with `onError: "collect"`; `index` is its input's. */
+/** A result of `map` with `onError: "collect"`. `index` is the number of its input. */
 export type MapOutcome<T> = PromiseSettledResult<T> & { readonly index: number };
-
-export interface TaskMapParts {
-  readonly inputs: Iterable<unknown> | AsyncIterable<unknown>;
-  readonly options: MapOptions;
-  /** Of inputs that are taken and whose results are not. */
-  readonly limit: () => number;
-  readonly submit: (input: unknown, callbacks: TaskRunCallbacks) => TaskRun | undefined;
-  readonly withdraw: (run: TaskRun, reason: unknown) => void;
-  /** Why no more tasks are taken, if so. */
-  readonly refusal: () => Error | undefined;
-  /** Resolves when there is room in the queue of tasks; undefined if there is now. */
-  readonly room: () => Promise<void> | undefined;
-}
 
 /** One input, from its submission until its result is consumed. */
 class MapItem implements TaskRunCallbacks {
@@ -78,18 +65,23 @@ interface Consumer {
 const DONE: IteratorResult<never, undefined> = { done: true, value: undefined };
 
 /**
- * One task for each input, and their results as an async iterator. Inputs are taken only as results are consumed;
- * nothing is taken before the first `next()`. Whoever leaves early gives up what is under way.
+ * The results of one task for each input, as an async iterator. Nothing is taken before the first `next()`, and further inputs
+ * only as results are consumed. A consumer that leaves early gives up the tasks under way.
  */
 export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
-  readonly #parts: TaskMapParts;
-  /** To be consumed in this order; in order of inputs they are here from the beginning, else once they have ended. */
+  readonly #dispatcher: Dispatcher;
+  readonly #inputs: Iterable<unknown> | AsyncIterable<unknown>;
+  readonly #options: MapOptions;
+  /** Why no more tasks are taken. */
+  readonly #refusal: () => Error | undefined;
+  /** How many inputs are taken whose results are not. */
+  readonly #limit: () => number;
+  readonly #submit: (input: unknown, item: MapItem) => TaskRun | undefined;
+  /** In the order in which they are consumed: ordered items from their beginning, unordered items once they have ended. */
   readonly #items = new Fifo<MapItem>();
-  /** Of those that are not in `#slots` yet: none where they are there in order of inputs. */
+  /** The unordered items that have not ended. */
   readonly #unordered: Set<MapItem> | undefined;
   readonly #onEnd = (item: MapItem): void => this.#ended(item);
-  #underWay = 0;
-  #isAbandoned = false;
   readonly #consumers = new Fifo<Consumer>();
   #source: Iterator<unknown> | AsyncIterator<unknown> | undefined;
   #isAsync = false;
@@ -99,9 +91,26 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
   #taken = 0;
   #consumed = 0;
 
-  constructor(parts: TaskMapParts) {
-    this.#parts = parts;
-    if (parts.options.ordered === false) this.#unordered = new Set();
+  /** `refusal`: why the manager takes no tasks now. */
+  constructor(
+    dispatcher: Dispatcher,
+    threads: number,
+    refusal: () => Error | undefined,
+    name: string,
+    inputs: Iterable<unknown> | AsyncIterable<unknown>,
+    options: MapOptions = {},
+  ) {
+    const bad = badMapOptions(name, options);
+    this.#dispatcher = dispatcher;
+    this.#inputs = inputs;
+    this.#options = options;
+    this.#refusal = () => bad ?? refusal() ?? givenUp(name, options);
+    this.#limit = () => options.concurrency ?? 2 * threads * dispatcher.taken(name);
+    const submit = (input: unknown, item: MapItem): TaskRun | undefined =>
+      dispatcher.submit(name, input, options, item);
+    // Later tasks are submitted when results come. Tracers and AsyncLocalStorage shall still see them as part of this call.
+    this.#submit = AsyncResource.bind(submit);
+    if (options.ordered === false) this.#unordered = new Set();
   }
 
   [Symbol.asyncIterator](): this {
@@ -116,7 +125,7 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
     return consumed;
   }
 
-  /** Gives up what is under way; `for await` calls it when its body leaves early. */
+  /** Gives up the tasks under way. `for await` calls it when its body leaves early. */
   async return(): Promise<Result> {
     this.#end(new Error("the consumer of map() has left"));
     return DONE;
@@ -128,20 +137,20 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
 
   #start(): void {
     if (this.#source || this.#hasEnded) return;
-    const refusal = this.#parts.refusal();
+    const refusal = this.#refusal();
     if (refusal) return this.#fail(refusal);
-    const { inputs } = this.#parts;
+    const inputs = this.#inputs;
     this.#isAsync = Symbol.asyncIterator in inputs;
     this.#source = Symbol.asyncIterator in inputs ? inputs[Symbol.asyncIterator]() : inputs[Symbol.iterator]();
   }
 
-  /** Takes inputs until as many are open as may be. */
+  /** Takes inputs up to the limit. */
   #fill(): void {
-    const limit = this.#parts.limit();
+    const limit = this.#limit();
     while (!this.#hasEnded && !this.#isWaiting && this.#taken - this.#consumed < limit) {
-      const refusal = this.#parts.refusal();
+      const refusal = this.#refusal();
       if (refusal) return this.#fail(refusal);
-      const room = this.#parts.room();
+      const room = this.#dispatcher.room();
       if (room) return void this.#fillAfter(room);
       try {
         const taken = this.#source!.next();
@@ -169,7 +178,7 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
   }
 
   #take({ done, value }: IteratorResult<unknown>): void {
-    if (this.#hasEnded) return; // meanwhile
+    if (this.#hasEnded) return; // while an async input was awaited
     if (done) {
       this.#hasEnded = true;
       return this.#serve();
@@ -177,13 +186,10 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
     const item = new MapItem(this.#taken++, this.#onEnd);
     if (this.#unordered) this.#unordered.add(item);
     else this.#items.push(item);
-    this.#underWay++;
-    item.run = this.#parts.submit(value, item);
+    item.run = this.#submit(value, item);
   }
 
   #ended(item: MapItem): void {
-    if (this.#isAbandoned) return;
-    this.#underWay--;
     if (this.#unordered?.delete(item)) this.#items.push(item);
     this.#serve();
   }
@@ -192,10 +198,9 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
     return this.#items.peek()?.status && this.#items.shift();
   }
 
-  /** The turn of one that has ended. */
   #consume(item: MapItem): Promise<Result> {
     this.#consumed++;
-    if (this.#parts.options.onError === "collect") return Promise.resolve({ done: false, value: item.outcome });
+    if (this.#options.onError === "collect") return Promise.resolve({ done: false, value: item.outcome });
     if (item.status === "fulfilled") return Promise.resolve({ done: false, value: item.value });
     this.#end(item.value);
     return Promise.reject(item.value);
@@ -216,8 +221,8 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
       const { resolve } = this.#consumers.shift()!;
       resolve(this.#consume(item));
     }
-    if (!this.#hasEnded || this.#items.size > 0 || this.#underWay > 0) return;
-    // Everything that was taken is consumed.
+    if (!this.#hasEnded || this.#items.size > 0 || this.#unordered?.size) return;
+    // All results are consumed: the remaining consumers get the end, and the first of them the failure.
     for (let consumer = this.#consumers.shift(); consumer; consumer = this.#consumers.shift()) {
       const failure = this.#failure;
       this.#failure = undefined;
@@ -226,7 +231,7 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
     }
   }
 
-  /** No more inputs; what was taken before is still consumed. */
+  /** Takes no more inputs. The results of the inputs before are still consumed. */
   #fail(error: unknown): void {
     if (this.#hasEnded) return;
     this.#failure = { error };
@@ -239,47 +244,21 @@ export class TaskMap implements AsyncIterableIterator<unknown, undefined> {
     if (!this.#hasEnded) void this.#closeSource();
     this.#hasEnded = true;
     this.#failure = undefined;
-    this.#isAbandoned = true;
-    this.#underWay = 0;
     const open = [...this.#items, ...(this.#unordered ?? [])];
     while (this.#items.shift());
     this.#unordered?.clear();
-    for (const { run } of open) if (run) this.#parts.withdraw(run, reason);
+    for (const { run } of open) if (run) this.#dispatcher.withdraw(run, reason);
     this.#serve();
   }
 
-  /** Not waited for: an async generator ends only after the value that it is about to give. */
+  /** Its callers do not wait: an async generator ends only after the value that it is about to give. */
   async #closeSource(): Promise<void> {
     try {
       await this.#source?.return?.();
     } catch {
-      // What ended the map is what its consumer hears of.
+      // The consumer gets the reason that ended the map.
     }
   }
-}
-
-/** `refusal`: why no tasks are taken now, if so. */
-export function mapTasks(
-  dispatcher: Dispatcher,
-  threads: number,
-  refusal: () => Error | undefined,
-  name: string,
-  inputs: TaskMapParts["inputs"],
-  options: MapOptions = {},
-): TaskMap {
-  const bad = badMapOptions(name, options);
-  const submit = (input: unknown, callbacks: TaskRunCallbacks): TaskRun | undefined =>
-    dispatcher.submit(name, input, options, callbacks);
-  return new TaskMap({
-    inputs,
-    options,
-    limit: () => options.concurrency ?? 2 * threads * dispatcher.taken(name),
-    // Later tasks are submitted when results come: for tracers and AsyncLocalStorage they belong to this call all the same.
-    submit: AsyncResource.bind(submit),
-    withdraw: (run, reason) => dispatcher.withdraw(run, reason),
-    room: () => dispatcher.room(),
-    refusal: () => bad ?? refusal() ?? givenUp(name, options),
-  });
 }
 
 const { transferList: _, ...COMMON } = RUN_OPTIONS;
@@ -300,7 +279,7 @@ function badMapOptions(name: string, options: MapOptions): Error | undefined {
   );
 }
 
-/** What ends the whole map when its caller's signal is aborted. */
+/** The error that ends the whole map when its caller's signal is aborted. */
 function givenUp(name: string, { signal }: MapOptions): Error | undefined {
   if (!signal?.aborted) return undefined;
   return new TaskAbortedError(`map() of task ${name} was given up by its caller's signal`, {

@@ -16,13 +16,13 @@ export class TaskQueue {
   }
 
   push(run: TaskRun): void {
-    this.#level(run.priority).push(run);
+    this.#level(run.priority).of(run.name).push(run);
     this.#size++;
   }
 
   /** Puts a run before all others of its name. */
   unshift(run: TaskRun): void {
-    this.#level(run.priority).unshift(run);
+    this.#level(run.priority).of(run.name).unshift(run);
     this.#size++;
   }
 
@@ -76,12 +76,10 @@ class Level {
     this.priority = priority;
   }
 
-  push(run: TaskRun): void {
-    this.#runs(run.name).push(run);
-  }
-
-  unshift(run: TaskRun): void {
-    this.#runs(run.name).unshift(run);
+  of(name: string): Fifo<TaskRun> {
+    let runs = this.#byName.get(name);
+    if (!runs) this.#byName.set(name, (runs = new Fifo()));
+    return runs;
   }
 
   peek(): TaskRun | undefined {
@@ -103,11 +101,5 @@ class Level {
       if (runs.size > 0) this.#byName.set(name, runs);
       return;
     }
-  }
-
-  #runs(name: string): Fifo<TaskRun> {
-    let runs = this.#byName.get(name);
-    if (!runs) this.#byName.set(name, (runs = new Fifo()));
-    return runs;
   }
 }

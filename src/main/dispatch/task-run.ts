@@ -19,77 +19,71 @@ import { isTooDeep, uncloneablePath } from "../../link/uncloneable.js";
 import type { Thread } from "../threads/thread.js";
 
 export interface RunOptions {
-  /** Aborts the task's own signal and rejects TASK_ABORTED. A reason that is a text is in both their messages. */
+  /** Its abort aborts the task's own signal and rejects TASK_ABORTED. A reason that is a text is in both messages. */
   readonly signal?: AbortSignal | undefined;
-  /** From this call to the result; then TASK_TIMEOUT. Default: none. */
+  /** The time from this call to the result. After it the task rejects TASK_TIMEOUT. Default: none. */
   readonly timeoutMs?: number | undefined;
   /**
-   * Parts of the input that move to the thread, when it is sent there, instead of being copied. An ArrayBuffer moves only if
-   * the input's views cover all of it: another part of it, as of a reply's or a small Buffer's, may be somebody else's.
+   * Parts of the input that move to the thread when the input is sent, instead of being copied. An ArrayBuffer moves only if
+   * the input's views cover all of it, because other parts, as of a reply's or a small Buffer's, may belong to other code.
    */
   readonly transferList?: readonly Transferable[] | undefined;
-  /** No other task runs in that thread meanwhile. Default false. */
+  /** No other task runs in the thread meanwhile. Default false. */
   readonly exclusive?: boolean | undefined;
-  /** Of the tasks that wait for a thread, those with a higher one go first. Default 0. */
+  /** Of the tasks that wait for a thread, a task with a higher priority goes first. Default 0. */
   readonly priority?: number | undefined;
   /**
-   * A task that goes on after its timeout or abort: "thread" (the default) ends its thread after `cancelGraceMs` if the
-   * loop is blocked or the task is exclusive, and with it the tasks beside it; "cooperative" never does.
+   * What becomes of a task that goes on after its timeout or abort. "thread" (the default) ends its thread after
+   * `cancelGraceMs` if the loop is blocked or the task is exclusive, and with it the tasks beside it. "cooperative" never does.
    */
   readonly cancel?: "thread" | "cooperative" | undefined;
   /**
    * After the signal's abort a task that has been sent to its thread has `cancelGraceMs` to settle, and its own result or
-   * error counts; TASK_ABORTED comes only then. Default false: TASK_ABORTED at once.
+   * error counts. TASK_ABORTED comes only after that. Default false: TASK_ABORTED at once.
    */
   readonly awaitOutcome?: boolean | undefined;
   /**
-   * Hears, while the task runs, each value that it gives to its context's `report`, in the AsyncLocalStorage of this call. If it
-   * throws or rejects, the task is given up; a rejection is logged as well.
+   * Called with each value that the running task gives to its context's `report`, in the AsyncLocalStorage of this call. If it
+   * throws or rejects, the task is given up. A rejection is logged as well.
    */
   readonly onReport?: ((value: unknown) => void) | undefined;
-  /** Plain data for the task's context, shown in its log lines. Crosses as the input does. */
+  /** Plain data for the task's context, shown in its log lines. It is cloned as the input is. */
   readonly context?: unknown;
 }
 
-/** Who hears of a job's one outcome. */
+/** The caller's end of a run: one of the two functions is called, once. */
 export interface TaskRunCallbacks {
-  /** Of `map`: which of its inputs. */
+  /** The number of the input, for a run of `map`. */
   readonly index?: number;
   readonly resolve: (value: unknown) => void;
   readonly reject: (error: unknown) => void;
-}
-
-/** A job's entries in a message's list of tasks, and what moves with them. */
-interface TaskRunCrossing {
-  readonly entries: readonly unknown[];
-  readonly transferList: readonly Transferable[];
 }
 
 /** One task of one caller, from the queue to its one outcome. */
 export class TaskRun {
   readonly id: number;
   readonly name: string;
-  /** A copy where it is small and plain: the task gets what was given at the call. */
+  /** A copy where it is small and plain, so that the task gets what was given at the call. */
   readonly input: unknown;
   readonly #inputMake: Make;
-  /** Likewise. */
+  /** A copy like the input. */
   readonly context: unknown;
   readonly #contextMake: Make;
   readonly options: RunOptions;
-  /** Something of it may be somebody else's, too: it goes in a message of its own. */
+  /** The run needs a message of its own, because it may share a value with other tasks, or moves buffers. */
   isAlone: boolean;
-  /** The number of the message in which it was sent last. */
+  /** The number of the message that brought the run to its thread. */
   message = 0;
-  /** Of the caller: what hears of the task runs in the caller's AsyncLocalStorage stores. */
+  /** The caller's AsyncLocalStorage stores, for its listener and for the task's log lines. */
   readonly scope = new AsyncResource("redthread.run");
-  /** Where it was sent; none while it waits. */
+  /** The thread that the run was given to. Undefined while it waits. */
   thread: Thread | undefined;
-  /** What its thread's loop was expected to be busy with it. */
+  /** How long its thread's loop was expected to be busy with it. */
   busyMs = 0;
-  /** It was expected to wait for nothing there. */
+  /** It was expected to wait for nothing in its thread. */
   isImmediate = false;
   settled = false;
-  /** While somebody listens to `redthread:task`. */
+  /** Present while `redthread:task` has subscribers. */
   trace: Trace<TaskMessage> | undefined;
   onSettled: (() => void) | undefined;
   readonly #callbacks: TaskRunCallbacks;
@@ -101,7 +95,7 @@ export class TaskRun {
     this.options = options;
     this.#callbacks = callbacks;
     const { context, transferList } = options;
-    const copiedInput = isPrimitive(input) || transferList ? undefined : copyIfSmall(input); // what is moved is no copy
+    const copiedInput = isPrimitive(input) || transferList ? undefined : copyIfSmall(input); // a copy cannot be moved
     const copiedContext = isPrimitive(context) ? undefined : copyIfSmall(context);
     this.input = copiedInput ? copiedInput.value : input;
     this.#inputMake = copiedInput?.make ?? AS_IT_IS;
@@ -122,8 +116,8 @@ export class TaskRun {
     tasks.push(this.id, this.name, this.input, this.context, this.#inputMake, this.#contextMake);
   }
 
-  /** For a message of its own. @throws what the values' getters throw, and where a listed buffer was moved before */
-  cross(): TaskRunCrossing {
+  /** Its entries in a message of its own. @throws what the values' getters throw, and where a listed buffer was moved before */
+  cross(): { readonly entries: readonly unknown[]; readonly transferList: readonly Transferable[] } {
     const input = crossAlone(this.input, this.options.transferList);
     const context = crossAlone(this.context);
     const entries = [
@@ -137,14 +131,14 @@ export class TaskRun {
     return { entries, transferList: [...input.transferList, ...context.transferList] };
   }
 
-  /** Starts its clock, if it has one. */
+  /** Starts the time of `timeoutMs`. */
   startTimer(giveUp: (run: TaskRun, reason: CancelReason, error: Error) => void): void {
     const { timeoutMs } = this.options;
     if (timeoutMs === undefined) return;
     this.#timer = setTimeout(() => giveUp(this, "timeout", this.#timedOut(timeoutMs)), timeoutMs);
   }
 
-  /** False if it was settled before: a result after a timeout is nobody's. */
+  /** False if it was settled before: a result after a timeout counts for nothing. */
   finish(value: unknown): boolean {
     if (!this.#settle()) return false;
     this.trace?.done();
@@ -152,7 +146,7 @@ export class TaskRun {
     return true;
   }
 
-  /** Likewise. */
+  /** False if it was settled before. */
   fail(error: unknown): boolean {
     if (!this.#settle()) return false;
     this.trace?.failed(error);
@@ -196,7 +190,7 @@ export class TaskRun {
     return new NotCloneableError(`task ${name} was not sent: ${path} ${why}`, { outcome: "not-sent", path, cause });
   }
 
-  /** Its thread could not read the message that it was alone in; it has not begun. */
+  /** The thread could not read the message that brought only this run. The task has not begun. */
   unreadable(): NotCloneableError {
     const { name } = this;
     const path = this.#largest;
@@ -207,7 +201,7 @@ export class TaskRun {
     });
   }
 
-  /** It has ended, and the message with its result could not be read. */
+  /** The task has ended, and the message with its result could not be read. */
   resultUnreadable(): NotCloneableError {
     const why = "its result could not be read on the main thread, as where it is nested too deeply";
     return new NotCloneableError(`task ${this.name} has ended, but ${why}`, {
@@ -224,7 +218,7 @@ export class TaskRun {
     });
   }
 
-  /** Whichever of the two is likely to be at fault, where nothing tells. */
+  /** The value that is likely to be at fault where nothing tells which. */
   get #largest(): "input" | "context" {
     return isPrimitive(this.input) ? "context" : "input";
   }
@@ -242,7 +236,7 @@ export class TaskRun {
   }
 }
 
-/** By name: what is no option here would be left unheeded. */
+/** The known options: a misspelled name is an error, because it would have no effect. */
 export const RUN_OPTIONS: Readonly<Record<keyof RunOptions, true>> = {
   signal: true,
   timeoutMs: true,

@@ -1,9 +1,9 @@
 import type { Cached } from "../../core/memo.js";
 
-/** Tasks of whose types nothing is known, as in JavaScript: any name, any input. */
+/** Tasks without known types, as in JavaScript: any name, any input. */
 export type AnyTasks = Record<string, (input: any, context: any) => unknown>;
 
-/** The tasks of a tasks module: its exported functions, without the two that redthread calls itself, and without caches. */
+/** The names of a module's tasks: its exported functions, except `setup`, `teardown`, `default` and caches. */
 // Extract, because TypeScript then lists the names in its messages instead of the whole module.
 export type TaskName<Tasks> = Extract<
   {
@@ -16,10 +16,10 @@ export type TaskName<Tasks> = Extract<
   string
 >;
 
-/** What a task may be given; of up to three overloads, what any one may. */
+/** The input of a task. With up to three overloads: of any of them. */
 export type TaskInput<Task> = InputOf<Signatures<Task>[0]>;
 
-/** What a task gives; of overloads, what any one gives. */
+/** The result of a task. With up to three overloads: of any of them. */
 export type TaskResult<Task> = Awaited<Signatures<Task>[1]>;
 
 type InputOf<Args> = Args extends [infer Input, ...unknown[]]
@@ -28,7 +28,7 @@ type InputOf<Args> = Args extends [infer Input, ...unknown[]]
     ? Input | undefined
     : undefined;
 
-// The arguments and the result of each overload: `infer` alone sees the last one only.
+// The arguments and the result of each overload: `infer` alone sees only the last overload.
 type Signatures<Task> = Task extends {
   (...args: infer A): infer R;
   (...args: infer B): infer S;
@@ -41,5 +41,5 @@ type Signatures<Task> = Task extends {
       ? [A, R]
       : never;
 
-// Where there are fewer, TypeScript infers what takes and gives anything.
+// Where there are fewer overloads, TypeScript infers a function of any arguments and any result.
 type Overload<Args, Result> = unknown[] extends Args ? never : [Args, Result];

@@ -2,13 +2,13 @@ import { availableCores } from "../../config/cores.js";
 import { type Deferred, deferred } from "../../core/waiting.js";
 
 const LOADS_PER_CORE = 2;
-/** Who has not loaded by then waits for something else than CPU: what its modules, or its `setup`, ask for. */
+/** A thread that has not loaded by then waits for something else than CPU, as for what its modules or its `setup` ask for. */
 const LOADING_MS = 1_000;
 
 /**
- * Lets threads load a few at a time: loading takes CPU and little else, so more of them than that are no sooner there.
- * Sooner are those that go first; and an idle thread of Node 20 finishes its first garbage collection by posting itself
- * one step after another until V8's helpers have done their part, which get no processor when 32 threads do so at once.
+ * Lets threads load a few at a time. Loading takes CPU and little else, so that more at once would not be ready sooner, and
+ * the first would be ready later. Besides, an idle thread of Node 20 finishes its first garbage collection by posting itself
+ * one step after another until V8's helpers have done their part, and these get no processor when 32 threads do so at once.
  */
 export class StartLimiter<T> {
   readonly #limit: number;
@@ -19,7 +19,7 @@ export class StartLimiter<T> {
     this.#limit = limit;
   }
 
-  /** Resolves when it may load; rejects if it is not to load any more. */
+  /** Resolves when the thread may load. Rejects after `stop`. */
   turn(thread: T): Promise<void> {
     const turn = deferred();
     this.#waiting.set(thread, turn);
@@ -27,18 +27,18 @@ export class StartLimiter<T> {
     return turn.promise;
   }
 
-  /** It has loaded, or has ended. */
+  /** The thread has loaded, or has ended. */
   done(thread: T): void {
     clearTimeout(this.#loading.get(thread));
     if (this.#loading.delete(thread)) this.#next();
   }
 
-  /** Nobody else loads. Returns those whose turn had not come. */
+  /** No other thread loads from now on. Returns the threads that had to wait. */
   stop(): T[] {
-    const unborn = [...this.#waiting.keys()];
-    for (const turn of this.#waiting.values()) turn.reject(new Error("it had not been started"));
+    const unstarted = [...this.#waiting.keys()];
+    for (const turn of this.#waiting.values()) turn.reject(new Error("the thread had not been started"));
     this.#waiting.clear();
-    return unborn;
+    return unstarted;
   }
 
   #next(): void {

@@ -8,7 +8,7 @@ export interface LoginListener {
   post(message: LoginMessage): unknown;
 }
 
-/** The users' provider runs here, on the main thread; what it gives goes to every thread and helper that lives. */
+/** Calls the user's provider, on the main thread, and sends its logins to every living thread and helper. */
 export class ThreadCredentials {
   readonly #keeper: CredentialKeeper;
   readonly #listeners = new Set<LoginListener>();
@@ -33,8 +33,9 @@ export class ThreadCredentials {
     if (failure) listener.post({ type: "loginFailed", error: toErrorData(failure) });
   }
 
-  wanted(refused: number): void {
-    this.#keeper.renew(refused);
+  /** A server rejected the login of this version. */
+  wanted(rejectedVersion: number): void {
+    this.#keeper.renew(rejectedVersion);
   }
 
   gone(listener: LoginListener): void {

@@ -209,7 +209,7 @@ export class Threads {
     let hasThrown = false;
     let exit: ThreadExit | undefined;
     try {
-      if (this.#closing) throw new Error("it had not been started");
+      if (this.#closing) throw new Error("the thread had not been started");
       const over = pool.run(serve);
       [worker] = pool.threads;
       thread.spawned(() => void pool.destroy());
