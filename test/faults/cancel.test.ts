@@ -24,7 +24,7 @@ function managed(t: TestContext, options: Partial<ManagerOptions> = {}): Connect
 const ready = (manager: ConnectionManager<typeof Tasks>, count: number) =>
   eventually(() => manager.stats().threads.filter(({ state }) => state === "ready").length === count);
 
-test("a thread that spins after its task's timeout is ended; its other tasks learn why, other threads do not notice", async (t) => {
+test("a thread that spins after its task's timeout is ended: its other tasks get the reason, other threads go on", async (t) => {
   const manager = managed(t, { threads: { count: 2 } });
   await manager.ready();
   const { outcomes, until } = await oneInEach(manager, server, (keys) => manager.run("stubborn", keys));
@@ -37,7 +37,7 @@ test("a thread that spins after its task's timeout is ended; its other tasks lea
   assert.deepEqual(kept, { status: "fulfilled", value: "yes" });
 });
 
-test("an exclusive task that is deaf to its signal costs its thread after the grace", async (t) => {
+test("an exclusive task that ignores its signal costs its thread after the grace", async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   await manager.ready();
   const { threadId } = manager.stats().threads[0]!;
@@ -51,13 +51,13 @@ test("an exclusive task that is deaf to its signal costs its thread after the gr
   assert.equal(await manager.run("echo", 1), 1);
 });
 
-test("a task that is deaf but lets its thread breathe keeps it, for the sake of the tasks beside it", async (t) => {
+test("a task that ignores its signal but does not block keeps its thread, because other tasks run beside it", async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   await manager.ready();
   const deaf = manager.run("stubborn", { started: "breathing", until: "breathe" }, { timeoutMs: 200 });
   const beside = manager.run("waitForKey", "breathe");
   await assert.rejects(deaf, code("TASK_TIMEOUT"));
-  // Longer than the grace, by the clock that the grace runs on.
+  // Longer than the grace, by the clock of the grace.
   await new Promise((resolve) => setTimeout(resolve, 300));
   await server.admin.set("breathe", "yes");
   assert.equal(await beside, "yes");

@@ -33,7 +33,7 @@ test("across 20 crashes of Redis under load no acknowledged write is lost and no
   await load.stop();
   t.diagnostic(load.summary());
   assert.deepEqual(await load.problems(server), []);
-  // Without this the crashes have hit nothing on its way, and the test has shown nothing.
+  // Without this no crash has hit a command on its way, and the test has shown nothing.
   assert.ok(load.ledger.totals.uncertain >= CRASHES, load.summary());
   await eventually(() => manager.stats().breaker.state === "closed");
   assert.ok(manager.stats().threads.every(({ state }) => state === "ready"));

@@ -25,7 +25,7 @@ test(
     };
     const [survivor, victim] = [start("survivor"), start("victim")];
     await Promise.all([survivor.hears("ready", WAIT_MS), victim.hears("ready", WAIT_MS)]);
-    const opts = { attempts: 5 }; // on a machine so busy that a lock is lost, its job fails
+    const opts = { attempts: 5 }; // a busy machine may lose a lock: then its job fails
     await queue.addBulk(Array.from({ length: JOBS }, (_job, id) => ({ name: "effect", data: { id, ms: 10 }, opts })));
 
     await eventually(async () => (await server.admin.hlen("effects")) >= JOBS / 4, WAIT_MS, "a quarter is done");
@@ -41,7 +41,7 @@ test(
     const effects = await server.admin.hgetall("effects");
     const stalled = new Set(survivor.all("stalled").map((line) => line["stalled"]));
     assert.ok(done.some(({ processedBy }) => processedBy === "victim"));
-    assert.ok(stalled.size > 0, "it was killed with jobs in its hands");
+    assert.ok(stalled.size > 0, "it was killed while jobs were running");
     for (const { id, data, stalledCounter, attemptsMade, attemptsStarted } of done) {
       const count = Number(effects[data.id]);
       const isReported = stalled.has(id) || stalledCounter > 0 || attemptsMade > 1;
@@ -56,7 +56,7 @@ test(
   },
 );
 
-test("a service that is told to end while its Redis is gone ends by itself", { timeout: 240_000 }, async (t) => {
+test("a service that gets a signal while its Redis is gone ends by itself", { timeout: 240_000 }, async (t) => {
   const server = await startRedis();
   t.after(() => server.stop());
   const argument: JobServiceArgument = { port: server.port, queue: "gone", name: "orphan", drainMs: 500 };

@@ -19,7 +19,7 @@ type Manager = ConnectionManager<typeof Tasks>;
 
 interface Wearing {
   readonly manager: Manager;
-  /** The fields of each line that says "thread is recycled", and the messages of all errors. */
+  /** The fields of each line "thread is recycled", and the messages of all errors. */
   readonly recycled: Record<string, unknown>[];
   readonly errors: string[];
 }
@@ -44,7 +44,7 @@ const count = async (key: string): Promise<number> => Number(await server.admin.
 const settledBy = (manager: Manager, tasks: number) =>
   manager.stats().threads.some(({ state, done }) => state === "ready" && done >= tasks);
 
-/** Watches CLIENT LIST during `work`: the most connections that the process had at once. */
+/** The most connections that the process had at once during `work`, by CLIENT LIST. */
 async function mostConnections(work: Promise<unknown>): Promise<number> {
   let most = 0;
   let done = false;
@@ -54,13 +54,13 @@ async function mostConnections(work: Promise<unknown>): Promise<number> {
   return most;
 }
 
-test("1 000 tasks through threads that are replaced every 50: each runs once, none fails, no thread is missed", async (t) => {
+test("1 000 tasks in threads that are replaced every 50: each runs once, none fails, and no thread is missing", async (t) => {
   const { manager, recycled, errors } = await wearing(t, { count: 2, maxTasks: 50 });
   let left = 1_000;
   const caller = async (): Promise<void> => {
     while (left-- > 0) {
       await manager.run("add", "added");
-      // Threads do not wait for a replacement: without this a fast caller would be through before the third came.
+      // Threads serve until their replacement is ready: without this a fast caller would end before the third replacement.
       if (settledBy(manager, 50)) await eventually(() => !settledBy(manager, 50), 30_000, "the worn thread retires");
     }
   };
@@ -78,13 +78,13 @@ test("1 000 tasks through threads that are replaced every 50: each runs once, no
   assert.deepEqual([await count("setups"), await count("teardowns")], [replaced + 2, replaced]);
 });
 
-test("a thread on its way out finishes what it runs, exclusive tasks too, while its replacement serves", async (t) => {
+test("a retiring thread finishes its tasks, exclusive tasks too, while its replacement serves", async (t) => {
   const { manager } = await wearing(t, { count: 1, maxTasks: 1 });
   const { threadId: worn } = manager.stats().threads[0]!;
   const running = manager.run("wait", { started: "running", until: "go" });
   await eventually(async () => (await count("running")) === 1);
   const exclusive = manager.run("wait", { started: "alone", until: "go on" }, { exclusive: true });
-  // Reserved behind the running one, when this result makes the thread worn: it was set aside before.
+  // The thread is reserved for it behind the running task, before this result makes the thread worn.
   await server.admin.set("go", 1);
   assert.equal(await running, worn);
   await eventually(async () => (await count("alone")) === 1);
@@ -95,7 +95,7 @@ test("a thread on its way out finishes what it runs, exclusive tasks too, while 
   await manager.ready();
   const fresh = await manager.run("add", "added");
   assert.notEqual(fresh, worn);
-  // One at a time: the fresh one is worn as well by now, and waits for its turn.
+  // One at a time: the new thread is worn by now as well, and waits for its turn.
   assert.equal(manager.stats().threads.length, 2);
   assert.equal(manager.stats().recycled, 0);
   await server.admin.set("go on", 1);
@@ -105,7 +105,7 @@ test("a thread on its way out finishes what it runs, exclusive tasks too, while 
 });
 
 for (const leak of ["leak", "leakBytes"] as const) {
-  test(`a thread that outgrows maxHeapMb is replaced, and its tasks do not notice: ${leak}`, async (t) => {
+  test(`a thread that outgrows maxHeapMb is replaced, and none of its tasks fails: ${leak}`, async (t) => {
     const { manager, recycled, errors } = await wearing(t, { count: 1, maxHeapMb: 64 });
     const { threadId: first } = manager.stats().threads[0]!;
     let ranIn = first;
@@ -126,7 +126,7 @@ for (const leak of ["leak", "leakBytes"] as const) {
   });
 }
 
-test("a thread on its way out that is busy by itself still has its synchronous client for its teardown", async (t) => {
+test("a retiring thread whose loop is busy still has its synchronous client in its teardown", async (t) => {
   const manager = manage<typeof SyncTasks>(t, server, {
     tasks: fixture("worn-sync-tasks"),
     threads: { count: 1, maxTasks: 1, startTimeoutMs: 30_000 },
@@ -137,7 +137,7 @@ test("a thread on its way out that is busy by itself still has its synchronous c
   assert.deepEqual([await count("used"), await count("teardowns")], [1, 1]);
 });
 
-test("a thread that dies on its way out fails its own tasks only, and is not replaced twice", async (t) => {
+test("a retiring thread that dies fails only its own tasks, and is not replaced twice", async (t) => {
   const { manager, errors } = await wearing(t, { count: 1, maxTasks: 1 });
   const lost = manager.run("wait", { started: "running", until: "never" });
   const died = assert.rejects(lost, code("THREAD_DIED"));
@@ -154,7 +154,7 @@ test("a thread that dies on its way out fails its own tasks only, and is not rep
   assert.equal(manager.stats().recycled, 0);
 });
 
-test("a shutdown in the middle of a recycling waits for its tasks and closes both threads", async (t) => {
+test("a shutdown while a thread is recycled waits for its tasks and closes both threads", async (t) => {
   const { manager, errors } = await wearing(t, { count: 1, maxTasks: 1 });
   const running = manager.run("wait", { started: "running", until: "go" });
   await eventually(async () => (await count("running")) === 1);
@@ -173,7 +173,7 @@ test("a shutdown in the middle of a recycling waits for its tasks and closes bot
   assert.deepEqual(errors, []);
 });
 
-test("a thread that is worn only when the shutdown drains is not recycled any more", async (t) => {
+test("a thread that becomes worn while the shutdown drains is not recycled", async (t) => {
   const { manager } = await wearing(t, { count: 1, maxTasks: 1 });
   const running = manager.run("wait", { started: "running", until: "go" });
   const beside = manager.run("wait", { started: "running", until: "go on" });
@@ -187,7 +187,7 @@ test("a thread that is worn only when the shutdown drains is not recycled any mo
   assert.equal((await done).threads.length, 1);
 });
 
-test("a shutdown while the replacement is still being set up leaves neither of the two", async (t) => {
+test("a shutdown while the replacement is set up leaves neither of the two threads", async (t) => {
   const { manager } = await wearing(t, { count: 1, maxTasks: 1 });
   await server.admin.set("hold setup", 1);
   await manager.run("add", "added");

@@ -10,7 +10,7 @@ import { fixture, manage } from "../support/manage.js";
 import { silent } from "../support/silent.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
-// What threads and those who use them can do to a shutdown. Redis and the network: shutdown.test.ts.
+// What threads and their users can do to a shutdown. For Redis and the network see shutdown.test.ts.
 
 let server: RedisServer;
 before(async () => {
@@ -23,7 +23,7 @@ for (const how of ["exit", "crash"] as const) {
   test(`half of the threads ${how} while the others finish: each task says what became of it`, async (t) => {
     const manager = ending(t, server, { threads: { count: 4 } });
     await manager.ready();
-    // However they were dealt: who shares a thread with one that dies is lost with it, and nobody else.
+    // The tasks of a thread that dies are lost, whichever they are, and no others.
     const working = settled([1, 2, 3, 4].map(() => manager.run("work", "go")));
     await counted(server, 4);
     const dying = settled([1, 2].map(() => manager.run("dieOn", { key: "die", how })));
@@ -41,7 +41,7 @@ for (const how of ["exit", "crash"] as const) {
   });
 }
 
-test("half of the threads died right before: their replacements are closed with the rest", async (t) => {
+test("when half of the threads died right before the shutdown, their replacements are closed with the rest", async (t) => {
   const manager = ending(t, server, { threads: { count: 4 } });
   await manager.ready();
   const dying = settled([1, 2].map(() => manager.run("dieOn", { key: "die", how: "exit" as const })));
@@ -51,7 +51,7 @@ test("half of the threads died right before: their replacements are closed with 
   await shutsDownInTime(manager);
 });
 
-test("half of the threads spin: theirs are aborted, the others' finish", async (t) => {
+test("when half of the threads spin, their tasks are aborted, and the others' finish", async (t) => {
   const manager = ending(t, server, { threads: { count: 4 } });
   await manager.ready();
   const working = settled([1, 2, 3, 4].map(() => manager.run("work", "go")));
@@ -71,7 +71,7 @@ test("half of the threads spin: theirs are aborted, the others' finish", async (
   assert.ok(forced === 1 || forced === 2, `${forced} threads were forced`);
 });
 
-test("a thread in a synchronous call that nothing can interrupt is not waited for", async (t) => {
+test("the shutdown does not wait for a thread in a synchronous call that nothing can interrupt", async (t) => {
   const manager = ending(t, server);
   await manager.ready();
   const outcomes = settled([manager.run("sleepOn", 4)]);
@@ -80,7 +80,7 @@ test("a thread in a synchronous call that nothing can interrupt is not waited fo
   assert.deepEqual((await outcomes).codes, ["TASK_ABORTED"]);
 });
 
-test("threads that use up closeMs leave the main thread's clients time for their answers and a goodbye", async (t) => {
+test("threads that use up closeMs leave the main thread's clients time for their answers and QUIT", async (t) => {
   await using proxy = await startProxy(server.port);
   const manager = ending(t, server, { redis: { port: proxy.port } });
   await manager.ready();
@@ -96,7 +96,7 @@ test("threads that use up closeMs leave the main thread's clients time for their
   const writers = settled(Array.from({ length: 8 }, writeOn));
   await shutsDownInTime(manager);
   await outcomes;
-  assert.deepEqual(new Set((await writers).codes), new Set(["NOT_SENT"]), "what was sent was answered");
+  assert.deepEqual(new Set((await writers).codes), new Set(["NOT_SENT"]), "every command that was sent was answered");
   await server.waitForClients((clients) => clients.length === 0);
   const abrupt = server
     .log()
@@ -113,7 +113,7 @@ for (const { phase, blockAt } of [
   { phase: "drain", blockAt: 400 },
   { phase: "close", blockAt: 1_000 },
 ]) {
-  test(`a main thread that is blocked for 800 ms over the end of the ${phase} costs that, and no second term`, async (t) => {
+  test(`a main thread that is blocked for 800 ms over the end of the ${phase} costs that time once`, async (t) => {
     const limits = { drainMs: 600, closeMs: 600 };
     const manager = ending(t, server, { threads: { count: 1 } });
     await manager.ready();
@@ -124,13 +124,13 @@ for (const { phase, blockAt } of [
     setTimeout(() => void blockLater(800), blockAt);
     await done;
     const ms = performance.now() - startedAt;
-    // The phase was over 600 ms late. Waiting for what lies unread since then takes a few turns, not 600 ms more.
+    // The phase ended 600 ms late. Reading the messages that came meanwhile takes a few turns, not 600 ms more.
     assert.ok(ms <= 600 + limits.drainMs + limits.closeMs + 500, `${Math.round(ms)} ms`);
     await outcomes;
   });
 }
 
-test("threads that are being ended when the shutdown begins are not started anew", async (t) => {
+test("threads that are being ended when the shutdown begins are not replaced", async (t) => {
   const manager = ending(t, server, { shutdown: { cancelGraceMs: 1 } });
   await manager.ready();
   const ids = new Set(manager.stats().threads.map(({ threadId }) => threadId));
@@ -143,11 +143,11 @@ test("threads that are being ended when the shutdown begins are not started anew
   await shutsDownInTime(manager);
 });
 
-test("a lease that nobody gives back is closed under its holder", async (t) => {
+test("a lease that is not given back is closed under its holder", async (t) => {
   const manager = ending(t, server);
   await settled([1, 2, 3].map(() => manager.run("keepLease")));
   const { threads } = await shutsDownInTime(manager, UNHURRIED);
-  // At once, not after the thread was ended for it.
+  // At once, and not only after the thread was ended because of it.
   assert.deepEqual(await server.clients(), []);
   assert.ok(threads.every(({ outcome }) => outcome === "graceful"));
 });
@@ -155,7 +155,7 @@ test("a lease that nobody gives back is closed under its holder", async (t) => {
 test("threads that wait for a connection of the budget are rejected", async (t) => {
   const manager = ending(t, server, { connections: { max: 4 } });
   await manager.ready();
-  // Also while only one of the threads has its client, the one permit left is the last, and that is never leased.
+  // Also while only one thread has its client, the one permit that is left is the last, which is never leased.
   await manager.subscribe("news", () => {});
   const outcomes = settled([1, 2, 3, 4].map(() => manager.run("wantLease")));
   await counted(server, 4);
@@ -164,7 +164,7 @@ test("threads that wait for a connection of the budget are rejected", async (t) 
   assert.deepEqual((await outcomes).values, []);
 });
 
-test("a subscriber with messages on their way is closed after the threads, and hears of no gap", async (t) => {
+test("a subscriber with messages on their way is closed after the threads, and onGap is not called", async (t) => {
   const manager = ending(t, server);
   await manager.ready();
   const heard: string[] = [];
@@ -181,7 +181,7 @@ test("a subscriber with messages on their way is closed after the threads, and h
   assert.equal(gaps, 0);
 });
 
-test("what was logged before the close is written, every line of it", async (t) => {
+test("every line that was logged before the close is written", async (t) => {
   const lines: unknown[] = [];
   const info = (message: string, fields: LogFields = {}): void => {
     if (message === "said") lines.push(fields["i"]);
@@ -193,7 +193,7 @@ test("what was logged before the close is written, every line of it", async (t) 
   assert.equal(lines.length, 4 * 2_000);
 });
 
-test("what a teardown logs last is written, although its thread is busy right after", async (t) => {
+test("the last line of a teardown is written, although its thread is busy right after", async (t) => {
   const said: string[] = [];
   const manager = ending(t, server, {
     threads: { count: 1 },
@@ -204,7 +204,7 @@ test("what a teardown logs last is written, although its thread is busy right af
   assert.equal(said.filter((message) => message === "last words").length, 1);
 });
 
-test("what a thread logged that had to be ended is counted as dropped", async (t) => {
+test("the lost lines of a thread that had to be ended are counted as dropped", async (t) => {
   const dropped: unknown[] = [];
   const warn = (message: string, fields: LogFields = {}): void => {
     if (message === "log records were dropped") dropped.push(fields["dropped"]);
@@ -240,12 +240,12 @@ test("a shutdown while Redis cannot be reached and the threads' setup waits for 
   await own.start();
 });
 
-test("a recycling under way whose worn thread spins costs that thread's tasks only", async (t) => {
+test("a worn thread that spins while it is recycled costs only its own tasks", async (t) => {
   const manager = ending(t, server, { threads: { count: 1, maxTasks: 1 } });
   await manager.ready();
   const spinning = settled([manager.run("spin")]);
   await counted(server, 1);
-  // The thread reads nothing more: it is worn by what it has done before, once that is known.
+  // The thread reads nothing more: its results before that make it worn.
   const other = settled([manager.run("echo", 1)]);
   await shutsDownInTime(manager);
   assert.deepEqual([(await spinning).codes, (await other).codes], [["TASK_ABORTED"], ["TASK_ABORTED"]]);
@@ -269,7 +269,7 @@ for (const how of ["never", "in failure"] as const) {
   });
 }
 
-test("nothing that runs is refused a connection while it drains, and nothing new is taken", async (t) => {
+test("running tasks get connections while the manager drains, and no new task is taken", async (t) => {
   const manager = ending(t, server, { threads: { count: 1, concurrency: 1 } });
   await manager.ready();
   const outcomes = settled([1, 2, 3].map(() => manager.run("work", "go")));

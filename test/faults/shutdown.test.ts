@@ -7,7 +7,7 @@ import { Program } from "../support/program.js";
 import { startProxy } from "../support/proxy.js";
 import type { RedisServer } from "../support/redis-server.js";
 
-// What Redis and the network can do to a shutdown. Threads and leases: shutdown-threads.test.ts.
+// What Redis and the network can do to a shutdown. For threads and leases see shutdown-threads.test.ts.
 
 const newServer = serverPerTest();
 let server: RedisServer;
@@ -15,7 +15,7 @@ beforeEach(async () => {
   server = await newServer();
 });
 
-test("Redis was gone before: what waits for it is rejected, and nobody waits for it to come back", async (t) => {
+test("Redis was gone before: commands that wait for it reject, and the shutdown does not wait for it", async (t) => {
   const manager = ending(t, server);
   await manager.ready();
   await manager.subscribe("news", () => {});
@@ -27,7 +27,7 @@ test("Redis was gone before: what waits for it is rejected, and nobody waits for
   await server.start();
 });
 
-test("Redis was never there: connections under way are given up", async (t) => {
+test("Redis was never there: attempts to connect are given up", async (t) => {
   await server.kill();
   const manager = ending(t, server);
   const connecting = settled([manager.getRedis(), manager.subscribe("news", () => {})]);
@@ -39,7 +39,7 @@ test("Redis was never there: connections under way are given up", async (t) => {
   await server.start();
 });
 
-test("Redis is killed during the drain: what was acknowledged was counted once", async (t) => {
+test("Redis is killed during the drain: every acknowledged write was counted once", async (t) => {
   const own = await newServer({ args: ["--appendonly", "yes", "--appendfsync", "always"] });
   const manager = ending(t, own);
   await manager.ready();
@@ -66,13 +66,13 @@ test("Redis is killed during the drain and comes back: its tasks finish", async 
   await server.admin.set("go", 1);
   const { tasks } = await done;
   const { values, codes } = await outcomes;
-  // A GET that was cut off says so; every other one went on.
+  // A GET that was cut off rejects. All other tasks went on.
   assert.ok(codes.every((code) => code === "REPLY_LOST"));
   assert.equal(values.length + codes.length, 4);
   assert.deepEqual(tasks, { finished: 4, abandoned: 0 });
 });
 
-test("Redis is frozen: neither tasks, nor QUIT, nor a subscriber are waited for beyond their time", async (t) => {
+test("Redis is frozen: tasks, QUIT and a subscriber take no more than their time", async (t) => {
   const manager = ending(t, server);
   await manager.ready();
   await manager.subscribe("news", () => {});
@@ -88,7 +88,7 @@ test("Redis is frozen: neither tasks, nor QUIT, nor a subscriber are waited for 
   server.thaw();
 });
 
-test("Redis is frozen and nothing runs: idle connections are not waited for either", async (t) => {
+test("Redis is frozen and no task runs: idle connections take no more than their time", async (t) => {
   const manager = ending(t, server);
   await manager.ready();
   await manager.subscribe("news", () => {});
@@ -107,14 +107,18 @@ test("behind a black hole, connected and connecting: the sockets are closed all 
   const { connections } = proxy;
   proxy.blackhole(true);
   const subscription = settled([manager.subscribe("news", () => {})]);
-  await eventually(() => proxy.connections > connections, 5_000, "the subscriber's is there, and hears nothing");
+  await eventually(
+    () => proxy.connections > connections,
+    5_000,
+    "the subscriber's connection is there, and gets no message",
+  );
   await shutsDownInTime(manager);
   await Promise.all([outcomes, subscription]);
   proxy.blackhole(false);
   await eventually(() => proxy.connections === 0);
 });
 
-test("the breaker is open: nobody waits for the next probe", async (t) => {
+test("the breaker is open: the shutdown does not wait for the next probe", async (t) => {
   const manager = ending(t, server, { redis: { whenDown: "wait" } });
   await manager.ready();
   await server.kill();
@@ -125,7 +129,7 @@ test("the breaker is open: nobody waits for the next probe", async (t) => {
   await server.start();
 });
 
-test("Redis is lost and nothing else is left to do: the process stays until the shutdown is over", async (t) => {
+test("Redis is lost and nothing else keeps the process: it stays until the shutdown is over", async (t) => {
   const program = new Program(t, "leaving", { port: server.port });
   await program.hears("ready");
   await server.kill();
@@ -133,12 +137,12 @@ test("Redis is lost and nothing else is left to do: the process stays until the 
   assert.equal(program.all("report").length, 1);
 });
 
-test("the primary is rotating, and the old one is saying goodbye to a Redis that is frozen", async (t) => {
+test("the primary is rotating, and the old one sends QUIT to a frozen Redis", async (t) => {
   const manager = ending(t, server, { primary: { ttlMs: 10, jitter: 0 } });
   await manager.use((redis) => redis.ping());
   const held = gate();
   const user = eventually(() => manager.stats().primary.ageMs > 10).then(() => manager.use(() => held.promise));
-  await eventually(() => manager.stats().primary.rotations > 0, 5_000, "the old one waits for its user only");
+  await eventually(() => manager.stats().primary.rotations > 0, 5_000, "the old one waits only for its user");
   server.freeze();
   held.open();
   await user;
@@ -146,7 +150,7 @@ test("the primary is rotating, and the old one is saying goodbye to a Redis that
   server.thaw();
 });
 
-test("the primary rotates over and over while it shuts down", async (t) => {
+test("the primary rotates again and again during the shutdown", async (t) => {
   const manager = ending(t, server, { primary: { ttlMs: 10, jitter: 0 } });
   await manager.ready();
   const useOn = async (): Promise<never> => {
@@ -158,7 +162,7 @@ test("the primary rotates over and over while it shuts down", async (t) => {
   assert.deepEqual((await users).values, []);
 });
 
-test("the provider of credentials hangs: nobody connects, and nobody waits for it", async (t) => {
+test("the provider of credentials hangs: no client connects, and the shutdown does not wait for it", async (t) => {
   let calls = 0;
   const credentials = (): Promise<never> => {
     calls++;
@@ -172,7 +176,7 @@ test("the provider of credentials hangs: nobody connects, and nobody waits for i
   await Promise.all([outcomes, primary]);
 });
 
-test("what tasks wrote without waiting for it, right before they returned, is on the server", async (t) => {
+test("writes that tasks did not await before they returned are on the server", async (t) => {
   const manager = ending(t, server);
   await manager.ready();
   const writing = { key: "written", count: 100 };
@@ -183,7 +187,7 @@ test("what tasks wrote without waiting for it, right before they returned, is on
   assert.equal(Number(await server.admin.get("written")), 200 * 100);
 });
 
-test("what tasks wrote without waiting for it is on a slow server too, when the tasks beside them are aborted", async (t) => {
+test("writes that tasks did not await reach a slow server, too, when the tasks beside them are aborted", async (t) => {
   await using proxy = await startProxy(server.port);
   const manager = ending(t, server, { redis: { port: proxy.port } });
   await manager.ready();

@@ -13,9 +13,9 @@ import { oneInEach } from "../support/one-in-each.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
 const THREADS = 2;
-/** One each, the primary, the one that is kept for the main thread, and one to lease. */
+/** One for each thread, the primary, the permit that is kept for the main thread, and one to lease. */
 const MAX = THREADS + 3;
-/** More than there are rows in the ledger or permits in the budget: whatever a death kept would be missed. */
+/** More than the rows of the ledger or the permits of the budget: a row or permit that a death kept would be missing. */
 const DEATHS = 6;
 
 let server: RedisServer;
@@ -44,7 +44,7 @@ const NAMES: Record<Tasks.Way, string> = {
 };
 
 for (const [way, checkCause] of Object.entries(DEATHS_BY) as [Tasks.Way, (cause: Error) => void][]) {
-  test(`a thread that ${NAMES[way]} costs its own tasks, who learn why, and leaves nothing behind`, async (t) => {
+  test(`a thread that ${NAMES[way]} costs only its own tasks, which get the reason, and leaves nothing behind`, async (t) => {
     const manager = manage<typeof Tasks>(t, server, {
       tasks: fixture("dying-tasks"),
       threads: { count: THREADS, resourceLimits: { maxOldGenerationSizeMb: 40 } },
@@ -56,9 +56,9 @@ for (const [way, checkCause] of Object.entries(DEATHS_BY) as [Tasks.Way, (cause:
       manager.stats().threads.filter(({ state }) => state === "ready").length === THREADS &&
       manager.stats().connections.open === THREADS + 1;
     for (let death = 1; death <= DEATHS; death++) {
-      // One beside the task that dies, one in the other thread: a thread that is slow to read loses its task to the other.
+      // One beside the task that dies, one in the other thread. A thread that reads slowly loses its task to the other.
       const { outcomes, until } = await oneInEach(manager, server, (keys) => manager.run("wait", keys));
-      advance(60_000); // as if they had served for long: who dies young is replaced later each time
+      advance(60_000); // as if the threads had served for long: after quick deaths replacements come later each time
       let dead = 0;
       await assert.rejects(manager.run("die", way), (error: Error & { threadId?: number }) => {
         assert.ok(code("THREAD_DIED")(error), String(error));
@@ -98,7 +98,7 @@ test("a task that calls process.exit() rejects with the exit code, which the log
     assert.deepEqual(lines, [{ message: "thread died", threadId, code: "THREAD_EXITED", exitCode, delayMs: 0 }]);
     return true;
   });
-  // An exception ends the thread with a code as well, which says nothing.
+  // An exception ends the thread with a code, too, which says nothing.
   await assert.rejects(
     manager.run("die", "throwInTimer"),
     (reason) => code("THREAD_DIED")(reason) && (reason as ThreadDiedError).exitCode === undefined,
@@ -115,7 +115,7 @@ test("threads that die soon after they are up are replaced later each time", asy
     threads: { count: 1, startTimeoutMs: 60_000 },
     logger: { ...silent, error },
   });
-  // Each once its thread is up: one that ends before that could not start, which is another thing.
+  // Each once its thread is up: a thread that ends before that could not start, which is another case.
   for (let i = 0; i < 7; i++) await assert.rejects(manager.run("die", "exit"), code("THREAD_DIED"));
   assert.equal(deaths.length, 7);
   for (const [i, { delayMs }] of deaths.entries()) {
@@ -124,7 +124,7 @@ test("threads that die soon after they are up are replaced later each time", asy
   }
 });
 
-test("threads that die while they are set up are THREAD_START_FAILED, and not started over and over", async (t) => {
+test("threads that die while they are set up are THREAD_START_FAILED, and not started again and again", async (t) => {
   const failures: unknown[] = [];
   const error = (message: string): void => {
     if (message === "thread could not start") failures.push(message);
@@ -139,7 +139,7 @@ test("threads that die while they are set up are THREAD_START_FAILED, and not st
   });
   await assert.rejects(manager.run("echo", 1), code("THREAD_START_FAILED"));
   assert.equal(failures.length, THREADS);
-  // Many times the delay after which one of them would come again.
+  // Many times the delay after which one of them would be started again.
   await new Promise((resolve) => setTimeout(resolve, 500));
   assert.equal(failures.length, THREADS);
 });

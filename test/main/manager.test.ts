@@ -60,7 +60,7 @@ test("a task's own error reaches the caller as thrown", async (t) => {
   await assert.rejects(manager.run("fail", "null"), (error) => error === null);
 });
 
-test("an unknown task is refused with the names that exist", async (t) => {
+test("the error of an unknown task names the tasks that exist", async (t) => {
   const manager = managed(t);
   await assert.rejects(manager.run("ecko" as "echo", 1), (error: Error & { tasks?: string[] }) => {
     assert.ok(code("TASK_NOT_FOUND")(error));
@@ -68,13 +68,13 @@ test("an unknown task is refused with the names that exist", async (t) => {
     assert.match(error.message, /"ecko" \(did you mean "echo"\?\); it exports .*setAndGet/);
     return true;
   });
-  // @ts-expect-error -- a cache is no task
+  // @ts-expect-error -- a cache is not a task
   await assert.rejects(manager.run("lengthOf", "1"), (error: Error & { tasks?: string[] }) => {
     return code("TASK_NOT_FOUND")(error) && !error.tasks!.includes("lengthOf");
   });
 });
 
-test("a task's id is the same inside and in its log lines, and no other manager has it", async (t) => {
+test("a task's id is the same in the task and in its log lines, and unique over managers", async (t) => {
   const lines: Record<string, unknown>[] = [];
   const info = (_: string, fields: object = {}): void => void lines.push({ ...fields });
   const managers = [managed(t, { logger: { ...silent, info } }), managed(t)];
@@ -88,7 +88,7 @@ test("a task's id is the same inside and in its log lines, and no other manager 
   assert.equal(taskId, ids[0]!.replace(/\d+$/, "4"));
 });
 
-test("an input that cannot be cloned is refused by its path, and the tasks beside it run", async (t) => {
+test("the error of an input that cannot be cloned names its path, and the tasks beside it run", async (t) => {
   const manager = managed(t);
   const good = manager.run("echo", 1);
   const bad = manager.run("echo", { list: [1, { fn: () => {} }] });
@@ -102,7 +102,7 @@ test("an input that cannot be cloned is refused by its path, and the tasks besid
   await assert.rejects(manager.run("echo", 1, { context: () => {} }), code("NOT_CLONEABLE"));
 });
 
-test("a result that cannot be cloned is NOT_CLONEABLE, and the thread lives on", async (t) => {
+test("a result that cannot be cloned rejects NOT_CLONEABLE, and the thread lives on", async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   const [bad, good] = await Promise.allSettled([manager.run("uncloneable"), manager.run("echo", 2)]);
   assert.equal(bad.status, "rejected");
@@ -111,7 +111,7 @@ test("a result that cannot be cloned is NOT_CLONEABLE, and the thread lives on",
   assert.deepEqual(good, { status: "fulfilled", value: 2 });
 });
 
-test("buffers move in both directions without a copy where that is asked for", async (t) => {
+test("buffers move in both directions without a copy where the caller asks for it", async (t) => {
   const manager = managed(t);
   const input = new Uint8Array(1_000);
   assert.equal(await manager.run("receive", input, { transferList: [input.buffer] }), 1_000);
@@ -121,7 +121,7 @@ test("buffers move in both directions without a copy where that is asked for", a
   assert.equal(result[63], 7);
 });
 
-test("a full queue refuses, and what was taken still runs", async (t) => {
+test("a full queue takes no task, and the tasks that it has taken still run", async (t) => {
   const manager = managed(t, { threads: { count: 1, concurrency: 1 }, queue: { max: 2 } });
   const taken = [manager.run("echo", 1), manager.run("echo", 2)];
   await assert.rejects(manager.run("echo", 3), code("QUEUE_FULL"));
@@ -132,11 +132,11 @@ test("a timeout aborts the task's signal and says where the task was", async (t)
   const manager = managed(t);
   await manager.ready();
   await assert.rejects(manager.run("waitForKey", "never", { timeoutMs: 50 }), code("TASK_TIMEOUT"));
-  // The signal reached the task, or this thread would still count it.
+  // The signal reached the task: without it the thread would still count the task.
   await eventually(() => manager.stats().threads.every(({ running }) => running === 0));
 });
 
-test("a caller's signal ends a waiting task as not sent and a running one as unknown", async (t) => {
+test("after its caller's signal a waiting task is not-sent, and a running task unknown", async (t) => {
   const manager = managed(t, { threads: { count: 1, concurrency: 1 } });
   await manager.ready();
   const stop = new AbortController();
@@ -158,7 +158,7 @@ test("a caller's signal ends a waiting task as not sent and a running one as unk
   assert.equal(await manager.run("echo", 2), 2);
 });
 
-test("where the caller awaits its outcome, what a task does after the abort counts, for cancelGraceMs", async (t) => {
+test("with awaitOutcome the outcome of an aborted task counts for cancelGraceMs", async (t) => {
   const manager = managed(t, { shutdown: { cancelGraceMs: 200 } });
   await manager.ready();
   const given = (started: string): [Promise<string>, AbortController] => {
@@ -200,7 +200,7 @@ test("a hundred tasks that share a signal are all given up, without a warning of
   assert.deepEqual(warnings, []);
 });
 
-test("an exclusive task has its thread to itself", async (t) => {
+test("no other task runs in the thread of an exclusive task", async (t) => {
   const manager = managed(t, { threads: { count: 1, concurrency: 4 } });
   await manager.ready();
   const earlier = manager.run("waitForKey", "gate");
@@ -219,7 +219,7 @@ test("an exclusive task has its thread to itself", async (t) => {
   assert.equal(await behind, "behind");
 });
 
-test("an exclusive task that is given up while it waits for its thread keeps it from nothing", async (t) => {
+test("a thread that was reserved for an exclusive task is free once the task is given up", async (t) => {
   const manager = managed(t, { threads: { count: 1, concurrency: 4 } });
   await manager.ready();
   const earlier = manager.run("waitForKey", "gate3");
@@ -265,7 +265,7 @@ for (const [name, message] of [
   });
 }
 
-test("a thread whose setup fails while others serve is started again, and ready() has told of it", async (t) => {
+test("a thread whose setup fails while others serve is started again, and ready() rejects", async (t) => {
   await server.admin.del("setups");
   const manager = managed(t, {
     tasks: fixture("setup-rejects-once"),
@@ -276,7 +276,7 @@ test("a thread whose setup fails while others serve is started again, and ready(
   assert.equal(await server.admin.get("setups"), "3");
 });
 
-test("wrong options are all named in one error, before anything is opened", () => {
+test("one error names all wrong options, before anything is opened", () => {
   assert.throws(
     () =>
       new ConnectionManager({
@@ -295,7 +295,7 @@ test("wrong options are all named in one error, before anything is opened", () =
   );
 });
 
-test("after shutdown nothing is taken, and every call shares one report", async (t) => {
+test("after the shutdown no task is taken, and all calls of shutdown() share one report", async (t) => {
   const manager = managed(t);
   await manager.ready();
   const [first, second] = await Promise.all([manager.shutdown(), manager.shutdown()]);
@@ -309,7 +309,7 @@ test("after shutdown nothing is taken, and every call shares one report", async 
   assert.deepEqual(manager.health(), { live: false, ready: false, reasons: ["shut down"] });
 });
 
-test("a lame duck takes tasks but is not ready, and shutdown waits for what it took", async (t) => {
+test("a lame duck takes tasks but is not ready, and the shutdown waits for these tasks", async (t) => {
   const manager = managed(t, { threads: { count: 1, concurrency: 1 } });
   await manager.ready();
   assert.deepEqual(manager.health(), { live: true, ready: true, reasons: [] });
@@ -389,29 +389,29 @@ test("a logger that makes children writes the lines of threads and tasks by chil
 
 for (const sharded of [false, true]) {
   const kind = sharded ? "sharded subscription" : "subscription";
-  test(`a ${kind} hears messages, survives a kill with a gap told, and ends`, async (t) => {
+  test(`a ${kind} gets messages, is back after its connection was killed, tells of the gap, and ends`, async (t) => {
     const manager = managed(t, { redis: { keyPrefix: "app:" } });
     const publish = (message: string): Promise<unknown> =>
       sharded ? server.admin.spublish("app:news", message) : server.admin.publish("news", message);
-    const heard: string[] = [];
+    const received: string[] = [];
     let gaps = 0;
-    const listen = (message: string, channel: string): number => heard.push(`${channel} ${message}`);
+    const listen = (message: string, channel: string): number => received.push(`${channel} ${message}`);
     const stop = await manager.subscribe("news", listen, { sharded, onGap: () => gaps++ });
     await publish("one");
-    await eventually(() => heard.length === 1);
+    await eventually(() => received.length === 1);
     const subscriber = (await server.clients()).find(({ name }) => name.endsWith(":subscriber"))!;
     await server.admin.client("KILL", "ID", subscriber.id);
     await eventually(() => gaps === 1);
     await publish("two");
-    await eventually(() => heard.length === 2);
+    await eventually(() => received.length === 2);
     await stop();
     await stop();
     assert.equal(await publish("three"), 0);
-    assert.deepEqual(heard, ["news one", "news two"]);
+    assert.deepEqual(received, ["news one", "news two"]);
   });
 }
 
-test("stats tell of the primary, the connections and each thread without asking it", async (t) => {
+test("stats() shows the primary, the connections and each thread without a message to a thread", async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   await manager.ready();
   await manager.run("setAndGet", { key: "s", value: "1" });
@@ -429,10 +429,10 @@ test("stats tell of the primary, the connections and each thread without asking 
   assert.ok(Object.values(closed).every((count) => count === 0));
 });
 
-test("the share of time in which a thread's loop was busy is one from the first look on", async (t) => {
+test("the share of time in which a thread's loop was busy is right from the first call on", async (t) => {
   const manager = managed(t, { threads: { count: 6 } });
   await manager.ready();
-  // They have loaded their tasks.
+  // The threads have just loaded their tasks: their loops were busy.
   for (const { loopBusy } of manager.stats().threads) assert.ok(loopBusy > 0 && loopBusy <= 1, `${loopBusy}`);
 });
 
@@ -443,7 +443,7 @@ const refused = (text: string) => (error: Error & { code?: string }) => {
   return true;
 };
 
-test("an option of a call that does not exist is refused by name, as in JavaScript nothing else would", async (t) => {
+test("an unknown option of a call is an error that names it, because JavaScript would ignore it", async (t) => {
   const manager = managed(t);
   const hint = 'there is no option "timeoutMS" (did you mean "timeoutMs"?)';
   await assert.rejects(manager.run("echo", 1, wrong({ timeoutMS: 3 })), refused(hint));

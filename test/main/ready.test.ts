@@ -4,19 +4,19 @@ import { eventually } from "../support/gate.js";
 import { code, fixture, manage } from "../support/manage.js";
 import { startRedis } from "../support/redis-server.js";
 
-test("ready() outlives rotations of the primary client while the threads start", async (t) => {
+test("ready() resolves although the primary client rotates while the threads start", async (t) => {
   const own = await startRedis();
   const manager = manage(t, own, { tasks: fixture("slow-setup"), primary: { ttlMs: 100 } });
   t.after(() => own.stop());
   const ready = manager.ready();
-  ready.catch(() => {}); // heard below
+  ready.catch(() => {}); // awaited below
   const first = await manager.getRedis();
   await eventually(async () => (await manager.getRedis()) && first.status === "end", 15_000, "the first one is closed");
   await own.admin.set("set up", 1);
   await ready;
 });
 
-test("ready() that waits in an outage is SHUTTING_DOWN when the shutdown comes", async (t) => {
+test("ready() that waits in an outage rejects SHUTTING_DOWN when the shutdown comes", async (t) => {
   const own = await startRedis();
   const manager = manage(t, own, { tasks: fixture("tasks") });
   t.after(() => own.stop());
@@ -24,13 +24,13 @@ test("ready() that waits in an outage is SHUTTING_DOWN when the shutdown comes",
   await own.kill();
   await eventually(() => manager.stats().primary.state === "connecting");
   const refused = assert.rejects(manager.ready(), code("SHUTTING_DOWN"));
-  await new Promise((resolve) => setTimeout(resolve, 100)); // it waits for the connection by now
+  await new Promise((resolve) => setTimeout(resolve, 100)); // by now it waits for the connection
   await manager.shutdown();
   await refused;
   await own.start();
 });
 
-test("after ready() was rejected health() is not ready, until Redis is there", async (t) => {
+test("after ready() was rejected health() is not ready until Redis is back", async (t) => {
   const own = await startRedis();
   const manager = manage(t, own, { tasks: fixture("tasks"), retry: { deadlineMs: 300 } });
   t.after(() => own.stop());
@@ -42,11 +42,11 @@ test("after ready() was rejected health() is not ready, until Redis is there", a
   await new Promise((resolve) => setTimeout(resolve, 1_500)); // past the deadline of another attempt
   assert.equal(manager.health().ready, false);
   await own.start();
-  await eventually(() => manager.health().ready, 20_000, "it is ready without anybody's call");
+  await eventually(() => manager.health().ready, 20_000, "it is ready without a call");
   assert.equal(await (await manager.getRedis()).ping(), "PONG");
 });
 
-test("after a login was refused health() is not ready until somebody's client is connected", async (t) => {
+test("after the server rejected the login health() is not ready until a client connects", async (t) => {
   const own = await startRedis();
   const manager = manage(t, own, { tasks: fixture("tasks"), redis: { password: "later" } });
   t.after(() => own.stop());

@@ -11,7 +11,7 @@ import { startRedis } from "../support/redis-server.js";
 const PROCESSES = 4;
 const CLIENTS = 16;
 const LAME_DUCK_MS = 1_000;
-/** Its lame duck, and the defaults: drainMs + closeMs + 500 ms. */
+/** The time of its lame duck and the defaults: drainMs + closeMs + 500 ms. */
 const BUDGET_MS = LAME_DUCK_MS + 12_500;
 const WAIT_MS = 40_000;
 
@@ -20,9 +20,9 @@ interface Process {
   readonly url: string;
 }
 
-/** As a load balancer does it: asks each process for its health, and sends requests only to those that are ready. */
+/** Like a load balancer: asks each process for its health, and sends requests only to processes that are ready. */
 class Balancer {
-  /** Keeps its connections. */
+  /** Keeps its connections open. */
   readonly #agent = new Agent({ keepAlive: true });
   readonly #ready = new Set<string>();
   #turns = 0;

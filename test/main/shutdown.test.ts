@@ -41,7 +41,7 @@ async function startService(t: TestContext, { run = [], threads, shutdown, ...re
       shutdown: { handleSignals: true, ...shutdown },
     },
   };
-  const program = new Program(t, "service", argument); // killed before the check, should it still be there
+  const program = new Program(t, "service", argument); // killed before the check if it still runs
   leakCheck(t, server);
   await program.hears("ready");
   return program;
@@ -49,7 +49,7 @@ async function startService(t: TestContext, { run = [], threads, shutdown, ...re
 
 const fakeClient = (close: (ms: number) => Promise<void>): SharedClient => ({ close }) as unknown as SharedClient;
 
-test("the main thread's clients are closed at once: none has to wait for another one's server", async () => {
+test("the main thread's clients are closed all at once: none waits for the server of another", async () => {
   const isLastAsked = gate();
   const asked: number[] = [];
   const tally = { done: 0, failed: 0, abandoned: 0 };
@@ -75,7 +75,7 @@ test("the main thread's clients are closed at once: none has to wait for another
     refuse: () => {},
   });
   assert.equal(asked.length, 2);
-  assert.equal(asked[0], asked[1], "each has the whole time");
+  assert.equal(asked[0], asked[1], "each client has the whole time");
 });
 
 const started = (key: string, count: number): Promise<boolean> =>
@@ -103,12 +103,12 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
   });
 }
 
-/** On a busy machine a forced thread may exit after the shutdown's bound: then the process ends by the signal. */
+/** On a busy machine a forced thread may exit after the shutdown: then the process ends by the signal. */
 function hasFailed(exit: Exit): boolean {
   return exit.code === 1 || exit.signal === "SIGTERM";
 }
 
-test("an endless loop costs its own thread's tasks, and the shutdown still ends in time", async (t) => {
+test("an endless loop costs only the tasks of its thread, and the shutdown still ends in time", async (t) => {
   const limits = { drainMs: 1_000, closeMs: 1_000 };
   const work = ["work", { started: "started", until: "go" }, 8] as const;
   const service = await startService(t, {
@@ -127,7 +127,7 @@ test("an endless loop costs its own thread's tasks, and the shutdown still ends 
   assert.ok(durationMs <= limits.drainMs + limits.closeMs + 500, `${durationMs} ms`);
   assert.ok(ms - durationMs < 2_000, `the process outlived its report by ${ms - durationMs} ms`);
   assert.ok(hasFailed(exit), service.transcript);
-  // However they were dealt: what shares the loop's thread is lost, and everything else finishes.
+  // The tasks in the thread of the loop are lost, whichever they are, and all others finish.
   const values = service.all("value").map(({ value }) => value);
   assert.equal(new Set(values).size, 1);
   const errors = service.all("error").map(({ task, error }) => `${String(task)} ${String(error)}`);
@@ -140,7 +140,7 @@ test("an endless loop costs its own thread's tasks, and the shutdown still ends 
   t.diagnostic(`report ${durationMs} ms, from the signal to the end of the process ${Math.round(ms)} ms`);
 });
 
-test("a task that obeys the shutdown's abort was not finished: it is abandoned, and the exit code says so", async (t) => {
+test("a task that obeys the shutdown's abort counts as abandoned, and the exit code says so", async (t) => {
   const service = await startService(t, {
     run: [["obedient", { started: "started" }, 2]],
     shutdown: { drainMs: 100 },
@@ -155,10 +155,10 @@ test("a task that obeys the shutdown's abort was not finished: it is abandoned, 
   const { tasks, threads } = reportOf(service);
   assert.deepEqual(tasks, { finished: 0, abandoned: 2 });
   assert.ok(threads.every(({ outcome }) => outcome === "graceful"));
-  assert.equal(await server.admin.get("obeyed"), "2", "each had Redis until it had ended");
+  assert.equal(await server.admin.get("obeyed"), "2", "each task had Redis until its end");
 });
 
-test("a task held by a BLPOP that nobody answers does not hold the shutdown", async (t) => {
+test("a task in a BLPOP without an answer does not hold the shutdown", async (t) => {
   const limits = { drainMs: 100, closeMs: 1_000 };
   const service = await startService(t, { run: [["block", "started", 1]], shutdown: limits });
   await started("started", 1);
@@ -169,7 +169,7 @@ test("a task held by a BLPOP that nobody answers does not hold the shutdown", as
   assert.ok(durationMs <= limits.drainMs + limits.closeMs + 500, `${durationMs} ms`);
 });
 
-test("a shutdown while the threads are still being set up leaves nothing", async (t) => {
+test("a shutdown while the threads are set up leaves no connection and no thread", async (t) => {
   const service = await startService(t, { tasks: "./slow-setup.js", awaitReady: false, threads: { count: 2 } });
   await started("setting up", 2);
   service.signal("SIGTERM");
@@ -177,7 +177,7 @@ test("a shutdown while the threads are still being set up leaves nothing", async
   assert.deepEqual(reportOf(service).tasks, { finished: 0, abandoned: 0 });
 });
 
-test("a task taken before its threads were up is still run by the shutdown", async (t) => {
+test("a task that was taken before the threads were up still runs during the shutdown", async (t) => {
   const service = await startService(t, {
     tasks: "./slow-setup.js",
     run: [["echo", "hello", 3]],
@@ -195,14 +195,14 @@ test("a task taken before its threads were up is still run by the shutdown", asy
   );
 });
 
-test("a manager that is shut down in the turn of its birth opens nothing that stays", async (t) => {
+test("a manager that is shut down in the turn of its construction leaves nothing open", async (t) => {
   const manager = closing(t);
   const { threads, tasks } = await manager.shutdown();
   assert.equal(threads.length, 2);
   assert.deepEqual(tasks, { finished: 0, abandoned: 0 });
 });
 
-test("at the end of its `await using` block a manager lets the process end by itself, in silence", async (t) => {
+test("after its `await using` block a manager lets the process end by itself, without output", async (t) => {
   leakCheck(t, server);
   const logged = server.log().length;
   const program = new Program(t, "disposing", { port: server.port });
@@ -228,7 +228,7 @@ test("a task that starts while the manager drains still has Redis", async (t) =>
   assert.equal(await server.admin.get("worked"), "3");
 });
 
-test("what is undefined in the shutdown's options is as the manager's options say", async (t) => {
+test("an undefined option of the shutdown leaves the manager's option in force", async (t) => {
   const manager = closing(t);
   const task = manager.run("work", { started: "started", until: "go" });
   await started("started", 1);
@@ -240,7 +240,7 @@ test("what is undefined in the shutdown's options is as the manager's options sa
   assert.deepEqual([reason, tasks], ["shutdown", { finished: 1, abandoned: 0 }]);
 });
 
-test("a lame duck takes tasks until its time is over, and not one more", async (t) => {
+test("a lame duck takes tasks until its time is over, and none after it", async (t) => {
   const manager = closing(t);
   await manager.ready();
   const done = manager.shutdown({ lameDuckMs: 300 });
@@ -255,7 +255,7 @@ test("a lame duck takes tasks until its time is over, and not one more", async (
   assert.equal((await done).tasks.abandoned, 0);
 });
 
-test("tasks are taken until what the shutdown waits for has settled", async (t) => {
+test("tasks are taken until the promise of `until` has settled", async (t) => {
   const work = ["work", { started: "started", until: "go" }] as const;
   await server.admin.set("go", 1);
   for (const end of ["resolves", "rejects"]) {
@@ -275,7 +275,7 @@ test("tasks are taken until what the shutdown waits for has settled", async (t) 
   }
 });
 
-test("what the shutdown waits for never settles: its time counts as that of the tasks", async (t) => {
+test("a promise of `until` that never settles uses up drainMs, and not more", async (t) => {
   const manager = closing(t);
   await manager.ready();
   const done = manager.shutdown({ until: new Promise(() => {}), drainMs: 300 });
@@ -284,10 +284,10 @@ test("what the shutdown waits for never settles: its time counts as that of the 
   assert.equal((await done).tasks.abandoned, 1);
 });
 
-test("teardown runs once per thread, with Redis still there, and what it logs arrives", async (t) => {
-  const heard: unknown[] = [];
+test("teardown runs once per thread, with Redis still there, and its log lines arrive", async (t) => {
+  const logged: unknown[] = [];
   const info = (message: string, fields: object = {}): void => {
-    if (message === "last words") heard.push((fields as { from?: number }).from);
+    if (message === "last words") logged.push((fields as { from?: number }).from);
   };
   const manager = closing(t, { logger: { debug() {}, info, warn() {}, error() {} } });
   await manager.ready();
@@ -297,14 +297,14 @@ test("teardown runs once per thread, with Redis still there, and what it logs ar
   assert.equal(await manager.shutdown(), report);
   const expected = Object.fromEntries(report.threads.map(({ threadId }) => [threadId, "1"]));
   assert.deepEqual({ ...(await server.admin.hgetall("teardowns")) }, expected);
-  assert.deepEqual(new Set(heard), new Set(threadIds));
+  assert.deepEqual(new Set(logged), new Set(threadIds));
 });
 
-test("a log that never says that it was written does not hold the shutdown", async (t) => {
+test("a logger whose close never settles does not hold the shutdown", async (t) => {
   const muted = new Program(t, "muted", { port: server.port });
   leakCheck(t, server);
   assert.equal((await muted.exit).code, 0);
   const [{ failed, ms } = {}] = muted.all("ms");
-  assert.equal(failed, true, "it says that the log is not all there");
+  assert.equal(failed, true, "it says that the log may be incomplete");
   assert.ok((ms as number) <= 300 + 600 + 500, `${String(ms)} ms`);
 });

@@ -7,7 +7,7 @@ import { leakCheck } from "../support/leak-check.js";
 import { Program } from "../support/program.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
-// What a process with `handleSignals` does at a signal. What each shutdown does: shutdown.test.ts.
+// What a process with `handleSignals` does at a signal. What each shutdown does is tested in shutdown.test.ts.
 
 let server: RedisServer;
 before(async () => {
@@ -18,7 +18,7 @@ after(() => server.stop());
 
 type Managers = Omit<ManagersArgument, "options"> & { shutdown?: object };
 
-/** It is killed after the test, before the check: should it hang, that shows as its exit. */
+/** Killed after the test and before the check, so that a process that hangs is visible by its exit. */
 function start(t: TestContext, { shutdown, ...rest }: Managers): Program {
   const options = {
     redis: { port: server.port },
@@ -39,9 +39,9 @@ async function ready(t: TestContext, service: Managers): Promise<Program> {
 const reportOf = (program: Program, manager: number): ShutdownReport =>
   program.all("shutdown").find(({ shutdown }) => shutdown === manager)!["value"] as ShutdownReport;
 
-/** Far more than any shutdown here may take, and less than the threads would hold the process. */
+/** Far more than any shutdown here may take, and less than the time for which the threads would hold the process. */
 const AT_ONCE_MS = 15_000;
-/** Where a thread must not be forced: a loaded machine has time to close it. */
+/** Where no thread may be forced, a loaded machine needs time to close it. */
 const UNHURRIED = { closeMs: 10_000 };
 const HELD_SECONDS = 60;
 
@@ -49,7 +49,7 @@ for (const [name, input] of [
   ["sleepOn", HELD_SECONDS],
   ["deriveKey", 100_000_000],
 ] as const) {
-  test(`a thread in a call that nothing can interrupt (${name}) does not hold the process: it ends by the signal`, async (t) => {
+  test(`a thread in a call that nothing can interrupt (${name}) does not hold the process, which ends by the signal`, async (t) => {
     const service = await ready(t, { managers: [{ run: [[name, input]] }] });
     await counted(server, 1);
     service.signal("SIGTERM");
@@ -84,13 +84,13 @@ test("two managers drain together, and the process ends when both are done", asy
   await counted(server, 1);
   service.signal("SIGTERM");
   await service.hears("shutdown");
-  assert.equal(reportOf(service, 0).tasks.abandoned, 0, "the first one is done");
+  assert.equal(reportOf(service, 0).tasks.abandoned, 0, "the first manager is done");
   await server.admin.set("go", 1);
   assert.equal((await service.exit).code, 0, service.transcript);
   assert.deepEqual(reportOf(service, 1).tasks, { finished: 1, abandoned: 0 });
 });
 
-test("of two managers the one that went worse decides the exit code", async (t) => {
+test("the worse outcome of two managers decides the exit code", async (t) => {
   const service = await ready(t, {
     managers: [{ run: [["work", "never"]] }, { run: [["work", "go"]] }],
     shutdown: { closeMs: 5_000 },
@@ -106,14 +106,14 @@ test("of two managers the one that went worse decides the exit code", async (t) 
   );
 });
 
-test("a manager that is made after the signal is shut down with the others", async (t) => {
+test("a manager that is constructed after the signal is shut down with the others", async (t) => {
   const service = await ready(t, { managers: [{}], late: true, shutdown: UNHURRIED });
   service.signal("SIGTERM");
   assert.equal((await service.exit).code, 0, service.transcript);
   assert.deepEqual(service.all("late"), [{ late: true, error: "REDTHREAD_SHUTTING_DOWN" }]);
 });
 
-test("a reader of the log that stalls at the end is waited for within closeMs, and gets every line", async (t) => {
+test("the shutdown waits within closeMs for a stalled reader of the log, which gets every line", async (t) => {
   const lines = 10_000;
   const service = start(t, { managers: [{ first: [["talk", lines]] }], shutdown: { closeMs: 20_000 } });
   service.stall();
@@ -126,7 +126,7 @@ test("a reader of the log that stalls at the end is waited for within closeMs, a
   assert.deepEqual([said.length, code], [lines, 0]);
 });
 
-/** Each two of these values meet in one row at least. */
+/** Every pair of these values is in at least one row. */
 const ENDS = [
   ["idle", 1, "reads", 1],
   ["idle", 2, "stalls", 2],
@@ -156,7 +156,7 @@ for (const [task, count, reader, signals] of ENDS) {
     }
     const { code, signal, ms } = await service.exit;
     assert.ok(ms < AT_ONCE_MS, `${ms} ms`);
-    if (signals === 2 && task === "idle") return; // it may have been done before the second one
+    if (signals === 2 && task === "idle") return; // it may have ended before the second signal
     const isKilled = signals === 2 || task === "sleepOn";
     assert.deepEqual([code, signal], isKilled ? [null, "SIGTERM"] : [isClean ? 0 : 1, null]);
   });

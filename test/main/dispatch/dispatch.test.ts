@@ -36,7 +36,7 @@ test("tasks that wait for each other all run, although none of their name has en
   await Promise.all(tasks);
 });
 
-test("tasks that wait for each other all run, although those before them computed for long", async (t) => {
+test("tasks that wait for each other all run, although the tasks before them computed for long", async (t) => {
   const manager = managed(t, { count: 1, concurrency: 8 });
   await server.admin.set("all met", 1);
   await manager.run("stubborn", { started: "alone", until: "all met" });
@@ -48,7 +48,7 @@ test("tasks that wait for each other all run, although those before them compute
   await Promise.all(tasks);
 });
 
-test("where tasks compute for long, the result of one does not wait for the next", async (t) => {
+test("the result of a task that computes for long does not wait for the next task", async (t) => {
   const manager = managed(t, { count: 1 });
   await manager.ready();
   for (let i = 0; i < 3; i++) await manager.run("block", 20);
@@ -60,19 +60,19 @@ test("where tasks compute for long, the result of one does not wait for the next
   assert.equal(await second, true);
 });
 
-test("nor does it where the tasks before them took no time", async (t) => {
+test("the result of a task does not wait for the next where the tasks before them took no time", async (t) => {
   const manager = managed(t, { count: 1 });
   await manager.ready();
   for (let i = 0; i < 50; i++) await manager.run("whoAmI");
   const cells = [1, 2].map(() => new Int32Array(new SharedArrayBuffer(4)));
   const first = manager.run("awaitCell", cells[0]!);
-  await new Promise((resolve) => setImmediate(resolve)); // in a message of its own
+  await new Promise((resolve) => setImmediate(resolve)); // so that the next task has a message of its own
   const second = manager.run("awaitCell", cells[1]!);
   await new Promise((resolve) => setImmediate(resolve));
   release(cells[0]!);
   assert.equal(await first, true);
   release(cells[1]!);
-  assert.equal(await second, true); // released, not timed out
+  assert.equal(await second, true); // it was released, and did not time out
 });
 
 test("a task that is given up before its turn in its thread does not begin", async (t) => {
@@ -102,10 +102,10 @@ test("a thread never runs more than concurrency tasks at once", async (t) => {
   await Promise.all(tasks);
 });
 
-/** Until the manager has dealt out what was asked for in this turn. */
+/** Resolves when the manager has sent the tasks of this turn. */
 const dealt = (): Promise<void> => new Promise((resolve) => process.nextTick(resolve));
 
-/** So many that end as soon as they have begun, one after another. */
+/** Runs this many tasks, one after another, that end as soon as they have begun. */
 async function runAlone(run: () => Promise<unknown>): Promise<void> {
   for (let i = 0; i < 300; i++) await run();
 }
@@ -119,7 +119,7 @@ test("tasks that wait for nothing are sent ahead: more of them share a message t
   assert.ok(posts.mock.callCount() < 500, `${posts.mock.callCount()} messages`);
 });
 
-test("of those that were sent ahead and come to wait, a thread runs no more than concurrency at once", async (t) => {
+test("of tasks that were sent ahead and then wait, a thread runs at most concurrency at once", async (t) => {
   const manager = managed(t, { count: 1, concurrency: 3 });
   const cell = new Int32Array(new SharedArrayBuffer(4));
   const waitIf = (signal?: AbortSignal): Promise<number> =>
@@ -134,7 +134,7 @@ test("of those that were sent ahead and come to wait, a thread runs no more than
     tasks = [...Array.from({ length: 5 }, () => waitIf()), waitIf(caller.signal)];
     await dealt();
     if (running(manager)[0] === 6) break;
-    await server.admin.set("go", 1); // a busy machine makes them look long
+    await server.admin.set("go", 1); // a busy machine makes the tasks look long
     await Promise.all(tasks);
   }
   await eventually(async () => (await server.admin.get("begun")) === "3");
@@ -143,10 +143,10 @@ test("of those that were sent ahead and come to wait, a thread runs no more than
   await server.admin.set("go", 1);
   assert.equal(Math.max(...(await Promise.all(tasks))), 3);
   await eventually(() => running(manager)[0] === 0);
-  assert.equal(await server.admin.get("begun"), "5", "the one that was given up before its turn did not begin");
+  assert.equal(await server.admin.get("begun"), "5", "the task that was given up before its turn did not begin");
 });
 
-test("nor does the result of one that was sent ahead wait for the next, should they come to compute for long", async (t) => {
+test("the result of a task that was sent ahead does not wait for the next when they compute for long", async (t) => {
   const manager = managed(t, { count: 1, concurrency: 1 });
   const released = new Int32Array(new SharedArrayBuffer(4)).fill(1);
   for (;;) {
@@ -154,17 +154,17 @@ test("nor does the result of one that was sent ahead wait for the next, should t
     const cells = [1, 2].map(() => new Int32Array(new SharedArrayBuffer(4)));
     const [first, second] = cells.map((cell) => manager.run("awaitCell", cell));
     await dealt();
-    const areAhead = running(manager)[0] === 2; // else a busy machine has made them look long
-    await new Promise((resolve) => setTimeout(resolve, 20)); // so that the first has computed for long
+    const areAhead = running(manager)[0] === 2; // else a busy machine has made the tasks look long
+    await new Promise((resolve) => setTimeout(resolve, 20)); // so that the first task has computed for long
     release(cells[0]!);
     assert.equal(await first, true);
     release(cells[1]!);
-    assert.equal(await second, true, "released, not timed out");
+    assert.equal(await second, true, "it was released, and did not time out");
     if (areAhead) return;
   }
 });
 
-test("a thread says of each message with results whether one of its tasks has waited", async (t) => {
+test("each message with results says whether one of its tasks has waited", async (t) => {
   const manager = managed(t, { count: 1 });
   const measured = t.mock.method(CostEstimator.prototype, "measured");
   const saidOf = async (...tasks: Promise<unknown>[]): Promise<(boolean | undefined)[]> => {
@@ -178,15 +178,15 @@ test("a thread says of each message with results whether one of its tasks has wa
   assert.deepEqual(await saidOf(manager.run("bytes", 1)), [true]);
   assert.deepEqual(await saidOf(manager.run("echo", 1), manager.run("bytesLater", 1)), [true, false]);
   for (let i = 0; i < 255; i++) {
-    assert.deepEqual(await saidOf(manager.run("setAndGet", setAndGet)), [undefined], "nor is each watched");
+    assert.deepEqual(await saidOf(manager.run("setAndGet", setAndGet)), [undefined], "not every message is watched");
   }
   assert.deepEqual(await saidOf(manager.run("setAndGet", setAndGet)), [false]);
 });
 
-test("short tasks are not put behind a long one while another thread has room", async (t) => {
+test("short tasks do not wait behind a long task while another thread has room", async (t) => {
   const manager = managed(t, { count: 2 });
   await manager.ready();
-  await Promise.all(Array.from({ length: 20 }, () => manager.run("whoAmI"))); // known as short
+  await Promise.all(Array.from({ length: 20 }, () => manager.run("whoAmI"))); // the name is known as short
   const spinning = manager.run("spin", "spinning", { timeoutMs: 60_000 }).catch(() => {});
   await eventually(async () => (await server.admin.get("spinning")) === "1");
   const short = await Promise.all(Array.from({ length: 200 }, () => manager.run("whoAmI")));
@@ -195,38 +195,38 @@ test("short tasks are not put behind a long one while another thread has room", 
   await spinning;
 });
 
-test("what was taken back from a blocked thread runs once, also when that thread reads again", async (t) => {
+test("a task that was taken back from a blocked thread runs once, also when that thread reads again", async (t) => {
   const manager = managed(t, { count: 2 });
   await manager.ready();
-  await Promise.all(Array.from({ length: 20 }, () => manager.run("incr", "warm"))); // known as short
+  await Promise.all(Array.from({ length: 20 }, () => manager.run("incr", "warm"))); // the name is known as short
   const blocked = manager.run("block", 1_500);
   await eventually(() => running(manager).includes(1));
   await Promise.all(Array.from({ length: 200 }, () => manager.run("incr", "once")));
   await blocked;
-  // Both threads have read everything that was sent before.
+  // Both threads have read all messages that were sent before.
   await Promise.all([1, 2].map(() => manager.run("echo", 0, { exclusive: true })));
   assert.equal(await server.admin.get("once"), "200");
 });
 
-test("where a task waits in a blocked thread and nothing in the queue, it is taken back too", async (t) => {
+test("a task in a blocked thread is taken back also while the queue is empty", async (t) => {
   const manager = managed(t, { count: 2 });
   await manager.ready();
-  await Promise.all(Array.from({ length: 20 }, () => manager.run("whoAmI"))); // known as short
+  await Promise.all(Array.from({ length: 20 }, () => manager.run("whoAmI"))); // the name is known as short
   const cells = [1, 2].map(() => new Int32Array(new SharedArrayBuffer(4)));
   const blocked = cells.map((cell) => manager.run("awaitCell", cell));
   await eventually(() => running(manager).every((count) => count === 1));
-  const waiting = [1, 2].map(() => manager.run("whoAmI")); // one behind each
+  const waiting = [1, 2].map(() => manager.run("whoAmI")); // one in each thread
   release(cells[0]!);
   await Promise.all(waiting);
   release(cells[1]!);
-  assert.deepEqual(await Promise.all(blocked), [true, true]); // released, not timed out
+  assert.deepEqual(await Promise.all(blocked), [true, true]); // it was released, and did not time out
 });
 
-test("what was given up in a blocked thread, and not begun there, begins nowhere", async (t) => {
+test("a task that was given up before it began in a blocked thread begins in no thread", async (t) => {
   const shutdown = { cancelGraceMs: 3_000 };
   const manager = manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), threads: { count: 2 }, shutdown });
   await manager.ready();
-  await Promise.all(Array.from({ length: 20 }, () => manager.run("incr", "warm"))); // known as short
+  await Promise.all(Array.from({ length: 20 }, () => manager.run("incr", "warm"))); // the name is known as short
   const cells = [1, 2].map(() => new Int32Array(new SharedArrayBuffer(4)));
   const blocked: Promise<boolean>[] = [];
   const threads: number[] = [];
@@ -239,7 +239,7 @@ test("what was given up in a blocked thread, and not begun there, begins nowhere
   const behind = manager.run("incr", "begun", { signal: stop.signal, awaitOutcome: true });
   await eventually(() => running(manager).includes(2));
   stop.abort();
-  release(cells[threads[0] === running(manager).indexOf(2) ? 1 : 0]!); // the other one
+  release(cells[threads[0] === running(manager).indexOf(2) ? 1 : 0]!); // the other thread
   await assert.rejects(behind, code("TASK_ABORTED"));
   for (const cell of cells) release(cell);
   await Promise.all(blocked);
@@ -248,7 +248,7 @@ test("what was given up in a blocked thread, and not begun there, begins nowhere
 });
 
 for (const [where, cancelGraceMs] of Object.entries({ "was read": 3_000, "was not": 300 })) {
-  test(`what is given up before its turn says that it has not begun, where it ${where}`, async (t) => {
+  test(`a task that is given up before its turn rejects as not-sent, where it ${where}`, async (t) => {
     const manager = manage<typeof Tasks>(t, server, {
       tasks: fixture("tasks"),
       threads: { count: 1 },
@@ -268,12 +268,12 @@ for (const [where, cancelGraceMs] of Object.entries({ "was read": 3_000, "was no
       return code("TASK_ABORTED")(error);
     });
     release(cell);
-    assert.equal(await blocked, true, "the thread was not ended over what it had not read");
+    assert.equal(await blocked, true, "the thread was not ended because of messages that it had not read");
     assert.equal(await server.admin.get("begun"), null);
   });
 }
 
-test("callers of tasks that take no time come to share messages, whenever each of them began", async (t) => {
+test("callers of short tasks come to share messages, whenever each of them began", async (t) => {
   const manager = managed(t, { count: 1 });
   await manager.ready();
   const posts = t.mock.method(MessagePort.prototype, "postMessage");
@@ -293,11 +293,11 @@ test("callers of tasks that take no time come to share messages, whenever each o
   await Promise.all(callers);
 });
 
-test("a caller that waits for each task wakes the main thread by no timer that is shorter than what is taken for blocked", async (t) => {
+test("a caller that waits for each task starts no timer that is shorter than the time of a blocked thread", async (t) => {
   const manager = managed(t, { count: 2 });
   await manager.ready();
   const now = performance.now();
-  t.mock.method(performance, "now", () => now); // however long a busy machine keeps the thread from reading
+  t.mock.method(performance, "now", () => now); // so that a busy machine does not make the thread look blocked
   const setTimer = t.mock.method(globalThis, "setTimeout");
   for (let i = 0; i < 500; i++) await manager.run("whoAmI");
   const delays = setTimer.mock.calls.map(({ arguments: [, ms = 0] }) => ms);
@@ -309,7 +309,7 @@ test("a caller that waits for each task wakes the main thread by no timer that i
   );
 });
 
-test("what a thread had not read when it was ended runs in its successor", async (t) => {
+test("tasks that a thread had not read when it was ended run in its successor", async (t) => {
   const manager = managed(t, { count: 1 });
   await manager.ready();
   const spinning = manager.run("spin", "spinning", { timeoutMs: 500 });
@@ -319,7 +319,7 @@ test("what a thread had not read when it was ended runs in its successor", async
   assert.equal(typeof (await unread).threadId, "number");
 });
 
-test("a task of a higher priority overtakes those that wait", async (t) => {
+test("a task of a higher priority overtakes the tasks that wait", async (t) => {
   const manager = managed(t, { count: 1, concurrency: 1 });
   await manager.ready();
   const first = manager.run("stubborn", { started: "first", until: "go" });
@@ -337,7 +337,7 @@ test("a task of a higher priority overtakes those that wait", async (t) => {
   await assert.rejects(manager.run("echo", 4, { priority: NaN }), code("CONFIG_INVALID"));
 });
 
-test("what tasks were given is let go with the next message to their thread", async (t) => {
+test("inputs are garbage once the next message to their thread is sent", async (t) => {
   const manager = managed(t, { count: 1 });
   await manager.ready();
   const given: WeakRef<object>[] = [];

@@ -13,7 +13,7 @@ after(() => server.stop());
 const THREADS = 8;
 const TASKS = 10_000;
 
-/** Since the server started, the observer's own included. */
+/** All since the server started, also the observer's own. */
 async function connectionsReceived(): Promise<number> {
   return Number(/total_connections_received:(\d+)/.exec(await server.admin.info("stats"))![1]);
 }
@@ -46,7 +46,7 @@ test("eight threads under ten thousand tasks each hold one connection a thread, 
     most.thread = Math.max(most.thread, countOf(clients, "thread"));
     most.primary = Math.max(most.primary, countOf(clients, "primary"));
     most.all = Math.max(most.all, clients.length);
-    // Rather than left alone to spin here if one of them failed.
+    // Released also after a failure: without it the tasks would spin here for ever.
     await Promise.race([work, new Promise((resolve) => setImmediate(resolve))]);
   }
   const seconds = (performance.now() - startedAt) / 1_000;
@@ -72,7 +72,7 @@ test("fifty first getRedis() at once in a thread make one connection and give on
   assert.equal((await server.clients()).length, 1);
 });
 
-test("fifty first getRedis() at once on the main thread, too", async (t) => {
+test("fifty first getRedis() at once on the main thread make one connection and give one handle", async (t) => {
   const manager = manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), threads: { count: 1 } });
   const receivedBefore = await connectionsReceived();
   const handles = await Promise.all(Array.from({ length: 50 }, () => manager.getRedis()));

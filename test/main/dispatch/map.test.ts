@@ -48,7 +48,7 @@ test("map gives the results in the order of their inputs", async (t) => {
   assert.deepEqual(results, [30, 1, 20, 1, 10]);
 });
 
-test("unordered, map gives each result as soon as it comes", async (t) => {
+test("an unordered map gives each result as soon as it comes", async (t) => {
   const manager = managed(t);
   await server.admin.set("second", "2");
   const results: string[] = [];
@@ -59,7 +59,7 @@ test("unordered, map gives each result as soon as it comes", async (t) => {
   assert.deepEqual(results, ["2", "1"]);
 });
 
-test("map takes an async iterable, and ends when it does", async (t) => {
+test("map takes an async iterable, and ends when that ends", async (t) => {
   const manager = managed(t);
   assert.deepEqual(await collected(manager.map("echo", slowly(upTo(100)))), [...upTo(100)]);
 });
@@ -68,7 +68,7 @@ test("inputs are taken only as results are consumed", async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   const taken = { count: 0 };
   const results = manager.map("echo", upTo(1_000_000, taken), { concurrency: 10 });
-  assert.equal(taken.count, 0, "nothing before the first is asked for");
+  assert.equal(taken.count, 0, "no input is taken before the first next()");
   for (let consumed = 1; consumed <= 100; consumed++) {
     await results.next();
     assert.ok(taken.count <= consumed + 10, `${taken.count} taken, ${consumed} consumed`);
@@ -111,7 +111,7 @@ test("the first failure is thrown, and the tasks under way are given up", async 
   await eventually(() => manager.stats().threads[0]!.running === 0);
 });
 
-test("with onError collect every input has its outcome", async (t) => {
+test('with onError "collect" every input has its outcome', async (t) => {
   const manager = managed(t);
   const outcomes = await collected(manager.map("odd", upTo(5), { onError: "collect" }));
   assert.deepEqual(
@@ -126,7 +126,7 @@ test("with onError collect every input has its outcome", async (t) => {
   );
 });
 
-test("whoever leaves the loop gives up what is under way, and closes the inputs", async (t) => {
+test("a consumer that leaves the loop gives up the tasks under way and closes the inputs", async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   await server.admin.set("ready-key", "here");
   let closed = false;
@@ -146,7 +146,7 @@ test("whoever leaves the loop gives up what is under way, and closes the inputs"
   await eventually(() => manager.stats().threads[0]!.running === 0);
 });
 
-test("an aborted signal ends the map, also one that collects", async (t) => {
+test('an aborted signal ends a map, also with onError "collect"', async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   const stop = new AbortController();
   const taken = { count: 0 };
@@ -163,7 +163,7 @@ test("an aborted signal ends the map, also one that collects", async (t) => {
   assert.equal(taken.count, 4);
 });
 
-test("what the inputs throw is thrown after the results before it", async (t) => {
+test("an error of the inputs is thrown after the results before it", async (t) => {
   const manager = managed(t);
   const results = manager.map("echo", failing());
   assert.deepEqual([(await results.next()).value, (await results.next()).value], [1, 2]);
@@ -184,16 +184,16 @@ test("map waits for room in a full queue instead of failing", async (t) => {
   await Promise.all([running, waiting]);
 });
 
-test("a map that waits for room hears that there will be none: the queue was emptied before a thread was up", async (t) => {
+test("a map that waits for room rejects when the queue was emptied because no thread could start", async (t) => {
   await server.admin.del("set up");
   const manager = managed(t, { tasks: fixture("slow-setup"), queue: { max: 1 } });
   const waiting = assert.rejects(manager.run("echo", "waiting"), code("TASK_ABORTED"));
   const next = assert.rejects(manager.map("echo", upTo(20)).next(), code("SHUTTING_DOWN"));
   await manager.shutdown({ drainMs: 0, closeMs: 500 });
-  await eventually(() => Promise.all([waiting, next]), 10_000, "both are told");
+  await eventually(() => Promise.all([waiting, next]), 10_000, "both are rejected");
 });
 
-test("a map that was left has no failure to throw any more", async (t) => {
+test("a map that its consumer has left throws no failure", async (t) => {
   const manager = managed(t);
   const results = manager.map("echo", failing());
   assert.equal((await results.next()).value, 1);
@@ -201,7 +201,7 @@ test("a map that was left has no failure to throw any more", async (t) => {
   assert.deepEqual(await results.next(), { done: true, value: undefined });
 });
 
-test("a map that meets the shutdown finishes what was taken and then says so", async (t) => {
+test("a map that runs into the shutdown finishes its tasks and then rejects SHUTTING_DOWN", async (t) => {
   const manager = managed(t, { threads: { count: 1 } });
   const results = manager.map("echo", upTo(1_000_000), { concurrency: 4 });
   await results.next();
@@ -212,7 +212,7 @@ test("a map that meets the shutdown finishes what was taken and then says so", a
   assert.equal((await done).tasks.abandoned, 0);
 });
 
-test("a map with bad options is refused before anything is taken", async (t) => {
+test("a map with bad options rejects before an input is taken", async (t) => {
   const manager = managed(t);
   const taken = { count: 0 };
   await assert.rejects(manager.map("echo", upTo(1, taken), { concurrency: 0 }).next(), code("CONFIG_INVALID"));

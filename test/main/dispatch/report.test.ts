@@ -18,39 +18,39 @@ after(() => server.stop());
 const managed = (t: TestContext): ConnectionManager<typeof Tasks> =>
   manage<typeof Tasks>(t, server, { tasks: fixture("reporting-tasks") });
 
-test("what a task reports reaches its caller, in order and before the result", DEADLINE, async (t) => {
+test("the reports of a task reach its caller in order and before the result", DEADLINE, async (t) => {
   const manager = managed(t);
-  const heard: unknown[] = [];
+  const reports: unknown[] = [];
   const other: unknown[] = [];
   const runs = [
-    manager.run("count", 100, { onReport: (value) => heard.push(value) }),
+    manager.run("count", 100, { onReport: (value) => reports.push(value) }),
     manager.run("count", 2, { onReport: (value) => other.push(value) }),
-    manager.run("count", 2), // nobody listens
+    manager.run("count", 2), // without a listener
   ];
   assert.equal(await runs[0], "counted");
   assert.deepEqual(
-    heard,
+    reports,
     Array.from({ length: 100 }, (_value, i) => ({ done: i + 1 })),
   );
   await Promise.all(runs);
   assert.deepEqual(other, [{ done: 1 }, { done: 2 }]);
 });
 
-test("a caller that gave up hears no more of its task", DEADLINE, async (t) => {
+test("a caller that gave up gets no more reports of its task", DEADLINE, async (t) => {
   const manager = managed(t);
   const stop = new AbortController();
-  const heard: unknown[] = [];
-  const task = manager.run("untilAborted", "late", { signal: stop.signal, onReport: (value) => heard.push(value) });
-  await eventually(() => heard.length > 0, WAIT_MS);
+  const reports: unknown[] = [];
+  const task = manager.run("untilAborted", "late", { signal: stop.signal, onReport: (value) => reports.push(value) });
+  await eventually(() => reports.length > 0, WAIT_MS);
   stop.abort();
   await assert.rejects(task, code("TASK_ABORTED"));
-  const count = heard.length;
+  const count = reports.length;
   await eventually(async () => (await server.admin.get("late")) === "aborted", WAIT_MS);
   await manager.run("count", 1);
-  assert.equal(heard.length, count);
+  assert.equal(reports.length, count);
 });
 
-test("a listener that throws gives its task up, and the caller gets what it threw", DEADLINE, async (t) => {
+test("a listener that throws gives up its task, and the caller gets the error", DEADLINE, async (t) => {
   const manager = managed(t);
   const bug = new Error("a bug in the listener");
   const onReport = (): never => {
@@ -60,7 +60,7 @@ test("a listener that throws gives its task up, and the caller gets what it thre
   await eventually(async () => (await server.admin.get("bug")) === "aborted", WAIT_MS);
 });
 
-test("a report that cannot be cloned is NOT_CLONEABLE in the task that made it", DEADLINE, async (t) => {
+test("a report that cannot be cloned throws NOT_CLONEABLE in the task", DEADLINE, async (t) => {
   const manager = managed(t);
   await assert.rejects(manager.run("reportFunction"), (error: Error & { path?: string }) => {
     assert.ok(code("NOT_CLONEABLE")(error));

@@ -3,10 +3,10 @@ import { test } from "node:test";
 import { StartLimiter } from "../../../src/main/threads/start-limiter.js";
 
 /** The threads whose turn has come, in order. */
-function watched(queue: StartLimiter<string>, names: readonly string[]): string[] {
+function watched(limiter: StartLimiter<string>, names: readonly string[]): string[] {
   const begun: string[] = [];
   for (const name of names) {
-    queue.turn(name).then(
+    limiter.turn(name).then(
       () => begun.push(name),
       () => begun.push(`not ${name}`),
     );
@@ -16,37 +16,37 @@ function watched(queue: StartLimiter<string>, names: readonly string[]): string[
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-test("so many threads load at once, the next when one of them has loaded", async () => {
-  const queue = new StartLimiter<string>(2);
-  const begun = watched(queue, ["a", "b", "c", "d"]);
+test("as many threads as the limit load at once, and the next when one of them has loaded", async () => {
+  const limiter = new StartLimiter<string>(2);
+  const begun = watched(limiter, ["a", "b", "c", "d"]);
   await turn();
   assert.deepEqual(begun, ["a", "b"]);
-  queue.done("b");
-  queue.done("b"); // ready, and later ended
+  limiter.done("b");
+  limiter.done("b"); // the thread was ready, and later ended
   await turn();
   assert.deepEqual(begun, ["a", "b", "c"]);
 });
 
-test("a thread that is still not ready after a second keeps nobody waiting", async (t) => {
+test("a thread that is not ready after a second keeps no other waiting", async (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });
-  const queue = new StartLimiter<string>(1);
-  const begun = watched(queue, ["a", "b", "c"]);
+  const limiter = new StartLimiter<string>(1);
+  const begun = watched(limiter, ["a", "b", "c"]);
   t.mock.timers.tick(999);
   await turn();
   assert.deepEqual(begun, ["a"]);
   t.mock.timers.tick(1);
   await turn();
   assert.deepEqual(begun, ["a", "b"]);
-  queue.done("a"); // whose turn is over
+  limiter.done("a"); // its turn is over
   await turn();
   assert.deepEqual(begun, ["a", "b"]);
 });
 
-test("whose turn had not come when it was stopped, never begins", async () => {
-  const queue = new StartLimiter<string>(1);
-  const begun = watched(queue, ["a", "b", "c"]);
-  assert.deepEqual(queue.stop(), ["b", "c"]);
-  queue.done("a");
+test("a thread whose turn had not come at the stop never begins", async () => {
+  const limiter = new StartLimiter<string>(1);
+  const begun = watched(limiter, ["a", "b", "c"]);
+  assert.deepEqual(limiter.stop(), ["b", "c"]);
+  limiter.done("a");
   await turn();
   assert.deepEqual(begun, ["a", "not b", "not c"]);
 });

@@ -28,7 +28,7 @@ async function tasksFile(name: string, source: string): Promise<string> {
   return file;
 }
 
-test("a setup that stays silent is THREAD_START_FAILED by startTimeoutMs, for ready() and every run", async (t) => {
+test("a setup that does not end rejects ready() and every run with THREAD_START_FAILED by startTimeoutMs", async (t) => {
   const tasks = await tasksFile(
     "silent.mjs",
     `export const setup = () => new Promise(() => {}); export const echo = (x) => x;`,
@@ -45,7 +45,7 @@ test("a setup that stays silent is THREAD_START_FAILED by startTimeoutMs, for re
   await assert.rejects(manager.run("echo", 2), code("THREAD_START_FAILED"));
 });
 
-test("a tasks module that ends its thread while it loads is THREAD_START_FAILED, with no loop of restarts", async (t) => {
+test("a tasks module that ends its thread while it loads is THREAD_START_FAILED, without a loop of restarts", async (t) => {
   const tasks = await tasksFile("exits.mjs", `process.exit(3);`);
   const manager = manage<{ echo(input: number): number }>(t, server, { tasks });
   for (const result of await Promise.allSettled([manager.ready(), manager.run("echo", 1)])) {
@@ -55,9 +55,9 @@ test("a tasks module that ends its thread while it loads is THREAD_START_FAILED,
   }
 });
 
-test("a thread that Node refuses to start is THREAD_START_FAILED with the reason, and the shutdown resolves", async (t) => {
+test("a thread that Node does not start is THREAD_START_FAILED with the reason, and the shutdown resolves", async (t) => {
   const threads = { count: 2, execArgv: ["--no-such-flag"] };
-  // Of its own process, because the ports that piscina opens for such a thread stay open.
+  // In a process of its own, because the ports that piscina opens for such a thread stay open.
   const program = new Program(t, "refused", { redis: { port: server.port }, threads });
   leakCheck(t, server);
   assert.equal((await program.exit).code, 0, program.transcript);
@@ -70,25 +70,25 @@ test("a thread that Node refuses to start is THREAD_START_FAILED with the reason
   assert.deepEqual(program.all("shutdown"), [{ shutdown: { finished: 0, abandoned: 0 } }]);
 });
 
-test("a thread that ends before it has loaded anything of ours is THREAD_START_FAILED at once", async (t) => {
+test("a thread that ends before it has loaded our files is THREAD_START_FAILED at once", async (t) => {
   const preload = await tasksFile("ends.cjs", `if (!require("node:worker_threads").isMainThread) process.exit(7);`);
   const threads = { count: 1, execArgv: ["--require", preload], startTimeoutMs: 120_000 };
   const manager = manage(t, server, { tasks: fixture("tasks"), threads });
   await eventually(() => assert.rejects(manager.ready(), /exited with code 7/), 60_000, "ready() rejects");
 });
 
-test("a thread that failed is not started anew while the others are still starting, nor when they fail too", async (t) => {
+test("a thread that failed is not started anew while the others are starting, nor when they fail, too", async (t) => {
   const manager = manage<{ never(): void }>(t, server, { tasks: fixture("setup-rejects-in-turn") });
   const refused = assert.rejects(manager.run("never"), code("THREAD_START_FAILED"));
   await assert.rejects(manager.ready(), code("THREAD_START_FAILED"));
-  // Many times the delay after which it would come again.
+  // Many times the delay after which it would be started again.
   await new Promise((resolve) => setTimeout(resolve, 500));
   await server.admin.set("fail", 1);
   await refused;
   assert.equal(await server.admin.get("setups"), "2");
 });
 
-test("more threads than load at once all get their turn, and those that had not when the manager closes are no failure", async (t) => {
+test("all threads get their turn to load, and a thread without one at the close is no failure", async (t) => {
   const count = 2 * availableCores() + 2;
   const options = { tasks: fixture("tasks"), threads: { count } };
   const manager = manage(t, server, options);
@@ -113,7 +113,7 @@ test("a tasks module in CommonJS gives its exports as tasks", async (t) => {
   });
 });
 
-test("of a CommonJS module of which Node finds some names only, all are tasks, and its setup is called", async (t) => {
+test("all exports of a CommonJS module are tasks, also where Node finds only some names, and its setup is called", async (t) => {
   const source = `
     let isReady = false;
     const half = (x) => x / 2;
@@ -127,7 +127,7 @@ test("of a CommonJS module of which Node finds some names only, all are tasks, a
   );
 });
 
-test("the lines of a task's log survive whatever is put into their fields, and show no error's message", async (t) => {
+test("the log lines of a task survive all kinds of fields, and show no error's message", async (t) => {
   const source = `
     const circle = { name: "circle" };
     circle.self = circle;
@@ -151,7 +151,7 @@ test("the lines of a task's log survive whatever is put into their fields, and s
   );
 });
 
-test("Deno is refused by the constructor, with the reason", async () => {
+test("the constructor throws on Deno, with the reason", async () => {
   const { versions } = process;
   Object.defineProperty(process, "versions", { value: { ...versions, deno: "2.9.6" }, configurable: true });
   try {

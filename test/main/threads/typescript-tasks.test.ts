@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { leakCheck } from "../../support/leak-check.js";
 import { startRedis, type RedisServer } from "../../support/redis-server.js";
 
-/** The enum is there because Node's own type stripping refuses it: whoever runs this file has transformed it. */
+/** Node's own type stripping rejects the enum: a process that runs this file has transformed it. */
 const TASKS = `
 import { getRedis, type TaskContext } from "redthread/worker";
 import { keyOf } from "./keys.js";
@@ -22,7 +22,7 @@ export async function count(name: string, { threadId }: TaskContext): Promise<{ 
 }
 `;
 
-/** Imported as ./keys.js, as nodenext wants it written. */
+/** Imported as ./keys.js, as nodenext requires. */
 const KEYS = `export const keyOf = (name: string): string => \`counter:\${name}\`;\n`;
 
 const MAIN = `
@@ -55,7 +55,7 @@ before(async () => {
     writeFile(join(project, "keys.ts"), KEYS),
     writeFile(join(project, "main.ts"), MAIN),
     install(join(project, "node_modules", "redthread")),
-    // Where a user's project has it; its package.json lies beside the folder of the loader.
+    // Where a user's project has the loader, whose package.json lies beside its folder.
     link(join(dirname(fileURLToPath(LOADER)), ".."), join(project, "node_modules", "tsx")),
   ]);
 });
@@ -64,7 +64,7 @@ after(async () => {
   await rm(project, { recursive: true, force: true });
 });
 
-/** As npm would: the package's own package.json and what it publishes. */
+/** Installs like npm: the package's own package.json and the files that it publishes. */
 async function install(folder: string): Promise<void> {
   await link(join(root, "lib"), join(folder, "lib"));
   await copyFile(join(root, "package.json"), join(folder, "package.json"));
@@ -75,13 +75,13 @@ async function link(folder: string, as: string): Promise<void> {
   await symlink(folder, as, "dir");
 }
 
-// tsx rewrites what it loads, also our own files: counted with the others', their lines would not fit.
-// Left out, node would put it back in.
+// tsx rewrites the files that it loads, also ours: their lines would not fit the coverage of the others.
+// Without the variable node would put it back.
 const env = { ...process.env, NODE_V8_COVERAGE: "" };
 
 for (const [how, args] of [
   ["node --import tsx", ["--import", "tsx"]],
-  ["the tsx command", [`--import=${LOADER}`]], // it starts node like this
+  ["the tsx command", [`--import=${LOADER}`]], // the command starts node like this
 ] as const) {
   test(`tasks in TypeScript run in the threads of a process that was started with ${how}`, async (t) => {
     leakCheck(t, server);
