@@ -1,3 +1,7 @@
+// The room of threads: starts them, hands on what they say, replaces them, and ends them. It may import the rooms below
+// `main`, but not main/dispatch. Start reading at `Threads`: `#serve` is a thread's whole life, `#receive` gets its messages, and
+// `close` and `destroy` end it at the shutdown. thread.ts is one thread with its link. start-limiter.ts and restart-policy.ts
+// decide when a thread may start, and thread-credentials.ts gives the threads their logins.
 import type { Worker } from "node:worker_threads";
 import type { Piscina as ThreadPool } from "piscina";
 import { threadEnv } from "../../config/env.js";
@@ -180,11 +184,9 @@ export class Threads {
     const token = ++this.#tokens;
     const thread = new Thread(token, this.#ledger.row(row), this.#freePlace());
     this.#threads.add(thread);
+    const onEnd = (reason?: unknown): Promise<void> => this.#ended(thread, reason);
     const ended = this.#serve(thread, { serve: token, row })
-      .then(
-        () => this.#ended(thread, row, undefined),
-        (reason: unknown) => this.#ended(thread, row, reason),
-      )
+      .then(onEnd, onEnd)
       .finally(() => this.#ends.delete(ended));
     this.#ends.add(ended);
   }
@@ -319,7 +321,7 @@ export class Threads {
   }
 
   /** `serve` has ended, for whatever reason. */
-  async #ended(thread: Thread, row: number, reason: unknown): Promise<void> {
+  async #ended(thread: Thread, reason: unknown): Promise<void> {
     const { state } = thread;
     const { onMessage, onGone, credentials, gate } = this.#options;
     await thread.linkClosed();
@@ -329,9 +331,9 @@ export class Threads {
     if (lostLogs > 0) onMessage(thread, { type: "logs", records: [], dropped: lostLogs });
     credentials?.gone(thread);
     // The row is free before a listener hears of the end and starts the next thread.
-    gate.sweep(row);
+    gate.sweep(thread.row.index);
     this.totals.retire(thread.row);
-    this.#ledger.free(row);
+    this.#ledger.free(thread.row.index);
     if (state === "starting" && !this.#closing) return this.#failedToStart(thread, reason);
     const why = thread.endReason ?? reason;
     const isExpected = this.#closing || thread.isAskedToClose;
