@@ -7,7 +7,7 @@ import { startRedis, type RedisServer } from "../support/redis-server.js";
 import { makeUnreadable, UNREADABLE } from "../support/unreadable.js";
 
 const TASKS = 10_000;
-/** Each is replaced later than the one before. */
+/** Few, because each replacement comes later than the one before. */
 const DEATHS = 5;
 const AT_ONCE = 100;
 const WAIT_MS = 60_000;
@@ -20,7 +20,7 @@ before(async () => {
 });
 after(() => server.stop());
 
-/** The same numbers in each run. */
+/** Pseudo-random numbers, the same in each run of the test. */
 function* numbers(seed: number): Generator<number, never> {
   for (let state = seed; ;) {
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
@@ -68,7 +68,7 @@ test("a thread gives back every place, whatever becomes of its tasks", { timeout
   const all = Promise.all(Array.from({ length: AT_ONCE }, caller));
   await eventually(() => all.then(() => true), 2 * WAIT_MS, "every task settles");
   assert.deepEqual([...outcomes.keys()].toSorted(), [...EXPECTED, "done"].toSorted());
-  await eventually(() => manager.stats().threads.every(({ running }) => running === 0), WAIT_MS, "nothing runs");
+  await eventually(() => manager.stats().threads.every(({ running }) => running === 0), WAIT_MS, "no task runs");
   assert.equal(await manager.run("echo", "good"), "good");
   const { tasks, threads } = await eventually(() => manager.shutdown({ drainMs: WAIT_MS }), WAIT_MS / 2, "shut down");
   assert.equal(tasks.abandoned, 0);

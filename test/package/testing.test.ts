@@ -24,7 +24,7 @@ function options(t: TestContext): InProcessOptions {
   return { env: {}, redis: { port: server.port } };
 }
 
-test("tasks run in this very thread, with its Redis, typed, and leave no connection", DEADLINE, async (t) => {
+test("tasks run in the calling thread, with its Redis and with types, and leave no connection", DEADLINE, async (t) => {
   const run = await runInProcess(tasks, options(t));
   const value: string | null = await run.run("setAndGet", { key: "own", value: "1" });
   assert.equal(value, "1");
@@ -37,7 +37,7 @@ test("tasks run in this very thread, with its Redis, typed, and leave no connect
   assert.deepEqual(await server.clients(), []);
 });
 
-test("a tasks module can be named by its URL, and its setup and teardown are run once", DEADLINE, async (t) => {
+test("a tasks module can be given by its URL, and its setup and teardown run once", DEADLINE, async (t) => {
   const given = options(t);
   await server.admin.del("calls");
   {
@@ -47,7 +47,7 @@ test("a tasks module can be named by its URL, and its setup and teardown are run
   assert.deepEqual(await server.admin.lrange("calls", 0, -1), ["setup", "a", "b", "teardown"]);
 });
 
-test("input, result and errors are what they would be from a thread", DEADLINE, async (t) => {
+test("input, result and errors are as from a thread", DEADLINE, async (t) => {
   await using run = await runInProcess(tasks, options(t));
   const input = { list: [1, { at: new Date(0) }], bytes: new Uint8Array(3) };
   const result = await run.run("echo", input);
@@ -71,7 +71,7 @@ test("input, result and errors are what they would be from a thread", DEADLINE, 
   });
 });
 
-test("timeouts, signals, reports and log lines reach who asked for them", DEADLINE, async (t) => {
+test("timeouts, signals, reports and log lines reach the caller", DEADLINE, async (t) => {
   const lines: [message: string, fields: Record<string, string | number>][] = [];
   const info = (message: string, fields: object = {}): void => void lines.push([message, { ...fields }]);
   const logger = { ...silent, info };
@@ -94,7 +94,7 @@ test("timeouts, signals, reports and log lines reach who asked for them", DEADLI
   assert.match(String(taskId), /^[0-9a-f]{24}-4$/);
 });
 
-test("map, stats and ready are there as in a manager", DEADLINE, async (t) => {
+test("map, stats and ready work as in a manager", DEADLINE, async (t) => {
   const run = await runInProcess(tasks, options(t));
   await run.ready();
   const digests: string[] = [];
@@ -111,7 +111,7 @@ test("map, stats and ready are there as in a manager", DEADLINE, async (t) => {
   await assert.rejects(run.map("echo", [1]).next(), code("SHUTTING_DOWN"));
 });
 
-test("close waits for what runs, then takes nothing more", DEADLINE, async (t) => {
+test("close waits for the running tasks, and then no task is taken", DEADLINE, async (t) => {
   const run = await runInProcess(tasks, options(t));
   const last = run.run("delayed", 100);
   const closed = run.close();
@@ -120,7 +120,7 @@ test("close waits for what runs, then takes nothing more", DEADLINE, async (t) =
   await closed;
 });
 
-test("a task deaf to its signal is given up by close, and the process lives", DEADLINE, async (t) => {
+test("a task that ignores its signal is given up by close, and the process lives on", DEADLINE, async (t) => {
   const given = { ...options(t), shutdown: { drainMs: 50, closeMs: 200 } };
   const run = await runInProcess(tasks, given);
   const deaf = run.run("stubborn", { started: "deaf", until: "never" }, { exclusive: true });
@@ -130,17 +130,21 @@ test("a task deaf to its signal is given up by close, and the process lives", DE
   await failed;
 });
 
-test("a setup that fails is THREAD_START_FAILED with the cause, and the next one can start", DEADLINE, async (t) => {
-  const given = options(t);
-  for (const name of ["setup-rejects", "throws-at-import"]) {
-    await assert.rejects(runInProcess(fixture(name), given), code("THREAD_START_FAILED"));
-  }
-  await using run = await runInProcess(tasks, given);
-  await assert.rejects(runInProcess(tasks, given), /open in this thread already/);
-  assert.equal(await run.run("echo", 1), 1);
-});
+test(
+  "a setup that fails is THREAD_START_FAILED with the cause, and the next runInProcess() can start",
+  DEADLINE,
+  async (t) => {
+    const given = options(t);
+    for (const name of ["setup-rejects", "throws-at-import"]) {
+      await assert.rejects(runInProcess(fixture(name), given), code("THREAD_START_FAILED"));
+    }
+    await using run = await runInProcess(tasks, given);
+    await assert.rejects(runInProcess(tasks, given), /open in this thread already/);
+    assert.equal(await run.run("echo", 1), 1);
+  },
+);
 
-test("this thread's own clients are closed before, and can be had again after", DEADLINE, async (t) => {
+test("the thread's own clients are closed before, and connect again after", DEADLINE, async (t) => {
   const given = options(t);
   const previous = process.env["REDIS_URL"];
   process.env["REDIS_URL"] = server.url;
