@@ -3,7 +3,8 @@ import { once } from "node:events";
 import { connect } from "node:net";
 import { after, before, test } from "node:test";
 import { Redis } from "ioredis";
-import { Heartbeat } from "../src/connection/heartbeat.js";
+import type { ClientContext } from "../src/connection/client-context.js";
+import { Liveness } from "../src/connection/liveness.js";
 import { ClientPool } from "../src/pool/pool.js";
 import { eventually, gate } from "./support/gate.js";
 import { leakCheck, nothingIsOpen } from "./support/leak-check.js";
@@ -130,11 +131,11 @@ const left = (since: number): Promise<string> =>
 
 test("a timer that the library leaves is found although it is unref'd, and named by the line that made it", async () => {
   const since = newestHandle();
-  const heartbeat = new Heartbeat({ everyMs: 60_000, receivedAt: () => Infinity, probe: () => {} });
-  heartbeat.start();
+  const liveness = new Liveness({ options: { redis: { heartbeatMs: 60_000 } } } as unknown as ClientContext);
+  liveness.start();
   const own = setInterval(() => {}, 60_000).unref(); // the test's, which is no business of the check
-  assert.match(await left(since), /Timeout made at .*dist\/src\/connection\/heartbeat\.js:\d+/);
-  heartbeat.stop();
+  assert.match(await left(since), /Timeout made at .*dist\/src\/connection\/liveness\.js:\d+/);
+  liveness.stop();
   await nothingIsOpen(since);
   clearInterval(own);
 });

@@ -3,7 +3,7 @@ import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { connect as connectTls, type ConnectionOptions, type TLSSocket } from "node:tls";
 import { addressOf as where, serverName } from "../config/endpoint.js";
 import type { Endpoint, RedisConfig } from "../config/options.js";
-import { foreignWord } from "../connection/foreign.js";
+import { foreignReason } from "../connection/foreign.js";
 import { Sentinels } from "../connection/sentinels.js";
 import { errorCode } from "../core/log.js";
 import { within } from "../core/waiting.js";
@@ -130,7 +130,7 @@ function tlsAdvice(error: unknown): string {
   if (/SELF_SIGNED|ISSUER|VERIFY/.test(code)) return "give the authority that signed the certificate in redis.tls.ca";
   if (code === "ERR_TLS_CERT_ALTNAME_INVALID") return "the certificate is for another name: set redis.tls.servername";
   if (code === "CERT_HAS_EXPIRED") return "renew the server's certificate, or set this machine's clock";
-  const foreign = foreignWord(error);
+  const foreign = foreignReason(error);
   if (foreign !== undefined) return foreign;
   if (code === "ETIMEDOUT" || code === "ECONNRESET") {
     return "does this port speak TLS? If not, use redis:// and no REDIS_TLS";

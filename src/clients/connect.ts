@@ -7,12 +7,13 @@ import { connectionName } from "../core/names.js";
 import { ownGate } from "../gate/connect-gate.js";
 
 /**
- * One client of your own: connected, asked for a PING, and then yours to `disconnect()`. It reconnects by itself and
- * keeps every rule of redthread's clients. On failure nothing is left open.
+ * A connected client of your own, which you end with `disconnect()`. It reconnects by itself and keeps every rule of
+ * redthread's clients. On failure nothing is left open.
  * @throws REDTHREAD_CONFIG_INVALID, REDTHREAD_CONNECT_FAILED at `retry.deadlineMs`, REDTHREAD_AUTH_FAILED at once
  */
 export async function connect(options: ConnectOptions = {}): Promise<RedisHandle> {
-  // Not at load: a thread with a manager never needs dotenv, nor the main thread ioredis before its threads are started.
+  // Loaded by the first call: a thread with a manager never needs dotenv, and the main thread must not load ioredis before
+  // its threads are started.
   const [{ loadConfig }, { openClient }] = await Promise.all([import("../config/env.js"), import("./open-client.js")]);
   const config = loadConfig(options);
   const { redis, retry, appName, shutdown } = config;
@@ -38,8 +39,8 @@ export async function connect(options: ConnectOptions = {}): Promise<RedisHandle
 }
 
 /**
- * Closes a client made by `connect`: what was written is answered, then QUIT, and after `closeMs` (default 2 000) the
- * socket is destroyed. Idempotent; a client that is not connected is not connected for it.
+ * Closes a client made by `connect`: waits for pending replies, sends QUIT, and destroys the socket after `closeMs`
+ * (default 2 000). Idempotent; never connects.
  */
 export async function disconnect(redis: RedisHandle, { closeMs = 2_000 }: { closeMs?: number } = {}): Promise<void> {
   const { clientOf } = await import("./open-client.js");

@@ -9,7 +9,7 @@ export type OpenOptions = ClusterOptions;
 
 const clients = new WeakMap<object, AnyClient>();
 
-/** Makes clients that are not connected yet, as the options say where Redis is. Who has no Cluster, or no `keyPrefix`, does not load what it takes. */
+/** A function that makes clients which are not connected yet. The code for a Cluster or a `keyPrefix` is loaded only where the options need it. */
 export async function clientMaker(options: OpenOptions, closeMs: number): Promise<() => AnyClient> {
   const Cluster = options.redis.clusterNodes && (await import("../cluster/client.js")).ClusterClient;
   const KeyPositions = options.redis.keyPrefix
@@ -23,8 +23,9 @@ export async function clientMaker(options: OpenOptions, closeMs: number): Promis
 }
 
 /**
- * A connected client; after a failure or an abort nothing is left open. With `mayBeAway`, while the server is known to be away,
- * one that seeks it: commands go by their own deadlines. A Cluster is not away for one node.
+ * A connected client; after a failure or an abort nothing is left open. With `mayBeAway`, while the server is known to be
+ * away, the client is returned while it still seeks the server: its commands wait for their own deadlines. A Cluster is always
+ * connected first, because the loss of one node does not make it unavailable.
  */
 export async function openClient(
   options: OpenOptions,
@@ -49,7 +50,7 @@ export async function connectOrClose(client: AnyClient, closeMs: number, signal?
   }
 }
 
-/** The client behind a handle, if it is one of ours. */
+/** The client behind a handle, if this package made it. */
 export function clientOf(redis: RedisHandle): AnyClient | undefined {
   return clients.get(redis);
 }

@@ -1,3 +1,7 @@
+// The room src/clients makes clients for their owners: `open-client.ts` opens a Client or a ClusterClient, `connect.ts` is the
+// public connect() of a single client, and SharedClient is what getRedis() returns the handle of. It may import cluster,
+// connection, pool and everything below them. Start here.
+
 import type { RedisHandle } from "../commands/ioredis.js";
 import type { ConnectionState } from "../connection/connection-state.js";
 import { outside, rotationChannel } from "../core/channels.js";
@@ -6,22 +10,22 @@ import { monotonic, randomBetween } from "../core/clock.js";
 import { abortable, sleep } from "../core/waiting.js";
 import type { AnyClient } from "./open-client.js";
 
-/** A handle from `get()` is good for its turn and this long after a rotation began. */
+/** A handle from `get()` can be used in its turn and for this long after it. */
 const GRACE_MS = 1_000;
 
 export interface SharedClientOptions {
   /**
-   * A connected client, or its error; nothing is left open by a failure or an abort. The first one (`mayBeAway`) need not be
+   * A connected client, or its error; a failure or an abort leaves nothing open. The first client (`mayBeAway`) need not be
    * connected yet where Redis is known to be away.
    */
   readonly open: (signal: AbortSignal, mayBeAway: boolean) => Promise<AnyClient>;
-  /** How long a client is handed out before another takes its place. Default Infinity. */
+  /** How long a client is handed out before it is replaced. Default Infinity. */
   readonly ttlMs?: number;
-  /** Share of the ttl by which each one varies. Default 0. */
+  /** The share of the ttl by which lifetimes vary. Default 0. */
   readonly jitter?: number;
-  /** For closing a client that was replaced. */
+  /** The time to close a client that was replaced. */
   readonly closeMs: number;
-  /** A client that heard nothing for this long is asked for a PING before it is handed out. */
+  /** A client that received nothing for this long gets a PING before it is handed out. */
   readonly idleCheckMs: number;
   readonly onHit?: (() => void) | undefined;
 }
@@ -33,25 +37,27 @@ interface SharedEntry {
   expiresAt: number;
   users: number;
   handedOutAt: number;
-  unused?: () => void;
+  onUnused?: () => void;
 }
 
 /**
- * One client shared by all callers: opened once however many ask, failures not kept, replaced without a gap when its
- * ttl is over, and the old one closed after its last user.
+ * One client that all callers share: callers that ask at once share one connect, whose failure is not kept. The client is
+ * replaced without a gap when its ttl is over, and closed after its last user. It is behind `getRedis()`: each thread has
+ * one (`ThreadClients`), and the main thread has two (`MainClients`: primary and subscriber).
  */
 export class SharedClient {
+  /** Counts the clients that were replaced. */
+  rotations = 0;
   readonly #options: SharedClientOptions;
   readonly #life = new AbortController();
   #current: SharedEntry | undefined;
-  /** The current one's, fresh when this loop turn asked first: time passes, and bytes come, between turns only. */
+  /** The current handle, if it was found fresh in this loop turn: bytes arrive between turns only. */
   #checked: Promise<RedisHandle> | undefined;
   readonly #forget = (): void => void (this.#checked = undefined);
   #opening: Promise<SharedEntry> | undefined;
   #rotating: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
   #retiring: SharedEntry | undefined;
-  #rotations = 0;
 
   constructor(options: SharedClientOptions) {
     this.#options = options;
@@ -70,13 +76,9 @@ export class SharedClient {
     return this.#current ? monotonic() - this.#current.openedAt : 0;
   }
 
-  get rotations(): number {
-    return this.#rotations;
-  }
-
   /**
-   * The current client's handle, checked: use it in this turn and the second after it. While Redis is away it is given
-   * all the same, and each command goes by its own deadline. The errors are those of the first connect.
+   * The current client's handle, checked: use it in this turn and the second after it. The first call connects, or rejects.
+   * Later you get the handle also while Redis is away, and each command waits for its own deadline.
    * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_SHUTTING_DOWN, `signal.reason`
    */
   get(signal?: AbortSignal): Promise<RedisHandle> {
@@ -85,14 +87,14 @@ export class SharedClient {
       this.#options.onHit?.();
       return checked;
     }
-    return this.#borrow(signal).then((borrowed) => {
-      borrowed.handedOutAt = monotonic();
-      giveBack(borrowed);
-      return borrowed.handle;
+    return this.#borrow(signal).then((entry) => {
+      entry.handedOutAt = monotonic();
+      release(entry);
+      return entry.handle;
     });
   }
 
-  /** Of the current entry, if it needs neither a PING nor a rotation: known until the end of this turn. */
+  /** The current handle, if it needs neither a PING nor a rotation; remembered until the end of this turn. */
   #checkOnce(): Promise<RedisHandle> | undefined {
     const entry = this.#current;
     const now = monotonic();
@@ -102,17 +104,17 @@ export class SharedClient {
     return (this.#checked = entry.handle);
   }
 
-  /** Runs `fn` with the current client, which stays open until `fn` is done, however many rotations that takes. */
+  /** Runs `fn` with the current client, which stays open until `fn` is done, whatever rotations happen meanwhile. */
   async use<T>(fn: (redis: RedisHandle) => Promise<T>, signal?: AbortSignal): Promise<T> {
     const entry = await this.#borrow(signal);
     try {
       return await fn(entry.client.redis);
     } finally {
-      giveBack(entry);
+      release(entry);
     }
   }
 
-  /** Refuses new callers and closes every client, also one that is still connecting; within `ms`, never rejects. */
+  /** Refuses new callers and closes every client within `ms`, also a client that is still connecting. Never rejects. */
   close(ms: number): Promise<void> {
     return (this.#closing ??= this.#close(ms));
   }
@@ -124,12 +126,12 @@ export class SharedClient {
     const entry = this.#current!;
     entry.users++; // counted in the turn that chose it, before a rotation can retire it
     try {
-      // One that is away will have a new connection anyway.
+      // A client that is away gets a new connection anyway.
       if (monotonic() >= entry.expiresAt && entry.client.isAlive()) this.#rotateOnce();
       await this.#check(entry.client, signal);
       return entry;
     } catch (error) {
-      giveBack(entry);
+      release(entry);
       throw error;
     }
   }
@@ -138,7 +140,7 @@ export class SharedClient {
     if (client.isAlive() && !client.isFresh(this.#options.idleCheckMs)) await abortable(client.check(), signal);
     else this.#options.onHit?.();
     this.#life.signal.throwIfAborted();
-    // It seeks its lost connection for as long as that takes: only one that has given up is connected here.
+    // A client that lost its connection seeks it by itself; only a client that has given up is connected here.
     if (client.state === "disconnected") await client.connect(signal);
   }
 
@@ -160,10 +162,10 @@ export class SharedClient {
     return { client, handle: Promise.resolve(client.redis), openedAt, expiresAt, users: 0, handedOutAt: 0 };
   }
 
-  /** One at a time, retirement included: there are never more than two clients. */
+  /** One rotation at a time, including the close of the old client: there are never more than two clients. */
   #rotateOnce(): void {
     this.#rotating ??= this.#rotate()
-      .catch(() => {}) // logged by the attempt itself; the old client serves on and the next caller tries again
+      .catch(() => {}) // logged by the attempt itself; the old client goes on and the next caller tries again
       .finally(() => (this.#rotating = undefined));
   }
 
@@ -173,7 +175,7 @@ export class SharedClient {
     const old = this.#current;
     this.#current = fresh;
     this.#checked = undefined;
-    this.#rotations++;
+    this.rotations++;
     if (rotationChannel.hasSubscribers) {
       const { openedAt } = fresh;
       rotationChannel.publish({ durationMs: openedAt - startedAt, ageMs: openedAt - (old?.openedAt ?? openedAt) });
@@ -185,11 +187,11 @@ export class SharedClient {
     this.#retiring = entry;
     const closed = this.#life.signal;
     if (entry.users > 0) {
-      const unused = new Promise<void>((resolve) => (entry.unused = resolve));
-      await abortable(unused, closed).catch(() => {}); // closing ends the wait
+      const unused = new Promise<void>((resolve) => (entry.onUnused = resolve));
+      await abortable(unused, closed).catch(() => {}); // close() ends the wait
     }
     const graceLeftMs = entry.handedOutAt === 0 ? 0 : entry.handedOutAt + GRACE_MS - monotonic();
-    if (graceLeftMs > 0) await sleep(graceLeftMs, closed).catch(() => {}); // likewise
+    if (graceLeftMs > 0) await sleep(graceLeftMs, closed).catch(() => {}); // close() ends this wait, too
     await entry.client.close(this.#options.closeMs);
     this.#retiring = undefined;
   }
@@ -198,11 +200,11 @@ export class SharedClient {
     this.#checked = undefined;
     this.#life.abort(new ShuttingDownError("the shared client is closed: this process or thread is shutting down"));
     await Promise.all([this.#current?.client.close(ms), this.#retiring?.client.close(ms)]);
-    await this.#opening?.catch(() => {}); // its failure belongs to those who asked
+    await this.#opening?.catch(() => {}); // its callers see the failure
     await this.#rotating;
   }
 }
 
-function giveBack(entry: SharedEntry): void {
-  if (--entry.users === 0) entry.unused?.();
+function release(entry: SharedEntry): void {
+  if (--entry.users === 0) entry.onUnused?.();
 }

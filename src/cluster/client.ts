@@ -12,7 +12,7 @@ import type { QueuedCommand } from "../commands/ioredis.js";
 import { KeyPositions } from "../commands/key-positions.js";
 import { type Outgoing, PipedCommands, rejectOutgoing } from "../commands/pipelines.js";
 import type { ConnectionState } from "../connection/connection-state.js";
-import { OwnListeners } from "../connection/own-listeners.js";
+import { OwnListeners } from "../connection/session-reset.js";
 import { monotonic } from "../core/clock.js";
 import { connRetry } from "../core/retry.js";
 import { abortable } from "../core/waiting.js";

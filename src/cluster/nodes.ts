@@ -1,5 +1,6 @@
 import type { CommandErrors } from "../commands/command-errors.js";
-import { Client, type ClientOptions } from "../connection/client.js";
+import { Client } from "../connection/client.js";
+import type { ClientOptions } from "../connection/client-context.js";
 import type { ConnectionState } from "../connection/connection-state.js";
 import { withFields } from "../core/log.js";
 import { isServed, replyCode } from "../core/replies.js";

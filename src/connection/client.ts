@@ -1,171 +1,118 @@
+// The room src/connection holds the life of one connection: connecting, logging in, finding out that the peer or the master
+// has gone, reconnecting, resetting the session for the next holder, closing. It may import commands, gate, link, config and
+// core; it knows neither pools nor threads nor the Cluster. Start here: `Client` gives each part (Dialer, Liveness,
+// GracefulReconnect …) itself as a `ClientContext`, and receives every command of its handle in `send`.
+
 import { markAsUntransferable } from "node:worker_threads";
-import type { AskedChannel, OnResubscribed } from "../commands/asked-channels.js";
+import type { AskedChannel } from "../commands/asked-channels.js";
 import { CommandQueue } from "../commands/command-queue.js";
 import { Handle, type HandleOwner } from "../commands/handle.js";
 import type { QueuedCommand } from "../commands/ioredis.js";
 import type { KeyPositions } from "../commands/key-positions.js";
 import { type Outgoing, PipedCommands, rejectOutgoing } from "../commands/pipelines.js";
-import type { RetryConfig } from "../config/options.js";
-import { AuthFailedError } from "../core/errors.js";
-import { quiet } from "../core/log.js";
 import { classifyReply, replyCode } from "../core/replies.js";
-import { connRetry, isRetryableError } from "../core/retry.js";
 import { monotonic } from "../core/clock.js";
-import { abortable, sleep, waitAtMost, within } from "../core/waiting.js";
-import type { ConnectAttempt } from "../gate/connect-gate.js";
+import { abortable, waitAtMost, within } from "../core/waiting.js";
+import { type ClientOptions, connectFailed } from "./client-context.js";
 import { type ConnectionState, StateMachine } from "./connection-state.js";
-import { Dialer, type DialerOptions } from "./dialer.js";
-import type { FailoverMonitor } from "./failover-monitor.js";
+import { Dialer, type DialingClient, type Limits } from "./dialer.js";
 import { GracefulReconnect } from "./graceful-reconnect.js";
-import { Handshake } from "./handshake.js";
-import { IdleCheck } from "./idle-check.js";
-import { LoginRenewal } from "./login-renewal.js";
-import { Probe } from "./probe.js";
-import { Resubscription } from "./resubscription.js";
+import { Liveness } from "./liveness.js";
+import { ConnectionLogin } from "./login.js";
 import { SessionReset } from "./session-reset.js";
+import { SessionRestore } from "./session-restore.js";
 
-export interface ClientOptions extends Omit<DialerOptions, "onServed" | "onConnected" | "db"> {
-  readonly retry: RetryConfig;
-  readonly onState?: (state: ConnectionState, previous: ConnectionState) => void;
-  readonly onReconnected?: () => void;
-  readonly onResubscribed?: OnResubscribed | undefined;
-  /** Of a Cluster's node: its subscriptions come back wherever the Cluster's client wants them. Default false. */
-  readonly isNode?: boolean;
-  /** Finds the keys that ioredis does not: who has a `keyPrefix` needs it. */
-  readonly KeyPositions?: typeof KeyPositions | undefined;
-  /** A connection silent for longer is asked for a PING before it is written to. Default: never. */
-  readonly idleCheckMs?: number;
-}
+/** What ioredis says when a reply comes that no command waits for; the reply follows. */
+const STRAY_REPLY = "Command queue state error";
+const IN_MULTI = "the server cannot be asked where its keys are, inside a MULTI: use multi() with its commands";
+/** A lost connection is sought until it is back or the client is closed. */
+const FOR_EVER: Limits = { deadlineMs: Infinity, attempts: Infinity };
 
 /**
- * One connection and its life: the handle stays, sockets come and go under it. Nobody else connects, reconnects or
- * ends it, and every command it was given settles.
+ * One connection for life: the handle stays while sockets come and go under it. Only the client connects, reconnects and
+ * ends it, and every command settles.
  */
-export class Client implements HandleOwner {
+export class Client implements HandleOwner, DialingClient {
+  readonly options: ClientOptions;
   readonly redis: Handle;
-  readonly #options: ClientOptions;
+  readonly commandQueue: CommandQueue;
+  readonly life: AbortSignal;
+  lastError: Error | undefined;
+  lastFailure: Error | undefined;
+  readonly #end = new AbortController();
+  readonly #states: StateMachine;
+  readonly #login: ConnectionLogin;
   readonly #dialer: Dialer;
-  readonly #commandQueue: CommandQueue;
-  readonly #probe: Probe;
-  readonly #idleCheck: IdleCheck;
+  readonly #liveness: Liveness;
   readonly #gracefulReconnect: GracefulReconnect;
-  readonly #failoverMonitor: FailoverMonitor | undefined;
-  readonly #life = new AbortController();
-  readonly #machine: StateMachine;
-  /** What the machine says, at hand for each command. */
-  #isConnected = false;
+  readonly #sessionRestore: SessionRestore;
   readonly #sessionReset: SessionReset;
-  readonly #handshake: Handshake;
-  readonly #resubscription: Resubscription;
-  readonly #loginRenewal: LoginRenewal;
   readonly #keys: KeyPositions | undefined;
   #connecting: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
-  #isReconnect = false;
   readonly #unlisten: (() => void) | undefined;
 
   constructor(options: ClientOptions) {
     const { redis, name, role } = options;
-    this.#options = options;
+    this.options = options;
+    this.life = this.#end.signal;
     this.redis = new Handle(redis, this);
-    const dialing = {
-      ...options,
-      db: () => this.#commandQueue.session.db,
-      onServed: async () => (options.isNode ? undefined : this.#resubscription.restore()),
-      onConnected: (entry: ConnectAttempt) => this.#connected(entry),
-    };
-    this.#dialer = new Dialer(this.redis, dialing, this.#life.signal);
-    this.#machine = new StateMachine({ ...options, lastError: () => this.#dialer.lastError });
-    this.#commandQueue = new CommandQueue(this.redis, {
+    this.commandQueue = new CommandQueue(this.redis, {
       redis,
       name,
       role,
-      onTimeout: () => this.#probe.suspect(),
-      receivedAt: () => this.#probe.receivedAt,
+      onTimeout: () => this.#liveness.suspect(),
+      receivedAt: () => this.#liveness.receivedAt,
       onOutOfStep: (why) => this.#outOfStep(why),
       whyAway: () => (this.isAlive() ? undefined : this.#absence?.why),
     });
-    this.#probe = new Probe(this.redis, {
-      commandQueue: this.#commandQueue,
-      commandTimeoutMs: redis.commandTimeoutMs,
-      heartbeatMs: redis.heartbeatMs,
-      isAlive: () => this.isAlive(),
-      onTimeout: () => this.#dialer.connectFailed(),
-    });
-    this.#idleCheck = new IdleCheck({
-      isInDoubt: () => this.#probe.isQuiet && !this.isFresh(options.idleCheckMs ?? Infinity),
-      ask: () => this.#probe.ping(redis.commandTimeoutMs / 2), // what is held meanwhile keeps the other half
-      onAnswer: () => {
-        if (!this.#gracefulReconnect.isPending) this.#commandQueue.release();
-      },
-    });
-    this.#gracefulReconnect = new GracefulReconnect({
-      patienceMs: redis.commandTimeoutMs / 2, // what is held meanwhile keeps the other half
-      isIdle: () => !this.#commandQueue.isAwaited,
-      replace: () => this.redis.stream.destroy(),
-      keep: () => this.#commandQueue.release(),
-    });
-    this.#failoverMonitor = this.#dialer.monitorFailover(() => this.#moved());
+    this.#states = new StateMachine(this);
+    this.#login = new ConnectionLogin(this);
+    this.#dialer = new Dialer(this, this.#login);
+    this.#liveness = new Liveness(this);
+    this.#gracefulReconnect = new GracefulReconnect(this);
+    this.#sessionRestore = new SessionRestore(this);
     this.redis.on("error", (error: Error) => {
-      this.#dialer.lastError = error;
-      if (error.message.startsWith(STRAY_REPLY)) this.#commandQueue.fallOutOfStep("a reply came that nobody waits for");
+      this.lastError = error;
+      if (error.message.startsWith(STRAY_REPLY)) this.commandQueue.fallOutOfStep("a reply came that nobody waits for");
     });
-    const about = { logins: undefined, ...options, commandQueue: this.#commandQueue };
-    this.#handshake = new Handshake(this.redis, about);
-    this.#resubscription = new Resubscription(this.redis, { ...about, life: this.#life.signal });
-    this.#loginRenewal = new LoginRenewal(this.redis, { ...about, dialer: this.#dialer, life: this.#life.signal });
-    this.#sessionReset = new SessionReset(this.redis, {
-      session: this.#commandQueue.session,
-      repairMs: redis.commandTimeoutMs,
-      onTimeout: () => this.#dialer.connectFailed(),
-      flush: () => this.#commandQueue.flush(),
-    });
+    this.#sessionReset = new SessionReset(this);
     this.#keys =
       options.KeyPositions &&
       new options.KeyPositions({
         redis,
-        errors: this.#commandQueue.errors,
+        errors: this.commandQueue.errors,
         ask: (command, ...args) => this.askAbout(command, ...args),
         send: (command) => this.#send(command),
-        onNotSent: (commands) => this.#commandQueue.session.notSent(commands),
+        onNotSent: (commands) => this.commandQueue.session.notSent(commands),
       });
-    // Who holds a dedicated one is not to find an AUTH between two commands: see renewLogin.
+    // The holder of a dedicated client must not find an AUTH between two commands: its owner calls renewLogin.
     if (role !== "dedicated") this.#unlisten = options.logins?.listen(() => this.renewLogin());
   }
 
   get state(): ConnectionState {
-    return this.#machine.state;
+    return this.#states.state;
   }
 
-  /** Why the last attempt to connect failed. */
-  get lastFailure(): Error | undefined {
-    return this.#dialer.lastFailure;
-  }
-
-  /** None is asked for again, which the server has refused. */
+  /** The server has not refused to restore any subscription. */
   get areSubscriptionsBack(): boolean {
-    return this.#resubscription.isComplete;
-  }
-
-  get name(): string {
-    return this.#options.name;
+    return this.#sessionRestore.isComplete;
   }
 
   /**
-   * Connected, or an error by the retry deadline; concurrent callers share one attempt. An abort frees its caller,
-   * the attempt goes on for the others.
+   * Resolves when connected, or rejects at the retry deadline; concurrent callers share one attempt. An abort frees its
+   * caller, while the attempt goes on for the others.
    * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_NOT_SENT (closed), `signal.reason`
    */
   async connect(signal?: AbortSignal): Promise<void> {
-    const { underWay } = this.#idleCheck;
-    if (underWay) await abortable(underWay, signal);
+    const { idleCheck } = this.#liveness;
+    if (idleCheck) await abortable(idleCheck, signal);
     if (this.isAlive()) return;
-    if (this.#life.signal.aborted) throw this.#commandQueue.errors.closed();
-    const { retry } = this.#options;
+    if (this.life.aborted) throw this.commandQueue.errors.closed();
+    const { retry } = this.options;
     if (this.state === "disconnected") return abortable(this.#startConnecting(retry), signal);
-    // After a loss (its close event may be still to come) the attempts go on for as long as it takes; this caller's
-    // patience is its own.
-    const giveUp = (): Error => this.#dialer.lastFailure ?? this.#dialer.connectFailed();
+    // After a loss (its close event may be still to come) the attempts go on for ever; only this caller stops waiting.
+    const giveUp = (): Error => this.lastFailure ?? connectFailed(this);
     await within(abortable(this.#startConnecting(FOR_EVER), signal), retry.deadlineMs, giveUp);
   }
 
@@ -174,149 +121,155 @@ export class Client implements HandleOwner {
     if (this.state === "disconnected") void this.#startConnecting(FOR_EVER);
   }
 
-  /** The free look: no system call, no promise. */
+  /** Cheap: no I/O, no allocation. */
   isAlive(): boolean {
-    return this.#isConnected && this.redis.stream.writable;
+    return this.#states.state === "connected" && this.redis.stream.writable;
   }
 
-  /** Nobody waits for anything here, and it would be as good when opened anew. */
+  /** No command is pending and the session holds no state: closing and reopening loses nothing. */
   get isIdle(): boolean {
-    return this.isAlive() && this.redis.commandQueue.length === 0 && this.#commandQueue.session.clean;
+    return this.isAlive() && this.redis.commandQueue.length === 0 && this.commandQueue.session.clean;
   }
 
-  /** As `Handle.subscribeAgain`, to what was subscribed to on another connection. */
+  /** As `Handle.subscribeAgain`, for a channel that was subscribed to on another connection. */
   subscribeAgain(asked: AskedChannel, onStands: () => void): Promise<void> {
-    this.#commandQueue.session.taint();
+    this.commandQueue.session.taint();
     return this.redis.subscribeAgain(asked, onStands);
   }
 
-  /** Alive, and heard from within `idleMs`: no need to ask for a PING. */
+  /** Alive, and something was received within `idleMs`: needs no PING. */
   isFresh(idleMs: number, now: number = monotonic()): boolean {
-    return this.isAlive() && this.#probe.hasReceivedWithin(idleMs, now);
+    return this.isAlive() && this.#liveness.hasReceivedWithin(idleMs, now);
   }
 
   /**
-   * Whether the peer answers a PING, or sends anything else, by the command timeout; concurrent callers share one. A
-   * connection that fails (half-open, frozen) is destroyed, and so replaced.
+   * Whether the peer answers a PING, or sends anything else, within the command timeout; concurrent callers share one
+   * PING. A connection that fails (half-open, frozen) is destroyed, and so replaced.
    */
   check(): Promise<boolean> {
-    return this.#probe.check();
+    return this.#liveness.check();
   }
 
   /**
-   * Fit for the next holder? Repairs what can be repaired in one round trip and takes off the holder's listeners. With
-   * `isAwaited` there is a next holder already.
+   * Whether the next holder can use the connection. Removes the holder's listeners, and undoes what one round trip can
+   * undo. `isAwaited`: the next holder waits already.
    */
   reset(isAwaited = false): boolean | Promise<boolean> {
-    if (!this.isAlive() || this.#dialer.hasOldLogin || !this.#sessionReset.isPossible || this.#keys?.isBusy)
-      return false;
-    return this.#sessionReset.begin(isAwaited);
+    const isPossible =
+      this.isAlive() && !this.#login.isOutdated && this.#sessionReset.isPossible && !this.#keys?.isBusy;
+    return isPossible && this.#sessionReset.begin(isAwaited);
   }
 
-  /**
-   * Answers what was written, says QUIT, and is gone after `ms` at the latest; never rejects. Nothing is connected
-   * in order to be closed.
-   */
+  /** Waits for pending replies, says QUIT, and is gone after `ms` at the latest. Never rejects, and never connects. */
   async close(ms: number): Promise<void> {
     if (!this.#closing) return (this.#closing = this.#close(ms));
-    // Who has less time left than the first caller had does not wait for that one's QUIT.
+    // A later caller with less time does not wait for the QUIT of the first.
     if (!(await waitAtMost(ms, this.#closing))) this.redis.stream?.destroy();
     return this.#closing;
   }
 
   /**
-   * Its holder has given up: a blocking command ends with the connection, before it takes an item that nobody wants. Gives
-   * whether there was one.
+   * The holder has given up: a blocking command ends together with the connection, before it takes an item that nobody wants.
+   * Returns whether there was a blocking command.
    */
   callOff(reason: unknown): boolean {
-    if (!this.#commandQueue.isBlocking) return false;
-    this.#dialer.lastError = reason as Error;
+    if (!this.commandQueue.isBlocking) return false;
+    this.lastError = reason as Error;
     void this.close(0);
     return true;
   }
 
   /**
-   * COMMAND with these arguments, on its own connection. Inside a MULTI it would become a part of it: refused then, in the
-   * name of the command that it is about.
+   * Sends COMMAND with these arguments on this connection. In a MULTI it would become a part of the transaction: there it
+   * is refused, in the name of the command whose keys are asked for.
    */
   async askAbout(command: QueuedCommand, ...args: (string | Buffer)[]): Promise<unknown> {
-    const { whenDown, commandTimeoutMs } = this.#options.redis;
+    const { whenDown, commandTimeoutMs } = this.options.redis;
     const absence = this.isAlive() ? undefined : this.#absence;
     if (absence && whenDown === "fail") throw absence.why;
-    await this.connect(this.#life.signal);
+    await this.connect(this.life);
     const refused = this.inTransaction
-      ? this.#commandQueue.errors.refused(command, IN_MULTI)
+      ? this.commandQueue.errors.refused(command, IN_MULTI)
       : this.refuse([command], 0);
     if (refused) throw refused;
     return await within(this.redis.ownBytes("command", ...args), commandTimeoutMs, () => {
-      this.#probe.suspect();
-      return this.#dialer.connectFailed();
+      this.#liveness.suspect();
+      return connectFailed(this);
     });
   }
 
   get inTransaction(): boolean {
-    return this.#commandQueue.session.inTransaction;
+    return this.commandQueue.session.inTransaction;
   }
 
-  /** Undefined if it has never been open: then it is not away, it is only now wanted. */
-  get #absence(): { readonly why: unknown } | undefined {
-    const why = this.#options.gate.explain() ?? this.#dialer.lastFailure ?? this.#dialer.lastError;
-    return !this.#isReconnect && why === undefined ? undefined : { why };
-  }
-
-  /** AUTH with the latest login: at once, or when what stands against it is over. */
+  /** AUTH with the latest login: at once, or when the session allows it. */
   renewLogin(): void {
-    if (this.isAlive()) this.#loginRenewal.renew(); // an attempt to connect takes the latest by itself
+    if (this.isAlive()) this.#login.renew(); // an attempt to connect uses the latest login anyway
   }
 
   // The owner of the handle
 
   send(outgoing: Outgoing): unknown {
-    // Also while QUIT is under way: what is written behind it never runs.
-    if (this.#closing) return rejectOutgoing(outgoing, () => this.#commandQueue.errors.closed());
+    // Also while QUIT is under way: a command written after it would never run.
+    if (this.#closing) return this.#rejectClosed(outgoing);
     return this.#keys && this.#isDelayed(outgoing, this.#keys) ? outgoing.promise : this.#send(outgoing);
+  }
+
+  /** Apart from `send`, where the closure would cost every command an allocation. */
+  #rejectClosed(outgoing: Outgoing): unknown {
+    return rejectOutgoing(outgoing, () => this.commandQueue.errors.closed());
   }
 
   delay<T>(pipeline: readonly QueuedCommand[], run: () => Promise<T>): Promise<T> | undefined {
     return this.#closing ? undefined : this.#keys?.delay(pipeline, run);
   }
 
-  /** What ioredis says while it connects does not wait: what waits needs the connection. Pipelines have waited. */
+  /** The handshake is never delayed: what waits for key positions needs the connection. Pipelines have waited in `delay`. */
   #isDelayed(outgoing: Outgoing, keys: KeyPositions): outgoing is QueuedCommand {
     return !(outgoing instanceof PipedCommands || this.#belongsToHandshake(outgoing)) && keys.delays(outgoing);
   }
 
   #send(outgoing: Outgoing): unknown {
     if (this.isAlive() && !this.#gracefulReconnect.isPending) {
-      if (this.#idleCheck.isNeeded()) return this.#commandQueue.hold(outgoing);
-      return this.#commandQueue.send(outgoing);
+      if (this.#liveness.needsIdleCheck()) return this.commandQueue.hold(outgoing);
+      return this.commandQueue.send(outgoing);
     }
-    if (!(outgoing instanceof PipedCommands) && this.#belongsToHandshake(outgoing))
-      return this.#handshake.send(outgoing);
+    if (!(outgoing instanceof PipedCommands) && this.#belongsToHandshake(outgoing)) return this.#dialer.send(outgoing);
     this.seek();
-    if (!this.isAlive()) this.#commandQueue.unsubscribe(outgoing);
-    return this.#commandQueue.hold(outgoing, this.#absence);
+    if (!this.isAlive()) this.commandQueue.unsubscribe(outgoing);
+    return this.commandQueue.hold(outgoing, this.#absence);
+  }
+
+  #belongsToHandshake(command: QueuedCommand): boolean {
+    return this.state === "connecting" && this.#dialer.sendsItself(command);
+  }
+
+  /** Why the client is down. A client that was never connected is not "down": this command is its first use. */
+  get #absence(): { readonly why: unknown } | undefined {
+    const why = this.options.gate.explain() ?? this.lastFailure ?? this.lastError;
+    return !this.#dialer.hasConnected && why === undefined ? undefined : { why };
   }
 
   refuse(pipeline: readonly QueuedCommand[], ends: number): Error | undefined {
-    return this.#commandQueue.refuse(pipeline, ends);
+    return this.commandQueue.refuse(pipeline, ends);
   }
 
+  /** The server answered with an error. READONLY rejects the command, and also replaces the connection. */
   rejected(command: QueuedCommand, error: Error): void {
-    this.#commandQueue.session.answered(command, error);
-    if (classifyReply(error) === "reconnect") this.#leave(error, replyCode(error));
+    this.commandQueue.session.answered(command, error);
+    if (classifyReply(error) === "reconnect") this.#gracefulReconnect.request(error, replyCode(error));
   }
 
   failed(error: Error): void {
-    this.#dialer.lastError = error;
-    this.#commandQueue.lost(error, false);
+    this.lastError = error;
+    this.commandQueue.lost(error, false);
   }
 
   refuseEnd(): Error | undefined {
-    return this.#options.role === "owned" ? undefined : this.#commandQueue.errors.needsDedicated("quit");
+    return this.options.role === "owned" ? undefined : this.commandQueue.errors.needsDedicated("quit");
   }
 
-  async end(ms: number = this.#options.redis.commandTimeoutMs): Promise<void> {
+  async end(ms: number = this.options.redis.commandTimeoutMs): Promise<void> {
     const refused = this.refuseEnd();
     if (refused) throw refused;
     await this.close(ms);
@@ -325,135 +278,90 @@ export class Client implements HandleOwner {
   // Connecting
 
   #startConnecting(limits: Limits): Promise<void> {
-    // Several may notice a loss, each in its turn: two loops on one connection would hang up on each other.
+    // Several callers may notice a loss in different turns: two loops on one connection would hang up on each other.
     if (this.#connecting) return this.#connecting;
-    this.#become("connecting");
-    this.#connecting = this.#connectWithRetry(limits);
-    this.#connecting.catch(() => {}); // heard by those who wait in connect(), by the held commands and by the log
+    this.#states.become("connecting");
+    this.#connecting = this.#connect(limits);
+    this.#connecting.catch(() => {}); // callers of connect(), held commands and the log report it
     return this.#connecting;
   }
 
-  async #connectWithRetry(limits: Limits): Promise<void> {
-    const { retry, logger, name } = this.#options;
-    const deadline = monotonic() + limits.deadlineMs;
-    const isRetryable = (error: unknown): boolean => this.#mayBeMended(error) || isRetryableError(error);
-    const { signal } = this.#life;
-    const options = { ...retry, ...limits, logger: quiet(logger, limits.attempts > 1), signal, isRetryable };
-    let refusals = 0;
-    const attempt = async (): Promise<void> => {
-      try {
-        await this.#dialer.attempt(deadline - monotonic());
-      } catch (error) {
-        // A rotation is over soon. A server that refuses a login again and again is spared, more and more.
-        if (this.#mayBeMended(error))
-          await sleep(Math.min(retry.baseDelayMs * ++refusals, retry.maxDelayMs), signal).catch(() => {});
-        throw error;
-      }
-    };
+  async #connect(limits: Limits): Promise<void> {
     try {
-      await connRetry("Redis", `connecting ${name}`, options)(attempt)();
+      await this.#dialer.connect(limits);
       this.#connecting = undefined;
     } catch (error) {
-      this.#connecting = undefined; // before anybody hears of it and tries again
-      if (this.#life.signal.aborted) throw this.#commandQueue.errors.closed();
-      this.#become("disconnected");
-      this.#commandQueue.rejectHeld(error);
+      this.#connecting = undefined; // before a caller sees the error and tries again
+      if (this.life.aborted) throw this.commandQueue.errors.closed();
+      this.#states.become("disconnected");
+      this.commandQueue.rejectHeld(error);
       throw error;
     }
   }
 
-  /** A login that was good once, and is refused now: it is being changed, here or at the server. */
-  #mayBeMended(error: unknown): boolean {
-    return this.#isReconnect && error instanceof AuthFailedError;
+  async onServed(): Promise<void> {
+    if (!this.options.isNode) await this.#sessionRestore.subscribe();
   }
 
-  #connected(entry: ConnectAttempt): void {
-    const { stream } = this.redis;
-    stream.prependOnceListener("close", () => {
-      entry.closed();
-      this.#lost();
-    });
-    stream.on("data", ({ buffer }: Buffer) => {
-      // Replies are views of it, also those of other tasks. Moving the buffer of one would take the bytes of all.
+  onConnected(): void {
+    this.redis.stream.on("data", ({ buffer }: Buffer) => {
+      // Replies are views of this buffer, also replies to other tasks: moving it to a thread would take the bytes of all.
       markAsUntransferable(buffer);
-      this.#probe.received();
-      this.#commandQueue.received();
-      this.#loginRenewal.look();
+      this.#liveness.received();
+      this.commandQueue.received();
+      this.#login.look();
       this.#gracefulReconnect.look();
     });
-    this.#probe.received();
-    this.#commandQueue.connected();
-    this.#become("connected");
-    this.renewLogin(); // if one came during the handshake
-    this.#probe.heartbeat.start();
-    this.#failoverMonitor?.start(this.redis.aimedAt);
-    void this.#handshake.monitorAgain();
-    this.#resubscription.connected();
-    this.#commandQueue.release();
-    if (this.#isReconnect) this.#options.onReconnected?.();
-    this.#isReconnect = true;
+    this.#liveness.received();
+    this.commandQueue.connected();
+    this.#states.become("connected");
+    this.renewLogin(); // if a new login came during the handshake
+    this.#liveness.start();
+    this.#sessionRestore.connected();
+    this.commandQueue.release();
+    if (this.#dialer.hasConnected) this.options.onReconnected?.();
   }
 
-  #leave(why: Error, code: string): void {
-    if (!this.isAlive() || this.#closing || !this.#gracefulReconnect.request()) return;
-    const { logger, name } = this.#options;
-    this.#dialer.lastError = why;
-    logger.warn("connection leads to the wrong server and is replaced", { name, code });
+  release(): void {
+    if (!this.#gracefulReconnect.isPending) this.commandQueue.release();
   }
 
-  #moved(): void {
-    this.#leave(new Error("the sentinels name another master"), "MASTER_MOVED");
-    this.#gracefulReconnect.look(); // nothing may be under way, and then no last answer ends it
+  onMasterMoved(): void {
+    this.#gracefulReconnect.request(new Error("the sentinels name another master"), "MASTER_MOVED");
+    this.#gracefulReconnect.look(); // without pending commands no last reply would end the connection
   }
 
   #outOfStep(why: string): void {
-    const { logger, name } = this.#options;
-    this.#dialer.lastError = new Error(`replies could have gone to the wrong commands: ${why}`);
+    const { logger, name } = this.options;
+    this.lastError = new Error(`replies could have gone to the wrong commands: ${why}`);
     logger.warn("connection is replaced: replies could have gone to the wrong commands", { name, why });
   }
 
-  #lost(): void {
-    this.#probe.heartbeat.stop();
-    this.#failoverMonitor?.stop();
+  onLost(): void {
+    this.#liveness.stop();
     this.#gracefulReconnect.stop();
-    this.#commandQueue.lost(this.#dialer.lastError, !this.#life.signal.aborted);
-    if (!this.#life.signal.aborted) void this.#startConnecting(FOR_EVER);
-  }
-
-  #belongsToHandshake(command: QueuedCommand): boolean {
-    return this.state === "connecting" && this.#handshake.includes(command);
+    this.commandQueue.lost(this.lastError, !this.life.aborted);
+    if (!this.life.aborted) void this.#startConnecting(FOR_EVER);
   }
 
   // Closing
 
   async #close(ms: number): Promise<void> {
-    const isHeard = this.isAlive() && !this.#commandQueue.isBlocked;
+    const { commandQueue } = this;
+    const closed = commandQueue.errors.closed();
+    const answersQuit = this.isAlive() && !commandQueue.isBlocked;
     this.#gracefulReconnect.stop();
-    // QUIT is answered after everything written before it.
-    const quit = isHeard ? this.redis.own("quit") : Promise.resolve();
-    this.#life.abort(this.#commandQueue.errors.closed());
-    this.#commandQueue.rejectHeld(this.#commandQueue.errors.closed());
-    this.#keys?.close(this.#commandQueue.errors.closed());
+    // QUIT is answered after everything that was written before it.
+    const quit = answersQuit ? this.redis.own("quit") : Promise.resolve();
+    this.#end.abort(closed);
+    commandQueue.rejectHeld(closed);
+    this.#keys?.close(closed);
     await waitAtMost(ms, quit); // if the server is gone or frozen, the socket is destroyed below
-    await this.#connecting?.catch(() => {}); // aborted, and heard where it was asked for
-    await Promise.all([this.#dialer.destroy(), this.#failoverMonitor?.close()]);
-    this.#probe.heartbeat.stop();
-    this.#commandQueue.stop();
+    await this.#connecting?.catch(() => {}); // aborted; its callers see the error
+    await this.#dialer.close();
+    this.#liveness.stop();
+    commandQueue.stop();
     this.#unlisten?.();
-    this.#become("closed");
-  }
-
-  #become(state: ConnectionState): void {
-    this.#isConnected = state === "connected";
-    this.#machine.become(state);
+    this.#states.become("closed");
   }
 }
-
-/** What ioredis says then, with the reply behind it. */
-const STRAY_REPLY = "Command queue state error";
-
-const IN_MULTI = "the server cannot be asked where its keys are, inside a MULTI: use multi() with its commands";
-
-type Limits = Pick<RetryConfig, "deadlineMs" | "attempts">;
-/** A connection that was lost is sought until it is back or nobody wants it: no budget counted from its birth. */
-const FOR_EVER: Limits = { deadlineMs: Infinity, attempts: Infinity };

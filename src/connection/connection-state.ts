@@ -6,12 +6,14 @@ import { monotonic } from "../core/clock.js";
 
 export type ConnectionState = "disconnected" | "connecting" | "connected" | "closed";
 
-export interface StateMachineOptions {
-  readonly name: string;
-  readonly role: ClientRole;
-  readonly onState?: (state: ConnectionState, previous: ConnectionState) => void;
-  /** Why a connection was lost, as far as is known. */
-  readonly lastError: () => Error | undefined;
+interface StatefulClient {
+  readonly options: {
+    readonly name: string;
+    readonly role: ClientRole;
+    readonly onState?: (state: ConnectionState, previous: ConnectionState) => void;
+  };
+  /** Why the connection was lost, as far as is known. */
+  readonly lastError: Error | undefined;
 }
 
 const NEXT: Record<ConnectionState, readonly ConnectionState[]> = {
@@ -21,41 +23,36 @@ const NEXT: Record<ConnectionState, readonly ConnectionState[]> = {
   closed: [],
 };
 
-/** The states of one connection, each step checked, and told to who listens to `redthread:connection`. */
+/** The states of one connection. Each step is checked, and published on the channel `redthread:connection`. */
 export class StateMachine {
-  readonly #options: StateMachineOptions;
-  #state: ConnectionState = "disconnected";
+  /** Changed by `become` only. */
+  state: ConnectionState = "disconnected";
+  readonly #client: StatefulClient;
   #connectingSince = 0;
 
-  constructor(options: StateMachineOptions) {
-    this.#options = options;
-  }
-
-  get state(): ConnectionState {
-    return this.#state;
+  constructor(client: StatefulClient) {
+    this.#client = client;
   }
 
   become(state: ConnectionState): void {
-    const previous = this.#state;
+    const previous = this.state;
     if (state === previous) return;
-    const { name, onState } = this.#options;
+    const { name, onState } = this.#client.options;
     if (!NEXT[previous].includes(state)) throw new Error(`${name} cannot go from ${previous} to ${state}`);
-    this.#state = state;
+    this.state = state;
     onState?.(state, previous);
     if (state === "connecting") this.#connectingSince = monotonic();
     if (connectionChannel.hasSubscribers) this.#publish(state, previous);
   }
 
   #publish(state: ConnectionState, previous: ConnectionState): void {
-    const { name, role, lastError } = this.#options;
-    const message = { name, role, threadId };
+    const { options, lastError } = this.#client;
+    const message = { name: options.name, role: options.role, threadId };
     if (state === "connected") {
       const durationMs = monotonic() - this.#connectingSince;
       connectionChannel.publish({ event: "connected", ...message, durationMs });
     } else if (state === "closed") connectionChannel.publish({ event: "closed", ...message });
-    else if (previous === "connected") {
-      const error = lastError();
-      connectionChannel.publish({ event: "lost", ...message, ...(error && { code: errorCode(error) }) });
-    }
+    else if (previous === "connected")
+      connectionChannel.publish({ event: "lost", ...message, ...(lastError && { code: errorCode(lastError) }) });
   }
 }

@@ -1,10 +1,9 @@
-import type { Credentials, CredentialsProvider, RetryConfig } from "../config/options.js";
+import type { Credentials, CredentialsProvider, Login, RetryConfig } from "../config/options.js";
 import { ConfigInvalidError } from "../core/errors.js";
 import type { Logger } from "../core/log.js";
 import { connRetry } from "../core/retry.js";
 import { monotonic, randomBetween } from "../core/clock.js";
-import { abortable, sleep, within } from "../core/waiting.js";
-import { Logins } from "./logins.js";
+import { type Deferred, abortable, deferred, sleep, within } from "../core/waiting.js";
 
 export interface KeeperOptions {
   readonly provider: CredentialsProvider;
@@ -16,14 +15,14 @@ export interface KeeperOptions {
   readonly onFailure?: (error: unknown) => void;
 }
 
-/** Credentials are renewed when this share of their time is over, at random: not all processes at once. */
+/** Credentials are renewed after a random share of their lifetime, so that processes do not renew together. */
 const RENEW_FROM = 0.7;
 const RENEW_TO = 0.8;
-/** Between two calls of the provider, whatever it or the server says. */
+/** The least time between two calls of the provider, whatever it or the server says. */
 const SPACING_MS = 500;
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
-/** Calls the users' provider: before the credentials expire, and when a server refused them. One call at a time. */
+/** Calls the user's provider before credentials expire, and when a server refused them. One call at a time. */
 export class CredentialKeeper {
   readonly logins = new Logins((refused) => this.renew(refused));
   readonly #options: KeeperOptions;
@@ -37,7 +36,7 @@ export class CredentialKeeper {
     this.#options = options;
   }
 
-  /** Sees to a login newer than the version `refused`, unless it is there. */
+  /** Begins to fetch a login newer than the version `refused`, unless there is one. */
   renew(refused: number): void {
     if (this.#isRenewing || this.#life.signal.aborted || (this.logins.latest?.version ?? 0) > refused) return;
     void this.#renew();
@@ -51,26 +50,29 @@ export class CredentialKeeper {
   /** Never rejects; ends with a login or with `stop`. */
   async #renew(): Promise<void> {
     this.#isRenewing = true;
-    const { retry, logger } = this.#options;
-    const options = { ...retry, deadlineMs: Infinity, attempts: Infinity, signal: this.#life.signal, logger };
+    const { retry, logger, onFailure } = this.#options;
     const isRetryable = (error: unknown): boolean => {
       this.logins.failed(error);
-      this.#options.onFailure?.(error);
+      onFailure?.(error);
       return true; // also a bug of the provider: a deployment, or its next answer, may mend it
     };
-    const fetching = connRetry("credentials", "asking the provider", { ...options, isRetryable });
-    await fetching(() => this.#ask())().catch(() => {}); // stopped
+    const endless = { deadlineMs: Infinity, attempts: Infinity, signal: this.#life.signal };
+    const fetching = connRetry("credentials", "asking the provider", { ...retry, ...endless, logger, isRetryable });
+    await fetching(() => this.#fetch())().catch(() => {}); // stopped
     this.#isRenewing = false;
   }
 
-  async #ask(): Promise<void> {
+  async #fetch(): Promise<void> {
     const { provider, limitMs } = this.#options;
     const pauseMs = this.#lastCallAt + SPACING_MS - monotonic();
     if (pauseMs > 0) await sleep(pauseMs, this.#life.signal);
     this.#lastCallAt = monotonic();
     const silent = (): Error => new Error(`redis.credentials gave no answer within ${limitMs} ms`);
-    // Stopped, it waits no longer: the time limit of a provider that hangs would keep the process alive.
-    const asked = abortable(callProvider(provider), this.#life.signal);
+    // `stop` ends the wait: the time limit of a provider that hangs would keep the process alive.
+    const asked = abortable(
+      (async () => provider())(), // async, so that a provider that throws has failed like a provider that rejects
+      this.#life.signal,
+    );
     const { username, password, expiresAt } = checked(await within(asked, limitMs, silent));
     if (expiresAt !== undefined) this.#renewBefore(Number(expiresAt));
     const version = ++this.#versions;
@@ -86,9 +88,67 @@ export class CredentialKeeper {
   }
 }
 
-/** A provider that throws instead of rejecting has failed all the same. */
-async function callProvider(provider: CredentialsProvider): Promise<unknown> {
-  return await provider();
+/** What a thread knows of the process's logins: the latest login, and how to ask for a newer one. */
+export class Logins {
+  readonly #request: (refused: number) => void;
+  readonly #listeners = new Set<() => void>();
+  #latest: Login | undefined;
+  /** Why no login has come since the latest. */
+  #failure: unknown;
+  #news = deferred();
+
+  /** `request` asks the thread that knows the provider for a login newer than `refused`; it answers by `came` or `failed`. */
+  constructor(request: (refused: number) => void) {
+    this.#request = request;
+  }
+
+  get latest(): Login | undefined {
+    return this.#latest;
+  }
+
+  get failure(): unknown {
+    return this.#failure;
+  }
+
+  /**
+   * A login newer than the version `refused`; with 0 any login will do. A provider that fails is waited for, but a
+   * provider whose answer is not credentials rejects the wait.
+   */
+  async newerThan(refused: number, signal: AbortSignal): Promise<Login> {
+    for (;;) {
+      if (this.#latest && this.#latest.version > refused) return this.#latest;
+      this.#request(refused);
+      await abortable(this.#news.promise, signal);
+    }
+  }
+
+  /** Calls `onLogin` for each new login; returns a function that ends this. */
+  listen(onLogin: () => void): () => void {
+    this.#listeners.add(onLogin);
+    return () => this.#listeners.delete(onLogin);
+  }
+
+  came(login: Login): void {
+    if (this.#latest && login.version <= this.#latest.version) return;
+    this.#latest = login;
+    this.#failure = undefined;
+    this.#replaceNews().resolve();
+    for (const onLogin of this.#listeners) onLogin();
+  }
+
+  failed(failure: unknown): void {
+    this.#failure = failure;
+    if (!(failure instanceof ConfigInvalidError)) return;
+    const news = this.#replaceNews();
+    news.promise.catch(() => {}); // perhaps nobody waits
+    news.reject(failure);
+  }
+
+  #replaceNews(): Deferred<void> {
+    const news = this.#news;
+    this.#news = deferred();
+    return news;
+  }
 }
 
 function checked(answer: unknown): Credentials {

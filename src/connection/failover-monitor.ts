@@ -1,11 +1,11 @@
+import { sharedClock } from "../core/clock.js";
 import { addressOf, fingerprint } from "../config/endpoint.js";
 import type { Endpoint } from "../config/options.js";
-import { sharedClock } from "../core/clock.js";
-import type { Sentinels, Word } from "./sentinels.js";
+import type { MasterReport, Sentinels } from "./sentinels.js";
 
-/** A failover that the old master survives is told by nobody else: what is written there meanwhile is lost. */
+/** Nothing else tells of a failover that the old master survives, and what is written to the old master meanwhile is lost. */
 const LOOK_MS = 1_000;
-/** A sentinel that was restarted hears the newest epoch from the others within about 2 s. */
+/** A restarted sentinel learns the newest epoch from the others within about 2 s. */
 const FORGOTTEN_MS = 5_000;
 const MASTER = 0;
 const NEXT_LOOK = 1;
@@ -13,68 +13,68 @@ const EPOCH = 2;
 const CONFIRMED = 3;
 
 export interface FailoverMonitorOptions {
-  /** Memory that all threads share; all zeros is its beginning. */
+  /** Memory that all threads share; all zeros at first. */
   readonly cells: Int32Array<SharedArrayBuffer>;
   readonly sentinels: Sentinels;
-  /** For one look. */
+  /** The time of one look. */
   readonly ms: number;
   /** The sentinels name another master than the one that this connection leads to. */
   readonly onMoved: () => void;
 }
 
 /**
- * Notices that the master is another one although the connection to the old one is as good as ever. Once a second one
- * client of the process, in whichever thread, asks the sentinels and leaves the newest answer where all the others look.
- * The answer of a sentinel that was restarted can be from before the last failover: it moves nobody.
+ * Notices a new master although the connection to the old one works as before. Once a second one client of the
+ * process, in whichever thread, asks the sentinels and writes the newest answer to memory that all clients read. A
+ * restarted sentinel may answer from before the last failover: its report moves no client.
  */
 export class FailoverMonitor {
   readonly #options: FailoverMonitorOptions;
   readonly #life = new AbortController();
   #timer: NodeJS.Timeout | undefined;
+  /** The master that this connection leads to. */
   #at = 0;
-  /** What the process took for the master when this client began to connect. */
+  /** The master that the process knew when this client began to connect, and what the sentinels reported then. */
   #before = 0;
-  /** What the sentinels said then. */
-  #words: readonly Word[] = [];
+  #reports: readonly MasterReport[] = [];
   #asking: Promise<void> | undefined;
 
   constructor(options: FailoverMonitorOptions) {
     this.#options = options;
   }
 
-  /** Where the master may be, the likeliest first: what the process knows, unless there is a newer epoch, comes first. */
+  /** Where the master may be, the likeliest address first: the process's own knowledge, unless a newer epoch is reported. */
   async candidates(ms: number, signal: AbortSignal): Promise<Endpoint[]> {
     const { cells, sentinels } = this.#options;
     this.#before = Atomics.load(cells, MASTER);
     const epoch = Atomics.load(cells, EPOCH);
-    this.#words = this.#judge(await sentinels.ask(ms, signal));
-    const told = this.#words.map(({ master }) => master);
-    const isNewer = this.#words.some((word) => word.epoch > epoch);
-    const current = [sentinels.known, ...told].find((one) => one && fingerprint(one) === this.#before);
-    const all = current && !isNewer ? [current, ...told] : told;
+    this.#reports = this.#judge(await sentinels.ask(ms, signal));
+    const reported = this.#reports.map(({ master }) => master);
+    const isNewer = this.#reports.some((report) => report.epoch > epoch);
+    const current = [sentinels.known, ...reported].find((one) => one && fingerprint(one) === this.#before);
+    const all = current && !isNewer ? [current, ...reported] : reported;
     if (all.length === 0) throw new Error("the sentinels that answer have not heard of the last failover");
     return [...new Map(all.map((one) => [addressOf(one), one])).values()];
   }
 
-  /** The connection leads there. The process learns of it, unless it has learnt something newer in between. */
+  /** The connection leads there. The process learns of it, unless it has learnt of a newer master in between. */
   start({ host, port }: Endpoint): void {
     const { cells, sentinels } = this.#options;
     sentinels.known = { host, port };
     this.#at = fingerprint(sentinels.known);
-    const word = this.#words.find(({ master }) => fingerprint(master) === this.#at);
-    const isNews = (word?.epoch ?? 0) > Atomics.load(cells, EPOCH);
-    if (word && (isNews || Atomics.compareExchange(cells, MASTER, this.#before, this.#at) === this.#before))
-      this.#believe(word);
+    const report = this.#reports.find(({ master }) => fingerprint(master) === this.#at);
+    const isNews = (report?.epoch ?? 0) > Atomics.load(cells, EPOCH);
+    if (report && (isNews || Atomics.compareExchange(cells, MASTER, this.#before, this.#at) === this.#before))
+      this.#believe(report);
     this.stop();
     this.#timer = setInterval(() => this.#look(), LOOK_MS).unref();
   }
 
-  /** The connection is gone; the next one starts it again. */
+  /** The connection is gone; the next one starts the monitor again. */
   stop(): void {
     clearInterval(this.#timer);
   }
 
-  /** For good; settles when nothing is open. */
+  /** Stops for good; settles when nothing is open. */
   async close(): Promise<void> {
     this.stop();
     this.#life.abort(new Error("the client is closed"));
@@ -89,30 +89,30 @@ export class FailoverMonitor {
   async #ask(): Promise<void> {
     const { cells, sentinels, ms } = this.#options;
     try {
-      const [word] = this.#judge(await sentinels.ask(ms, this.#life.signal));
-      if (word && (word.epoch > Atomics.load(cells, EPOCH) || this.#isNewTruth(word))) this.#believe(word);
+      const [report] = this.#judge(await sentinels.ask(ms, this.#life.signal));
+      if (report && (report.epoch > Atomics.load(cells, EPOCH) || this.#isRestart(report))) this.#believe(report);
     } catch {
-      // Sentinels that are away say nothing about the master, which serves.
+      // Sentinels that cannot be reached say nothing about the master, which serves.
     }
   }
 
-  /** What counts: the newest, and what is older than the process knows only where that is forgotten. */
-  #judge(words: readonly Word[]): Word[] {
+  /** The reports that count: the newest ones, if the process knows nothing newer, and reports of a restart. */
+  #judge(reports: readonly MasterReport[]): MasterReport[] {
     const { cells } = this.#options;
     const epoch = Atomics.load(cells, EPOCH);
     const master = Atomics.load(cells, MASTER);
-    if (words.some((word) => word.epoch >= epoch && fingerprint(word.master) === master)) this.#confirm();
-    const newest = words[0]!.epoch;
-    return words.filter((word) => (newest < epoch ? this.#isNewTruth(word) : word.epoch === newest));
+    if (reports.some((report) => report.epoch >= epoch && fingerprint(report.master) === master)) this.#confirm();
+    const newest = reports[0]!.epoch;
+    return reports.filter((report) => (newest < epoch ? this.#isRestart(report) : report.epoch === newest));
   }
 
-  /** Epochs begin anew where sentinels are set up again: most say so, and for long none has said what the process knows. */
-  #isNewTruth({ isAgreed }: Word): boolean {
+  /** Epochs begin anew where sentinels are set up again: most agree, and for a while no sentinel has confirmed what the process knows. */
+  #isRestart({ isAgreed }: MasterReport): boolean {
     const confirmed = Atomics.load(this.#options.cells, CONFIRMED);
     return isAgreed && ((sharedClock() - confirmed) | 0) > FORGOTTEN_MS;
   }
 
-  #believe({ master, epoch }: Word): void {
+  #believe({ master, epoch }: MasterReport): void {
     const { cells } = this.#options;
     this.#confirm();
     Atomics.store(cells, EPOCH, epoch);
@@ -123,6 +123,7 @@ export class FailoverMonitor {
     Atomics.store(this.#options.cells, CONFIRMED, sharedClock());
   }
 
+  /** True for one client of the process in each interval. */
   #isDue(): boolean {
     const { cells } = this.#options;
     const next = Atomics.load(cells, NEXT_LOOK);

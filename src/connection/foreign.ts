@@ -4,37 +4,36 @@ import type { RedisOptions } from "../commands/ioredis.js";
 import { serverName } from "../config/endpoint.js";
 import { ConfigInvalidError } from "../core/errors.js";
 import { errorCode } from "../core/log.js";
-import { abortable, within } from "../core/waiting.js";
+import { abortable, waitAtMost } from "../core/waiting.js";
 
 const LOOK_MS = 300;
+/** How the reply of a Redis to a PING can begin. */
 const REPLIES = "+-";
+/** How a TLS server answers plain text: the first byte of an alert. */
+const ALERT = "\x15";
+const SPEAKS_TLS = "this port speaks TLS: use rediss:// or REDIS_TLS=true";
 
-/** The cause of a failed connect: what answered is no Redis server, or only one side speaks TLS. */
+/** The cause of a failed connect: the server is no Redis, or only one side speaks TLS. */
 export class ForeignError extends Error {
   readonly code = "WRONG_PROTOCOL";
 }
 
-/** Of TLS, as a server begins it that was spoken to plainly. */
-const ALERT = "\x15";
-const SPEAKS_TLS = "this port speaks TLS: use rediss:// or REDIS_TLS=true";
-
 /** What an error of ioredis or node:tls says about a server that is no Redis, or that speaks no TLS. */
-export function foreignWord(error: unknown): string | undefined {
+export function foreignReason(error: unknown): string | undefined {
   const { message, code } = Object(error) as Partial<Error & { code: unknown }>;
-  if (/^ERR_SSL_(?:WRONG_VERSION|PACKET_LENGTH)/.test(String(code))) {
+  if (/^ERR_SSL_(?:WRONG_VERSION|PACKET_LENGTH)/.test(String(code)))
     return "this port does not speak TLS: use redis:// and no REDIS_TLS";
-  }
   const [, byte] = /^Unknown RESP type (\d+)/.exec(String(message)) ?? [];
-  return byte === undefined ? undefined : wordOf(String.fromCharCode(Number(byte)));
+  return byte === undefined ? undefined : reasonOf(String.fromCharCode(Number(byte)));
 }
 
-/** By the first character that it said. */
-function wordOf(first: string): string {
+/** Judged by the first character of the server's answer. */
+function reasonOf(first: string): string {
   if (first === ALERT) return SPEAKS_TLS;
   return `no Redis is there: its answer begins with ${JSON.stringify(first)}${first === "H" ? " (HTTP?)" : ""}`;
 }
 
-/** The options lead to a server of another kind. No later attempt would find anything else. */
+/** The options lead to a server of another kind: no later attempt would find a different server. */
 export function misled(problem: string): ConfigInvalidError {
   return new ConfigInvalidError(problem);
 }
@@ -42,8 +41,8 @@ export function misled(problem: string): ConfigInvalidError {
 type LookOptions = Pick<RedisOptions, "host" | "port" | "path" | "family" | "tls">;
 
 /**
- * What a server that hung up without a word is, if it is no Redis: by its answer to a PING, which carries no login, and where
- * it does not answer that either, by whether it answers a TLS handshake. A Redis answers the PING at once, also a full one.
+ * Looks at a server that hung up without a word, and returns what it is if it is no Redis. The server gets a PING, which
+ * carries no login and which a Redis answers at once, even when it is full. Without an answer it gets a TLS handshake.
  */
 export async function lookAgain(to: LookOptions, ms: number, life: AbortSignal): Promise<string | undefined> {
   const { host, port, path, family, tls } = to;
@@ -51,36 +50,29 @@ export async function lookAgain(to: LookOptions, ms: number, life: AbortSignal):
   const limitMs = Math.min(ms / 2, LOOK_MS);
   const asked = tls ? connectTls({ ...place, ...tls }) : connect(place);
   asked.write("PING\r\n");
-  const first = await saidBy(asked, "data", (data: Buffer) => data.toString("latin1", 0, 1), limitMs, life);
-  if (first !== undefined) return REPLIES.includes(first) ? undefined : wordOf(first);
+  const first = await answerOf(asked, "data", (data: Buffer) => data.toString("latin1", 0, 1), limitMs, life);
+  if (first !== undefined) return REPLIES.includes(first) ? undefined : reasonOf(first);
   if (tls) return undefined;
-  // Whatever its certificate: it hears nothing else.
+  // With any certificate, because nothing else is sent on this connection.
   const greeted = connectTls({ ...place, servername: serverName(host ?? ""), rejectUnauthorized: false });
-  return saidBy(greeted, "secureConnect", () => SPEAKS_TLS, limitMs, life);
+  return answerOf(greeted, "secureConnect", () => SPEAKS_TLS, limitMs, life);
 }
 
-/** What comes with the event; an alert to a TLS handshake says as much as its success; undefined where nothing comes in time. */
-async function saidBy(
+/** What the event brings, or undefined where nothing comes in time. An alert proves TLS as well as a finished handshake does. */
+async function answerOf(
   socket: Socket,
-  event: string,
+  event: "data" | "secureConnect",
   read: (data: Buffer) => string,
   ms: number,
   life: AbortSignal,
 ): Promise<string | undefined> {
-  const said = new Promise<string | undefined>((resolve) => {
+  const answered = new Promise<string | undefined>((resolve) => {
     socket.once(event, (data: Buffer) => resolve(read(data)));
-    const isGreeting = event === "secureConnect";
-    socket.on("error", (error) => resolve(isGreeting && /_ALERT_/.test(errorCode(error)) ? SPEAKS_TLS : undefined));
+    const isHandshake = event === "secureConnect";
+    socket.on("error", (error) => resolve(isHandshake && /_ALERT_/.test(errorCode(error)) ? SPEAKS_TLS : undefined));
     socket.once("close", () => resolve(undefined));
   });
-  try {
-    return await abortable(
-      within(said, ms, () => new Error()),
-      life,
-    );
-  } catch {
-    return undefined; // not in time
-  } finally {
-    socket.destroy();
-  }
+  const isInTime = await waitAtMost(ms, abortable(answered, life));
+  socket.destroy();
+  return isInTime ? answered : undefined;
 }

@@ -1,54 +1,49 @@
 import { monotonic } from "../core/clock.js";
-
-export interface GracefulReconnectOptions {
-  /** The longest that what is under way is waited for. */
-  readonly patienceMs: number;
-  /** Whether nobody waits for an answer on the connection any more. */
-  readonly isIdle: () => boolean;
-  /** Ends the connection, and so has it made anew. */
-  readonly replace: () => void;
-  /** The connection stays after all: what was held meanwhile may go. */
-  readonly keep: () => void;
-}
+import type { ClientContext } from "./client-context.js";
 
 const MIN_PAUSE_MS = 1_000;
 const MAX_PAUSE_MS = 10_000;
 
 /**
- * Replaces a connection that leads to the wrong server without harm to what is under way on it: nothing new is written,
- * and the last answer ends it. Whoever keeps asking, as one does who writes to a replica on purpose, is heard once a
- * second, then less often, down to every ten seconds.
+ * Replaces a connection that leads to the wrong server (a write was answered READONLY, or the sentinels name another
+ * master) without harm to pending commands: new commands are held, and the last pending reply ends the connection. The
+ * client then reconnects and writes what was held. A caller that writes to a replica on purpose causes a reconnect once
+ * a second, then less often, down to one in ten seconds.
  */
 export class GracefulReconnect {
-  readonly #options: GracefulReconnectOptions;
+  readonly #client: ClientContext;
   #timer: NodeJS.Timeout | undefined;
-  #askedAt = -Infinity;
+  #requestedAt = -Infinity;
   #pauseMs = 0;
 
-  constructor(options: GracefulReconnectOptions) {
-    this.#options = options;
+  constructor(client: ClientContext) {
+    this.#client = client;
   }
 
-  /** While it is, nothing new may be written. */
+  /** Nothing new may be written meanwhile. */
   get isPending(): boolean {
     return this.#timer !== undefined;
   }
 
-  /** False when it is under way already, or was asked for too recently. */
-  request(): boolean {
-    const sinceMs = monotonic() - this.#askedAt;
-    if (this.isPending || sinceMs < this.#pauseMs) return false;
+  /** Does nothing while a request is pending, or soon after the previous one. */
+  request(reason: Error, code: string): void {
+    const { options, life } = this.#client;
+    const now = monotonic();
+    const sinceMs = now - this.#requestedAt;
+    if (!this.#client.isAlive() || life.aborted || this.isPending || sinceMs < this.#pauseMs) return;
     this.#pauseMs = sinceMs > 2 * MAX_PAUSE_MS ? MIN_PAUSE_MS : Math.min(2 * this.#pauseMs, MAX_PAUSE_MS);
-    this.#askedAt = monotonic();
-    this.#timer = setTimeout(() => this.#lostPatience(), this.#options.patienceMs).unref();
-    return true;
+    this.#requestedAt = now;
+    const patienceMs = options.redis.commandTimeoutMs / 2; // the held commands keep the other half
+    this.#timer = setTimeout(() => this.#losePatience(), patienceMs).unref();
+    this.#client.lastError = reason;
+    options.logger.warn("connection leads to the wrong server and is replaced", { name: options.name, code });
   }
 
-  /** Something was received: was it the last? */
+  /** Ends the connection if the last pending reply has come. */
   look(): void {
-    if (!this.isPending || !this.#options.isIdle()) return;
+    if (!this.isPending || this.#client.commandQueue.isAwaited) return;
     this.stop();
-    this.#options.replace();
+    this.#client.redis.stream.destroy();
   }
 
   /** The connection is gone, or about to be. */
@@ -57,10 +52,11 @@ export class GracefulReconnect {
     this.#timer = undefined;
   }
 
-  /** A blocking command can hold the line for as long as it likes; the next refused write asks again. */
-  #lostPatience(): void {
+  /** The connection stays because a blocking command can hold it for any time; the next READONLY requests again. */
+  #losePatience(): void {
+    this.look();
+    if (!this.isPending) return;
     this.stop();
-    if (this.#options.isIdle()) this.#options.replace();
-    else this.#options.keep();
+    this.#client.release();
   }
 }

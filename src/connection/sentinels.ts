@@ -7,28 +7,28 @@ import { errorReason } from "../core/log.js";
 import { isAuthReply, isReplyError, isUnknown, replyCode } from "../core/replies.js";
 import { monotonic } from "../core/clock.js";
 import { abortable, sleep, within } from "../core/waiting.js";
-import { foreignWord, misled } from "./foreign.js";
+import { foreignReason, misled } from "./foreign.js";
 
-/** What the others have besides, once one has answered: a sentinel that is frozen costs each connect no more. */
+/** The extra time for the others, once a sentinel has answered: a frozen sentinel delays a connect by no more. */
 const PATIENCE_MS = 100;
 
-/** What sentinels say. */
-export interface Word {
+/** One answer that sentinels give. */
+export interface MasterReport {
   readonly master: Endpoint;
-  /** It grows with each failover. 0 also where the sentinel's user may not ask for it. */
+  /** It grows with each failover. 0 also where the sentinel's user is not allowed to ask for it. */
   readonly epoch: number;
   /** More than half of all sentinels say this. */
   readonly isAgreed: boolean;
 }
 
-/** They know where the master is. All are asked at once, because one that was restarted may have an old answer. */
+/** Asks the sentinels where the master is: all at once, because a restarted sentinel may have an old answer. */
 export class Sentinels {
   /** Where a client of this thread last found the master. */
   known: Endpoint | undefined;
   readonly #redis: RedisConfig;
   readonly #listed: readonly Endpoint[];
 
-  /** The clients of a thread share what they found out. */
+  /** The clients of a thread share one object, and so what they found out. */
   static of(redis: RedisConfig): Sentinels | undefined {
     const { sentinels } = redis;
     if (!sentinels) return undefined;
@@ -43,10 +43,10 @@ export class Sentinels {
   }
 
   /**
-   * What they say, the newest first, then what most say: at least one word, within half of `ms`. Once one has answered,
-   * the others have as long again and 100 ms. Nothing is open afterwards.
+   * At least one report within half of `ms`, the newest first; among equally new reports those of most sentinels come first.
+   * Once one sentinel has answered, the others have as long again and 100 ms. Nothing is open afterwards.
    */
-  async ask(ms: number, signal?: AbortSignal): Promise<Word[]> {
+  async ask(ms: number, signal?: AbortSignal): Promise<MasterReport[]> {
     const startedAt = monotonic();
     const enough = new AbortController();
     const asking = this.#listed.map((sentinel) => this.#ask(sentinel, ms / 2, enough.signal));
@@ -57,23 +57,23 @@ export class Sentinels {
     enough.abort();
     const answers = await all;
     signal?.throwIfAborted();
-    const told = answers.flatMap((answer) => (answer.status === "fulfilled" ? [answer.value] : []));
-    if (told.length > 0) return this.#count(told);
+    const given = answers.flatMap((answer) => (answer.status === "fulfilled" ? [answer.value] : []));
+    if (given.length > 0) return this.#count(given);
     throw this.#unknown(answers.map((answer) => (answer as PromiseRejectedResult).reason as Error));
   }
 
-  #count(told: readonly Told[]): Word[] {
-    const words = new Map<string, Told & { votes: number }>();
-    for (const one of told) {
-      const key = `${addressOf(one.master)} ${one.epoch}`;
-      words.set(key, { ...one, votes: (words.get(key)?.votes ?? 0) + 1 });
+  #count(answers: readonly Answer[]): MasterReport[] {
+    const counted = new Map<string, Answer & { votes: number }>();
+    for (const answer of answers) {
+      const key = `${addressOf(answer.master)} ${answer.epoch}`;
+      counted.set(key, { ...answer, votes: (counted.get(key)?.votes ?? 0) + 1 });
     }
-    return [...words.values()]
+    return [...counted.values()]
       .toSorted((a, b) => b.epoch - a.epoch || b.votes - a.votes)
-      .map(({ votes, ...one }) => ({ ...one, isAgreed: votes * 2 > this.#listed.length }));
+      .map(({ votes, ...answer }) => ({ ...answer, isAgreed: votes * 2 > this.#listed.length }));
   }
 
-  async #ask({ host, port }: Endpoint, ms: number, signal: AbortSignal): Promise<Told> {
+  async #ask({ host, port }: Endpoint, ms: number, signal: AbortSignal): Promise<Answer> {
     const { sentinelName, sentinelUsername, sentinelPassword, sentinelTls = false, ioredis } = this.#redis;
     const wire = new Wire({
       host,
@@ -88,7 +88,7 @@ export class Sentinels {
     let cause: Error | undefined;
     wire.on("error", (error: Error) => (cause = error));
     const asking = wire.dial().then(() =>
-      // In this order: a failover between the two makes the answer look older than it is, and never newer.
+      // The epoch first: a failover between the two makes the answer look older than it is, never newer.
       Promise.all([
         wire.own("sentinel", "master", sentinelName!).catch(() => []),
         wire.own("sentinel", "get-master-addr-by-name", sentinelName!),
@@ -104,14 +104,14 @@ export class Sentinels {
       const epoch = Number(fields[fields.indexOf("config-epoch") + 1]) | 0;
       return { master: translated({ host: String(address[0]), port: Number(address[1]) }, this.#redis), epoch };
     } catch (error) {
-      // ioredis says "Connection is closed."; why it closed came as an error event.
+      // ioredis says "Connection is closed."; the reason came as an error event.
       throw cause ?? error;
     } finally {
       await wire.cut();
     }
   }
 
-  /** In the order of the list. */
+  /** The failures are in the order of the list. */
   #unknown(failures: readonly Error[]): Error {
     const replies = failures.filter(isReplyError);
     if (replies.length === failures.length && replies.every(isAuthReply)) {
@@ -126,13 +126,13 @@ export class Sentinels {
       return misled(`redis.sentinels: no sentinel is at ${this.#listed.map(addressOf).join(", ")}, but a server`);
     }
     const told = failures.map(
-      (error, i) => `${addressOf(this.#listed[i]!)} ${foreignWord(error) ?? errorReason(error)}`,
+      (error, i) => `${addressOf(this.#listed[i]!)} ${foreignReason(error) ?? errorReason(error)}`,
     );
     const unknown = new Error(`no sentinel tells where "${this.#redis.sentinelName}" is (${told.join("; ")})`);
     return Object.assign(unknown, { code: "NO_SENTINEL" });
   }
 }
 
-type Told = Omit<Word, "isAgreed">;
+type Answer = Omit<MasterReport, "isAgreed">;
 
 const all = new WeakMap<readonly Endpoint[], Sentinels>();

@@ -1,40 +1,29 @@
-import type { Handle } from "../commands/handle.js";
-import type { Session } from "../commands/session.js";
+import type { EventEmitter } from "node:events";
 import { within } from "../core/waiting.js";
-import { OwnListeners } from "./own-listeners.js";
+import { type ClientContext, connectFailed } from "./client-context.js";
 
-export interface SessionResetOptions {
-  readonly session: Session;
-  readonly repairMs: number;
-  /** A repair took longer. */
-  readonly onTimeout: () => Error;
-  /** What was written leaves at once. */
-  readonly flush: () => void;
-}
-
-/** Makes a connection that a holder gives back as good as new for the next one. */
+/** Makes a connection that its holder returns as good as new for the next holder. */
 export class SessionReset {
-  readonly #handle: Handle;
-  readonly #options: SessionResetOptions;
+  readonly #client: ClientContext;
   readonly #listeners: OwnListeners;
-  /** UNWATCHs under way. */
+  /** UNWATCHs without a reply so far. */
   #unwatching = 0;
 
-  /** All that listen to the handle now are the library's own. */
-  constructor(handle: Handle, options: SessionResetOptions) {
-    this.#handle = handle;
-    this.#options = options;
-    this.#listeners = new OwnListeners(handle);
+  /** All present listeners of the handle are the library's own. */
+  constructor(client: ClientContext) {
+    this.#client = client;
+    this.#listeners = new OwnListeners(client.redis);
   }
 
-  /** Nothing is under way for the holder, and what he did can be undone. */
+  /** No command of the holder is pending, and the server can undo what the session holds. */
   get isPossible(): boolean {
-    return !this.#options.session.tainted && this.#handle.commandQueue.length <= this.#unwatching;
+    const { commandQueue, redis } = this.#client;
+    return !commandQueue.session.tainted && redis.commandQueue.length <= this.#unwatching;
   }
 
-  /** In one round trip, or at once; takes off the holder's listeners. With `isAwaited` there is a next holder already. */
+  /** Removes the holder's listeners and resets the session, at once or in one round trip. `isAwaited`: the next holder waits already. */
   begin(isAwaited: boolean): true | Promise<true> {
-    const { session } = this.#options;
+    const { session } = this.#client.commandQueue;
     this.#listeners.removeForeign();
     session.handedBack();
     if (session.clean) return true;
@@ -44,24 +33,48 @@ export class SessionReset {
   }
 
   async #repair(): Promise<true> {
-    const { session, repairMs, onTimeout } = this.#options;
-    const repairs = session.repairs.map(([name, ...args]) => this.#handle.own(name!, ...args));
-    await within(Promise.all(repairs), repairMs, onTimeout);
+    const { commandQueue, redis, options } = this.#client;
+    const { session } = commandQueue;
+    const repairs = session.repairs.map(([name, ...args]) => redis.own(name!, ...args));
+    await within(Promise.all(repairs), options.redis.commandTimeoutMs, () => connectFailed(this.#client));
     session.repaired();
     return true;
   }
 
-  /** Nobody waits for it: the next holder's commands come after it on the same socket. */
+  /** Nobody waits for the reply: the next holder's commands follow on the same socket. */
   #unwatch(isAwaited: boolean): void {
-    const { session, flush } = this.#options;
+    const { commandQueue, redis } = this.#client;
+    const { session } = commandQueue;
     session.repaired();
     this.#unwatching++;
     const answered = (error?: Error): void => {
       this.#unwatching--;
       if (error?.name === "ReplyError") session.taint(); // a lost connection has forgotten its WATCH
     };
-    this.#handle.own("unwatch").then(() => answered(), answered);
-    // Else it leaves with the next holder's first command. A server with nothing to do meanwhile has to be woken for that one.
-    if (!isAwaited) flush();
+    redis.own("unwatch").then(() => answered(), answered);
+    // With a next holder it leaves together with that holder's first command: sending it now would wake an idle server twice.
+    if (!isAwaited) commandQueue.flush();
+  }
+}
+
+/** Tells the library's own listeners on a handle from its holder's. */
+export class OwnListeners {
+  readonly #emitter: EventEmitter;
+  readonly #own: ReadonlyMap<string | symbol, ReadonlySet<unknown>>;
+
+  /** All present listeners are the library's own. */
+  constructor(emitter: EventEmitter) {
+    this.#emitter = emitter;
+    const events = emitter.eventNames();
+    this.#own = new Map(events.map((event) => [event, new Set<unknown>(emitter.rawListeners(event))]));
+  }
+
+  removeForeign(): void {
+    for (const event of this.#emitter.eventNames()) {
+      const own = this.#own.get(event);
+      for (const listener of this.#emitter.rawListeners(event)) {
+        if (!own?.has(listener)) this.#emitter.removeListener(event, listener as () => void);
+      }
+    }
   }
 }

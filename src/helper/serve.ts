@@ -4,7 +4,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import type { OpenOptions } from "../clients/open-client.js";
 import { type Config, freezeConfig } from "../config/options.js";
-import { Logins } from "../connection/logins.js";
+import { Logins } from "../connection/credentials.js";
 import { NotSentError, ShuttingDownError } from "../core/errors.js";
 import { isLogged, loggerOf, noopLogger, plainFields } from "../core/log.js";
 import { connectionName } from "../core/names.js";

@@ -2,7 +2,7 @@ import { SharedClient } from "../clients/shared-client.js";
 import type { OnResubscribed } from "../commands/asked-channels.js";
 import type { Config } from "../config/options.js";
 import type { ConnectionState } from "../connection/connection-state.js";
-import type { Logins } from "../connection/logins.js";
+import type { Logins } from "../connection/credentials.js";
 import type { Logger } from "../core/log.js";
 import { type ClientRole, connectionName } from "../core/names.js";
 import type { ConnectGate } from "../gate/connect-gate.js";

@@ -4,7 +4,7 @@ import { SharedClient } from "../clients/shared-client.js";
 import type { RedisHandle } from "../commands/ioredis.js";
 import type { Config, RetryConfig } from "../config/options.js";
 import type { ConnectionState } from "../connection/connection-state.js";
-import type { Logins } from "../connection/logins.js";
+import type { Logins } from "../connection/credentials.js";
 import { type Logger, noopLogger } from "../core/log.js";
 import { type ClientRole, connectionName } from "../core/names.js";
 import { onAbort } from "../core/waiting.js";

@@ -2,7 +2,7 @@ import { AsyncResource } from "node:async_hooks";
 import { getHeapStatistics } from "node:v8";
 import { threadId, type MessagePort, type Transferable } from "node:worker_threads";
 import { freezeConfig } from "../config/options.js";
-import { Logins } from "../connection/logins.js";
+import { Logins } from "../connection/credentials.js";
 import { ArrayMap } from "../core/array-map.js";
 import { executionChannel, type TraceContext } from "../core/channels.js";
 import { TaskNotFoundError } from "../core/errors.js";

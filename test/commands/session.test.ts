@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { after, before, beforeEach, test, type TestContext } from "node:test";
-import { Logins } from "../../src/connection/logins.js";
+import { Logins } from "../../src/connection/credentials.js";
 import type { RedisOptions } from "../../src/config/options.js";
 import { eventually } from "../support/gate.js";
 import { openClient, rejection } from "../support/make-client.js";

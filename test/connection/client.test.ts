@@ -3,7 +3,8 @@ import { once } from "node:events";
 import { createServer, type AddressInfo } from "node:net";
 import { networkInterfaces } from "node:os";
 import { after, before, test, type TestContext } from "node:test";
-import { Client, type ClientOptions } from "../../src/connection/client.js";
+import { Client } from "../../src/connection/client.js";
+import type { ClientOptions } from "../../src/connection/client-context.js";
 import { ownGate } from "../../src/gate/connect-gate.js";
 import { noopLogger } from "../../src/core/log.js";
 import type { ClientRole } from "../../src/core/names.js";
@@ -52,11 +53,11 @@ function make(t: TestContext, { port = server.port, role = "thread", redis, retr
 const code = (expected: string) => (error: unknown) => (error as { code?: string }).code === `REDTHREAD_${expected}`;
 
 async function kill(client: Client): Promise<void> {
-  const clients = await server.waitForClients((listed) => listed.some(({ name }) => name === client.name));
-  // A command written before the client notices is REPLY_LOST, rightly; these tests are about what comes after.
-  // Not `once` of node:events: the kill may show as an ECONNRESET before the close, and would reject it.
+  const clients = await server.waitForClients((listed) => listed.some(({ name }) => name === client.options.name));
+  // A command that is written before the client notices the kill is REPLY_LOST. These tests are about later commands.
+  // `once` of node:events would reject where the kill shows as an ECONNRESET before the close.
   const noticed = new Promise<void>((resolve) => client.redis.once("close", () => resolve()));
-  await server.admin.client("KILL", "ID", clients.find(({ name }) => name === client.name)!.id);
+  await server.admin.client("KILL", "ID", clients.find(({ name }) => name === client.options.name)!.id);
   await noticed;
 }
 
@@ -65,7 +66,7 @@ test("a connection carries its name on the server and is gone once it is closed"
   const listed = await server.clients();
   assert.deepEqual(
     listed.map(({ name }) => name),
-    [client.name],
+    [client.options.name],
   );
   assert.equal(client.state, "connected");
   await client.close(1_000);
@@ -85,7 +86,7 @@ test(
     for (const redis of [{ host: "[::1]" }, { host: "::1" }, { url: `redis://[::1]:${own.port}` }]) {
       const client = make(t, { port: own.port, redis });
       await client.connect();
-      const listed = (await own.clients()).find(({ name }) => name === client.name);
+      const listed = (await own.clients()).find(({ name }) => name === client.options.name);
       assert.match(listed!.addr, /^\[::1\]:/);
       await client.close(1_000);
     }
@@ -98,7 +99,7 @@ test("concurrent first calls share one connection", async (t) => {
   assert.equal((await server.clients()).length, 1);
 });
 
-test("closing what never connected opens nothing", async (t) => {
+test("closing a client that never connected opens nothing", async (t) => {
   const client = make(t, { port: 1 });
   await client.close(1_000);
   assert.equal(client.state, "closed");
@@ -129,7 +130,7 @@ test("a client held across 50 kills keeps working, each INCR settles, and none i
   assert.equal(client.redis.listenerCount("close"), 0);
 });
 
-test("what keeps watch over a silent connection never becomes a part of its holder's MULTI", async (t) => {
+test("the PING on a silent connection never becomes a part of its holder's MULTI", async (t) => {
   const client = await open(t, { role: "dedicated", redis: { heartbeatMs: 50, commandTimeoutMs: 1_000 } });
   await client.redis.multi({ pipeline: false });
   await client.redis.set("k", "v");
@@ -143,7 +144,7 @@ test("what keeps watch over a silent connection never becomes a part of its hold
   ]);
 });
 
-test("a WAIT is not sent where the connection went with what it waits for, and is where something was done since", async (t) => {
+test("a WAIT is refused when its connection was lost with the writes that it waits for, and sent after a new write", async (t) => {
   const client = await open(t, { role: "dedicated" });
   await client.redis.incr("waited");
   await kill(client);
@@ -184,11 +185,11 @@ test("subscriptions come back after a kill, and the owner is told of the gap", a
   assert.deepEqual(heard, ["one", "two"]);
 });
 
-test("a sharded channel that is wanted while the connection comes back has its prefix once, as those it comes back with", async (t) => {
+test("a sharded channel that is subscribed to during a reconnect gets its prefix once, like the restored channels", async (t) => {
   const client = await open(t, { role: "subscriber", redis: { keyPrefix: "app:" } });
   await client.redis.ssubscribe("news");
   const wanted = new Promise((resolve) => {
-    client.redis.once("ready", () => resolve(client.redis.ssubscribe("weather"))); // its handshake is not over
+    client.redis.once("ready", () => resolve(client.redis.ssubscribe("weather"))); // its handshake is still under way
   });
   await kill(client);
   await wanted;
@@ -250,7 +251,7 @@ test("a command written to a connection that dies before the reply says that it 
   proxy.blackhole(true);
   const single = client.redis.incr("lost");
   const pipeline = client.redis.pipeline().incr("lost").incr("lost").exec();
-  // Registered before the reset, or the rejection would be unheard for a turn.
+  // Registered before the reset, because the rejection would be unhandled for a turn.
   const rejected = assert.rejects(single, (error: Error & { outcome?: string }) => {
     assert.ok(code("REPLY_LOST")(error), String(error));
     assert.equal(error.outcome, "unknown");
@@ -266,7 +267,7 @@ test("a command written to a connection that dies before the reply says that it 
 test("a command corked in the turn that destroys the socket says that it was not sent", async (t) => {
   const client = await open(t);
   await client.redis.set("corked", "first");
-  const written = client.redis.get("corked"); // leaves at once, as it follows a command that was alone
+  const written = client.redis.get("corked"); // leaves at once, because the command before it was alone
   const corked = client.redis.set("corked", "second");
   client.redis.stream.destroy();
   await Promise.all([assert.rejects(written, code("REPLY_LOST")), assert.rejects(corked, code("NOT_SENT"))]);
@@ -292,7 +293,7 @@ test("a command issued while the client closes was not sent, and says so", async
 
 test("the commands of one turn leave in one write and in order", async (t) => {
   const client = await open(t);
-  await new Promise((resolve) => setImmediate(resolve)); // a turn of their own, not that of the PONG
+  await new Promise((resolve) => setImmediate(resolve)); // a new turn, after the turn of the PONG
   let writes = 0;
   const { stream } = client.redis;
   const handle = stream as unknown as { _writev: (...args: unknown[]) => void; _write: (...args: unknown[]) => void };
@@ -314,7 +315,7 @@ test("the commands of one turn leave in one write and in order", async (t) => {
   assert.equal(writes, 1);
 });
 
-test("a shared client refuses what would spoil it for the others", async (t) => {
+test("a shared client refuses commands that would spoil it for other callers", async (t) => {
   const client = await open(t);
   const { redis } = client;
   const refused = [
@@ -331,7 +332,7 @@ test("a shared client refuses what would spoil it for the others", async (t) => 
     () => redis.pipeline([["call", "MULTI"], ["discard"]]).exec(),
     () => {
       const piped = redis.pipeline([["multi"], ["blpop", "list", "1"]]);
-      void piped.exec(); // of the transaction
+      void piped.exec(); // as a part of the transaction
       return piped.exec();
     },
     () =>
@@ -367,7 +368,7 @@ test("no reply by the deadline is COMMAND_TIMEOUT, and the late reply goes to no
   await eventually(async () => (await client.redis.echo("mine").catch(() => "")) === "mine");
 });
 
-test("a thread blocked past the deadline does not reject what was answered meanwhile", async (t) => {
+test("a thread blocked past the deadline does not reject commands that were answered meanwhile", async (t) => {
   const client = await open(t, { redis: { commandTimeoutMs: 100 } });
   const replies = Array.from({ length: 20 }, (_, i) => client.redis.set(`blocked:${i}`, "x"));
   await new Promise((resolve) => setImmediate(resolve));
@@ -438,15 +439,15 @@ test("a transaction whose WATCH went with the connection does not run on the nex
   assert.deepEqual(await redis.multi().set("balance", 2).exec(), [[null, "OK"]]);
 });
 
-test("the UNWATCH of a returned client leaves at once, but with the next holder's first command where he waits already", async (t) => {
+test("the UNWATCH of a returned client leaves at once, or with the first command of a next holder that waits already", async (t) => {
   const client = await open(t, { role: "dedicated" });
   const { redis } = client;
   const now = performance.now();
-  t.mock.method(performance, "now", () => now); // of turns that compute each command leaves at once
+  t.mock.method(performance, "now", () => now); // the turns take no time: in turns that compute, commands leave at once
   const writesOf = async (isAwaited: boolean): Promise<number> => {
     await redis.watch("k");
     await new Promise((resolve) => setImmediate(resolve));
-    await Promise.all([redis.ping(), redis.ping()]); // more than one at a time: what is written waits for the turn's end
+    await Promise.all([redis.ping(), redis.ping()]); // two at once: from now on, writes wait for the end of the turn
     const written = t.mock.method(redis.stream, "_write");
     assert.equal(await client.reset(isAwaited), true);
     const next = redis.ping();
@@ -477,10 +478,12 @@ test("a returned client is repaired, and not fit for return once it subscribed",
 
 test("a client that was idle while every connection was killed reconnects by itself", async (t) => {
   const client = await open(t);
-  const [old] = await server.waitForClients((clients) => clients.some(({ name }) => name === client.name));
+  const [old] = await server.waitForClients((clients) => clients.some(({ name }) => name === client.options.name));
   await server.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
-  await server.waitForClients((clients) => clients.some(({ name, id }) => name === client.name && id !== old!.id));
-  // Listed as soon as it is named; its handshake may be still under way.
+  await server.waitForClients((clients) =>
+    clients.some(({ name, id }) => name === client.options.name && id !== old!.id),
+  );
+  // The server lists the connection as soon as it is named, while its handshake may be still under way.
   await eventually(() => client.state === "connected");
   assert.equal(await client.check(), true);
 });
@@ -493,7 +496,7 @@ test("a socket that the peer has half closed leads to one reconnect, however man
   client.redis.on("connect", () => attempts++);
   for (let i = 1; i <= 20; i++) {
     const asked = new Promise((resolve) => {
-      // The peer's FIN: no longer writable, and its close event still to come.
+      // The peer's FIN has come: the socket is not writable any more, and its close event follows later.
       client.redis.stream.once("end", () => resolve(Promise.all(Array.from({ length: 10 }, () => client.connect()))));
     });
     proxy.fin();
@@ -503,7 +506,7 @@ test("a socket that the peer has half closed leads to one reconnect, however man
   }
 });
 
-test("a connection that is subscribed to what was lost elsewhere is neither idle nor fit for the next holder", async (t) => {
+test("a connection that took over subscriptions of a lost connection is neither idle nor fit for the next holder", async (t) => {
   const client = await open(t, { role: "dedicated" });
   assert.equal(client.isIdle, true);
   await client.subscribeAgain({ by: "subscribe", channel: "news", isConfirmed: true, asks: 1 }, () => {});

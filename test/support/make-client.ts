@@ -1,5 +1,6 @@
 import { after, type TestContext } from "node:test";
-import { Client, type ClientOptions } from "../../src/connection/client.js";
+import { Client } from "../../src/connection/client.js";
+import type { ClientOptions } from "../../src/connection/client-context.js";
 import { ownGate } from "../../src/gate/connect-gate.js";
 import { noopLogger } from "../../src/core/log.js";
 import type { RedisOptions, RetryConfig } from "../../src/config/options.js";

@@ -3,7 +3,7 @@ import { Breaker } from "../../src/gate/breaker.js";
 import { ConnectGate } from "../../src/gate/connect-gate.js";
 import type { RedisHandle } from "../../src/commands/ioredis.js";
 import { Ledger } from "../../src/link/ledger.js";
-import { Logins } from "../../src/connection/logins.js";
+import { Logins } from "../../src/connection/credentials.js";
 import { type AnyClient, clientOf, openClient } from "../../src/clients/open-client.js";
 import type { Config } from "../../src/config/options.js";
 import { type DedicatedLease, ThreadClients } from "../../src/thread/clients.js";

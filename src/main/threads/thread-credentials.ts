@@ -1,5 +1,4 @@
-import { CredentialKeeper, type KeeperOptions } from "../../connection/credentials.js";
-import type { Logins } from "../../connection/logins.js";
+import { CredentialKeeper, type KeeperOptions, type Logins } from "../../connection/credentials.js";
 import { toErrorData } from "../../link/error-serialization.js";
 import type { LoginMessage } from "../../link/protocol.js";
 
