@@ -30,7 +30,7 @@ interface Observed {
   mostPrimaries: number;
 }
 
-/** Eight callers without a pause until the time is over; a command that fails fails the test. */
+/** Eight callers run commands without a pause until the time is over. A failed command fails the test. */
 async function constantUse(incr: () => Promise<unknown>): Promise<Observed> {
   const observed = { commands: 0, mostPrimaries: 0 };
   const until = performance.now() + FOR_MS;
@@ -51,7 +51,7 @@ async function constantUse(incr: () => Promise<unknown>): Promise<Observed> {
 async function goodbye(manager: Manager): Promise<void> {
   await manager.shutdown();
   assert.equal(await primaries(), 0);
-  // Every primary that was replaced, too: each said QUIT, none was just dropped.
+  // Also every primary that was replaced: each said QUIT, and none was just dropped.
   assert.doesNotMatch(server.log(), /Reading from client|Client closed connection .*:primary/);
 }
 
@@ -71,20 +71,20 @@ test("a client from getRedis() is good for its turn, whatever is replaced meanwh
   const { commands, mostPrimaries } = await constantUse(async () => (await manager.getRedis()).incr("got"));
   const { rotations } = manager.stats().primary;
   t.diagnostic(`${commands} commands, ${rotations} rotations, at most ${mostPrimaries} primaries`);
-  assert.ok(rotations >= 3, `${rotations} rotations`); // each waits a second for those who got the old one
+  assert.ok(rotations >= 3, `${rotations} rotations`); // each waits a second for the callers that got the old client
   assert.ok(mostPrimaries <= 2, `${mostPrimaries} primaries`);
   assert.equal(Number(await server.admin.get("got")), commands);
   await goodbye(manager);
 });
 
-test("a client from getRedis() still works just after another took its place", async (t) => {
+test("a client from getRedis() still works just after it was replaced", async (t) => {
   const manager = rotating(t, 200);
   const redis = await manager.getRedis();
   await eventually(async () => (await manager.use((other) => other.ping()), manager.stats().primary.rotations === 1));
   for (let i = 1; i <= 10; i++) assert.equal(await redis.incr("just after"), i);
 });
 
-test("who holds on to a client across rotations keeps it, and it is closed after him", async (t) => {
+test("a caller that holds on to a client across rotations keeps it, and it is closed after that caller", async (t) => {
   const manager = rotating(t, 20);
   const done = gate();
   const held = manager.use(async (redis) => {
@@ -96,7 +96,7 @@ test("who holds on to a client across rotations keeps it, and it is closed after
   });
   const other = async (): Promise<number> => manager.use((redis) => redis.client("ID"));
   await eventually(async () => (await other(), manager.stats().primary.rotations === 1));
-  // One at a time: while he holds the old one there is no third, however often the ttl is over.
+  // One rotation at a time: while the caller holds the old client, there is no third, however often the ttl is over.
   for (let i = 0; i < 50; i++) await other();
   assert.equal(manager.stats().primary.rotations, 1);
   assert.equal(await primaries(), 2);

@@ -5,7 +5,7 @@ import type { Client } from "../../src/connection/client.js";
 import { code } from "../support/manage.js";
 import { gate, type Gate } from "../support/gate.js";
 
-/** Stands in for a client where a real one could not be held at the point the test is about. */
+/** Replaces a client where a real one could not be held at the point that the test is about. */
 class FakeClient {
   readonly redis = { of: this };
   state = "connected";
@@ -35,7 +35,7 @@ interface Shared {
   readonly clients: FakeClient[];
 }
 
-/** `opening` holds or fails the attempt with that number, from 0. */
+/** `opening` delays or fails the attempt with that number, counted from 0. */
 function share(
   options: Partial<SharedClientOptions> = {},
   opening: (attempt: number, signal: AbortSignal) => Promise<void> = async () => {},
@@ -53,7 +53,7 @@ function share(
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-test("callers who ask at once share one attempt and its failure, and the next caller starts afresh", async () => {
+test("callers that ask at once share one attempt and its failure, and the next caller starts a new one", async () => {
   const { shared, clients } = share({}, async (attempt) => {
     if (attempt === 0) throw new Error("no luck");
   });
@@ -67,7 +67,7 @@ test("callers who ask at once share one attempt and its failure, and the next ca
   assert.equal(clients.length, 1);
 });
 
-test("a caller who gives up leaves, and the attempt serves those who wait on", async () => {
+test("a caller that gives up leaves, and the attempt serves the callers that go on waiting", async () => {
   const opened = gate();
   const { shared, clients } = share({}, () => opened.promise);
   const stop = new AbortController();
@@ -90,7 +90,7 @@ test("a client that arrives after the close is closed, and its callers learn why
   });
   const waiting = assert.rejects(shared.get(), code("SHUTTING_DOWN"));
   const closing = shared.close(100);
-  assert.ok(signals[0]!.aborted); // whoever dials is told at once
+  assert.ok(signals[0]!.aborted); // the attempt is aborted at once
   opened.open();
   await Promise.all([waiting, closing]);
   assert.deepEqual(
@@ -101,13 +101,13 @@ test("a client that arrives after the close is closed, and its callers learn why
   assert.equal(shared.state, "closed");
 });
 
-test("closing what nobody asked for opens nothing", async () => {
+test("closing a shared client that nobody asked for opens nothing", async () => {
   const { shared, clients } = share();
   await Promise.all([shared.close(100), shared.close(100)]);
   assert.deepEqual([clients.length, shared.ageMs, shared.rotations], [0, 0, 0]);
 });
 
-test("a client that was idle is asked before it is handed out, and who gives up does not keep it", async () => {
+test("an idle client gets a PING before it is handed out, and a caller that gives up does not keep it in use", async () => {
   let hits = 0;
   const { shared, clients } = share({ onHit: () => hits++ });
   await shared.get();
@@ -127,10 +127,10 @@ test("a client that was idle is asked before it is handed out, and who gives up 
   hits = 0;
   client.answer.open();
   assert.equal(await patient, client.redis);
-  assert.equal(hits, 0); // asked for, not just taken
+  assert.equal(hits, 0); // each was checked, so none counts as a hit
 });
 
-test("a client that is away is handed out as it is, not asked and not replaced, and an abort still counts", async () => {
+test("a client that lost its connection is handed out as it is, without PING or rotation, and an abort still counts", async () => {
   let hits = 0;
   const { shared, clients } = share({ ttlMs: 0, onHit: () => hits++ });
   const handle = await shared.use(async (redis) => redis);
@@ -152,7 +152,7 @@ test("a client that is away is handed out as it is, not asked and not replaced, 
   assert.notEqual(handle, client.redis);
 });
 
-test("with its ttl over a client is replaced behind its callers' backs, and closed after its last user", async () => {
+test("a client whose ttl is over is replaced without its callers' notice, and closed after its last user", async () => {
   const { shared, clients } = share({ ttlMs: 0 });
   const done = gate();
   const held = shared.use(() => done.promise);
@@ -162,7 +162,7 @@ test("with its ttl over a client is replaced behind its callers' backs, and clos
   assert.equal(clients[0]!.closed, false);
   const next = await shared.use(async (redis) => redis);
   assert.equal(next, clients[1]!.redis);
-  assert.equal(shared.rotations, 1); // one retirement at a time
+  assert.equal(shared.rotations, 1); // one rotation at a time
   done.open();
   await held;
   await turn();
@@ -172,7 +172,7 @@ test("with its ttl over a client is replaced behind its callers' backs, and clos
   assert.ok(clients.every(({ closed }) => closed));
 });
 
-test("a close waits neither for users nor for the grace of those who got the old client", async () => {
+test("a close waits neither for users nor for the grace of callers that got the old client", async () => {
   const { shared, clients } = share({ ttlMs: 0 });
   await shared.get();
   const forever = shared.use(() => new Promise<void>(() => {}));
@@ -184,7 +184,7 @@ test("a close waits neither for users nor for the grace of those who got the old
     clients.map(({ closed }) => closed),
     [true, true],
   );
-  void forever; // never settles: its `fn` does not
+  void forever; // never settles, because its `fn` does not
 });
 
 test("a replacement that fails leaves the client that works, and the next caller tries again", async () => {

@@ -12,7 +12,7 @@ const THREADS = 3;
 
 type Manager = ConnectionManager<typeof IdleTasks>;
 
-/** Every thread connected, and no task run yet. */
+/** Every thread is connected, and no task has run yet. */
 async function idle(t: TestContext, redis: ManagerOptions["redis"] = {}): Promise<[Manager, RedisServer]> {
   const server = await startRedis();
   const manager = manage<typeof IdleTasks>(t, server, {
@@ -27,7 +27,7 @@ async function idle(t: TestContext, redis: ManagerOptions["redis"] = {}): Promis
   return [manager, server];
 }
 
-/** The threads' own doing: nothing was asked of them meanwhile. */
+/** Waits until the threads have reconnected by themselves: no task was run meanwhile. */
 async function allBack(manager: Manager, server: RedisServer, gone: ReadonlySet<string>): Promise<void> {
   const areBack = (clients: ListedClient[]): boolean =>
     clients.filter(({ name, id }) => name.endsWith(":thread") && !gone.has(id)).length === THREADS;
@@ -42,7 +42,7 @@ async function allBack(manager: Manager, server: RedisServer, gone: ReadonlySet<
 test("when Redis restarts while the threads are idle, their clients are back before any task asks", async (t) => {
   const [manager, server] = await idle(t);
   await server.restart();
-  await allBack(manager, server, new Set()); // a new server starts its ids afresh
+  await allBack(manager, server, new Set()); // a new server begins its ids anew
   assert.ok(manager.stats().threads.every(({ reconnects }) => reconnects >= 1));
 });
 
@@ -56,15 +56,15 @@ test("when every client is killed while the threads are idle, all are back befor
     await server.waitForClients(areBack, 10_000, `all are back, round ${round}`);
   }
   await allBack(manager, server, new Set());
-  // Fewer than the kills when one hit a connection before its first answer: that attempt was not a reconnect yet.
+  // Fewer than the kills if a kill hit a connection before its first answer: that attempt was not a reconnect yet.
   assert.ok(manager.stats().threads.every(({ reconnects }) => reconnects >= 1 && reconnects <= 3));
   assert.equal(await (await manager.getRedis()).get("after"), String(10 * THREADS));
 });
 
 test("a task that comes before its thread has noticed the kill does not fail either", async (t) => {
-  const [manager, server] = await idle(t, { idleCheckMs: 0 }); // asks for a PING before each use
+  const [manager, server] = await idle(t, { idleCheckMs: 0 }); // a PING before each use
   for (let round = 0; round < 10; round++) {
-    // A kill between a reconnect's first answer and the task would be REPLY_LOST, and rightly: let all come to rest.
+    // A kill between a reconnect's first answer and the task would rightly be REPLY_LOST, so all come to rest first.
     await eventually(() => manager.stats().connections.open === THREADS + 1);
     const killed = new Set((await server.clients()).map(({ id }) => id));
     await server.admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
@@ -74,10 +74,10 @@ test("a task that comes before its thread has noticed the kill does not fail eit
   assert.equal(await server.admin.get("right after"), String(10 * THREADS));
 });
 
-test("what is asked in the turn in which the connection was lost is answered on the next one", async (t) => {
+test("a command sent in the turn in which the connection was lost is answered on the next connection", async (t) => {
   const [manager] = await idle(t);
   assert.equal(await manager.run("pingAfterLoss", undefined), "PONG");
-  await setImmediate(); // of a turn only the close of sockets is left
+  await setImmediate(); // only the close events of the turn are still to come
   const { stream } = await manager.getRedis();
   const closed = once(stream, "close");
   stream.destroy();
@@ -87,7 +87,7 @@ test("what is asked in the turn in which the connection was lost is answered on 
 
 test("a subscription that a thread holds through the restart hears what is published after it", async (t) => {
   const [manager, server] = await idle(t);
-  // Exclusive tasks of one turn: one to each thread.
+  // Exclusive tasks of one turn go to one thread each.
   const alone = { exclusive: true };
   await Promise.all(Array.from({ length: THREADS }, () => manager.run("subscribe", "news", alone)));
   const areSubscribed = async (): Promise<boolean> => {

@@ -58,12 +58,12 @@ test("a client held by a task across 50 kills keeps working, each command settle
   }
   assert.ok(tallies.incr.replyLost + tallies.script.replyLost + tallies.transaction.replyLost > 0);
   const { reconnects, dedicated } = manager.stats().threads[0]!;
-  // Fewer than the kills when one hit a connection that had its name, but not yet its first answer.
+  // Fewer than the kills if a kill hit a connection that had its name, but not yet its first answer.
   assert.ok(reconnects > 0 && reconnects <= 50, `${reconnects} reconnects`);
   assert.equal(dedicated.out, 0);
 });
 
-/** Until one subscriber is there to hear it. */
+/** Publishes until one subscriber has received the message. */
 async function publish(message: string): Promise<void> {
   await eventually(async () => (await server.admin.publish("news", message)) === 1);
 }

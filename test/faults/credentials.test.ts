@@ -28,7 +28,7 @@ function manageWith(t: TestContext, tokens: Tokens, options: Partial<ManagerOpti
 const reconnects = (manager: Manager): number =>
   manager.stats().threads.reduce((sum, thread) => sum + thread.reconnects, 0);
 
-test("credentials that change every second, and end what they opened, are never noticed by tasks, leases or subscribers", async (t) => {
+test("credentials that change every second, and whose old connections end, go unnoticed by tasks, leases and subscribers", async (t) => {
   const tokens = new Tokens(server, { lifeMs: 1_300 });
   const lines: string[] = [];
   const note = (message: string, fields?: object): void => void lines.push(message + JSON.stringify(fields));
@@ -79,7 +79,7 @@ test("idle dedicated clients are logged in again instead of being closed", async
   const dedicated = async () => (await server.clients()).filter(({ name }) => name.endsWith("dedicated"));
   const old = (await dedicated()).map(({ id }) => id);
   await eventually(() => tokens.issued.length >= 5, 15_000);
-  // Looked at from the server's side: one that were leased when a login comes would be retired for that.
+  // Checked at the server: a client that is leased when a login comes would be retired for it.
   await eventually(async () => {
     assert.deepEqual(new Set((await dedicated()).map(({ user }) => user)), new Set([tokens.newest]));
   });
@@ -89,13 +89,13 @@ test("idle dedicated clients are logged in again instead of being closed", async
   );
 });
 
-test("credentials that are revoked before their time are fetched afresh, once for all threads", async (t) => {
+test("credentials that are revoked early are fetched anew, once for all threads", async (t) => {
   const tokens = new Tokens(server);
   const manager = manageWith(t, tokens, { threads: { count: 4 } });
   await manager.ready();
   await Promise.all(Array.from({ length: 8 }, () => manager.run("incr", "revoked")));
   const [first] = tokens.issued;
-  await tokens.revoke(first!); // the server hangs up on all of them
+  await tokens.revoke(first!); // the server closes all connections
   await eventually(async () => {
     const outcomes = await Promise.allSettled(Array.from({ length: 8 }, () => manager.run("whoAmI")));
     assert.ok(outcomes.every((outcome) => outcome.status === "fulfilled" && outcome.value === tokens.newest));
@@ -118,7 +118,7 @@ test("credentials that are refused when fresh fail the connect, after one more c
   assert.equal(calls, 2);
 });
 
-test("open connections that refuse new credentials say so, serve on, and take those that are fetched afresh", async (t) => {
+test("open connections that refuse new credentials log it, go on serving, and take the next credentials", async (t) => {
   const tokens = new Tokens(server, { lifeMs: 1_000, keep: 100 });
   const refused: string[] = [];
   const lines: string[] = [];
@@ -175,21 +175,21 @@ test("a provider that fails for a while costs time, not tasks", async (t) => {
   assert.equal(reconnects(manager), 0);
 });
 
-test("a provider that never gives any: CONNECT_FAILED in main thread and threads, with its last error", async (t) => {
+test("a provider that never gives credentials: CONNECT_FAILED in main thread and threads, with its last error", async (t) => {
   const tokens = new Tokens(server);
   tokens.failure = Object.assign(new Error("no identity"), { code: "E_IDENTITY" });
   const manager = manageWith(t, tokens, { retry: { deadlineMs: 300, baseDelayMs: 10, maxDelayMs: 20 } });
   for (const connecting of [manager.getRedis(), manager.run("incr", "never")]) {
     await assert.rejects(connecting, (error) => {
       const reason = (error as Error).cause as Error;
-      assert.match(String(reason), /redis\.credentials gave none in time/);
+      assert.match(String(reason), /redis\.credentials gave no login in time/);
       assert.equal((reason.cause as { code?: string }).code, "E_IDENTITY");
       return code("CONNECT_FAILED")(error);
     });
   }
 });
 
-test("a provider that gives something else is told so at once", async (t) => {
+test("a provider that gives something else than credentials is reported at once", async (t) => {
   const provider = (() => ({ username: "app", token: "abc" })) as never;
   const manager = manage<typeof Tasks>(t, server, {
     tasks: fixture("credential-tasks"),
@@ -202,7 +202,7 @@ test("a provider that gives something else is told so at once", async (t) => {
   await assert.rejects(manager.run("incr", "never"), code("CONFIG_INVALID"));
 });
 
-test("a thread that takes the place of a dead one gets the login too", async (t) => {
+test("a thread that replaces a dead one gets the login too", async (t) => {
   const tokens = new Tokens(server);
   const manager = manageWith(t, tokens, { threads: { count: 1 } });
   await manager.run("incr", "replaced");

@@ -23,11 +23,11 @@ function rejected(outcomes: readonly PromiseSettledResult<unknown>[]): number {
   return outcomes.filter(({ status }) => status === "rejected").length;
 }
 
-/** The same with ioredis' own timeout, for comparison. */
+/** Measures the same with ioredis' own timeout, for comparison. */
 async function rejectedByIoredis(t: TestContext, commandTimeout: number, run: (redis: Redis) => Promise<unknown>[]) {
   const redis = new Redis({ port: server.port, commandTimeout });
   try {
-    await eventually(() => redis.ping().then(() => true)); // on a loaded machine the first PING times out, too
+    await eventually(() => redis.ping().then(() => true)); // on a loaded machine the first PING can time out, too
     const count = rejected(await Promise.allSettled(run(redis)));
     t.diagnostic(`ioredis with commandTimeout ${commandTimeout}: ${count} rejected`);
   } finally {
@@ -35,7 +35,7 @@ async function rejectedByIoredis(t: TestContext, commandTimeout: number, run: (r
   }
 }
 
-test("a thread blocked for 3 s does not reject what was answered meanwhile: 0 of 200, with a deadline of 1 s", async (t) => {
+test("a thread blocked for 3 s does not reject commands that were answered meanwhile: 0 of 200, with a deadline of 1 s", async (t) => {
   const manager = manage<typeof Tasks>(t, server, {
     tasks: fixture("blocked-tasks"),
     threads: { count: 1 },
@@ -49,9 +49,9 @@ test("a thread blocked for 3 s does not reject what was answered meanwhile: 0 of
   });
 });
 
-test("0 of 20 replies of 20 MB are rejected for a block past their deadline: they take many polls to read", async (t) => {
+test("0 of 20 replies of 20 MB, which take many polls to read, are rejected after a block past their deadline", async (t) => {
   await server.admin.set("large", Buffer.alloc(20_000_000, "x"));
-  // What is granted is one further deadline: a loaded machine, slow to give fresh memory, must be able to carry 80 MB in it.
+  // The grace is one further deadline: a loaded machine must be able to read 80 MB within it.
   const clients = await Promise.all(
     Array.from({ length: 4 }, () => openClient(t, server, { redis: { commandTimeoutMs: 4_000 } })),
   );
@@ -100,8 +100,8 @@ test("a connect blocked at any point of its handshake succeeds at the first atte
   }
 });
 
-test("a loop blocked past the retry deadline leaves the next attempt its time", async (t) => {
-  const retry = { deadlineMs: 1_000, baseDelayMs: 200, maxDelayMs: 200 }; // the look for TLS takes up to 300 ms of it
+test("a loop blocked past the retry deadline does not take the next attempt's time", async (t) => {
+  const retry = { deadlineMs: 1_000, baseDelayMs: 200, maxDelayMs: 200 }; // looking for TLS takes up to 300 ms of it
   let failures = 0;
   const warn = (): void => {
     // The first attempt has failed, and the pause before the second one is blocked.
@@ -120,7 +120,7 @@ test("an idle check, a heartbeat and a QUIT whose answers wait in the socket of 
     const checked = client.check();
     await blockLater(500);
     assert.equal(await checked, true);
-    // Long enough for a heartbeat, which is blocked in its turn.
+    // Long enough for a heartbeat, which is blocked as well.
     await new Promise((resolve) => setTimeout(resolve, 60));
     await blockLater(500);
   }

@@ -19,19 +19,19 @@ before(async () => {
   folder = await mkdtemp(join(tmpdir(), "redthread-dns-"));
   process.env["TEST_ZONE_FILE"] = join(folder, "zone.json");
   await resolve("127.0.0.1");
-  // For this thread; the others get it by --import. From here on the zone answers in place of the host's resolver.
+  // This is for this thread; the others get it by --import. From here on the zone answers instead of the host's resolver.
   await import(fixture("resolver").href);
 });
 after(() => rm(folder, { recursive: true, force: true }));
 
-/** From now on the name leads here, or nowhere. */
+/** From now on the name leads to this address, or to none. */
 async function resolve(address: string | null): Promise<void> {
   const zone = join(folder, "zone.json");
   await writeFile(`${zone}.new`, JSON.stringify({ [NAME]: address }));
-  await rename(`${zone}.new`, zone); // at once: somebody may be reading
+  await rename(`${zone}.new`, zone); // atomic, because a thread may be reading
 }
 
-/** Two threads and the primary, all of them connected. */
+/** Two threads and the primary, all connected. */
 async function connected(t: TestContext, server: RedisServer, port: number): Promise<ConnectionManager<typeof Tasks>> {
   const manager = manage<typeof Tasks>(t, server, {
     tasks: fixture("soak-tasks"),
@@ -65,11 +65,11 @@ for (const [ends, end] of Object.entries(ENDS)) {
     await resolve("127.0.0.2");
     await second.waitForClients((clients) => clients.length === THREADS + 1, 15_000);
     await eventually(() => manager.stats().connections.open === THREADS + 1);
-    assert.equal(await manager.run("incr", "n"), 1); // of this server
+    assert.equal(await manager.run("incr", "n"), 1); // the counter of this server
   });
 }
 
-test("a name that resolves no more is CONNECT_FAILED because of it, and all are back once it resolves again", async (t) => {
+test("a name that does not resolve any more is CONNECT_FAILED with that cause, and all clients are back once it resolves again", async (t) => {
   await resolve("127.0.0.1");
   const server = await startRedis();
   const manager = await connected(t, server, server.port);

@@ -32,11 +32,11 @@ async function listen(t: TestContext, listener: Server): Promise<number> {
 interface Verdict {
   readonly code: string;
   readonly text: string;
-  /** What the doctor says, with its advice. */
+  /** The output of the doctor, with its advice. */
   readonly doctor: string;
 }
 
-/** What a manager and the doctor say of this address. */
+/** What a manager and the doctor say about this address. */
 async function verdict(t: TestContext, redis: ManagerOptions["redis"]): Promise<Verdict> {
   const settings = { connectTimeoutMs: 3_000, ...redis };
   const manager = manage(t, server, { tasks: fixture("tasks"), redis: settings, retry: { attempts: 1 } });
@@ -51,7 +51,7 @@ async function verdict(t: TestContext, redis: ManagerOptions["redis"]): Promise<
   return { code: error.code.slice("REDTHREAD_".length), text: error.message, doctor };
 }
 
-test("a port that speaks TLS is told as such to who speaks plain text", LIMIT, async (t) => {
+test("a client that speaks plain text to a TLS port is told so", LIMIT, async (t) => {
   for (const { mutual, args } of [
     { mutual: false, args: [] },
     { mutual: true, args: ["--tls-protocols", "TLSv1.2"] },
@@ -65,21 +65,21 @@ test("a port that speaks TLS is told as such to who speaks plain text", LIMIT, a
   }
 });
 
-test("a port that speaks no TLS is told as such to who wants it", LIMIT, async (t) => {
+test("a client that speaks TLS to a plain port is told so", LIMIT, async (t) => {
   const http = await listen(t, createHttpServer());
   const tls = { rejectUnauthorized: false };
   const answered = await verdict(t, { port: http, tls });
   assert.equal(answered.code, "CONNECT_FAILED");
   assert.match(answered.text, /this port does not speak TLS/);
   assert.match(answered.doctor, /^TLS: .* -> this port does not speak TLS/);
-  // Redis waits for the end of a line.
+  // Redis waits for the end of a line, so the TLS handshake gets no answer.
   const silent = await verdict(t, { port: server.port, tls, connectTimeoutMs: 1_000 });
   assert.equal(silent.code, "CONNECT_FAILED");
   assert.match(silent.text, /no answer to the TLS handshake \(does this port speak TLS\?\) within/);
   assert.match(silent.doctor, /^TLS: .* -> does this port speak TLS\?/);
 });
 
-test("a server that speaks something else is told as such", LIMIT, async (t) => {
+test("a server that speaks another protocol is reported as such", LIMIT, async (t) => {
   const read = (name: string): Promise<string> => readFile(join(certificates.folder, name), "utf8");
   const key = { cert: await read("server.crt"), key: await read("server.key") };
   const greeter = createServer((socket) => void socket.on("error", () => {}).write("220 mail.example ESMTP\r\n"));
@@ -94,7 +94,7 @@ test("a server that speaks something else is told as such", LIMIT, async (t) => 
     assert.match(text, /no Redis is there: its answer /);
     assert.match(text, said);
     assert.match(doctor, /^connection: .*no Redis is there: .* -> correct the address: redis\.host/);
-    // Of sentinels as well.
+    // The same holds for sentinels.
     const sentinels = [{ host: "127.0.0.1", port: redis.port }];
     const sentinelTls = "tls" in redis ? { sentinelTls: tls } : {};
     const asked = await verdict(t, { port: undefined, sentinels, sentinelName: "m", ...sentinelTls });

@@ -13,7 +13,7 @@ before(async () => {
 });
 after(() => server.stop());
 
-test("an idle connection whose peer went without a word is found by the heartbeat and replaced", async (t) => {
+test("an idle connection whose peer vanished silently is found by the heartbeat and replaced", async (t) => {
   const proxy = await startProxy(server.port);
   const manager = manage<typeof Tasks>(t, server, {
     tasks: fixture("tasks"),
@@ -24,7 +24,7 @@ test("an idle connection whose peer went without a word is found by the heartbea
   await manager.ready();
   await manager.run("incr", "n");
   proxy.blackhole(true);
-  // Nobody calls anything: both clients find out by themselves.
+  // No command is sent: both clients find out by themselves.
   await eventually(() => {
     const { primary, connections } = manager.stats();
     return primary.state === "connecting" && connections.open === 0;
@@ -34,7 +34,7 @@ test("an idle connection whose peer went without a word is found by the heartbea
   assert.equal(await manager.run("incr", "n"), 2);
 });
 
-test("so is one on which the library itself waits for an answer, which has no deadline", async (t) => {
+test("a connection on which the library itself waits for a reply, which has no deadline, is found and replaced too", async (t) => {
   const proxy = await startProxy(server.port);
   t.after(() => proxy.close());
   const client = await openClient(t, server, { port: proxy.port, redis: { heartbeatMs: 100, commandTimeoutMs: 100 } });
@@ -59,7 +59,7 @@ test("a command that times out starts the probe at once, and the frozen connecti
   await eventually(() => manager.stats().primary.state === "connecting");
   proxy.blackhole(false);
   await eventually(() => manager.stats().primary.state === "connected");
-  // The INCR that the black hole held back may or may not have run; the handle works, and no late reply is mistaken.
+  // The INCR that the black hole held back may have run or not. The handle works, and no late reply goes to another command.
   assert.equal(await redis.echo("mine"), "mine");
 });
 

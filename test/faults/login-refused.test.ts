@@ -17,7 +17,7 @@ const USER = ["ACL", "SETUSER", "rotating", "on", "~*", "&*", "+@all"] as const;
 const redis = { username: "rotating", password: "good", commandTimeoutMs: 30_000 };
 const retry = { baseDelayMs: 10, maxDelayMs: 100 };
 
-test("a login that is refused for a while after it was good ends no client, and health says so", async (t) => {
+test("a good login that is refused for a while ends no client, and health reports it", async (t) => {
   await server.admin.call(...USER, ">good");
   const idle = await connect({ env: {}, redis: { port: server.port, ...redis }, retry });
   t.after(() => disconnect(idle));

@@ -9,7 +9,7 @@ import { type Proxy, startProxy } from "../support/proxy.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
 const THREADS = 4;
-/** The time to notice, by a command's deadline and the probe after it, and 500 ms to connect. */
+/** The time to notice by a command's deadline and the PING after it, and 500 ms to connect. */
 const RECOVERY_MS = 2_500;
 
 let server: RedisServer;
@@ -44,11 +44,11 @@ async function loaded(t: TestContext): Promise<Loaded> {
   return { manager, proxy, load };
 }
 
-/** Ends the load and holds what its callers were told against what the server has counted. */
+/** Ends the load and compares what its callers were told with what the server has counted. */
 async function reckon(t: TestContext, { manager, proxy, load }: Loaded): Promise<void> {
   await load.stop();
   await manager.shutdown();
-  // What the network still holds reaches the server, late, and counts among the uncertain.
+  // Commands that the network still holds reach the server late, and count among the uncertain ones.
   proxy.blackhole(false);
   await eventually(() => proxy.connections === 0);
   await server.waitForClients((clients) => clients.length === 0);
@@ -56,7 +56,7 @@ async function reckon(t: TestContext, { manager, proxy, load }: Loaded): Promise
   assert.deepEqual(await load.problems(server), []);
 }
 
-/** Until every thread's connection and the primary are there, and writes are acknowledged again. */
+/** Waits until every thread and the primary are connected, and writes are acknowledged again. */
 async function servingAgain({ manager, load }: Loaded): Promise<number> {
   const since = performance.now();
   const open = (): number => manager.stats().connections.open;
@@ -64,7 +64,7 @@ async function servingAgain({ manager, load }: Loaded): Promise<number> {
   return performance.now() - since;
 }
 
-/** Every client has lost its connection and nobody gets in. */
+/** Resolves once every client has lost its connection and the breaker has opened. */
 const isCutOff = ({ manager }: Loaded): Promise<true> =>
   eventually(() => manager.stats().connections.open === 0 && manager.stats().breaker.state !== "closed", 10_000);
 
@@ -72,7 +72,7 @@ async function ids(): Promise<Set<string>> {
   return new Set((await server.clients()).map(({ id }) => id));
 }
 
-test("under load a black hole is left within 2.5 s when the path returns", async (t) => {
+test("under load all clients leave a black hole within 2.5 s after the path returns", async (t) => {
   const it = await loaded(t);
   it.proxy.blackhole(true);
   await isCutOff(it);
@@ -83,7 +83,7 @@ test("under load a black hole is left within 2.5 s when the path returns", async
   assert.ok(tookMs <= RECOVERY_MS, `${tookMs} ms`);
 });
 
-test("a path that returns without what it swallowed, connects included, is found within 2.5 s too", async (t) => {
+test("a path that returns without the packets it swallowed, connects included, is found within 2.5 s too", async (t) => {
   const it = await loaded(t);
   it.proxy.blackhole(true);
   await isCutOff(it);
@@ -123,7 +123,7 @@ const FAULTS: Record<string, (it: Loaded) => Promise<unknown>> = {
     proxy.bytesPerSecond = Infinity;
   },
   "cuts replies in the middle": async ({ proxy, load }) => {
-    // Of a reply of five bytes or so, each part in turn.
+    // Each part of a reply of about five bytes in turn.
     for (let bytes = 1; bytes <= 12; bytes++) {
       proxy.cutAfterReplyBytes(bytes);
       await load.progress(THREADS);

@@ -11,7 +11,7 @@ import { rejection } from "../support/make-client.js";
 import { code, fixture, manage } from "../support/manage.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
-/** Every thread has its client. */
+/** Waits until every thread has its client. */
 async function connectAll(manager: ConnectionManager<typeof Tasks>): Promise<void> {
   await eventually(async () => {
     await Promise.all(Array.from({ length: 16 }, () => manager.run("incr", "connected")));
@@ -36,7 +36,7 @@ test("while Redis is away one prober tries for all threads and pools, and all ar
   const away = await hangUpOn(own.port);
   const waiting = Array.from({ length: 16 }, (_, i) => manager.run("watchAndAdd", `again:${i}`));
   await eventually(() => manager.stats().breaker.state !== "closed");
-  // Those that were under way when the breaker opened have come in by now; from here on, probes alone.
+  // The attempts that were under way when the breaker opened have come in by now. From here on there are only probes.
   await eventually(() => away.attempts() >= 6);
   const [attemptsBefore, startedAt] = [away.attempts(), performance.now()];
   await new Promise((resolve) => setTimeout(resolve, 3_000));
@@ -128,14 +128,14 @@ for (const [whenDown, expected] of [
   ["wait", "NOT_SENT"],
   ["fail", "CIRCUIT_OPEN"],
 ] as const) {
-  test(`who is new while Redis is away has a client too, and with whenDown ${whenDown} each command is ${expected}`, async (t) => {
+  test(`a new thread gets a client while Redis is away too, and with whenDown ${whenDown} each command is ${expected}`, async (t) => {
     const own = await startRedis();
     const manager = manage<typeof Tasks>(t, own, {
       tasks: fixture("tasks"),
       redis: { whenDown, commandTimeoutMs: 1_000 },
     });
     t.after(() => own.stop());
-    await manager.ready(); // no thread has a client, and nobody has subscribed
+    await manager.ready(); // no thread has a client yet, and nobody has subscribed
     await own.kill();
     await eventually(() => manager.stats().breaker.state !== "closed");
     const calls = Array.from({ length: 8 }, () => [manager.run("incr", "n"), manager.subscribe("new", () => {})]);
@@ -150,7 +150,7 @@ for (const [whenDown, expected] of [
   });
 }
 
-test("ready() does not take a client that is away for one that is connected", async (t) => {
+test("ready() does not count a client that lost its connection as connected", async (t) => {
   const own = await startRedis();
   const manager = manage<typeof Tasks>(t, own, { tasks: fixture("tasks"), retry: { deadlineMs: 300 } });
   t.after(() => own.stop());
@@ -163,7 +163,7 @@ test("ready() does not take a client that is away for one that is connected", as
   await eventually(() => manager.ready().then(() => true), 15_000);
 });
 
-test("the log tells of an outage once for all threads: where, why, more and more seldom, and its end", async (t) => {
+test("the log reports an outage once for all threads: where, why, less and less often, and its end", async (t) => {
   const own = await startRedis();
   const lines: (readonly [level: string, message: string, fields: LogFields])[] = [];
   const at =
@@ -195,7 +195,7 @@ test("the log tells of an outage once for all threads: where, why, more and more
   const seldom = [1, 2, 4, 8, 16, 32, 64].filter((n) => n <= Math.max(...attempts));
   told.forEach(([level, message, fields], i) => {
     assert.deepEqual([level, message, fields["address"]], ["warn", "no connection to Redis", address]);
-    // A connection that the dying server had accepted already is another reason.
+    // A connection that the dying server had accepted already gives another reason.
     assert.ok(seldom.includes(attempts[i]!) || codes.indexOf(codes[i]) === i, JSON.stringify(told));
   });
   assert.ok(codes.includes("ECONNREFUSED"), String(codes));
@@ -206,15 +206,15 @@ test("the log tells of an outage once for all threads: where, why, more and more
   assert.ok(Number(end["attempts"]) >= 8 && Number(end["awayMs"]) > 0, JSON.stringify(end));
 });
 
-test("a server that is full is suspected of it, instead of a bare EPIPE", async (t) => {
+test("a full server is reported as MAXCLIENTS_SUSPECTED instead of a bare EPIPE", async (t) => {
   const own = await startRedis({ args: ["--maxclients", "1"] });
-  await own.admin.ping(); // takes the one place
+  await own.admin.ping(); // takes the only place
   const manager = manage<typeof Tasks>(t, own, { tasks: fixture("tasks"), retry: { deadlineMs: 300 } });
   t.after(() => own.stop());
   await assert.rejects(manager.getRedis(), code("MAXCLIENTS_SUSPECTED"));
 });
 
-test("a breaker's prober that dies with its thread is succeeded by another", async (t) => {
+test("when a breaker's prober dies with its thread, another thread probes", async (t) => {
   const own = await startRedis();
   const { port } = own;
   const manager = manage<typeof Tasks>(t, own, { tasks: fixture("tasks"), threads: { count: 3 } });
@@ -222,7 +222,7 @@ test("a breaker's prober that dies with its thread is succeeded by another", asy
   await manager.ready();
   await Promise.all(Array.from({ length: 6 }, (_, i) => manager.run("incr", `p:${i}`)));
   await own.kill();
-  // Accepts and stays silent: whoever probes is held until its thread is gone.
+  // The server accepts and stays silent: the prober hangs until its thread is gone.
   const silent = createServer((socket) => void socket.on("error", () => {})).listen(port, "127.0.0.1");
   await once(silent, "listening");
   assert.equal((silent.address() as AddressInfo).port, port);

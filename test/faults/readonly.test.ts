@@ -6,7 +6,7 @@ import { openClient, rejection, serverPerTest } from "../support/make-client.js"
 import { startProxy } from "../support/proxy.js";
 import type { RedisServer } from "../support/redis-server.js";
 
-/** A replica of nobody: writes are refused, reads are answered. */
+/** A replica whose master does not exist: it refuses writes and answers reads. */
 async function demote(server: RedisServer): Promise<void> {
   await server.admin.call("REPLICAOF", "127.0.0.1", "1");
 }
@@ -23,7 +23,7 @@ async function startServer(): Promise<RedisServer> {
   return server;
 }
 
-test("a write refused by a demoted master rejects READONLY; what was under way is answered, then the connection is replaced", async (t) => {
+test("a write to a demoted master rejects with READONLY; pending commands are answered, then the connection is replaced", async (t) => {
   const server = await startServer();
   const client = await openClient(t, server);
   const id = await client.redis.client("ID");
@@ -32,7 +32,7 @@ test("a write refused by a demoted master rejects READONLY; what was under way i
   const reads = Promise.all(Array.from({ length: 200 }, () => client.redis.get("k")));
   const pipeline = client.redis.pipeline().set("k", "w").get("k").exec();
   assert.match((await write)!.message, /^READONLY /);
-  const meanwhile = client.redis.get("k"); // held: the connection is on its way out
+  const meanwhile = client.redis.get("k"); // held, because the connection is about to be replaced
   assert.deepEqual(new Set(await reads), new Set(["v"]));
   assert.deepEqual(
     (await pipeline)!.map(([error, reply]) => error?.message.split(" ")[0] ?? reply),
@@ -44,7 +44,7 @@ test("a write refused by a demoted master rejects READONLY; what was under way i
   assert.equal(await client.redis.set("k", "w"), "OK");
 });
 
-test("a transaction on a demoted master is refused as a whole, and may be repeated: it ends where the name leads now", async (t) => {
+test("a transaction on a demoted master is refused as a whole, and may be repeated: it then runs at the new master", async (t) => {
   const [old, next] = [await startServer(), await startServer()];
   const proxy = await startProxy(old.port);
   t.after(() => proxy.close());
@@ -83,7 +83,7 @@ test("every thread's and every pool's connection ends at the new master, each by
   await next.waitForClients((listed) => listed.length === 0);
 });
 
-test("who keeps writing to a replica gets its READONLY each time, and no storm of reconnects", async (t) => {
+test("a caller that keeps writing to a replica gets READONLY each time, without a storm of reconnects", async (t) => {
   const server = await startServer();
   let reconnects = -1;
   const onState = (state: string): void => void (reconnects += state === "connected" ? 1 : 0);
@@ -97,7 +97,7 @@ test("who keeps writing to a replica gets its READONLY each time, and no storm o
   assert.ok(reconnects <= 1 + seconds, `${reconnects} in ${seconds} s`);
 });
 
-test("a blocking read without an end is not cut off for a write that was refused beside it", async (t) => {
+test("a blocking read without a timeout is not cut off because a write beside it was refused", async (t) => {
   const server = await startServer();
   const client = await openClient(t, server, { role: "dedicated", redis: { commandTimeoutMs: 200 } });
   const id = Number(await client.redis.client("ID"));
@@ -105,7 +105,7 @@ test("a blocking read without an end is not cut off for a write that was refused
   const write = rejection(client.redis.set("k", "w"));
   const blocked = client.redis.xread("BLOCK", 0, "STREAMS", "s", "$");
   assert.match((await write)!.message, /^READONLY /);
-  // Held while the connection might go, written once it stays: behind the XREAD, where it waits in vain.
+  // Held while the connection might be replaced, written once it stays: behind the XREAD, where it waits in vain.
   assert.equal(((await rejection(client.redis.get("k"))) as { code?: string }).code, "REDTHREAD_COMMAND_TIMEOUT");
   await promote(server);
   await server.admin.xadd("s", "*", "field", "value");

@@ -19,13 +19,13 @@ const startServer = serverPerTest();
 const configure = (server: RedisServer, ...settings: string[]): Promise<unknown> =>
   server.admin.call("CONFIG", "SET", ...settings);
 
-/** Whether the command is answered with this error, and the connection lives on. */
+/** Whether the command is rejected with this reply of the server. */
 async function isRefused(command: PromiseLike<unknown>, reply: string): Promise<boolean> {
   const error = await rejection(command);
   return error?.name === "ReplyError" && error.message.startsWith(`${reply} `);
 }
 
-/** Wrapped with connRetry, and `heal` run once the first call has failed: how many calls it took, and how it ended. */
+/** Runs `command` under connRetry, and `heal` once the first call has failed. Returns the number of calls and the error. */
 async function retried(command: () => Promise<unknown>, heal?: () => Promise<unknown>) {
   let calls = 0;
   const wrapped = connRetry("Redis", "writing", { baseDelayMs: 5, maxDelayMs: 20, deadlineMs: 10_000 })(async () => {
@@ -43,7 +43,7 @@ function connecting(t: TestContext, server: RedisServer) {
   return { client, attempts, connected: client.connect() };
 }
 
-/** Rejects at the deadline, naming the code with which the server turned the last attempt away. */
+/** Asserts that connecting rejects at the deadline, with the code of the server's last refusal. */
 async function assertConnectFails(t: TestContext, server: RedisServer, reply: string): Promise<void> {
   const error = await rejection(makeClient(t, server, { retry: { deadlineMs: 100 } }).connect());
   assert.ok(code("CONNECT_FAILED")(error), String(error));
@@ -161,10 +161,10 @@ test("MISCONF: writes fail at once; reads are served, also to a client that conn
   assert.equal(await late.redis.get("k"), "v");
 });
 
-test("maxclients: a connect is MAXCLIENTS_SUSPECTED, those that are in work on, and it gets in when there is room", async (t) => {
+test("maxclients: a connect is MAXCLIENTS_SUSPECTED, connected clients go on working, and it connects when there is room", async (t) => {
   const server = await startServer();
   const client = await openClient(t, server);
-  await configure(server, "maxclients", "2"); // the observer and this one
+  await configure(server, "maxclients", "2"); // the observer and this client
   const refused = makeClient(t, server, { retry: { deadlineMs: 100 } });
   await assert.rejects(refused.connect(), code("MAXCLIENTS_SUSPECTED"));
   assert.equal(await client.redis.ping(), "PONG");
@@ -174,7 +174,7 @@ test("maxclients: a connect is MAXCLIENTS_SUSPECTED, those that are in work on, 
   await late.connected;
 });
 
-test("NOPERM: fails at once, by a user who may not even PING", async (t) => {
+test("NOPERM: fails at once, for a user that may not even PING", async (t) => {
   const acl =
     "user default off\nuser admin on >adminpw ~* &* +@all\nuser bare on >barepw ~app:* -@all +get +client|setname";
   const server = await startServer({ acl, observer: { username: "admin", password: "adminpw" } });

@@ -28,7 +28,7 @@ function startLoad(manager: ConnectionManager<typeof Tasks>): CountedLoad {
   });
 }
 
-test("a server that accepts and says nothing is CONNECT_FAILED after each attempt's time, and served once it wakes", async (t) => {
+test("a server that accepts and stays silent is CONNECT_FAILED after each attempt's time, and is used once it wakes", async (t) => {
   const redis = { port: server.port, connectTimeoutMs: 300 };
   const manager = managed(t, redis);
   server.freeze();
@@ -37,7 +37,7 @@ test("a server that accepts and says nothing is CONNECT_FAILED after each attemp
   await assert.rejects(connect({ env: {}, redis, retry: { attempts: 1 } }), code("CONNECT_FAILED"));
   const once = performance.now() - startedAt;
   await assert.rejects(connect({ env: {}, redis, retry: { deadlineMs: 1_000 } }), code("CONNECT_FAILED"));
-  // Not the 10 s that an attempt has by default, and no attempt without an end.
+  // Neither the 10 s that an attempt has by default, nor an attempt without an end.
   assert.ok(once < 5_000, `${once} ms`);
   const first = manager.run("incr", "n");
   const ready = manager.ready();
@@ -90,7 +90,7 @@ for (const [what, provoke] of Object.entries(FAULTS)) {
   });
 }
 
-test("a server that closes idle connections costs no write, and what it closed comes back by itself", async (t) => {
+test("a server that closes idle connections costs no write, and the closed connections come back by themselves", async (t) => {
   await server.admin.config("SET", "timeout", "1");
   t.after(() => server.admin.config("SET", "timeout", "0").then(() => undefined));
   const manager = managed(t, {});
@@ -100,7 +100,7 @@ test("a server that closes idle connections costs no write, and what it closed c
     (await server.clients()).find(({ name }) => name.endsWith(":primary"))?.id;
   const load = startLoad(manager);
   const id = await eventually(async () => (await primaryOf()) ?? false);
-  // Nobody uses the primary while the threads write.
+  // No caller uses the primary while the threads write.
   await eventually(async () => ![undefined, id].includes(await primaryOf()), 10_000);
   await load.progress(100);
   await load.stop();

@@ -7,7 +7,7 @@ import { code, fixture, manage } from "../support/manage.js";
 import { type Proxy, startProxy } from "../support/proxy.js";
 import { type RedisServer, startRedis } from "../support/redis-server.js";
 
-// What a listener hears when its connection is lost, refused and made anew, and what is left when it stops.
+// What a listener receives when its connection is lost, refused and opened anew, and what is left when it stops.
 
 let server: RedisServer;
 before(async () => {
@@ -33,7 +33,7 @@ async function receivers(channel: string): Promise<number> {
   return Number((await server.admin.pubsub("NUMSUB", channel))[1]);
 }
 
-/** Published again and again: the server may not have noticed yet that the last connection is gone. */
+/** Publishes again and again, because the server may not have noticed yet that the last connection is gone. */
 async function isHeard(channel: string, heard: readonly string[], message: string): Promise<void> {
   const isThere = async (): Promise<boolean> => {
     await server.admin.publish(channel, message);
@@ -48,14 +48,14 @@ test("a subscription survives a second cut while it comes back from the first", 
   await manager.subscribe("twice cut", (message) => heard.push(message));
   for (let round = 0; round < 20; round++) {
     proxy.reset();
-    // In the greeting, in what follows it, and in the answer to SUBSCRIBE.
+    // In the reply to HELLO, in the replies after it, and in the reply to SUBSCRIBE.
     proxy.cutAfterReplyBytes(1 + round * 40);
     await isHeard("twice cut", heard, `message ${round}`);
     proxy.cutNothing();
   }
 });
 
-test("a subscription that the server refuses for a moment comes back, and health says so meanwhile", async (t) => {
+test("a subscription that the server refuses for a moment comes back, and health reports it meanwhile", async (t) => {
   const users = ["ACL", "SETUSER", "hearer", "on", ">pw", "~*", "+@all"] as const;
   await server.admin.call(...users, "&*");
   const [manager, proxy] = await behindProxy(t, { username: "hearer", password: "pw" });
@@ -76,7 +76,7 @@ test("a subscription that the server refuses for a moment comes back, and health
 
 for (const options of [{}, { pattern: true }, { sharded: true }]) {
   const [kind] = Object.keys(options);
-  test(`a listener of a ${kind ?? "channel"} hears of the gap before the first message after it`, async (t) => {
+  test(`a listener of a ${kind ?? "channel"} is told of the gap before the first message after it`, async (t) => {
     const [manager, proxy] = await behindProxy(t, { keyPrefix: "app:" });
     const heard: (number | "gap")[] = [];
     const onGap = (): number => heard.push("gap");
@@ -107,7 +107,7 @@ for (const options of [{}, { pattern: true }, { sharded: true }]) {
   });
 }
 
-test("a subscription that is stopped in an outage is not made again", async (t) => {
+test("a subscription that is stopped in an outage is not restored", async (t) => {
   const [manager, proxy] = await behindProxy(t, { whenDown: "fail" }); // no UNSUBSCRIBE is held until the end of the outage
   const heard: string[] = [];
   const stopOne = await manager.subscribe("stopped", () => {});
@@ -135,7 +135,7 @@ test("a stop that the server refused can be called again", async (t) => {
   assert.equal(await receivers("kept on"), 0);
 });
 
-test("a stop that meets a cut leaves nothing at the server", async (t) => {
+test("a stop during a lost connection leaves nothing at the server", async (t) => {
   const [manager, proxy] = await behindProxy(t);
   const heard: string[] = [];
   await manager.subscribe("other", (message) => heard.push(message));
@@ -171,7 +171,7 @@ test("a listener gets the bytes of a message if it asks for Buffers, and a patte
     (kind: string) =>
     (message: Buffer, channel: string): void => {
       heard[kind]!.push(channel, Buffer.from(message));
-      message.fill(0); // it is this listener's own
+      message.fill(0); // this listener has its own copy
     };
   const stops = await Promise.all([
     manager.subscribe("bytes:1", note("plain"), { buffers: true }),

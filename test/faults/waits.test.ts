@@ -15,12 +15,12 @@ const LIMIT = { timeout: 60_000 };
 const ONE_LEASE = { tasks: fixture("waiting-tasks"), threads: { count: 1 }, dedicated: { max: 1 } };
 const start = serverPerTest();
 
-test("threads that compute when Redis returns keep nobody else from reconnecting", LIMIT, async (t) => {
+test("threads that compute when Redis returns do not keep the others from reconnecting", LIMIT, async (t) => {
   const server = await start();
   const connections = { connecting: 1 };
   const manager = manage<typeof Tasks>(t, server, {
     tasks: fixture("waiting-tasks"),
-    threads: { count: 4 }, // so that one of them waits for the breaker whenever they are stopped
+    threads: { count: 4 }, // four, so that at least one of them waits for the breaker when they are stopped
     connections,
   });
   await manager.ready();
@@ -53,7 +53,7 @@ test("callers that give up during an outage leave nothing behind", LIMIT, async 
   let collected = 0;
   const registry = new FinalizationRegistry(() => collected++);
   for (let i = 0; i < 1_000; i++) await giveUp((reason) => registry.register(reason, undefined));
-  await eventually(() => (collect(), collected > 950), 10_000, "the reasons of those that gave up are collected");
+  await eventually(() => (collect(), collected > 950), 10_000, "the abort reasons are collected");
   await server.start();
   await client.connect();
 
@@ -67,7 +67,7 @@ test("callers that give up during an outage leave nothing behind", LIMIT, async 
   }
 });
 
-test("many that wait on one signal give no warning", LIMIT, async (t) => {
+test("many callers that wait on one signal cause no warning", LIMIT, async (t) => {
   const server = await start();
   const client = await openClient(t, server);
   await server.kill();
@@ -93,7 +93,7 @@ test("an aborted task's blocking command ends with its connection, and takes no 
   await popsAfterAnAbort(manager, server, "list");
 });
 
-test("so does one at a node of a Cluster, with the lease's connections to all others", LIMIT, async (t) => {
+test("a blocking command at a node of a Cluster ends with all connections of the lease", LIMIT, async (t) => {
   const cluster = await Cluster.start();
   const server = cluster.masters[1]!;
   const manager = manage<typeof Tasks>(t, server, { ...ONE_LEASE, redis: cluster.redis });
@@ -116,19 +116,23 @@ async function popsAfterAnAbort(
   assert.deepEqual(await manager.run("pop", list), [list, "item"]);
 }
 
-test("what begins to block after the abort is not sent, and the next holder may block again", LIMIT, async (t) => {
-  const server = await start();
-  const manager = manage<typeof Tasks>(t, server, ONE_LEASE);
-  await popsLate(manager, server, "list");
-});
+test(
+  "a command that would block after the abort is not sent, and the next holder may block again",
+  LIMIT,
+  async (t) => {
+    const server = await start();
+    const manager = manage<typeof Tasks>(t, server, ONE_LEASE);
+    await popsLate(manager, server, "list");
+  },
+);
 
-test("nor after the former holder of the client has given it back once more", LIMIT, async (t) => {
+test("it is not sent either after the former holder of the client has released it once more", LIMIT, async (t) => {
   const server = await start();
   const manager = manage<typeof Tasks>(t, server, ONE_LEASE);
   assert.deepEqual(await manager.run("popBehindAnother", "list", { timeoutMs: 20_000 }), [true, "REDTHREAD_NOT_SENT"]);
 });
 
-test("likewise in a Cluster, whichever node it would go to", LIMIT, async (t) => {
+test("in a Cluster it is not sent either, whatever node it would go to", LIMIT, async (t) => {
   const cluster = await Cluster.start();
   const server = cluster.masters[1]!;
   const manager = manage<typeof Tasks>(t, server, { ...ONE_LEASE, redis: cluster.redis });
