@@ -14,7 +14,7 @@ let listeners = 0;
 const PIECES: Readonly<Record<string, () => void>> = {
   "an empty call": () => undefined,
   "ledger: three counters": () => {
-    row.add("heard", 1);
+    row.add("messagesRead", 1);
     row.add("acquires", 1);
     row.add("cacheHits", 1);
   },

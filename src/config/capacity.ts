@@ -1,17 +1,19 @@
+import { readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import type { Config } from "./options.js";
 
-/** What a server has room for, against what one process may open. */
+/** The connections that a server has room for, and the connections that one process may open. */
 export interface Capacity {
-  /** Infinity where the server names none. */
+  /** Infinity if the server names none. */
   readonly maxclients: number;
-  /** Connected now, without whoever asks. */
+  /** Connected clients, without the client that asks. */
   readonly others: number;
   /** The most that one process of this configuration opens. */
   readonly needed: number;
   readonly isEnough: boolean;
 }
 
-/** By the server's answer to INFO clients. */
+/** The capacity by the server's answer to INFO clients. */
 export function capacityOf(info: string, config: Config): Capacity {
   const maxclients = Number(/^maxclients:(\d+)/m.exec(info)?.[1] ?? Infinity);
   const others = Number(/^connected_clients:(\d+)/m.exec(info)?.[1] ?? 1) - 1;
@@ -19,8 +21,48 @@ export function capacityOf(info: string, config: Config): Capacity {
   return { maxclients, others, needed, isEnough: others + needed <= maxclients };
 }
 
-/** One per thread (and per successor of one that is recycled) and its dedicated ones, the primary and its successor, the subscriber. */
+/** The clients of each thread (and of the successor of a recycled thread), the primary client, its successor, and the subscriber. */
 function mostConnections({ threads, dedicated, connections }: Config): number {
   const isRecycling = threads.maxTasks !== undefined || threads.maxHeapMb !== undefined;
   return connections.max ?? (threads.count + Number(isRecycling)) * (1 + dedicated.max) + 3;
+}
+
+type ReadFile = (path: string) => string | undefined;
+
+/**
+ * Cores that this process may use: the affinity mask, limited by the cgroup's CPU quota (which Node 20 ignores),
+ * rounded down, at least 1. More threads than cores are only throttled together.
+ */
+export function availableCores(read: ReadFile = readText, parallelism: () => number = availableParallelism): number {
+  const quotas = [parallelism(), ...quotasV2(read), quotaV1(read)].filter((cores) => cores > 0);
+  return Math.max(1, Math.floor(Math.min(...quotas)));
+}
+
+/** In a container the group is the root. Under systemd it is a path, and each of its parents may have a quota. */
+function quotasV2(read: ReadFile): number[] {
+  const group = /^0::(\/.*)$/m.exec(read("/proc/self/cgroup") ?? "")?.[1] ?? "/";
+  const names = group.split("/").filter(Boolean);
+  return [...names, ""].map((_, depth) => {
+    const folder = ["/sys/fs/cgroup", ...names.slice(0, depth)].join("/");
+    const [quota, period] = read(`${folder}/cpu.max`)?.trim().split(" ") ?? [];
+    return ratio(quota, period);
+  });
+}
+
+function quotaV1(read: ReadFile): number {
+  return ratio(read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), read("/sys/fs/cgroup/cpu/cpu.cfs_period_us"));
+}
+
+/** NaN or negative if there is no quota: "max", -1, or no such file. */
+function ratio(quota: string | undefined, period: string | undefined): number {
+  return Number(quota) / Number(period);
+}
+
+function readText(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    // No such file is the usual case: no cgroups here, or the other version of them.
+    return undefined;
+  }
 }

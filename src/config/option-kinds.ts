@@ -1,13 +1,13 @@
-import { suggest } from "../core/suggest.js";
+import { suggest } from "../core/names.js";
 
-/** Takes note of a wrong value: what would be right, and where below the option, ".ca" for instance. Never the value. */
+/** Reports a wrong value: what would be right, and where below the option, for instance ".ca". Never the value itself. */
 export type Complain = (what: string, at?: string) => void;
 
-/** What an option may be. */
+/** The values that an option may have. */
 export interface Kind {
-  /** The value as it goes into the Config: a copy, plain data. Undefined after a complaint. */
+  /** The value for the Config: a copy, as plain data. Undefined after a complaint. */
   readonly parse: (raw: unknown, complain: Complain) => unknown;
-  /** The text of an environment variable as an option's value; without it the option cannot come from there. */
+  /** An environment variable as the option's value. Without this function the option cannot be set by a variable. */
   readonly fromText?: (text: string) => unknown;
 }
 
@@ -74,41 +74,38 @@ export function oneOf(...choices: readonly (string | number)[]): Kind {
   };
 }
 
-/** An object of known fields; `refused` says of other well-known names why they are not among them. */
+/** An object of known fields. `refused` gives the reasons why other well-known names are refused. */
 export function fields(kinds: Readonly<Record<string, Kind>>, refused: ReadonlyMap<string, string> = new Map()): Kind {
   const known = new Map(Object.entries(kinds));
-  return {
-    parse(raw, complain) {
-      if (!isPlainObject(raw)) return complain(`must be an object, got ${typeOf(raw)}`);
-      const parsed: [string, unknown][] = [];
-      for (const [name, value] of Object.entries(raw)) {
-        if (value === undefined) continue;
-        const kind = known.get(name);
-        if (kind) parsed.push([name, kind.parse(value, (what, at = "") => complain(what, `.${name}${at}`))]);
-        else complain(whyRefused(name, value, refused, [...known.keys()]), `.${name}`);
-      }
-      return Object.fromEntries(parsed);
-    },
-  };
+  return objectOf((name, value, complain) => {
+    const kind = known.get(name);
+    if (kind) return [name, kind.parse(value, complain)];
+    return complain(whyRefused(name, value, refused, [...known.keys()]));
+  });
 }
 
-/** An object whose names are the user's. */
+/** An object whose names the user chooses. */
 export function mapOf(kind: Kind, names: RegExp, must: string, clean = (name: string): string => name): Kind {
+  return objectOf((name, value, complain) => {
+    if (!names.test(name) || name in Object.prototype) complain(must);
+    return [clean(name), kind.parse(value, complain)];
+  });
+}
+
+function objectOf(parseEntry: (name: string, value: unknown, complain: Complain) => [string, unknown] | void): Kind {
   return {
     parse(raw, complain) {
       if (!isPlainObject(raw)) return complain(`must be an object, got ${typeOf(raw)}`);
-      const parsed: [string, unknown][] = [];
-      for (const [name, value] of Object.entries(raw)) {
-        if (value === undefined) continue;
-        if (!names.test(name) || name in Object.prototype) complain(must, `.${name}`);
-        parsed.push([clean(name), kind.parse(value, (what, at = "") => complain(what, `.${name}${at}`))]);
-      }
-      return Object.fromEntries(parsed);
+      const entries = Object.entries(raw).filter(([, value]) => value !== undefined);
+      const parsed = entries.map(([name, value]) =>
+        parseEntry(name, value, (what, at = "") => complain(what, `.${name}${at}`)),
+      );
+      return Object.fromEntries(parsed.filter((entry) => entry !== undefined));
     },
   };
 }
 
-/** Also as text, name=value,name=value. A name that is none is not shown: in the wrong variable it may be a secret. */
+/** A map that may also be given as text, name=value,name=value. A wrong name is not shown, because it may be a secret. */
 export function mapOfText(map: Kind, names: RegExp, must: string): Kind {
   return {
     fromText(value) {
@@ -135,7 +132,7 @@ export function listOf(kind: Kind): Kind {
 
 const ADDRESS = /^(?:\[([^\]]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/;
 
-/** Where a server is: host and port, as an object or as the text host:port. */
+/** The host and port of a server, as an object or as the text host:port. */
 export function endpoint(host: Kind, port: number): Kind {
   const parts = fields({ host, port: integer(1, 65_535) });
   return {
@@ -150,7 +147,7 @@ export function endpoint(host: Kind, port: number): Kind {
   };
 }
 
-/** At least one of them; as text separated by commas. */
+/** A list of at least one item. As text the items are separated by commas. */
 export function someOf(kind: Kind): Kind {
   const list = listOf(kind);
   return {
@@ -167,7 +164,7 @@ export function pem(): Kind {
   const one: Kind = {
     parse(raw, complain) {
       if (typeof raw === "string") return raw;
-      // A Buffer may be a window on a pool shared with other secrets: only its own bytes cross.
+      // A Buffer may be a view of a pool with other secrets in it: only its own bytes cross to threads.
       if (raw instanceof Uint8Array) return Uint8Array.from(raw);
       return complain(`must be text, bytes, or an array of these, got ${typeOf(raw)}`);
     },
@@ -176,7 +173,7 @@ export function pem(): Kind {
   return { parse: (raw, complain) => (Array.isArray(raw) ? several : one).parse(raw, complain) };
 }
 
-/** Off, on, or on with these options: false or an object. */
+/** Off, on, or on with options. Gives false or an object. */
 export function flagOr(kind: Kind): Kind {
   return {
     fromText: flagFromText,
@@ -203,7 +200,7 @@ export function whyRefused(
 export function isPlainObject(value: unknown): value is Record<string, unknown> {
   if (typeof value !== "object" || value === null) return false;
   const prototype: unknown = Object.getPrototypeOf(value);
-  // Not `=== Object.prototype`: another realm has another one. A Map or a class instance would be read as empty.
+  // Another realm has another Object.prototype. A Map or an instance of a class would be read as empty.
   return prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
@@ -215,7 +212,7 @@ export function typeOf(value: unknown): string {
   return typeof value === "object" ? `an object${isPlainObject(value) ? "" : " of a class"}` : `a ${typeof value}`;
 }
 
-/** Text is never shown: what stands in the wrong variable may be a password. */
+/** A text is never shown, because the wrong variable may contain a password. */
 function shown(value: unknown): string {
   return typeof value === "number" || typeof value === "boolean" ? String(value) : typeOf(value);
 }

@@ -1,5 +1,5 @@
 import { LOG_FORMATS, LOG_LEVELS } from "../core/log.js";
-import { availableCores } from "./cores.js";
+import { availableCores } from "./capacity.js";
 import { IOREDIS_OPTIONS } from "./ioredis-options.js";
 import {
   endpoint,
@@ -8,27 +8,31 @@ import {
   flagOr,
   integer,
   integerOrInfinity,
+  type Kind,
   listOf,
   mapOf,
   mapOfText,
   number,
+  oneOf,
+  pem,
+  someOf,
+  text,
 } from "./option-kinds.js";
-import { oneOf, pem, someOf, text, type Kind } from "./option-kinds.js";
 import type { Config } from "./options.js";
 
 type Groups = Omit<Config, "tasks" | "appName">;
 type PathIn<G extends keyof Groups> = `${G}.${keyof Groups[G] & string}`;
 
-/** Where an option stands in the Config, and in messages. */
+/** The name of an option, in messages and in the Config. */
 export type OptionPath = "appName" | "redis.url" | { [G in keyof Groups]: PathIn<G> }[keyof Groups];
 
 export interface Option {
   readonly kind: Kind;
-  /** Without one the option may be missing from the Config. */
+  /** The default. Without one the option may be missing from the Config. */
   readonly initial?: unknown;
-  /** In place of `initial`, where the default depends on the machine. */
+  /** In place of `initial`, if the default depends on the machine. */
   readonly compute?: () => unknown;
-  /** The name it has in the environment of most programs, besides its own REDTHREAD_ name. */
+  /** The variable that most programs use, beside the REDTHREAD_ variable. */
   readonly variable?: string;
 }
 
@@ -60,7 +64,7 @@ const RESOURCE_LIMITS = fields({
   codeRangeSizeMb: number(1, 1e6),
   stackSizeMb: number(1, 1e6),
 });
-/** An IPv6 address has brackets in a url; the network knows it without. */
+/** An IPv6 address has brackets in a url, but not for the socket. */
 const unbracketed = (address: string): string => address.replace(/^\[(.*)\](?=$|:)/, "$1");
 const HOST = text(
   /^(?:\[[^\s/@?#[\]]*:[^\s/@?#[\]]*\]|[^\s/@?#[\]]+)$/,
@@ -75,7 +79,7 @@ const NAT_MAP = mapOfText(
 );
 const APP_NAME = text(/^/, "must be text", (name) => name.replace(/[^A-Za-z0-9_.-]/g, "-").slice(0, 64));
 
-/** Every option once: what it may be, its floor, its default. */
+/** Every option once: its values, its floor, its default. */
 export const OPTIONS: Readonly<Record<OptionPath, Option>> = {
   appName: { kind: APP_NAME, initial: "app" },
   "redis.url": { kind: text(), variable: "REDIS_URL" },
@@ -134,7 +138,7 @@ export const OPTIONS: Readonly<Record<OptionPath, Option>> = {
   "log.format": { kind: oneOf(...LOG_FORMATS), initial: "json", variable: "LOG_FORMAT" },
 };
 
-/** The one rule: threads.startTimeoutMs is REDTHREAD_THREADS_START_TIMEOUT_MS. */
+/** The variable of an option: REDTHREAD_THREADS_START_TIMEOUT_MS is threads.startTimeoutMs. */
 export function variableOf(path: string): string {
   return `REDTHREAD_${path.replace(/[A-Z]/g, "_$&").replaceAll(".", "_").toUpperCase()}`;
 }

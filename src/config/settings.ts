@@ -1,4 +1,4 @@
-import { suggest } from "../core/suggest.js";
+import { suggest } from "../core/names.js";
 import { REFUSED_BY_REDTHREAD } from "./ioredis-options.js";
 import { isPlainObject, typeOf, whyRefused } from "./option-kinds.js";
 import { isOptionPath, OPTION_PATHS, OPTIONS, variableOf, type OptionPath } from "./option-table.js";
@@ -7,18 +7,18 @@ import { isOptionPath, OPTION_PATHS, OPTIONS, variableOf, type OptionPath } from
 export const SOURCES = ["file", ".env", "environment", "option"] as const;
 export type Source = (typeof SOURCES)[number];
 
-/** One value somebody gave for one option. */
+/** One value that a source gives for one option. */
 export interface Setting {
   readonly path: OptionPath;
   readonly raw: unknown;
   readonly source: Source;
-  /** Within a source: what is written out beats the variable with the common name, and that beats a part of the url. */
+  /** Within a source the option itself beats the variable with the common name, which beats a part of the url. */
   readonly form: "part" | "common" | "own";
-  /** As messages name it. */
+  /** The source's name in messages. */
   readonly origin: string;
 }
 
-/** Collects from every source, and what is wrong with names. Values are judged once it is known which one counts. */
+/** Collects the values of all sources, and complains about wrong names. Values are checked later, when it is known which one counts. */
 export class Settings {
   readonly problems: string[] = [];
   #all: Setting[] = [];
@@ -56,17 +56,17 @@ export class Settings {
     }
   }
 
-  /** An empty text is as good as nothing, wherever it comes from. */
+  /** An empty text counts as no value, from any source. */
   add(setting: Setting): void {
     if (setting.raw !== "") this.#all.push(setting);
   }
 
-  /** These count no more. */
+  /** The dropped settings no longer count. */
   drop(dropped: readonly Setting[]): void {
     this.#all = this.#all.filter((setting) => !dropped.includes(setting));
   }
 
-  /** What was given for an option, the strongest first. */
+  /** The settings of an option, the strongest first. */
   of(path: OptionPath): Setting[] {
     return this.#all.filter((setting) => setting.path === path).toSorted((a, b) => strength(b) - strength(a));
   }
@@ -106,7 +106,7 @@ export class Settings {
   }
 }
 
-/** Comparable: source first, form second. */
+/** A number to compare settings by: first by source, then by form. */
 export function strength(setting: Setting): number {
   return SOURCES.indexOf(setting.source) * 3 + ["part", "common", "own"].indexOf(setting.form);
 }

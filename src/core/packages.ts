@@ -4,10 +4,10 @@ import { fileURLToPath } from "node:url";
 import { ThreadStartFailedError } from "./errors.js";
 
 /**
- * A CommonJS package by `require`, one of our own or one that only `owner` depends on: for the first one that is imported,
- * each thread of Node compiles a lexer (WebAssembly) that looks for its exports, 27 ms of CPU. Bundlers do not follow it:
- * a bundle of which redthread became a part takes what is installed for the redthread beside it.
- * @throws REDTHREAD_THREAD_START_FAILED where it cannot be loaded
+ * A CommonJS package by `require`: a dependency of redthread, or of `owner`. The first `import` of a CommonJS package would make
+ * each thread compile a lexer (WebAssembly) that looks for exports, which takes 27 ms of CPU. Bundlers do not follow this
+ * call: a bundle that contains redthread loads the packages that are installed for the redthread beside it.
+ * @throws REDTHREAD_THREAD_START_FAILED if it cannot be loaded
  */
 // oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- its importer says what it is
 export function requirePackage<T>(name: string, owner?: string): T {
@@ -19,7 +19,7 @@ export function requirePackage<T>(name: string, owner?: string): T {
   }
 }
 
-/** Something is not where redthread looks for it. */
+/** The error for a file or package that is not where redthread looks for it. */
 export function bundled(what: string, cause?: unknown): ThreadStartFailedError {
   const why = "because redthread was bundled into another file";
   const todo = "make it external in your bundler's configuration and install it beside the bundle";
@@ -31,9 +31,9 @@ export function bundled(what: string, cause?: unknown): ThreadStartFailedError {
 }
 
 /**
- * The file that a thread of ours loads. Its place is known relative to this module, and is lost when a bundler moves this module
- * into another file: the thread would be waited for in vain. It is not written as bundlers look for it,
- * `new URL("…", import.meta.url)`: Turbopack and webpack would copy the file, without what it imports.
+ * The file that a thread of redthread loads. Its place is known relative to this module, and is lost when a bundler moves this
+ * module into another file: the manager would wait for the thread in vain. It is not written as `new URL("…", import.meta.url)`,
+ * because Turbopack and webpack would then copy the file without its imports.
  */
 export function threadFile(name: string): string {
   const path = `../../workers/${name}`;
@@ -55,4 +55,16 @@ function placeOf(name: string): NodeJS.Require {
   } catch {
     return createRequire(here.resolve("redthread/package.json"));
   }
+}
+
+// Node's permission model, which is on where a process was started with `--permission`.
+const MODEL = /^--(?:(?:experimental-)?permission$|allow-(?:fs|addons|child|worker|wasi|net|inspector))/;
+const PATHS = /^--allow-fs-(?:read|write)$/;
+
+/**
+ * The flags that a thread with an `execArgv` of its own needs there. Node gives such a thread the permission model and the granted
+ * permissions only if its `execArgv` names them again, and every permission otherwise.
+ */
+export function permissionFlags(argv: readonly string[] = process.execArgv): string[] {
+  return argv.filter((arg, i) => MODEL.test(arg) || PATHS.test(argv[i - 1] ?? ""));
 }

@@ -4,15 +4,15 @@ import { requirePackage } from "../core/packages.js";
 import type { ErrorData } from "./protocol.js";
 import { isCloneable } from "./uncloneable.js";
 
-/** Cause chains are short; one this deep is a cycle or a bug, and the rest tells nothing. */
+/** Chains of causes are short. A chain of this depth is a cycle or a bug, and its rest tells nothing. */
 const MAX_DEPTH = 8;
 const OWN_PARTS = new Set(["name", "message", "stack", "cause", "errors"]);
-/** Of an error that came as data, the names of its classes. An adapter, maybe of another copy of this package, looks for it. */
+/** The names of the classes of an error that came as data. An adapter looks for it, perhaps in another copy of this package. */
 const CLASSES = Symbol.for("redthread.classes");
 
 /**
- * An error as data that survives any channel: name, message, stack, own cloneable fields, causes. Never throws, whatever
- * the error's own getters do: who calls it has an error at hand already, and nobody to tell of another.
+ * An error as data that survives any channel: name, message, stack, own cloneable fields, causes. Never throws, even if the
+ * error's getters do, because its callers already handle one error and could report no second one.
  */
 export function toErrorData(error: unknown): ErrorData {
   try {
@@ -39,7 +39,7 @@ function readError(error: unknown, depth: number): ErrorData {
   };
 }
 
-/** The same error for another caller, so that a field that one of them adds is not the other's. */
+/** A copy of the error for another caller, so that a field that one caller adds does not appear in the other's error. */
 export function sameError(error: Error): Error {
   if (!(error instanceof RedthreadError)) return error;
   const { code: _, ...fields } = error;
@@ -53,17 +53,17 @@ export function sameError(error: Error): Error {
   return Object.defineProperty(made, "stack", { value: error.stack, configurable: true, writable: true });
 }
 
-/** Not `instanceof`: errors of other realms (test runners, vm) are errors too. */
+/** Without `instanceof`, because errors of other realms (test runners, vm) are errors too. */
 function isError(error: unknown): error is Error {
   return types.isNativeError(error);
 }
 
-/** Each AbortSignal's own reason is one. Node 20 takes it for no error, and clones it to an empty object. */
+/** The default reason of an AbortSignal is a DOMException. Node 20 does not treat it as an error, and clones it to an empty object. */
 function isDomException(error: unknown): error is DOMException {
   return Object.prototype.toString.call(error) === "[object DOMException]";
 }
 
-/** The error again, of its own class where that is one of redthread's or of the language's, or the server's reply. */
+/** The error that `toErrorData` was given, of its own class if that is a class of redthread or the language, or ReplyError. */
 export function fromErrorData(data: ErrorData): unknown {
   if ("thrown" in data) return data.thrown;
   const { name, message, stack, fields, cause, errors, classes, isDom = false } = data;
@@ -75,7 +75,7 @@ export function fromErrorData(data: ErrorData): unknown {
   if (cause !== undefined) define(error, "cause", fromErrorData(cause));
   if (error.name !== name) define(error, "name", name);
   if (stack !== undefined) define(error, "stack", stack);
-  // Not assigned: a field can have any name, "__proto__" too.
+  // Not by assignment: a field can have any name, also "__proto__".
   for (const [key, value] of Object.entries(fields)) define(error, key, value, true);
   if (classes) define(error, CLASSES, classes);
   return error;
@@ -88,36 +88,35 @@ const LANGUAGE_ERRORS = new Map<string, ErrorClass>(
 );
 
 function emptyError(name: string, code: unknown, message: string): Error {
-  const ours = ERROR_CLASSES.find((made) => code === codeOf(made));
+  const ours = classOf(code);
   if (ours) return new ours(message);
   return new (name === "ReplyError" ? replyErrorClass() : (LANGUAGE_ERRORS.get(name) ?? Error))(message);
 }
 
 let ReplyError: ErrorClass | undefined;
 
-/** The class that ioredis shows its users, from the package where it has it: this thread may not have loaded ioredis. */
+/** The class that ioredis exports, from the package in which ioredis finds it, because this thread may not have loaded ioredis. */
 function replyErrorClass(): ErrorClass {
   try {
     ReplyError ??= requirePackage<{ readonly ReplyError: ErrorClass }>("redis-errors", "ioredis").ReplyError;
   } catch {
-    ReplyError = Error; // it is known by its name
+    ReplyError = Error; // callers can still tell it by its name
   }
   return ReplyError;
 }
 
-const codes = new Map<unknown, string>();
+let classes: ReadonlyMap<unknown, ErrorClass> | undefined;
 
-function codeOf(made: (typeof ERROR_CLASSES)[number]): string {
-  let code = codes.get(made);
-  if (code === undefined) codes.set(made, (code = (new made("") as RedthreadError).code));
-  return code;
+function classOf(code: unknown): ErrorClass | undefined {
+  classes ??= new Map(ERROR_CLASSES.map((made) => [new made("").code, made]));
+  return classes.get(code);
 }
 
 function define(error: Error, key: string | symbol, value: unknown, enumerable = false): void {
   Object.defineProperty(error, key, { value, configurable: true, writable: true, enumerable });
 }
 
-/** Bounded: a prototype may be a proxy that is its own. Of one that throws, the names before it. */
+/** Bounded, because a prototype may be a proxy that is its own prototype. If a prototype throws, the names before it are given. */
 function classesOf(error: object): string[] {
   const names: string[] = [];
   try {
@@ -126,7 +125,7 @@ function classesOf(error: object): string[] {
       names.push(String(made.constructor?.name));
     }
   } catch {
-    // The error says the rest.
+    // The error itself tells the rest.
   }
   return names;
 }

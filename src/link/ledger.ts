@@ -1,6 +1,6 @@
-/** What only a thread knows of itself, in the order of its row. */
+/** What only a thread itself knows, in the order of the row. Each field is written by the thread, unless it says otherwise. */
 export const LEDGER_FIELDS = [
-  "heard", // messages of the manager that the thread has read
+  "messagesRead", // messages of the manager
   "answered", // messages with results that the thread has posted
   "acquires",
   "acquireTimeouts",
@@ -18,8 +18,8 @@ export const LEDGER_FIELDS = [
   "closedFailed",
   "closedShutdown",
   "heapMb",
-  "logsMade", // those that were dropped as well
-  "logsTaken", // of them, what the manager wrote or was told of: the one field that is its to write
+  "logsMade", // dropped records included
+  "logsTaken", // records that the manager wrote or was told of; the only field that the manager writes
 ] as const;
 export type LedgerField = (typeof LEDGER_FIELDS)[number];
 
@@ -39,15 +39,12 @@ const FIELD_BYTES = LEDGER_FIELDS.length * Float64Array.BYTES_PER_ELEMENT;
 /** The claim has eight bytes of its own, so that the next row's numbers stay aligned. */
 const BYTES_PER_ROW = FIELD_BYTES + Float64Array.BYTES_PER_ELEMENT;
 
-/** Twice as many rows as threads: a replacement starts before its predecessor has ended. */
+/** Twice as many rows as threads, because a replacement starts before its predecessor has ended. */
 export function rowsOf(threads: number): number {
   return 2 * threads;
 }
 
-/**
- * One row of numbers per thread in shared memory: readable while that thread is blocked by CPU, and after its death.
- * Each field has one writer, the thread unless said otherwise.
- */
+/** One row of numbers per thread in shared memory, which can be read while the thread is blocked by CPU, and after its death. */
 export class Ledger {
   readonly buffer: SharedArrayBuffer;
   readonly #free: number[];
@@ -66,7 +63,7 @@ export class Ledger {
     return row;
   }
 
-  /** The row's thread is gone. */
+  /** Called when the row's thread has ended. */
   free(row: number): void {
     this.#free.push(row);
   }
@@ -76,11 +73,11 @@ export class Ledger {
   }
 }
 
-/** Of what only ever grows, the sum over all threads so far: the rows of those that are gone serve others. */
+/** Sums of fields that only grow, over all threads so far, because the rows of ended threads serve other threads. */
 export class LedgerTotals {
   readonly #gone = new Map<LedgerField, number>();
 
-  /** The row's thread is gone, the row not yet free. */
+  /** Called when the row's thread has ended, and before the row is free. */
   retire(row: LedgerRow): void {
     for (const field of LEDGER_FIELDS) this.#gone.set(field, (this.#gone.get(field) ?? 0) + row.get(field));
   }
@@ -109,7 +106,7 @@ export class LedgerRow {
     this.#values[COLUMN[field]] = value;
   }
 
-  /** To add 1 where even looking up the field would be felt. */
+  /** A function that adds 1, for hot paths in which even the lookup of the field would be felt. */
   counter(field: LedgerField): () => void {
     const values = this.#values;
     const column = COLUMN[field];
@@ -120,14 +117,14 @@ export class LedgerRow {
     this.#values[COLUMN[field]]! += by;
   }
 
-  /** The number of the next message with tasks that nobody has claimed. It wraps, as Int32 does. */
+  /** The number of the first message with tasks that is not claimed yet. It wraps, as Int32 does. */
   get claimed(): number {
     return Atomics.load(this.#claimed, 0);
   }
 
   /**
-   * Whether the next message with tasks, of this number, is the caller's alone: the thread's to run it, or the
-   * manager's to take it back from a thread that does not get to it.
+   * Whether the message with tasks of this number now belongs to the caller. The thread claims a message to run it, the manager
+   * claims one to take it back from a thread that does not get to it.
    */
   claim(message: number): boolean {
     return Atomics.compareExchange(this.#claimed, 0, message, (message + 1) | 0) === message;

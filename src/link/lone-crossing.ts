@@ -1,24 +1,35 @@
 import { types } from "node:util";
+import * as threads from "node:worker_threads";
 import type { Transferable } from "node:worker_threads";
 import { type Container, isDense, isPlainArray, isPlainObject, isPrimitive, MAX_ENTRIES, put } from "../core/plain.js";
-import { AS_IT_IS, BUFFER_OF_BYTES, BUFFER_ON_MOVED, type Crossing, type Make, OWN_BYTES, ViewParts } from "./make.js";
-import { movable } from "./movable.js";
+import {
+  AS_IT_IS,
+  BUFFER_OF_BYTES,
+  BUFFER_ON_MOVED,
+  copyOf,
+  type Crossing,
+  isBound,
+  isDetached,
+  kindOf,
+  type Make,
+  OWN_BYTES,
+  ViewParts,
+} from "./crossing.js";
 import { textOfView } from "./small-copy.js";
-import { copyOf, isBound, kindOf } from "./views.js";
 
-/** A value that crosses in a message of its own. */
+/** A value as it crosses in a message of its own. */
 export interface LoneCrossing extends Crossing {
   readonly transferList: readonly Transferable[];
 }
 
-/** What is nested more deeply crosses as it is. */
+/** Parts that are nested more deeply cross as they are. */
 const MAX_DEPTH = 200;
 
 /**
- * For a message of its own: the value itself, or a copy of its containers where it has Buffers, or views of a part of their
- * buffer. A listed ArrayBuffer moves only if the value's views cover all of it, because somebody else may see the rest: the
- * reply to another command, a neighbour in Node's pool. It is cloned otherwise.
- * @throws where a listed ArrayBuffer is detached, and what the value's getters throw
+ * Prepares a value for a message of its own: the value itself, or a copy of its containers if it has Buffers or views of a
+ * part of their buffer. A listed ArrayBuffer moves only if the value's views cover all of it. Otherwise it is cloned, because
+ * the rest of it may belong to another value, such as the reply to another command or a neighbour in Node's pool.
+ * @throws if a listed ArrayBuffer is detached, and what the value's getters throw
  */
 export function crossAlone(value: unknown, transferList: readonly Transferable[] = []): LoneCrossing {
   const moving = movable(value, transferList);
@@ -33,20 +44,20 @@ export function crossAlone(value: unknown, transferList: readonly Transferable[]
   return { value: copy, make: copier.make, transferList: [...moving, ...copier.moving] };
 }
 
-/** Copies the containers on the way to views, and gives each view the bytes that are its own. */
+/** Copies the containers on the way to views, and gives each view a buffer of its own bytes. */
 class WholeCopier {
   readonly #views = new ViewParts();
-  /** Something stayed as it is although other parts that refer to it may be copies. */
+  /** A part was too deep to be copied, although parts that refer to it may be copies. */
   isTooDeep = false;
-  /** Of the copies it made, the large ones: nobody else has them. */
+  /** The buffers of large copies. They may move because nothing else refers to them. */
   readonly moving: ArrayBuffer[] = [];
   readonly #moving: ReadonlySet<unknown>;
   readonly #mayCopy: boolean;
   readonly #copies = new Map<object, unknown>();
 
   /**
-   * `moving`: buffers that move as they are. Without `mayCopy` the receiver does what is to be done: what is not plain, and
-   * stays, would go on to refer to the originals.
+   * `moving` are buffers that move as they are. Without `mayCopy` the receiver does all the work, because a part that is not
+   * plain stays as it is and would go on to refer to the originals.
    */
   constructor(moving: readonly Transferable[], mayCopy: boolean) {
     this.#moving = new Set<unknown>(moving);
@@ -62,7 +73,7 @@ class WholeCopier {
     const copied = this.#copies.get(value);
     if (copied !== undefined) return copied;
     const isArray = isPlainArray(value);
-    // What refers to nothing may stay: no view is below it. What is not plain stays with all that is below it.
+    // A container without objects has no view. A part that is not plain stays as it is, with everything below it.
     if (!(isArray || isPlainObject(value)) || !refersToObjects(value)) return value;
     if (this.#views.path.length >= MAX_DEPTH) {
       this.isTooDeep = true;
@@ -109,7 +120,6 @@ class WholeCopier {
     return view;
   }
 
-  /** A large one moves: nobody else has it. */
   #trim(view: ArrayBufferView, kind: number): unknown {
     const copy = copyOf(view, kind);
     this.moving.push(copy.buffer as ArrayBuffer);
@@ -134,15 +144,15 @@ function refersToObjects(container: object): boolean {
   return false;
 }
 
-/** Most long arrays are of numbers: to name each index would cost more than to clone it. */
+/** Most long arrays hold numbers. To visit each index by name would cost more than to clone the array. */
 function isDenselyPrimitive(array: readonly unknown[]): boolean {
   return array.length > MAX_ENTRIES && Object.values(array).every(isPrimitive);
 }
 
 interface ViewSurvey {
-  /** Buffers and other views, in reach through plain objects and arrays. */
+  /** Whether plain objects and arrays lead to a Buffer or another view. */
   readonly areThere: boolean;
-  /** Nothing that is met on the way can refer back to what would be copied. */
+  /** Whether no part on the way can refer back to a part that would be copied. */
   readonly isAllPlain: boolean;
 }
 
@@ -157,10 +167,59 @@ function surveyViews(value: object): ViewSurvey {
   let isAllPlain = true;
   for (const node of seen) {
     if (ArrayBuffer.isView(node)) areThere = true;
-    // By its values: a sparse array has a length that nobody can walk through.
+    // Not by its length: a sparse array may have billions of holes.
     else if (isPlainArray(node)) Object.values(node).forEach(add);
     else if (isPlainObject(node)) for (const key in node) add((node as Container)[key]);
     else isAllPlain &&= types.isDate(node) || types.isRegExp(node) || types.isAnyArrayBuffer(node);
   }
   return { areThere, isAllPlain };
+}
+
+/** The objects of the transfer list that may move. */
+function movable(value: unknown, transferList: readonly Transferable[]): readonly Transferable[] {
+  if (!transferList.some(types.isArrayBuffer)) return transferList;
+  const isCovered = coverageOf(value);
+  return transferList.filter((one) => {
+    if (!types.isArrayBuffer(one)) return true;
+    if (isDetached(one)) throw new Error("an ArrayBuffer of the transfer list was moved away before");
+    return isCovered(one) && !isUntransferable(one);
+  });
+}
+
+/** Node 20 cannot tell, and clones such a buffer by itself. */
+function isUntransferable(buffer: ArrayBuffer): boolean {
+  const { isMarkedAsUntransferable } = threads as { isMarkedAsUntransferable?: (object: object) => boolean };
+  return isMarkedAsUntransferable?.(buffer) ?? false;
+}
+
+/** Tells of a buffer whether the value sees all of it, so that no other value loses a part of it. */
+function coverageOf(value: unknown): (buffer: ArrayBuffer) => boolean {
+  const seen = new Set<unknown>([value]);
+  const viewsOf = new Map<unknown, ArrayBufferView[]>();
+  for (const node of seen) {
+    if (typeof node !== "object" || node === null) continue;
+    if (ArrayBuffer.isView(node)) {
+      const views = viewsOf.get(node.buffer);
+      if (views) views.push(node);
+      else viewsOf.set(node.buffer, [node]);
+    } else if (!types.isAnyArrayBuffer(node)) for (const part of partsOf(node)) seen.add(part);
+  }
+  return (buffer) => {
+    if (seen.has(buffer)) return true;
+    let end = 0;
+    const views = (viewsOf.get(buffer) ?? []).toSorted((a, b) => a.byteOffset - b.byteOffset);
+    for (const { byteOffset, byteLength } of views) {
+      if (byteOffset > end) return false;
+      end = Math.max(end, byteOffset + byteLength);
+    }
+    return views.length > 0 && end === buffer.byteLength;
+  };
+}
+
+/** The parts that a structured clone goes on to. */
+function partsOf(node: object): Iterable<unknown> {
+  if (types.isMap(node)) return [...node.keys(), ...node.values()];
+  if (types.isSet(node)) return node;
+  if (types.isNativeError(node)) return [node.cause];
+  return Object.values(node);
 }

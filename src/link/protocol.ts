@@ -2,40 +2,47 @@ import type { MessagePort } from "node:worker_threads";
 import type { Config, Login } from "../config/options.js";
 import type { TraceContext } from "../core/channels.js";
 import type { LogFields, LogLevel } from "../core/log.js";
-import type { Make } from "./make.js";
+import type { Make } from "./crossing.js";
 
-/** What every thread of a manager is born with. */
+// The messages between the manager, its threads and their helpers: types only. The room `link` holds all that crosses
+// threads; it may import core and config. Read on from here:
+// - crossing.ts: how values cross; small-copy.ts and lone-crossing.ts prepare them, uncloneable.ts tells what cannot cross;
+// - error-serialization.ts: how errors cross;
+// - ledger.ts: numbers of each thread in shared memory;
+// - sync-area.ts and sync-codec.ts: the calls of redthread/sync between a thread and its helper.
+
+/** The `workerData` of every thread of a manager. */
 export interface ThreadData {
   readonly redthread: {
     readonly config: Config & { readonly tasks: string };
     readonly ledger: SharedArrayBuffer;
     readonly gate: SharedArrayBuffer;
-    /** Logins come over the link; nobody connects before the first. */
+    /** Logins come over the link, and nothing connects before the first login. */
     readonly hasProvider: boolean;
-    /** In front of a task's number in what the outside knows as its `taskId`. */
+    /** A task's `taskId` is this prefix and the task's number. */
     readonly taskPrefix: string;
   };
 }
 
-/** The one endless job of a thread, as piscina hands it over. */
+/** The one endless task of a thread, as piscina passes it on. */
 export interface Serve {
   readonly serve: number;
   readonly row: number;
 }
 
-/** A thread's first word, over its parentPort: its end of the link. */
+/** The first message of a thread, over its parentPort: the manager's end of the link. */
 export interface Hello {
   readonly hello: number;
   readonly port: MessagePort;
 }
 
 /**
- * Tasks as one flat list, of each id, name, input, context and the `Make` of both: structured cloning pays for every object
- * and every key. Measured with 16 tasks a message: 1.1 us a task, against 2.4 us for an object each.
+ * Tasks as one flat list: id, name, input, context and the `Make` of both for each task, because structured cloning costs time
+ * for every object and every key. Measured with 16 tasks per message: 1.1 µs per task instead of 2.4 µs.
  */
 export type TaskList = readonly unknown[];
 
-/** Likewise: id, value and `Make` of each result, or id, `ErrorData` and `Make` of each failure. */
+/** A flat list as well: id, value and `Make` of each result, or id, `ErrorData` and `Make` of each failure. */
 export type ResultList = readonly unknown[];
 
 export type CancelReason = "timeout" | "aborted" | "shutdown";
@@ -45,10 +52,10 @@ export type ToThread =
   | {
       readonly type: "tasks";
       readonly tasks: TaskList;
-      /** By the ids of those tasks that have one; absent where none has. */
+      /** Trace contexts by the ids of their tasks. Absent if no task has one. */
       readonly traces?: Readonly<Record<number, TraceContext>>;
     }
-  /** A message of the thread could not be read: what does it still run? */
+  /** A message of the thread could not be read: the thread is to say which tasks it still runs. */
   | { readonly type: "audit" }
   | { readonly type: "cancel"; readonly id: number; readonly reason: CancelReason; readonly why: string | undefined }
   | LoginMessage
@@ -65,9 +72,9 @@ export type FromThread =
   | { readonly type: "unreadable"; readonly message: number }
   | AuditedMessage
   | { readonly type: "logs"; readonly records: readonly LogRecord[]; readonly dropped: number }
-  /** One newer than the version `refused`. */
+  /** The thread wants a newer login than the version `refused`. */
   | { readonly type: "loginWanted"; readonly refused: number }
-  /** It has started a helper for its synchronous calls: the helper's own link, and the memory they share. */
+  /** The thread has started a helper for its synchronous calls: the helper's own link, and their shared memory. */
   | { readonly type: "helper"; readonly port: MessagePort; readonly area: SharedArrayBuffer }
   | { readonly type: "closed" };
 
@@ -77,11 +84,11 @@ export interface ResultsMessage {
   readonly failed: ResultList;
   /** How long the thread's loop was busy since the last such message. */
   readonly busyMs: number;
-  /** Each of them ended as soon as it had begun, waiting for nothing: none was ever beside another one. Undefined where nobody looked. */
+  /** Whether each task ended without waiting, so that no two of them ran at the same time. Undefined if it was not measured. */
   readonly areImmediate: boolean | undefined;
 }
 
-/** What a running task says to its caller meanwhile. */
+/** A report of a running task to its caller. */
 export interface ReportMessage {
   readonly type: "report";
   readonly id: number;
@@ -89,36 +96,36 @@ export interface ReportMessage {
   readonly make: Make;
 }
 
-/** In answer to `audit`, after all results so far. */
+/** The answer to `audit`. It follows all results so far. */
 export interface AuditedMessage {
   readonly type: "audited";
   /** Tasks whose results are still to come. */
   readonly running: readonly number[];
-  /** Messages with tasks that the thread has taken: what it has not taken yet is not missing. */
+  /** The number of messages with tasks that the thread has taken. Tasks of later messages are not missing. */
   readonly taken: number;
-  /** Messages with results that it has sent. */
+  /** The number of messages with results that it has sent. */
   readonly answered: number;
 }
 
-/** What a helper is born with. */
+/** The `workerData` of a helper. */
 export interface HelperData {
   readonly area: SharedArrayBuffer;
-  /** For replies that are larger than the area. */
+  /** Carries replies that are larger than the area. */
   readonly replies: MessagePort;
-  /** Of the calling thread, in the names of connections. */
+  /** The calling thread's id, for the names of connections. */
   readonly threadId: number;
-  /** Absent where no manager started the calling thread. */
+  /** Absent if no manager started the calling thread. */
   readonly managed?: ManagedHelper;
 }
 
-/** Of the calling thread's ledger row and gate slot; the helper has fields and a slot of its own beside them. */
+/** `row` is the calling thread's row in the ledger and in the gate. The helper has fields and a row of its own beside it. */
 export interface ManagedHelper extends Omit<ThreadData["redthread"], "config" | "taskPrefix"> {
   readonly config: Config;
   readonly row: number;
   readonly port: MessagePort;
 }
 
-/** From the calling thread: look at the area, or here is a request too large for it, or close. */
+/** From the calling thread: null if the request is in the area, a request that is too large for the area, or the order to close. */
 export type ToHelperFromCaller = null | Uint8Array<ArrayBuffer> | { readonly closeMs: number };
 
 export interface SyncOpen {
@@ -131,7 +138,7 @@ export interface SyncOpened {
   readonly closeMs: number;
 }
 
-/** Logins, for whoever opens connections. */
+/** Logins, for every thread that opens connections. */
 export type LoginMessage =
   | { readonly type: "login"; readonly login: Login }
   | { readonly type: "loginFailed"; readonly error: ErrorData };
@@ -139,7 +146,7 @@ export type LoginMessage =
 /** From the manager, over the helper's own link. */
 export type ToHelper = LoginMessage | { readonly type: "end" };
 
-/** To the manager. */
+/** From a helper, to the manager. */
 export type FromHelper = Extract<FromThread, { type: "logs" } | { type: "loginWanted" }>;
 
 export interface LogRecord {
@@ -152,7 +159,7 @@ export interface LogRecord {
   readonly bound?: LogFields;
 }
 
-/** A failure as data: what structured cloning would lose of an error. A thrown value that is no error is `thrown`. */
+/** A failure as data, because structured cloning loses parts of an error. A thrown value that is no error is `thrown`. */
 export type ErrorData =
   | { readonly thrown: unknown }
   | {
@@ -160,9 +167,9 @@ export type ErrorData =
       readonly message: string;
       readonly stack?: string;
       readonly fields: Readonly<Record<string, unknown>>;
-      /** The names of its class and of those above it; not of causes. */
+      /** The names of its class and its superclasses. Causes have none. */
       readonly classes?: readonly string[];
-      /** It is a DOMException, as each AbortSignal's own reason. */
+      /** Whether it is a DOMException, as the default reason of an AbortSignal is. */
       readonly isDom?: boolean;
       readonly cause?: ErrorData;
       readonly errors?: readonly ErrorData[];

@@ -13,26 +13,26 @@ const ASKED_BYTES = 5;
 const ANSWERED = 6;
 const IS_ERROR = 7;
 const ANSWERED_BYTES = 8;
-/** 1 while the helper looks for a request by itself; whoever sets it back to 0 decides how the next one travels. */
+/** 1 while the helper polls for a request. The side that sets it back to 0 decides how the next request travels. */
 const LISTENING = 9;
 const CELLS = 16;
 /** Larger requests and replies go over a port. */
 const DATA_BYTES = 65_536;
 
 /**
- * Waking up a thread takes as long as Redis takes for a command. What came within this time last time is looked for this
- * long before its thread goes to sleep; what did not, not at all, and so no processor turns for nothing twice in a row.
+ * To wake a thread takes as long as a command takes in Redis. So a thread polls for this long before it sleeps, if the last
+ * request or answer came within this time. If it came later, the thread does not poll: no processor spins in vain twice in a row.
  */
 const SPIN_MS = 0.3;
-/** The same for a pipeline's answer, as long as this thread takes no processor away from somebody by that. */
+/** The same for a pipeline's answer, as long as the processors are not crowded. */
 const PIPELINE_SPIN_MS = 1;
-/** A look that comes so late waited for a processor: the next pipelines, so many, are not looked for any longer. */
+/** A look that is this late waited for a processor: the next CROWDED_PIPELINES pipelines are polled for SPIN_MS only. */
 const LATE_MS = 0.1;
 const CROWDED_PIPELINES = 32;
 /** Loads between two looks at the clock, which cost much more. */
 const LOOKS = 20;
 
-/** A length that says: the bytes come over the port. */
+/** A length that means that the bytes come over the port. */
 export const BY_PORT = -1;
 
 export interface Asked {
@@ -43,20 +43,20 @@ export interface Asked {
 }
 
 /**
- * The memory that a calling thread shares with its helper, and its manager: one request and its reply at a time, since
- * the thread waits for each, and one bell that both of the others can ring.
+ * The memory that a calling thread shares with its helper and its manager. It holds one request and its reply at a time,
+ * because the thread waits for each reply, and one bell, which the helper and the manager ring.
  */
 export class SyncArea {
   readonly buffer: SharedArrayBuffer;
   readonly data: Buffer;
   readonly #cells: Int32Array<SharedArrayBuffer>;
-  /** Of this side: what it waits for came at once last time. */
+  /** Whether the last message that this side waited for came within its time of polling. */
   #isQuick = false;
   #answeredAt = -Infinity;
-  /** Of what was asked last. */
+  /** How long this side polls for the answer to its last request. */
   #spinMs = SPIN_MS;
   #crowded = 0;
-  /** With one processor for both, who looks only keeps the other from it: a call took 350 µs instead of 40. */
+  /** With one processor for both threads, polling only keeps the other thread from it: a call took 350 µs instead of 40. */
   readonly #maySpin: boolean;
 
   static buffer(): SharedArrayBuffer {
@@ -70,7 +70,7 @@ export class SyncArea {
     this.data = Buffer.from(buffer, CELLS * Int32Array.BYTES_PER_ELEMENT);
   }
 
-  /** By the helper: the request that has come. */
+  /** Called by the helper: the request that has come. */
   take(): Asked {
     const cells = this.#cells;
     this.#isQuick = performance.now() - this.#answeredAt <= SPIN_MS;
@@ -82,7 +82,7 @@ export class SyncArea {
     };
   }
 
-  /** By the calling thread; returns the request's number. The helper is to be told of it, unless it `isListening`. */
+  /** Called by the calling thread. Returns the request's number. The helper has to be told of it, unless it `isListening`. */
   ask(kind: SyncKind, client: number, bytes: number): number {
     const cells = this.#cells;
     cells[KIND] = SYNC_KINDS.indexOf(kind);
@@ -93,7 +93,7 @@ export class SyncArea {
     return (Atomics.add(cells, ASKED, 1) + 1) | 0; // wraps, as the cell does
   }
 
-  /** By the helper. */
+  /** Called by the helper. */
   answer(number: number, { isError, bytes }: { isError: boolean; bytes: number }): void {
     const cells = this.#cells;
     cells[IS_ERROR] = Number(isError);
@@ -103,12 +103,12 @@ export class SyncArea {
     this.#answeredAt = performance.now();
   }
 
-  /** By the calling thread, after `ask`: true once, if the helper takes the request without being told. */
+  /** Called by the calling thread after `ask`. True once, if the helper takes the request without being told. */
   isListening(): boolean {
     return Atomics.exchange(this.#cells, LISTENING, 0) === 1;
   }
 
-  /** By the helper, after an answer: whether the next request is here already. */
+  /** Called by the helper after an answer: polls, and tells whether the next request is here. */
   listen(): boolean {
     if (!this.#isQuick || !this.#maySpin) return false;
     Atomics.store(this.#cells, LISTENING, 1);
@@ -116,7 +116,7 @@ export class SyncArea {
     return (this.#isQuick = Atomics.exchange(this.#cells, LISTENING, 0) === 0);
   }
 
-  /** By whoever knows that the helper is gone, with its sockets and permits: nothing will be answered any more. */
+  /** Called when the helper is gone, with its sockets and permits: no request will be answered any more. */
   markGone(): void {
     Atomics.store(this.#cells, GONE, 1);
     this.#ring();
@@ -126,7 +126,7 @@ export class SyncArea {
     return Atomics.load(this.#cells, GONE) === 1;
   }
 
-  /** Blocks this thread until the request is answered; `undefined` when the helper is gone or `ms` are over. */
+  /** Blocks this thread until the request is answered. Undefined if the helper is gone or `ms` are over. */
   waitForAnswer(number: number, ms: number): { readonly isError: boolean; readonly bytes: number } | undefined {
     const cells = this.#cells;
     const isDone = (): boolean => Atomics.load(cells, ANSWERED) === number || this.isGone;
@@ -158,7 +158,7 @@ export class SyncArea {
     Atomics.notify(this.#cells, BELL);
   }
 
-  /** Looks again and again, for `ms` at most. */
+  /** Polls for `ms` at most. */
   #spin(isDone: () => boolean, ms: number): boolean {
     let lookedAt = performance.now();
     const until = lookedAt + ms;

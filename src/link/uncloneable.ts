@@ -1,14 +1,14 @@
 import { types } from "node:util";
 import { isPlainObject, isPrimitive } from "../core/plain.js";
-import { isDetached } from "./views.js";
+import { isDetached } from "./crossing.js";
 
-/** The search holds up its thread: 200 000 parts take some 50 ms. In a larger value the culprit is named by the whole. */
+/** The search blocks its thread: 200 000 parts take about 50 ms. For a larger value the path is that of the whole value. */
 const MAX_LOOKS = 200_000;
 
-/** A longer path is shown by its two ends. */
+/** Of a longer path only the two ends are shown. */
 const MAX_STEPS = 20;
 
-/** A part of the searched value, and its way back. */
+/** A part of the searched value, and the way back to the root. */
 interface Place {
   readonly part: unknown;
   readonly key: string | number;
@@ -16,8 +16,8 @@ interface Place {
 }
 
 /**
- * Where in `value` the first part sits that structured cloning refuses, e.g. `input.rows[3].onDone`; undefined where
- * none is found, as where the value is only nested too deeply. Looks at each part once. Never throws.
+ * The path to the first part of `value` that cannot be cloned, such as `input.rows[3].onDone`. Undefined if there is none, for
+ * instance because the value is only nested too deeply. Looks at each part once. Never throws.
  */
 export function uncloneablePath(value: unknown, root: string): string | undefined {
   const seen = new Set<unknown>();
@@ -29,12 +29,12 @@ export function uncloneablePath(value: unknown, root: string): string | undefine
     seen.add(part);
     const children = childrenOf(place);
     if (!children) return pathOf(place);
-    for (const child of children.toReversed()) stack.push(child); // the first one is the next
+    for (const child of children.toReversed()) stack.push(child); // so that the first child is popped next
   }
   return undefined;
 }
 
-/** Whether a clone threw this because the value is nested so deeply that its recursion ran out of stack. */
+/** Whether structured cloning threw this because the value is nested so deeply that the stack was used up. */
 export function isTooDeep(cause: unknown): boolean {
   return types.isNativeError(cause) && cause.name === "RangeError" && /call stack/.test(cause.message);
 }
@@ -50,7 +50,7 @@ export function isCloneable(value: unknown): boolean {
   }
 }
 
-/** What cloning goes on to from here, without primitives; undefined where this very part is what it refuses. */
+/** The parts that cloning goes on to, without primitives, or undefined if this very part cannot be cloned. */
 function childrenOf(place: Place): Place[] | undefined {
   const { part } = place;
   if (typeof part !== "object" || types.isProxy(part) || types.isPromise(part)) return undefined;
@@ -60,11 +60,11 @@ function childrenOf(place: Place): Place[] | undefined {
   try {
     entries = entriesOf(part!);
   } catch {
-    return undefined; // a getter of it throws
+    return undefined; // a getter throws
   }
   const children: Place[] = [];
   for (const [key, child] of entries) if (!isPrimitive(child)) children.push({ part: child, key, parent: place });
-  // An object that refers to nothing is cheap to try: a WeakMap, a handle of Node's, an instance of a class.
+  // An object without children is cheap to try: a WeakMap, a handle of Node, an instance of a class.
   const isPlain = Array.isArray(part) || isPlainObject(part!);
   return children.length > 0 || isPlain || isCloneable(part) ? children : undefined;
 }
@@ -73,7 +73,7 @@ function entriesOf(part: object): Iterable<readonly [string | number, unknown]> 
   if (types.isMap(part)) return [...part].flatMap(([key, value], i) => [[i, key] as const, [i, value] as const]);
   if (types.isSet(part)) return [...part].map((value, i) => [i, value] as const);
   if (types.isNativeError(part)) return [["cause", part.cause]];
-  return Object.entries(part); // of an array, too: names beside its indices count, and those that are missing take no time
+  return Object.entries(part); // for arrays as well: they may have other names beside the indices, and holes take no time
 }
 
 function pathOf(place: Place): string {

@@ -5,7 +5,7 @@ import type { AskedChannel, SubscribeName } from "../commands/asked-channels.js"
 import type { RedisHandle } from "../commands/ioredis.js";
 import { ConfigInvalidError } from "../core/errors.js";
 import { errorCode, type Logger } from "../core/log.js";
-import { unknownOption } from "../core/suggest.js";
+import { unknownOption } from "../core/names.js";
 
 /** `channel` is the message's own channel, also with a pattern. */
 export type OnMessage<Message = string> = (message: Message, channel: string) => void;

@@ -3,7 +3,7 @@ import { NotCloneableError } from "../core/errors.js";
 import { isPrimitive } from "../core/plain.js";
 import { toErrorData } from "../link/error-serialization.js";
 import { crossAlone } from "../link/lone-crossing.js";
-import { AS_IT_IS, type Make } from "../link/make.js";
+import { AS_IT_IS, type Make } from "../link/crossing.js";
 import type { ErrorData, ResultsMessage } from "../link/protocol.js";
 import { copyIfSmall } from "../link/small-copy.js";
 import { isTooDeep, uncloneablePath } from "../link/uncloneable.js";

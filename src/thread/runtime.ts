@@ -6,11 +6,11 @@ import { Logins } from "../connection/credentials.js";
 import { ArrayMap } from "../core/array-map.js";
 import { executionChannel, type TraceContext } from "../core/channels.js";
 import { TaskNotFoundError } from "../core/errors.js";
-import { suggest } from "../core/suggest.js";
+import { suggest } from "../core/names.js";
 import { within } from "../core/waiting.js";
 import { fromErrorData, toErrorData } from "../link/error-serialization.js";
 import { LedgerRow } from "../link/ledger.js";
-import { type Make, restored } from "../link/make.js";
+import { type Make, restored } from "../link/crossing.js";
 import type { FromThread, TaskList, ThreadData, ToThread } from "../link/protocol.js";
 import { adopt, ThreadClients } from "./clients.js";
 import { ConcurrencyLimiter } from "./concurrency-limiter.js";
@@ -93,7 +93,7 @@ export class Runtime {
   }
 
   #receive(message: ToThread): void {
-    this.#row.add("heard", 1);
+    this.#row.add("messagesRead", 1);
     switch (message.type) {
       case "tasks":
         this.#start(message.tasks, message.traces);
@@ -121,7 +121,7 @@ export class Runtime {
 
   /** The message had tasks, because all other messages can be read. None has begun, and the manager sends each one alone. */
   #unreadable(): void {
-    this.#row.add("heard", 1);
+    this.#row.add("messagesRead", 1);
     const message = this.#claim();
     if (message !== undefined) this.#post({ type: "unreadable", message });
   }

@@ -5,7 +5,7 @@ import { NotCloneableError, TaskAbortedError, TaskTimeoutError } from "../core/e
 import type { Logger } from "../core/log.js";
 import { isPrimitive } from "../core/plain.js";
 import { crossAlone, type LoneCrossing } from "../link/lone-crossing.js";
-import { AS_IT_IS } from "../link/make.js";
+import { AS_IT_IS } from "../link/crossing.js";
 import type { CancelReason, FromThread } from "../link/protocol.js";
 import { copyIfSmall } from "../link/small-copy.js";
 import { isTooDeep, uncloneablePath } from "../link/uncloneable.js";

@@ -12,7 +12,7 @@ import { QueueFullError, type Outcome } from "../../core/errors.js";
 import { childOf, errorCode, type Logger } from "../../core/log.js";
 import { deferred, type Deferred, onAbort } from "../../core/waiting.js";
 import { fromErrorData, sameError } from "../../link/error-serialization.js";
-import { type Make, restored } from "../../link/make.js";
+import { type Make, restored } from "../../link/crossing.js";
 import type { AuditedMessage, CancelReason, ErrorData, ReportMessage, ResultsMessage } from "../../link/protocol.js";
 import type { LogsMessage, Thread, WorkMessage } from "../threads/thread.js";
 import { CostEstimator } from "./cost-estimator.js";

@@ -10,9 +10,9 @@ import {
   type Outcome,
 } from "../../core/errors.js";
 import { isPrimitive } from "../../core/plain.js";
-import { unknownOption } from "../../core/suggest.js";
+import { unknownOption } from "../../core/names.js";
 import { crossAlone } from "../../link/lone-crossing.js";
-import { AS_IT_IS, type Make, restored } from "../../link/make.js";
+import { AS_IT_IS, type Make, restored } from "../../link/crossing.js";
 import type { CancelReason } from "../../link/protocol.js";
 import { copyIfSmall } from "../../link/small-copy.js";
 import { isTooDeep, uncloneablePath } from "../../link/uncloneable.js";

@@ -1,4 +1,4 @@
-import { availableCores } from "../../config/cores.js";
+import { availableCores } from "../../config/capacity.js";
 import { type Deferred, deferred } from "../../core/waiting.js";
 
 const LOADS_PER_CORE = 2;

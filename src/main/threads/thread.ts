@@ -111,7 +111,7 @@ export class Thread {
 
   /** Whether the thread has read that message. A thread blocked by CPU reads nothing. */
   hasRead(message: number): boolean {
-    return this.row.get("heard") >= message;
+    return this.row.get("messagesRead") >= message;
   }
 
   get hasReadAll(): boolean {

@@ -14,8 +14,7 @@ import {
   ShuttingDownError,
   ThreadStartFailedError,
 } from "../../core/errors.js";
-import { threadFile } from "../../core/packages.js";
-import { permissionFlags } from "../../core/permissions.js";
+import { permissionFlags, threadFile } from "../../core/packages.js";
 import { waitAtMost } from "../../core/waiting.js";
 import type { HelperData, ToHelperFromCaller } from "../../link/protocol.js";
 import { BY_PORT, SyncArea, type SyncKind } from "../../link/sync-area.js";
