@@ -6,14 +6,17 @@ import type { Config } from "./options.js";
 import { parseRedisUrl } from "./redis-url.js";
 import { strength, type Setting, type Settings } from "./settings.js";
 
+// From the settings of all sources to one Config: which source counts for an option, whether its value is right, and whether the
+// values fit together.
+
 type Values = Map<OptionPath, unknown>;
 
-/** The strongest setting of every option, judged, or its default; what is wrong is added to `settings.problems`. */
+/** The strongest setting of every option, checked, or its default. What is wrong is added to `settings.problems`. */
 export function resolveConfig(settings: Settings, { hasProvider }: { readonly hasProvider: boolean }): Config {
   dropForeignLogins(settings);
   addUrlParts(settings);
   const ignored = new Set<OptionPath>(ignoredAddresses(settings));
-  // Whatever the environment says: the provider is the only word on who logs in.
+  // Also from the environment: the provider alone decides about the login.
   if (hasProvider) ignored.add("redis.username").add("redis.password");
   const values: Values = new Map();
   for (const path of OPTION_PATHS) {
@@ -25,7 +28,7 @@ export function resolveConfig(settings: Settings, { hasProvider }: { readonly ha
   return nest(values);
 }
 
-/** A user or password that stands beside another server is none for the server of a url. */
+/** Drops a user or password that its source gives for another server than the url's. */
 function dropForeignLogins(settings: Settings): void {
   const servers = SERVERS.flatMap((path) => settings.of(path)).toSorted((a, b) => strength(b) - strength(a));
   const [chosen] = servers;
@@ -44,8 +47,8 @@ function serverOf({ path, raw }: Setting): string {
 }
 
 /**
- * Only the strongest url counts, and it counts whole: where something stronger names another server, nothing of it does. Its
- * password above all is for its own server.
+ * Only the strongest url counts, and it counts whole. If a stronger source names another server, no part of the url counts,
+ * above all not its password.
  */
 function addUrlParts(settings: Settings): void {
   const [url] = settings.of("redis.url");
@@ -55,7 +58,7 @@ function addUrlParts(settings: Settings): void {
   for (const path of isWhole ? [...LISTS, ...PLACES] : LISTS) {
     const [other] = settings.of(path);
     if (!other || isServiceLink(other)) continue;
-    if ((OPTIONS[path].kind.parse(other.raw, () => {}) ?? other) === parts.get(path)) continue; // what is wrong differs
+    if ((OPTIONS[path].kind.parse(other.raw, () => {}) ?? other) === parts.get(path)) continue; // an invalid value differs from the url's
     if (strength(other) > strength(url)) return;
     if (strength(other) === strength(url)) return conflict(other, url, settings);
   }
@@ -64,7 +67,7 @@ function addUrlParts(settings: Settings): void {
   for (const [path, raw] of parts) settings.add({ path, raw, source: url.source, form: "part", origin });
 }
 
-/** Addresses that can be no part of a url, and those that can. */
+/** LISTS cannot be a part of a url, PLACES can. */
 const LISTS = ["redis.sentinels", "redis.clusterNodes"] as const satisfies readonly OptionPath[];
 const PLACES = ["redis.path", "redis.host", "redis.port"] as const satisfies readonly OptionPath[];
 
@@ -79,7 +82,7 @@ const SENTINELS = [
   "redis.sentinelTls",
 ] as const satisfies readonly OptionPath[];
 
-/** Ways to say where Redis is, each with what says so, and what else means nothing without it. */
+/** The ways to say where Redis is: the options that say so, and the options that mean nothing without them. */
 const ADDRESSES: readonly { readonly by: readonly OptionPath[]; readonly paths: readonly OptionPath[] }[] = [
   { by: ["redis.sentinels"], paths: SENTINELS },
   { by: ["redis.clusterNodes"], paths: ["redis.clusterNodes"] },
@@ -87,7 +90,7 @@ const ADDRESSES: readonly { readonly by: readonly OptionPath[]; readonly paths: 
   { by: ["redis.host", "redis.port"], paths: ["redis.host", "redis.port"] },
 ];
 
-/** They exclude each other: the strongest is used, of one source two are a mistake. */
+/** Addresses exclude each other: the strongest is used. Two in one source are a mistake. */
 function ignoredAddresses(settings: Settings): ReadonlySet<OptionPath> {
   const given = ADDRESSES.flatMap(({ by, paths }) => {
     const [strongest] = by.flatMap((path) => settings.of(path)).toSorted((a, b) => strength(b) - strength(a));
@@ -116,57 +119,50 @@ function resolveOption(path: OptionPath, given: readonly Setting[], settings: Se
 
 const TLS_PATHS: readonly OptionPath[] = ["redis.tls", "redis.sentinelTls"];
 
-/** A bare "on", from rediss:// or REDIS_TLS, does not take away the certificates that a weaker source gives. */
+/** A bare "on", from rediss:// or REDIS_TLS, keeps the certificates that a weaker source gives. */
 function chooseTls(given: readonly Setting[]): Setting | undefined {
   return (given[0]?.raw === true && given.find((setting) => isPlainObject(setting.raw))) || given[0];
 }
 
-/** What Kubernetes sets for a service that is named redis: nobody's choice of a server. */
+/** Whether Kubernetes set this for a service that is named redis: it is not the user's choice of a server. */
 function isServiceLink({ path, raw }: Setting): boolean {
   return path === "redis.port" && typeof raw === "string" && /^\w+:\/\//.test(raw);
 }
 
 const SERVICE_LINK = " with a scheme (Kubernetes sets this for a service named redis; REDTHREAD_REDIS_PORT wins)";
 
-/** Values that are right alone and wrong together. */
+/** Finds values that are right alone and wrong together. */
 function crossCheck(values: Values, { problems }: Settings): void {
-  const [baseMs, maxMs] = [values.get("retry.baseDelayMs"), values.get("retry.maxDelayMs")];
-  if (Number(baseMs) > Number(maxMs)) {
-    problems.push(`retry.baseDelayMs: must not exceed retry.maxDelayMs (${String(baseMs)} > ${String(maxMs)})`);
-  }
+  const refuseIf = (isWrong: boolean, problem: string): void => {
+    if (isWrong) problems.push(problem);
+  };
+  const fieldsOf = (path: OptionPath): Record<string, unknown> => Object(values.get(path)) as Record<string, unknown>;
+  const [baseMs, maxMs] = [Number(values.get("retry.baseDelayMs")), Number(values.get("retry.maxDelayMs"))];
+  refuseIf(baseMs > maxMs, `retry.baseDelayMs: must not exceed retry.maxDelayMs (${baseMs} > ${maxMs})`);
   const recycles = values.has("threads.maxTasks") || values.has("threads.maxHeapMb");
   const needed = Number(values.get("threads.count")) + (recycles ? 3 : 2);
-  if (Number(values.get("connections.max") ?? Infinity) < needed) {
-    const why = "one for each thread, one for the primary client, one for its rotation";
-    const more = recycles ? ", one for a thread that is recycled" : "";
-    problems.push(`connections.max: must be at least ${needed}: ${why}${more}`);
+  const why = "one for each thread, one for the primary client, one for its rotation";
+  const more = recycles ? ", one for a thread that is recycled" : "";
+  const most = Number(values.get("connections.max") ?? Infinity);
+  refuseIf(most < needed, `connections.max: must be at least ${needed}: ${why}${more}`);
+  const { replyMapping, protocol } = fieldsOf("redis.ioredis");
+  const isOldProtocol = replyMapping === "resp3" && protocol === 2;
+  refuseIf(isOldProtocol, 'redis.ioredis.replyMapping: "resp3" needs protocol 3, which is the default');
+  const hasSentinels = values.has("redis.sentinels");
+  const isNameless = hasSentinels && !values.has("redis.sentinelName");
+  refuseIf(isNameless, "redis.sentinelName: is missing, the name that the sentinels know the master by");
+  for (const path of SENTINELS) {
+    refuseIf(values.has(path) && !hasSentinels, `${path}: means nothing without redis.sentinels`);
   }
-  const ioredis = values.get("redis.ioredis");
-  if (isPlainObject(ioredis) && ioredis["replyMapping"] === "resp3" && ioredis["protocol"] === 2) {
-    problems.push('redis.ioredis.replyMapping: "resp3" needs protocol 3, which is the default');
-  }
-  if (values.has("redis.sentinels") && !values.has("redis.sentinelName")) {
-    problems.push("redis.sentinelName: is missing, the name that the sentinels know the master by");
-  }
-  for (const path of SENTINELS.filter((one) => values.has(one) && !values.has("redis.sentinels"))) {
-    problems.push(`${path}: means nothing without redis.sentinels`);
-  }
-  if (values.has("redis.clusterNodes") && values.get("redis.db") !== 0) {
-    problems.push("redis.db: must be 0, a Cluster has no other database");
-  }
-  if (values.get("redis.readFrom") === "replica" && !values.has("redis.clusterNodes")) {
-    problems.push('redis.readFrom: "replica" means nothing without redis.clusterNodes');
-  }
-  for (const path of TLS_PATHS) checkTls(path, values.get(path), problems);
-}
-
-function checkTls(path: OptionPath, tls: unknown, problems: string[]): void {
-  if (!isPlainObject(tls)) return;
-  if ((tls["cert"] === undefined) !== (tls["key"] === undefined)) {
-    problems.push(`${path}: cert and key go together, one of them is missing`);
-  }
-  if (tls["minVersion"] === "TLSv1.3" && tls["maxVersion"] === "TLSv1.2") {
-    problems.push(`${path}.minVersion: must not exceed ${path}.maxVersion`);
+  const isCluster = values.has("redis.clusterNodes");
+  refuseIf(isCluster && values.get("redis.db") !== 0, "redis.db: must be 0, a Cluster has no other database");
+  const readsReplicas = values.get("redis.readFrom") === "replica";
+  refuseIf(readsReplicas && !isCluster, 'redis.readFrom: "replica" means nothing without redis.clusterNodes');
+  for (const path of TLS_PATHS) {
+    const { cert, key, minVersion, maxVersion } = fieldsOf(path);
+    refuseIf((cert === undefined) !== (key === undefined), `${path}: cert and key go together, one of them is missing`);
+    const isCrossed = minVersion === "TLSv1.3" && maxVersion === "TLSv1.2";
+    refuseIf(isCrossed, `${path}.minVersion: must not exceed ${path}.maxVersion`);
   }
 }
 

@@ -1,22 +1,22 @@
 import { isIP } from "node:net";
 import type { Endpoint, RedisConfig } from "./options.js";
 
-/** As a key of maps, and in messages. */
+/** The text of an endpoint, for messages and as a key of maps. */
 export function addressOf({ host, port }: Endpoint): string {
   return `${host}:${port}`;
 }
 
-/** What TLS tells the server that it is called (SNI): an address is no name. */
+/** The name that TLS sends to the server (SNI): none for an address. */
 export function serverName(host: string): string {
   return isIP(host) === 0 ? host : "";
 }
 
-/** Where that is from here, what a sentinel or a node of a Cluster says. */
+/** The endpoint at which this process finds what a sentinel or a node of a Cluster calls `told`. */
 export function translated(told: Endpoint, { natMap }: RedisConfig): Endpoint {
   return natMap?.[addressOf(told)] ?? told;
 }
 
-/** FNV-1a, for memory that threads share: two addresses that have the same are one in 4 billion. Never 0. */
+/** FNV-1a, for memory that threads share. Never 0. Two addresses have the same fingerprint once in 4 billion. */
 export function fingerprint(endpoint: Endpoint): number {
   return textFingerprint(addressOf(endpoint));
 }

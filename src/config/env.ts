@@ -10,10 +10,14 @@ import { Settings } from "./settings.js";
 
 const { parse: parseDotenv } = requirePackage<typeof import("dotenv")>("dotenv");
 
+// The room `config` makes one Config of options, environment, .env and configFile; it may import core. Start here: `loadConfig`
+// collects the sources, settings.ts keeps what each source gives, config.ts decides which counts and what fits together,
+// option-table.ts has every option with its default, option-kinds.ts the checks, options.ts the types that users see.
+
 export type LoadOptions = {
-  /** A manager cannot do without a tasks module; a thread on its own can. Default false. */
+  /** A manager needs a tasks module, a thread of its own does not. Default false. */
   readonly requireTasks?: boolean | undefined;
-  /** Where .env and a relative configFile are looked for. Default: process.cwd(). */
+  /** The folder of .env and of a relative configFile. Default: process.cwd(). */
   readonly cwd?: string | undefined;
 };
 
@@ -22,8 +26,8 @@ const CONFIG_FILE = "REDTHREAD_CONFIG_FILE";
 
 /**
  * The configuration from the options, then the environment, then .env, then the configFile, then the defaults.
- * Reads afresh on every call, writes nothing into process.env. Everything that is wrong is named, with its source and
- * without its value, in the `problems` of one ConfigInvalidError.
+ * Reads the sources anew on every call and writes nothing into process.env. One ConfigInvalidError names in its `problems`
+ * everything that is wrong, with its source and without its value.
  */
 export function loadConfig(
   options: ManagerOptions,
@@ -48,14 +52,14 @@ export function loadConfig(options: Partial<ManagerOptions> = {}, how: LoadOptio
 }
 
 /**
- * Variables of its own for a thread: the permission model that the process has from NODE_OPTIONS holds in the thread only
- * where it stands there too.
+ * The variables of a thread with an `env` of its own. The permission model that the process has from NODE_OPTIONS holds in the
+ * thread only if the thread's NODE_OPTIONS name it as well.
  */
 export function threadEnv(env: Readonly<Record<string, string>>): Record<string, string> {
   const inherited = process.env["NODE_OPTIONS"];
   if (!("permission" in process) || inherited === undefined) return { ...env };
   const own = env["NODE_OPTIONS"];
-  // Node allows a thread all that is there as long as it is the process's own text.
+  // Node allows a thread any option in NODE_OPTIONS as long as the text begins with the process's own.
   return { ...env, NODE_OPTIONS: own ? `${inherited} ${own}` : inherited };
 }
 
@@ -68,7 +72,7 @@ function readSources(options: Partial<ManagerOptions>, cwd: string, settings: Se
   const dotenv = parseDotenv(readText(resolve(cwd, ".env"), ".env", settings.problems, true) ?? "");
   settings.addVariables(dotenv, ".env", ".env", [CONFIG_FILE]);
 
-  // Not `variables[CONFIG_FILE]`: the type says object, and what it inherits is nobody's setting.
+  // Not `variables[CONFIG_FILE]`, because an inherited property is no setting.
   const named: unknown[] = [
     options.configFile,
     new Map(Object.entries(variables)).get(CONFIG_FILE),
@@ -86,7 +90,7 @@ function readConfigFile(path: string, settings: Settings): void {
   try {
     content = JSON.parse(text);
   } catch {
-    // The parser's own message quotes what it read, and that may be a password.
+    // The parser's own message quotes the text, which may contain a password.
     settings.problems.push(`configFile: ${path} is not valid JSON`);
     return;
   }

@@ -1,6 +1,6 @@
 import { fields, flag, integer, oneOf, text, type Kind } from "./option-kinds.js";
 
-/** Options that ioredis knows and redthread does not let through, each with its reason. */
+/** Options of ioredis that redthread refuses, each with the reason. */
 export const REFUSED_BY_REDTHREAD: ReadonlyMap<string, string> = new Map(
   Object.entries({
     "redthread alone reconnects, see retry.*": "retryStrategy reconnectOnError",
@@ -32,7 +32,7 @@ export const REFUSED_BY_REDTHREAD: ReadonlyMap<string, string> = new Map(
   }).flatMap(([reason, names]) => names.split(" ").map((name) => [name, reason] as const)),
 );
 
-/** The passthrough: only names known to be harmless, so that a new option of ioredis is refused until judged. */
+/** The options that are passed on to ioredis. A new option of ioredis is refused until it is known to be harmless. */
 export const IOREDIS_OPTIONS: Kind = fields(
   {
     family: oneOf(0, 4, 6),

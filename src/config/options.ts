@@ -1,12 +1,12 @@
 import type { LogFormat, Logger, LogLevel } from "../core/log.js";
 
-// The parts are types: an interface that a user's declarations name would have to be exported.
+// The parts are types, because an interface that a user's declarations name would have to be exported.
 
-/** The configuration in effect: complete, checked, deeply frozen, and plain data, so that it can go to a thread. */
+/** The configuration in effect: complete, checked, deeply frozen, and plain data, so that it can cross to a thread. */
 export interface Config {
-  /** The users' tasks module, as a file: href. A thread that no manager started has none. */
+  /** The tasks module, as a file: href. A thread that no manager started has none. */
   readonly tasks?: string;
-  /** In the names of connections. Characters outside `A-Z a-z 0-9 _ . -` become `-`; cut at 64. Default "app". */
+  /** Appears in the names of connections. Characters outside `A-Z a-z 0-9 _ . -` become `-`; cut at 64. Default "app". */
   readonly appName: string;
   readonly redis: RedisConfig;
   readonly primary: PrimaryConfig;
@@ -20,13 +20,13 @@ export interface Config {
 }
 
 export type RedisConfig = {
-  /** A name or an address, that of IPv6 with brackets or without. Default "127.0.0.1". */
+  /** A name or an address. An IPv6 address may have brackets. Default "127.0.0.1". */
   readonly host: string;
   /** Default 6379. */
   readonly port: number;
-  /** Unix socket; when set, host and port mean nothing. */
+  /** A Unix socket. If it is set, host and port mean nothing. */
   readonly path?: string;
-  /** Who are asked for the address of the master, at every connect; when set, host, port and path mean nothing. */
+  /** Sentinels, asked for the master's address at every connect. If they are set, host, port and path mean nothing. */
   readonly sentinels?: readonly Endpoint[];
   /** The master's name among the sentinels. */
   readonly sentinelName?: string;
@@ -34,19 +34,19 @@ export type RedisConfig = {
   readonly sentinelPassword?: string;
   /** As `tls`, for the connections to the sentinels. Default false. */
   readonly sentinelTls?: false | TlsOptions;
-  /** Any nodes of a Cluster, of which one tells where the others are; when set, host, port and path mean nothing. */
+  /** Some nodes of a Cluster, which tell where all nodes are. If they are set, host, port and path mean nothing. */
   readonly clusterNodes?: readonly Endpoint[];
-  /** Where to find what sentinels and nodes of a Cluster call `host:port`, when that means nothing from here. */
+  /** Addresses in place of the `host:port` that sentinels and nodes of a Cluster tell, if this process cannot reach them. */
   readonly natMap?: Readonly<Record<string, Endpoint>>;
   readonly username?: string;
   readonly password?: string;
   /** Default 0. */
   readonly db: number;
-  /** What `tls.connect` gets, or false for plain TCP (the default). */
+  /** Options of `tls.connect`, or false for plain TCP (the default). */
   readonly tls: false | TlsOptions;
-  /** Put before every key. Default "". */
+  /** Stands before every key. Default "". */
   readonly keyPrefix: string;
-  /** Lua scripts, by the name of the method each becomes. */
+  /** Lua scripts. Each becomes a method of that name. */
   readonly scripts: Readonly<Record<string, ScriptOptions>>;
   /** Options of ioredis that cannot break a promise of redthread. */
   readonly ioredis: IoredisOptions;
@@ -54,9 +54,9 @@ export type RedisConfig = {
   readonly connectTimeoutMs: number;
   /** From the call of a command to its reply. Default 5 000. */
   readonly commandTimeoutMs: number;
-  /** A client that heard nothing for this long is asked for a PING before it is handed out. Default 500. */
+  /** A client that received nothing for this long is checked by a PING before it is handed out. Default 500. */
   readonly idleCheckMs: number;
-  /** A connection that is silent for this long is asked for a PING, and replaced if it does not answer. Default 10 000. */
+  /** A connection that is silent for this long is checked by a PING, and replaced if it does not answer. Default 10 000. */
   readonly heartbeatMs: number;
   /** A command issued while Redis is away: wait until its deadline (the default), or reject NOT_SENT at once. */
   readonly whenDown: "wait" | "fail";
@@ -66,8 +66,8 @@ export type RedisConfig = {
    */
   readonly resend: "never" | "readonly";
   /**
-   * Of a Cluster: where single commands that only read go, outside of WATCH. A replica may not have yet what its master
-   * has; while none serves, the master is read. Default "master".
+   * In a Cluster: which node runs single commands that only read, outside of WATCH. A replica may lag behind its master. While no
+   * replica serves, the master does. Default "master".
    */
   readonly readFrom: "master" | "replica";
 };
@@ -79,7 +79,7 @@ export type Endpoint = {
 
 export type ScriptOptions = {
   readonly lua: string;
-  /** Without it the first argument of each call says how many keys follow. */
+  /** Without it the first argument of each call tells how many keys follow. */
   readonly numberOfKeys?: number | undefined;
   readonly readOnly?: boolean | undefined;
 };
@@ -131,7 +131,7 @@ export type ThreadsConfig = {
   readonly startTimeoutMs: number;
   /** A thread that has settled this many tasks is replaced without failing one. Default: none. */
   readonly maxTasks?: number;
-  /** Likewise one that has settled a task and whose V8 heap in use, with its buffers, exceeds this. Default: none. */
+  /** A thread that has settled a task is replaced as well when its V8 heap in use, with its buffers, exceeds this. Default: none. */
   readonly maxHeapMb?: number;
   readonly resourceLimits?: ResourceLimits;
   readonly execArgv?: readonly string[];
@@ -171,7 +171,7 @@ export type RetryConfig = {
   readonly attempts: number;
 };
 
-/** Of the whole process, over threads, pools, rotations and restarts. */
+/** Limits of the whole process, over threads, pools, rotations and restarts. */
 export type ConnectionsConfig = {
   /** Sockets to Redis at once; at least threads.count + 2. Default: no limit of its own. */
   readonly max?: number;
@@ -180,16 +180,16 @@ export type ConnectionsConfig = {
 };
 
 export type QueueConfig = {
-  /** Tasks waiting for a thread; one more rejects QUEUE_FULL. Default 10 000. */
+  /** Tasks that may wait for a thread; one more rejects QUEUE_FULL. Default 10 000. */
   readonly max: number;
 };
 
 export type ShutdownConfig = {
-  /** Tasks are still taken while `health().ready` is false already. Default 0. */
+  /** How long tasks are still taken while `health().ready` is false already. Default 0. */
   readonly lameDuckMs: number;
-  /** For running tasks to finish. Default 10 000. */
+  /** How long running tasks may take to finish. Default 10 000. */
   readonly drainMs: number;
-  /** For closing every client. Default 2 000. */
+  /** How long the clients may take to close. Default 2 000. */
   readonly closeMs: number;
   /** Between aborting a task's signal and ending its thread. Default 1 000. */
   readonly cancelGraceMs: number;
@@ -208,13 +208,13 @@ export interface Credentials {
   /** Default: the server's default user. */
   readonly username?: string | undefined;
   readonly password: string;
-  /** When the server stops to accept them: ms since the epoch, or a Date. Without it they are renewed when refused. */
+  /** When the server stops accepting them: ms since the epoch, or a Date. Without it they are renewed when they are rejected. */
   readonly expiresAt?: number | Date | undefined;
 }
 
 /** Credentials in use: plain data, the same for every connection of the process. */
 export interface Login {
-  /** Counts up from 1, so that a thread can say which one was refused. */
+  /** Counts up from 1, so that a thread can tell which login was rejected. */
   readonly version: number;
   readonly username?: string;
   readonly password: string;
@@ -223,33 +223,33 @@ export interface Login {
 /** Gives valid credentials, for instance a fresh IAM token. It is asked again after a failure, until it succeeds. */
 export type CredentialsProvider = () => Credentials | Promise<Credentials>;
 
-/** Options may be left out or be undefined; both mean: look further down, at last in the defaults. */
+/** An option that is missing or undefined comes from a weaker source, at last from the defaults. */
 type Optional<T> = { readonly [K in keyof T]?: ({} extends T[K] ? Optional<T[K]> : T[K]) | undefined };
 
 export type RedisOptions = Optional<
   Omit<RedisConfig, "tls" | "sentinels" | "sentinelTls" | "clusterNodes" | "natMap">
 > & {
   /**
-   * redis://user:password@host:port/db, rediss:// for TLS, unix:/path. Not used where a stronger source names another server;
+   * redis://user:password@host:port/db, rediss:// for TLS, unix:/path. Not used if a stronger source names another server.
    * username, password, db and tls beside it win.
    */
   readonly url?: string | undefined;
   readonly tls?: boolean | Optional<TlsOptions> | undefined;
-  /** The port is 26379 where none is given. As a variable: `host:port,host:port`. */
+  /** The default port is 26379. As a variable: `host:port,host:port`. */
   readonly sentinels?: readonly { readonly host: string; readonly port?: number | undefined }[] | undefined;
   readonly sentinelTls?: boolean | Optional<TlsOptions> | undefined;
-  /** The port is 6379 where none is given. As a variable: `host:port,host:port`. */
+  /** The default port is 6379. As a variable: `host:port,host:port`. */
   readonly clusterNodes?: readonly { readonly host: string; readonly port?: number | undefined }[] | undefined;
-  /** By `host:port`, as the servers say it. As a variable: `10.0.0.1:6379=localhost:7001,10.0.0.2:6379=…`. */
+  /** By `host:port`, as the servers tell it. As a variable: `10.0.0.1:6379=localhost:7001,10.0.0.2:6379=…`. */
   readonly natMap?: Readonly<Record<string, { readonly host: string; readonly port?: number | undefined }>> | undefined;
   /**
    * In place of username and password, whose other sources are then not used. Called on the main thread, before the last
-   * credentials expire and when the server refuses them.
+   * credentials expire and when the server rejects them.
    */
   readonly credentials?: CredentialsProvider | undefined;
 };
 
-/** What `connect` and threads without a manager take. Precedence: options, environment, .env, configFile. */
+/** The options of `connect` and of threads without a manager. Precedence: options, environment, .env, configFile. */
 export interface ConnectOptions {
   readonly appName?: string | undefined;
   /** Read in place of process.env. */
@@ -279,7 +279,7 @@ export interface ManagerOptions extends ConnectOptions {
   readonly tasks: URL | string;
 }
 
-/** Freezes in depth, in place; for a Config that crossed to a thread, where the copy is no longer frozen. */
+/** Freezes in depth and in place. A thread needs it too, because the copy of a Config that crossed is not frozen. */
 export function freezeConfig<T>(value: T): T {
   // Views of bytes (tls keys) cannot be frozen.
   if (typeof value !== "object" || value === null || ArrayBuffer.isView(value)) return value;

@@ -1,12 +1,12 @@
 import type { Complain } from "./option-kinds.js";
 import type { OptionPath } from "./option-table.js";
 
-/** What a url says, as values of the options it stands for; what it leaves open is not among them. */
+/** The options that a url gives, with their values. */
 export type UrlParts = readonly (readonly [OptionPath, unknown])[];
 
 const MUST = "must be redis://user:password@host:port/db, rediss://… for TLS, or unix:/path";
 
-/** The complaints never quote the url: a password may be anywhere in one that is wrong. */
+/** Complaints never quote the url, because a wrong url may contain its password anywhere. */
 export function parseRedisUrl(raw: unknown, complain: Complain): UrlParts {
   const text = typeof raw === "string" ? raw.trim() : "";
   const [, scheme] = /^(rediss?:(?=\/\/)|unix:(?=\/))/i.exec(text) ?? [];
@@ -29,7 +29,7 @@ function serverParts(url: URL, complain: Complain): UrlParts {
   const parts: [OptionPath, unknown][] = [];
   if (url.hostname !== "") {
     parts.push(["redis.host", decode(url.hostname.replace(/^\[|\]$/g, ""), complain)]);
-    // Also when not named: the port of another source belongs to another address.
+    // Also the default port, because the port of another source belongs to another address.
     parts.push(["redis.port", url.port === "" ? 6379 : Number(url.port)]);
   }
   if (url.username !== "") parts.push(["redis.username", decode(url.username, complain)]);

@@ -1,8 +1,7 @@
 /**
- * A Map by number for some entries that come and go all the time, in no order. A Map makes its table anew every so many
- * deletions, and each old table knows the next one: once the garbage collector has taken an old one for long-lived, all
- * that follow live on with what was in them, until its next full round. Looking up is linear, and fast for what
- * one thread is given at once, up to some hundreds.
+ * A map by number for entries that come and go all the time, in no order. A Map rebuilds its table after some deletions, and
+ * each old table refers to the next one. Once an old table counts as long-lived, all later tables and their entries live on
+ * until the next full garbage collection. A lookup here is linear, and fast for some hundreds of entries.
  */
 export class ArrayMap<V> {
   readonly #keys: number[] = [];
@@ -12,7 +11,7 @@ export class ArrayMap<V> {
     return this.#keys.length;
   }
 
-  /** Of a key that is not in it. */
+  /** Adds an entry whose key is not in the map yet. */
   add(key: number, value: V): void {
     this.#keys.push(key);
     this.#values.push(value);

@@ -4,9 +4,9 @@ import { errorCode } from "./log.js";
 import type { ClientRole } from "./names.js";
 import { monotonic } from "./clock.js";
 
-// What redthread tells `node:diagnostics_channel`: plain objects of ids, names, durations and codes, never an argument,
-// a key, a reply or a result. Each thread has its own registry of channels: who subscribes in it hears that thread.
-// A channel is a name, not a resource; nothing is built for one that nobody listens to.
+// The messages on `node:diagnostics_channel`: plain objects of ids, names, durations and codes, never an argument, a key, a
+// reply or a result. Each thread has its own registry of channels, so a subscriber hears the thread in which it subscribed.
+// A channel is a name, not a resource: no message is built without a subscriber.
 
 /** W3C trace context: the header fields of the same names. */
 export interface TraceContext {
@@ -14,81 +14,81 @@ export interface TraceContext {
   readonly tracestate?: string;
 }
 
-/** What a tracing channel's message holds once what it traces has ended. */
+/** The fields that a tracing channel's message gets at the end. */
 interface Ended {
   /** From `start` to the outcome; set with `asyncStart`. */
   durationMs?: number;
-  /** Of what it failed with: the error's `code`, else its name; set with `error`. */
+  /** The error's `code`, else its name; set with `error`. */
   code?: string;
 }
 
-/** `redthread:task`, on the main thread: an accepted task of `run` or `map`, until its caller hears of its outcome. */
+/** `redthread:task`, on the main thread: an accepted task of `run` or `map`, until its caller has the outcome. */
 export interface TaskMessage extends Ended {
   /** `manager.id`. */
   readonly manager: number;
-  /** As in the task's context. */
+  /** The `taskId` of the task's context. */
   readonly taskId: string;
   readonly task: string;
-  /** Of `map`: which of its inputs, from 0. */
+  /** The number of the input of `map`, from 0. */
   readonly index?: number;
-  /** From `start` until it was sent to a thread, for the last time if more than once. */
+  /** From `start` until the task was sent to a thread. If it was sent more than once, the last time counts. */
   waitMs?: number;
-  /** Where it was sent. */
+  /** The thread to which it was sent. */
   threadId?: number;
   /** A subscriber of `start` may set it: it travels to the thread with the task. */
   trace?: TraceContext;
 }
 
-/** `redthread:execution`, in a thread: a task's function, until what it returned has settled. */
+/** `redthread:execution`, in a thread: a task's function, until its promise has settled. */
 export interface ExecutionMessage extends Ended {
   readonly taskId: string;
   readonly task: string;
   readonly threadId: number;
-  /** What a subscriber of `redthread:task` set. */
+  /** The context that a subscriber of `redthread:task` set. */
   readonly trace?: TraceContext;
-  /** A subscriber of `start` may set it: the task then runs in there. It must call `run` at once and give its value. */
+  /** A subscriber of `start` may set this function to run the task in. It must call `run` at once and return its value. */
   around?: (run: () => unknown) => unknown;
 }
 
-/** `redthread:acquire`, in a thread: somebody asks for a dedicated client, until it is there. */
+/** `redthread:acquire`, in a thread: from the request for a dedicated client until the client is there. */
 export interface AcquireMessage extends Ended {
   readonly threadId: number;
 }
 
-/** `redthread:lease`, in a thread: from a dedicated client's being handed out until its holder gives it back. */
+/** `redthread:lease`, in a thread: from the handing out of a dedicated client until its holder gives it back. */
 export interface LeaseMessage extends Ended {
   readonly threadId: number;
 }
 
-/** `redthread:connection`, in the thread whose connection it is. `closed` is the end of its client. */
+/** `redthread:connection`, in the thread that owns the connection. `closed` is the end of its client. */
 export interface ConnectionMessage {
   readonly event: "connected" | "lost" | "closed";
   /** The connection's name on the server. */
   readonly name: string;
   readonly role: ClientRole;
   readonly threadId: number;
-  /** Of `connected`: since the client began to connect, its waits and vain attempts included. */
+  /** With `connected`: the time since the client began to connect, with waits and failed attempts. */
   readonly durationMs?: number;
-  /** Of `lost`: why, as far as the socket said. */
+  /** With `lost`: the reason, if the socket gave one. */
   readonly code?: string;
 }
 
-/** `redthread:breaker`, in the thread whose attempt to connect opened or closed it; it is the whole process's. */
+/** `redthread:breaker`, in the thread whose attempt to connect opened or closed the breaker of the whole process. */
 export interface BreakerMessage {
   readonly event: "opened" | "closed";
 }
 
 /**
- * `redthread:thread`, on the main thread. `started`: it has said hello; `ready`: it takes tasks; `failed`: it could not
- * start; `recycled`: it was worn, and replaced; `closed`: the shutdown's doing; `died`: anything else.
+ * `redthread:thread`, on the main thread. `started`: the thread has sent its first message; `ready`: it takes tasks; `failed`: it
+ * could not start; `recycled`: it was worn and replaced; `closed`: the shutdown ended it; `died`: it ended for another reason.
  */
 export interface ThreadMessage {
   readonly event: "started" | "ready" | "failed" | "recycled" | "closed" | "died";
   /** `manager.id`. */
   readonly manager: number;
-  /** -1 if it did not come so far as to say. */
+  /** -1 if the thread ended before it could tell. */
   readonly threadId: number;
-  /** Of `failed` and `died`. */
+  /** With `failed` and `died`. */
   readonly code?: string;
 }
 
@@ -96,7 +96,7 @@ export interface ThreadMessage {
 export interface RotationMessage {
   /** How long the new one took to connect. */
   readonly durationMs: number;
-  /** Since when the old one had served. */
+  /** How long the old one had served. */
   readonly ageMs: number;
 }
 
@@ -109,15 +109,18 @@ export const breakerChannel = channel("redthread:breaker") as Channel<unknown, B
 export const threadChannel = channel("redthread:thread") as Channel<unknown, ThreadMessage>;
 export const rotationChannel = channel("redthread:rotation") as Channel<unknown, RotationMessage>;
 
-/** Runs what is no part of the task that causes it, as a PING of ours. Taken as redthread loads: `wire.ts` may load within a request. */
+/**
+ * Runs work that is no part of the task that causes it, such as a PING of redthread. The snapshot is taken when redthread loads,
+ * because `wire.ts` may load within a request.
+ */
 export const outside = AsyncLocalStorage.snapshot();
 
-/** Set while ioredis tells `ioredis:command` of each command of a pipeline, which is written at once. */
+/** Set while ioredis publishes `ioredis:command` for each command of a pipeline, which is written at once. */
 export const pipelined: { commands?: readonly { readonly name: string }[] | undefined } = {};
 
 /**
- * One message on its way through a tracing channel: start, end, error if it failed, asyncStart, asyncEnd. As Node's own
- * `tracePromise`, which would also hand out the result and the error themselves.
+ * Publishes one message on a tracing channel: start, end, error if it failed, asyncStart, asyncEnd. Node's own
+ * `tracePromise` does the same, but would publish the result and the error themselves.
  */
 export class Trace<Message extends Ended> {
   readonly message: Message;

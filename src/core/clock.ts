@@ -27,7 +27,7 @@ export function randomBetween(min: number, max: number, random: () => number = M
 export function backoffMs(
   failures: number,
   { baseDelayMs, maxDelayMs }: { readonly baseDelayMs: number; readonly maxDelayMs: number },
-  random: () => number,
+  random?: () => number,
 ): number {
   return randomBetween(0, Math.min(maxDelayMs, baseDelayMs * 2 ** (failures - 1)), random);
 }

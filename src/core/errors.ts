@@ -1,3 +1,9 @@
+// The room `core` imports no other room, and knows nothing of Redis connections or threads. Every room may import it:
+// - errors.ts (thrown on purpose), failures.ts and replies.ts (what an error allows to do next), retry.ts;
+// - clock.ts and waiting.ts (time and promises), memo.ts (caches), fifo.ts and array-map.ts (collections);
+// - log.ts (levels, loggers, and what of an error may be logged), channels.ts (node:diagnostics_channel);
+// - names.ts, plain.ts and packages.ts (what this process and its values are).
+
 /** Whether the work took effect: it never reached Redis or a thread, it may have run, or its receiver rejected it. */
 export type Outcome = "not-sent" | "unknown" | "refused";
 

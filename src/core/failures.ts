@@ -1,4 +1,4 @@
-// Failures that no repetition mends. They are told by code, because errors come from other realms and other copies too.
+// Failures that no repetition mends. They are recognized by their codes, because some errors come from other realms.
 
 /** The call or the configuration is wrong: the same call fails in the same way, also elsewhere and later. */
 const POINTLESS: ReadonlySet<unknown> = new Set([

@@ -1,4 +1,4 @@
-/** First in, first out, at constant cost; an array's `shift` moves what is behind it. */
+/** A queue with constant cost. The `shift` of an array moves all items behind the first one. */
 export class Fifo<T> {
   #items: (T | undefined)[] = [];
   #head = 0;
@@ -11,7 +11,7 @@ export class Fifo<T> {
     this.#items.push(item);
   }
 
-  /** Before all others. */
+  /** Puts the item before all others. */
   unshift(item: T): void {
     if (this.#head > 0) this.#items[--this.#head] = item;
     else this.#items.unshift(item);
@@ -24,9 +24,9 @@ export class Fifo<T> {
   shift(): T | undefined {
     if (this.size === 0) return undefined;
     const item = this.#items[this.#head];
-    // At once: what it refers to, such as the tasks of a message, would live on until it has become long-lived.
+    // At once, or the item and all that it refers to would live on in the array.
     this.#items[this.#head++] = undefined;
-    // The places are let go in blocks: once for many, and before they weigh.
+    // Free places are released in blocks, so that one copy serves many of them.
     if (this.#head >= BLOCK && 2 * this.#head >= this.#items.length) {
       this.#items = this.#items.slice(this.#head);
       this.#head = 0;

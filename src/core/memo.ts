@@ -1,17 +1,17 @@
 import { monotonic, randomBetween } from "./clock.js";
 
-/** Why a value left: its ttl was over, `max` others were used since, or somebody asked for it. */
+/** Why a value left: its ttl was over, `max` other values were used since, or the caller deleted or cleared it. */
 export type DisposeReason = "expired" | "evicted" | "deleted" | "cleared";
 
 export interface ThreadCacheOptions<Args extends readonly unknown[], Value> {
-  /** Values kept at most; the one unused for the longest leaves first. Default 128. */
+  /** Values kept at most. The least recently used value leaves first. Default 128. */
   readonly max?: number | undefined;
-  /** What calls must have in common to share a value. Default: their arguments, which then must be primitives. */
+  /** Calls with the same key share a value. Default: the arguments, which then must be primitives. */
   readonly key?: ((...args: Args) => unknown) | undefined;
-  /** Called once for every value that leaves; its failure never reaches the caller. */
+  /** Called once for every value that leaves. Its failure never reaches the caller. */
   readonly dispose?: ((value: Value, reason: DisposeReason) => void | Promise<void>) | undefined;
   readonly onDisposeError?: ((error: unknown) => void) | undefined;
-  /** Functions of one thread that give the same name share one cache, with the options of the first. */
+  /** Functions of one thread with the same name share one cache, with the options of the first function. */
   readonly name?: string | undefined;
 }
 
@@ -19,15 +19,15 @@ export interface CacheOptions<Args extends readonly unknown[], Value> extends Om
   ThreadCacheOptions<Args, Value>,
   "name"
 > {
-  /** Age at which a value is no longer handed out, counted from when it was there. Default 3 600 000. */
+  /** Age at which a value is no longer handed out. It counts from the end of the computation. Default 3 600 000. */
   readonly ttlMs?: number | undefined;
-  /** Share of the ttl by which each value's varies at random, up or down. Default 0. */
+  /** Share of the ttl by which the ttl of each value varies at random, up or down. Default 0. */
   readonly jitter?: number | undefined;
   readonly now?: (() => number) | undefined;
   readonly random?: (() => number) | undefined;
 }
 
-/** `misses` counts computations begun; who joined one that was under way is a hit. */
+/** `misses` counts the computations begun. A call that joins a running computation is a hit. */
 export type CacheInfo = {
   readonly hits: number;
   readonly misses: number;
@@ -38,16 +38,16 @@ export type CacheInfo = {
 
 export interface Cached<Args extends readonly unknown[], Value> {
   (...args: Args): Promise<Value>;
-  /** Forgets everything in this turn, computations under way included; resolves when all is disposed of. */
+  /** Forgets all values in this turn, also the results of running computations. Resolves when all are disposed of. */
   clear(): Promise<void>;
-  /** Forgets one value in this turn; resolves, when it is disposed of, to whether there was one. */
+  /** Forgets one value in this turn. Resolves, when it is disposed of, to whether there was one. */
   delete(...args: Args): Promise<boolean>;
   info(): CacheInfo;
 }
 
 /**
- * Keeps what `fn` returns. Concurrent calls share one computation and its failure; a failure is not kept. A value
- * whose computation was overtaken by `clear` or `delete` goes to those who waited for it, then to `dispose`.
+ * A function that keeps the values of `fn`. Concurrent calls share one computation and its failure; a failure is not kept. If
+ * `clear` or `delete` overtakes a computation, its value goes to the callers that waited for it, then to `dispose`.
  */
 export function cached<Args extends readonly unknown[], Value>(
   fn: (...args: Args) => Value | PromiseLike<Value>,
@@ -56,7 +56,7 @@ export function cached<Args extends readonly unknown[], Value>(
   return wrap(fn, options, new Memo(options));
 }
 
-/** As `cached`, without a ttl: one cache per thread, by `name` also across two copies of this package. */
+/** As `cached`, without a ttl: one cache per thread. Two copies of this package share a cache with a `name`. */
 export function threadCached<Args extends readonly unknown[], Value>(
   fn: (...args: Args) => Value | PromiseLike<Value>,
   options: ThreadCacheOptions<Args, Value> = {},
@@ -88,7 +88,7 @@ interface CacheEntry<Value> {
 
 interface Flight<Value> {
   readonly value: Promise<Value>;
-  /** Set when the value, once there, is no longer wanted. */
+  /** Set when the value will no longer be wanted. */
   overtaken?: DisposeReason;
 }
 
@@ -99,7 +99,7 @@ class Memo<Value> {
   readonly #now: () => number;
   readonly #ttlMs: number;
   readonly #max: number;
-  /** In the order of use, the latest last. */
+  /** In the order of use: the value used last is the last one. */
   readonly #entries = new Map<unknown, CacheEntry<Value>>();
   readonly #flights = new Map<unknown, Flight<Value>>();
   #hits = 0;
@@ -173,12 +173,12 @@ class Memo<Value> {
   #land(key: unknown, flight: Flight<Value>, value: Value): void {
     const { overtaken } = flight;
     if (overtaken) {
-      // Those who waited have their turn with it first.
+      // The callers that waited for the value get it first.
       setImmediate(() => void this.#dispose(value, overtaken));
       return;
     }
     this.#flights.delete(key);
-    const { jitter = 0, random = Math.random } = this.#options;
+    const { jitter = 0, random } = this.#options;
     const ttlMs = this.#ttlMs * randomBetween(1 - jitter, 1 + jitter, random);
     this.#entries.set(key, { value, expiresAt: this.#now() + ttlMs });
     if (this.#entries.size > this.#max) {
@@ -186,7 +186,7 @@ class Memo<Value> {
     }
   }
 
-  /** Gone in this turn, disposed of when the promise resolves; it never rejects. */
+  /** The entry is gone in this turn. The promise resolves when its value is disposed of, and never rejects. */
   async #remove(key: unknown, entry: CacheEntry<Value>, reason: DisposeReason): Promise<void> {
     this.#entries.delete(key);
     await this.#dispose(entry.value, reason);
@@ -200,7 +200,7 @@ class Memo<Value> {
       try {
         onDisposeError?.(error);
       } catch {
-        // Whoever called for another value cannot do anything about this one.
+        // The caller asked for another value and cannot mend this one.
       }
     }
   }
@@ -222,7 +222,7 @@ const REGISTRY = Symbol.for("redthread.thread-cached");
 /** On globalThis, because two copies of this package in one thread have two of every module variable. */
 function threadRegistry<Value>(): Map<string, Memo<Value>> {
   if (!Reflect.has(globalThis, REGISTRY)) Reflect.set(globalThis, REGISTRY, new Map());
-  // Of any type: whoever shares a name vouches for what is kept under it.
+  // Of any type: functions that share a name are responsible for the type of its values.
   const registry: Map<string, Memo<Value>> = Reflect.get(globalThis, REGISTRY);
   return registry;
 }

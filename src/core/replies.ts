@@ -1,16 +1,16 @@
 /**
- * What a server's error reply asks for. The command was turned away and did not run, whatever its class; only the commands
- * of a transaction whose MULTI was refused have run, and its EXEC's error has the outcome "unknown".
- * "wait": the server serves nobody at the moment, and will by itself.
- * "retry": this command was turned away by a state that passes.
- * "reconnect": this connection leads to the wrong server; a new one asks anew where the right one is.
- * "fail": the same command gets the same answer until somebody changes something.
+ * What to do after an error reply. The server rejected the command and did not run it, in every class. The one exception is a
+ * transaction whose MULTI was rejected: its commands have run, and the error of its EXEC has the outcome "unknown".
+ * "wait": the server serves no client at the moment, and will serve again by itself.
+ * "retry": a passing state made the server reject this command.
+ * "reconnect": this connection leads to the wrong server; a new one asks again where the right server is.
+ * "fail": the same command gets the same reply until the data or the configuration changes.
  */
 export type ReplyClass = "wait" | "retry" | "reconnect" | "fail";
 
 const MAXCLIENTS = "MAXCLIENTS";
 
-/** The one table; what is not in it fails. docs/operations.md gives the reason for each. */
+/** All other codes fail. docs/operations.md gives the reason for each code. */
 const BY_CLASS: Record<Exclude<ReplyClass, "fail">, readonly string[]> = {
   wait: ["LOADING", "BUSY", "MASTERDOWN", MAXCLIENTS],
   retry: ["NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED"],
@@ -22,16 +22,16 @@ const classes: ReadonlyMap<string, ReplyClass> = new Map(
 );
 const AUTH_CODES: ReadonlySet<string> = new Set(["WRONGPASS", "NOAUTH"]);
 
-/** An error with which a server answered. By name, not `instanceof`: some have crossed threads or realms. */
+/** Whether it is a server's error reply. By name, not by `instanceof`, because some errors have crossed threads or realms. */
 export function isReplyError(error: unknown): error is Error {
   return typeof error === "object" && error !== null && (error as { name?: unknown }).name === "ReplyError";
 }
 
-/** The reply's code and nothing else of it: the rest can quote arguments, and those can be passwords. */
+/** The code of the reply only, because the rest can quote arguments, which can be passwords. */
 export function replyCode({ message }: Error): string {
-  if (message.startsWith("ERR max number of clients")) return MAXCLIENTS; // the server has no code of its own for it
+  if (message.startsWith("ERR max number of clients")) return MAXCLIENTS; // the server sends no code of its own for this
   const word = message.split(" ", 1)[0]!;
-  return /^[A-Z]+$/.test(word) ? word : "ERR"; // a script may answer with any text it likes
+  return /^[A-Z]+$/.test(word) ? word : "ERR"; // a script may reply with any text
 }
 
 export function classifyReply(error: Error): ReplyClass {
@@ -41,7 +41,7 @@ export function classifyReply(error: Error): ReplyClass {
   return reasons.includes("fail") ? "fail" : (reasons[0] ?? "fail");
 }
 
-/** The server refused who asked, not what was asked. */
+/** Whether the server rejected the credentials, not the command. */
 export function isAuthReply(error: Error): boolean {
   return AUTH_CODES.has(replyCode(error));
 }
@@ -50,19 +50,19 @@ export function isFull(error: Error): boolean {
   return replyCode(error) === MAXCLIENTS;
 }
 
-/** Whether this answer, be it an error, shows a server that serves this client. */
+/** Whether this error reply shows that the server serves this client. */
 export function isServed(error: unknown): boolean {
   return isReplyError(error) && classifyReply(error) !== "wait" && !isAuthReply(error);
 }
 
-/** The server does not know this command at all, or not in the mode in which it was started. */
+/** Whether the server does not know this command, or not in its mode. */
 export function isUnknown(error: unknown): boolean {
   return (
     isReplyError(error) && /^ERR (unknown command|This instance has cluster support disabled)/i.test(error.message)
   );
 }
 
-/** Of the answer to HELLO: a list or an object, as redis.ioredis.replyMapping says. */
+/** Fields of the reply to HELLO, which is a list or an object, depending on redis.ioredis.replyMapping. */
 export function helloFields(reply: unknown): { readonly mode?: string; readonly role?: string } {
   if (!Array.isArray(reply)) return Object(reply) as object;
   const list: unknown[] = reply;
@@ -70,7 +70,7 @@ export function helloFields(reply: unknown): { readonly mode?: string; readonly 
   return { mode: String(valueOf("mode")), role: String(valueOf("role")) };
 }
 
-/** Codes for which a transaction was dropped: in EXEC's own reply, or those of the commands that it had refused. */
+/** The codes because of which a transaction was dropped: in the reply to EXEC, or in the replies to its commands. */
 function abortReasons(error: Error): string[] {
   const [, stated] = /because of: -?([A-Z]+) /.exec(error.message) ?? [];
   if (stated !== undefined) return [stated];

@@ -6,9 +6,9 @@ import { backoffMs, monotonic } from "./clock.js";
 import { sleep as timerSleep } from "./waiting.js";
 
 export interface RetryOptions {
-  /** Over all attempts and the waits between them; a running attempt is not cut off. Default 30 000. */
+  /** Limit of all attempts and the waits between them. A running attempt is not cut off. Default 30 000. */
   readonly deadlineMs?: number | undefined;
-  /** Ceiling of the first wait; it doubles with each attempt. Default 50. */
+  /** Ceiling of the first wait. It doubles with each attempt. Default 50. */
   readonly baseDelayMs?: number | undefined;
   /** Ceiling of every wait. Default 1 000. */
   readonly maxDelayMs?: number | undefined;
@@ -17,9 +17,9 @@ export interface RetryOptions {
   readonly signal?: AbortSignal | undefined;
   readonly logger?: Logger | undefined;
   /**
-   * Default: all but bugs (TypeError …), the codes that no repetition mends, a server's refusals that stay the same
-   * (WRONGTYPE, NOPERM …; not LOADING, READONLY, NOREPLICAS and their like, which did not run and may be repeated), and
-   * what may have run already (`outcome: "unknown"`): nothing runs twice unless you say that it may.
+   * Default: true, except for bugs (TypeError …), codes that no repetition mends, replies that stay the same (WRONGTYPE, NOPERM …,
+   * but not LOADING, READONLY or NOREPLICAS), and errors after which the work may have run already (`outcome: "unknown"`).
+   * So nothing runs twice unless you say that it may.
    */
   readonly isRetryable?: ((error: unknown) => boolean) | undefined;
   readonly now?: (() => number) | undefined;
@@ -27,7 +27,7 @@ export interface RetryOptions {
   readonly sleep?: ((ms: number, signal?: AbortSignal) => Promise<void>) | undefined;
 }
 
-/** What a wrapped function returns: an `async function*` stays one, everything else becomes a promise. */
+/** The result of a wrapped function: an async generator stays one, every other result becomes a promise. */
 export type Retried<R> = unknown extends R
   ? Promise<R>
   : [R] extends [never]
@@ -41,10 +41,10 @@ export type Retry = <This, Args extends unknown[], R>(
 ) => (this: This, ...args: Args) => Retried<R>;
 
 /**
- * Retries `fn` until it succeeds, the deadline leaves no room for the next wait, or its error is fatal; then rejects
- * with the last attempt's error, unchanged, or with `signal.reason` once aborted. Waits are random between 0 and
- * their ceiling, so that clients which failed together do not return together. An `async function*` is retried
- * before its first item only.
+ * A function that retries `fn` until it succeeds, its error is final, or the deadline leaves no room for the next wait. It then
+ * rejects with the error of the last attempt, unchanged, or with `signal.reason` once aborted. Waits are random between 0 and
+ * their ceiling, so that clients which failed together do not return together. An `async function*` is retried before its
+ * first item only.
  */
 export function connRetry(resource: string, action: string, options: RetryOptions = {}): Retry {
   function retry<This, Args extends unknown[], R>(
@@ -97,7 +97,7 @@ async function* retryFirstItem(call: RetriedCall, start: () => AsyncGenerator): 
   }
 }
 
-/** One call of a wrapped function: its id, its clock, its log lines. */
+/** One call of a wrapped function, with its id, clock and log lines. */
 class RetriedCall {
   readonly #name: string;
   readonly #options: RetryOptions;
@@ -142,15 +142,15 @@ class RetriedCall {
 
   fail(error: unknown): void {
     const fields = { ...this.#fields, ...this.#progress(), code: errorCode(error) };
-    // Being called off is no failure of the resource.
+    // An abort is no failure of the resource.
     if (this.#options.signal?.aborted) this.#logger.debug(`${this.#name} called off`, fields);
     else this.#logger.error(`${this.#name} failed`, fields);
   }
 
-  /** How long to wait before the next attempt; throws what the caller gets when there is none. */
+  /** How long to wait before the next attempt. Throws the caller's error if there is none. */
   #delayAfter(error: unknown): number {
     const { deadlineMs = 30_000, baseDelayMs = 50, maxDelayMs = 1_000, attempts = Infinity } = this.#options;
-    const { signal, isRetryable = isRetryableError, random = Math.random } = this.#options;
+    const { signal, isRetryable = isRetryableError, random } = this.#options;
     if (!isRetryable(error)) throw error;
     signal?.throwIfAborted();
     const delayMs = backoffMs(this.#attempts, { baseDelayMs, maxDelayMs }, random);
@@ -174,7 +174,7 @@ class RetriedCall {
 
 const BUGS: ReadonlySet<unknown> = new Set(["TypeError", "RangeError", "SyntaxError", "ReferenceError"]);
 
-/** By code and name, not `instanceof`: errors come from other realms and from other copies of this package. */
+/** By code and name, not by `instanceof`, because some errors come from other realms. */
 export function isRetryableError(error: unknown): boolean {
   if (typeof error !== "object" || error === null) return true;
   if (isReplyError(error)) return classifyReply(error) !== "fail";

@@ -62,7 +62,7 @@ test("the common names work, and redthread's own name beats them", () => {
   assert.equal(load({ ...common, REDTHREAD_REDIS_HOST: "b" }).redis.host, "b");
 });
 
-test("a variable that is wrong is named, with what is allowed; one of ours that means nothing as well", () => {
+test("a wrong variable is named with the allowed values, and so is an unknown REDTHREAD_ variable", () => {
   const env = {
     REDIS_PORT: "tcp://10.0.0.1:6379",
     REDTHREAD_REDIS_COMMAND_TIMEOUT_MS: "5s",
@@ -91,7 +91,7 @@ test("a url gives the whole address, percent-decoded", () => {
   assert.equal(load({ REDIS_URL: "unix:/run/redis.sock" }).redis.path, "/run/redis.sock");
 });
 
-test("fields beside a url beat its parts, save its address; a stronger url beats the fields of a weaker source", () => {
+test("fields beside a url beat its parts except the address; a stronger url beats the fields of a weaker source", () => {
   const url = "redis://url:1000/1";
   const beside = load({ REDIS_URL: "redis://user:secret@url:1000/1", REDIS_PASSWORD: "other", REDIS_DB: "2" }).redis;
   assert.deepEqual([beside.username, beside.password, beside.db], ["user", "other", 2]);
@@ -100,7 +100,7 @@ test("fields beside a url beat its parts, save its address; a stronger url beats
   assert.deepEqual(pick(loadConfig({ env, redis: { url: "redis://url" } }, NOWHERE)), ["url", 6379, 2]);
 });
 
-test("a url counts whole or not at all: no part of it goes to a server that something stronger names", (t) => {
+test("a url counts whole or not at all: no part of it goes to a server that a stronger source names", (t) => {
   const env = { REDIS_URL: "rediss://user:secret@url:1000/1" };
   const ofUrl = ["url", 1000, undefined, "user", "secret", 1, {}];
   const nothing = [undefined, undefined, 0, false];
@@ -114,7 +114,7 @@ test("a url counts whole or not at all: no part of it goes to a server that some
   assert.deepEqual(address({ env: own }), ofUrl);
   const cwd = folder(t, { ".env": `REDIS_URL=${env.REDIS_URL}\n` });
   assert.deepEqual(address({ env: { REDIS_HOST: "h" } }, cwd), ["h", 6379, undefined, ...nothing]);
-  // The same server, and what names none.
+  // The same server, and settings that name no server.
   assert.deepEqual(address({ env: { ...env, REDIS_HOST: "url", REDIS_PORT: "1000" } }), ofUrl);
   assert.deepEqual(address({ env, redis: { host: "url" } }), ofUrl);
   assert.deepEqual(address({ env: { ...env, REDIS_PORT: "tcp://10.0.0.1:6379" } }), ofUrl);
@@ -148,7 +148,7 @@ test("the login of another server does not go to the server of a url", (t) => {
   const none = [undefined, undefined];
   assert.deepEqual(login({ env }), of);
   for (const url of ["redis://other:7000", "unix:/other"]) assert.deepEqual(login({ env, redis: { url } }), none, url);
-  // The same server, or none named beside the login: it is for whatever server is used.
+  // With the same server or none beside it, a login is for the server that is used.
   assert.deepEqual(login({ env, redis: { url: "redis://a:7000" } }), of);
   const alone = { REDIS_PASSWORD: "secret" };
   assert.deepEqual(login({ env: alone, redis: { url: "redis://other" } }), [undefined, "secret"]);
@@ -166,7 +166,7 @@ test("turning TLS on keeps the certificates that a weaker source gives", (t) => 
   assert.equal(tlsOf({ REDIS_TLS: "false" }), false);
 });
 
-test("of a socket's path and a host the stronger source's is used", () => {
+test("a socket's path and a host exclude each other: the stronger source's is used", () => {
   const env = { REDTHREAD_REDIS_PATH: "/run/redis.sock" };
   assert.equal(loadConfig({ env, redis: { host: "h" } }, NOWHERE).redis.path, undefined);
   assert.equal(loadConfig({ env: { REDIS_HOST: "h" }, redis: { path: "/s" } }, NOWHERE).redis.path, "/s");
@@ -195,7 +195,7 @@ test("sentinels come as a list of addresses, in the environment as text", () => 
   );
 });
 
-test("an IPv6 address may stand in brackets wherever a host does, and nothing else may", (t) => {
+test("an IPv6 address may have brackets wherever a host is expected, and no other text may", (t) => {
   const dotenv = folder(t, { ".env": "REDIS_HOST=[::1]\n" });
   const file = folder(t, { "conf.json": '{ "redis": { "host": "[fe80::1%eth0]" } }' });
   const hosts = [
@@ -222,7 +222,7 @@ test("an IPv6 address may stand in brackets wherever a host does, and nothing el
   }
 });
 
-test("natMap is an object, in the environment text of pairs; what is no address is named", () => {
+test("natMap is an object, in the environment a text of pairs; a wrong address is named", () => {
   const natMap = { "10.0.0.1:6379": { host: "a", port: 7001 }, "::1:6379": { host: "b", port: 6379 } };
   const env = { REDTHREAD_REDIS_NAT_MAP: "10.0.0.1:6379=a:7001, ::1:6379=b" };
   assert.deepEqual(load(env).redis.natMap, natMap);
@@ -274,7 +274,7 @@ test("the nodes of a Cluster come as a list, exclude every other address, and ha
   ]);
 });
 
-test("sentinels exclude every other address: of one source it is a mistake, else the stronger is used", () => {
+test("sentinels exclude every other address: in one source both are a mistake, else the stronger source is used", () => {
   const sentinels = [{ host: "a" }];
   const sentinelEnv = { REDTHREAD_REDIS_SENTINELS: "a", REDTHREAD_REDIS_SENTINEL_NAME: "m" };
   for (const other of [{ host: "h" }, { port: 1 }, { path: "/s" }, { url: "redis://h" }]) {
@@ -300,7 +300,7 @@ test("sentinels exclude every other address: of one source it is a mistake, else
   ]);
 });
 
-test("a url that is wrong is named without being quoted", () => {
+test("a wrong url is named without being quoted", () => {
   for (const url of [
     "http://:secret@h",
     "redis://:secret@h:99999",
@@ -336,7 +336,7 @@ test("a config file that is missing, no JSON, or has unknown keys is named witho
   ]);
 });
 
-test("a wrong line in .env is named as such, and foreign variables are nobody's business", (t) => {
+test("a wrong line in .env is named as such, and foreign variables are ignored", (t) => {
   const cwd = folder(t, { ".env": "PATH=/bin\nREDIS_DB=one\nREDTHREAD_NOPE=1\n" });
   assert.deepEqual(problemsOf({ env: { HOME: "/root" } }, cwd), [
     "REDTHREAD_NOPE in .env: no such option",
@@ -354,7 +354,7 @@ function pick({ redis }: Config): unknown[] {
   return [redis.host, redis.port, redis.db];
 }
 
-/** All that says where Redis is, and who comes. */
+/** The options of the address and of the login. */
 function address(options: ConnectOptions, cwd = "/nowhere"): unknown[] {
   const { host, port, path, username, password, db, tls } = loadConfig(options, { cwd }).redis;
   return [host, port, path, username, password, db, tls];
@@ -384,7 +384,7 @@ function folder(t: TestContext, files: Record<string, string>): string {
   return path;
 }
 
-test("a provider of credentials takes the place of every username and password, and is plain data's only exception", () => {
+test("a provider of credentials replaces every username and password, and is the only option that is no plain data", () => {
   const env = { REDIS_URL: "redis://user:secret@host", REDIS_PASSWORD: "other" };
   const { redis } = loadConfig({ env, redis: { credentials: Object } }, NOWHERE);
   assert.deepEqual([redis.host, redis.username, redis.password], ["host", undefined, undefined]);

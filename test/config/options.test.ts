@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
-import { availableCores } from "../../src/config/cores.js";
+import { availableCores } from "../../src/config/capacity.js";
 import { loadConfig } from "../../src/config/env.js";
 import { ConfigInvalidError } from "../../src/core/errors.js";
 import { OPTION_PATHS, variableOf } from "../../src/config/option-table.js";
@@ -79,7 +79,7 @@ test("options that are right alone and wrong together are named", () => {
   ]);
 });
 
-test("an ioredis option that would break a promise is refused with the reason, a harmless one goes through", () => {
+test("an ioredis option that would break a promise is refused with the reason, a harmless option is passed on", () => {
   const { redis } = load({ redis: { ioredis: { family: 6, noDelay: false, clientInfoTag: "shop_v1" } } });
   assert.deepEqual(redis.ioredis, { family: 6, noDelay: false, clientInfoTag: "shop_v1" });
   const refused = { retryStrategy: () => 1, enableOfflineQueue: true, password: "hunter2", newInVersion7: 1 };
@@ -144,7 +144,7 @@ test("changing the options afterwards changes nothing", () => {
   assert.deepEqual(config.redis.tls, { ca: Uint8Array.from([99, 97]) });
 });
 
-test("a thread count left open is the cores this process may use: the affinity, held down by a cgroup's quota", () => {
+test("the default thread count is the number of usable cores: the affinity, limited by a cgroup's quota", () => {
   assert.equal(cores({}), 8);
   assert.equal(cores({ "/sys/fs/cgroup/cpu.max": "max 100000\n" }), 8);
   assert.equal(cores({ "/sys/fs/cgroup/cpu.max": "250000 100000\n" }), 2);
@@ -165,7 +165,7 @@ test("the examples of the documentation type-check", () => {
   assert.ok(config.tasks.startsWith("file:"));
 });
 
-test("whatever is given, the answer is a Config or one ConfigInvalidError, and never a secret", () => {
+test("any options give a Config or one ConfigInvalidError, which never shows a secret", () => {
   const secret = "hunter2-very-secret";
   const name = fc.constantFrom(...OPTION_PATHS.map(variableOf), "REDIS_URL", "REDIS_PORT", "LOG_LEVEL", "REDTHREAD_X");
   const text = fc.oneof(
@@ -201,7 +201,7 @@ test("whatever is given, the answer is a Config or one ConfigInvalidError, and n
   );
 });
 
-/** On a machine of eight cores with these files. */
+/** The cores on a machine of eight cores with these files. */
 function cores(files: Record<string, string>): number {
   const read = (path: string): string | undefined => files[path];
   return availableCores(read, () => 8);

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import * as fc from "fast-check";
 import { ArrayMap } from "../../src/core/array-map.js";
 
-test("whatever comes and goes, an ArrayMap holds what a Map holds", () => {
+test("after any additions and deletions an ArrayMap holds the same entries as a Map", () => {
   const step = fc.record({ key: fc.integer({ min: 0, max: 9 }), value: fc.string() });
   fc.assert(
     fc.property(fc.array(step), (steps) => {

@@ -9,7 +9,7 @@ import { fromErrorData, toErrorData } from "../../src/link/error-serialization.j
 
 const { ConfigInvalidError, ConnectFailedError, ERROR_CLASSES, NotSentError, RedthreadError, ReplyLostError } = ours;
 
-test("every class has a code of its own, the one its name says", () => {
+test("every class has a code of its own, which its name tells", () => {
   const codes = ERROR_CLASSES.map((made) => new made("why").code);
   assert.equal(new Set(codes).size, ERROR_CLASSES.length);
   for (const made of ERROR_CLASSES) {

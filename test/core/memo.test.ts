@@ -43,7 +43,7 @@ test("concurrent calls share one computation", async () => {
   assert.equal(computed, 2);
 });
 
-test("a failure is shared by those waiting and then forgotten, also a thrown one", async () => {
+test("all waiting callers share a failure, which is then forgotten, also if it was thrown", async () => {
   let computed = 0;
   const load = cached(() => {
     if (++computed < 2) throw new Error("no");
@@ -58,7 +58,7 @@ test("a failure is shared by those waiting and then forgotten, also a thrown one
   assert.equal(computed, 2);
 });
 
-test("the value unused for the longest leaves first, and the bound is exact, also at one", async () => {
+test("the least recently used value leaves first, and the bound is exact, also at one", async () => {
   for (const max of [1, 3]) {
     const left: number[] = [];
     const load = cached((id: number) => id, { max, dispose: (id) => void left.push(id) });
@@ -133,7 +133,7 @@ test("a failure of an overtaken computation leaves the next one alone", async ()
   assert.equal(computed, 2);
 });
 
-test("a dispose that fails breaks nobody, and is told to who asked for it", async () => {
+test("a dispose that fails breaks no caller, and its error goes to onDisposeError", async () => {
   const errors: unknown[] = [];
   const failures = [
     () => Promise.reject(new Error("rejected")),
@@ -183,7 +183,7 @@ test("undefined and false are values like any other", async () => {
   assert.equal(computed, 1);
 });
 
-test("a bound or a ttl that makes no sense is refused at once", () => {
+test("an impossible bound or ttl is refused at once", () => {
   assert.throws(() => cached(() => 1, { max: 0 }), RangeError);
   assert.throws(() => cached(() => 1, { ttlMs: Number.NaN }), RangeError);
   assert.throws(() => cached(() => 1, { jitter: 2 }), RangeError);

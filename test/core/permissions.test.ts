@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test, type TestContext } from "node:test";
-import { permissionFlags } from "../../src/core/permissions.js";
+import { permissionFlags } from "../../src/core/packages.js";
 import { connRetry, type ManagerOptions } from "../../src/index.js";
 import { leakCheck } from "../support/leak-check.js";
 import { Program } from "../support/program.js";
@@ -13,9 +13,9 @@ import { startRedis, type RedisServer } from "../support/redis-server.js";
 
 const MAJOR = Number(process.versions.node.split(".")[0]);
 const ON = MAJOR < 22 ? "--experimental-permission" : "--permission";
-const READ = ["--allow-fs-read", "/"]; // the value as an argument of its own, too
+const READ = ["--allow-fs-read", "/"]; // covers a value that is an argument of its own
 const WORKER = "--allow-worker";
-/** Older ones let every process connect. */
+/** Older versions of Node let every process connect. */
 const HAS_NET = MAJOR >= 25;
 const NET = HAS_NET ? ["--allow-net"] : [];
 
@@ -26,7 +26,7 @@ before(async () => {
   server = await startRedis();
   folder = await mkdtemp(join(tmpdir(), "redthread-permissions-"));
   preload = join(folder, "preload.cjs");
-  // Each thread that loads it says whether it could write a file.
+  // Each thread that loads it tells whether it could write a file.
   await writeFile(
     preload,
     `const { threadId } = require("node:worker_threads");
@@ -56,7 +56,7 @@ async function run(t: TestContext, { threads, execArgv = [], nodeOptions = [] }:
   return program;
 }
 
-/** The main thread, a thread and its helper. */
+/** What the main thread, a thread and its helper may do. */
 function noneMayWrite(program: Program): void {
   const rights = program.all("may");
   assert.deepEqual(
@@ -83,7 +83,7 @@ test("threads with variables of their own, and their helpers, may do no more tha
   noneMayWrite(await run(t, { nodeOptions, threads: { env: { MINE: "1" } } }));
 });
 
-test("a process that may have no threads is told which flag it lacks", async (t) => {
+test("an error names the flag that a process needs for its threads", async (t) => {
   const program = await run(t, { execArgv: [ON, ...READ, ...NET] });
   const [ready] = program.all("ready");
   assert.deepEqual([ready!["ready"], ready!["cause"]], ["REDTHREAD_THREAD_START_FAILED", "ERR_ACCESS_DENIED"]);
@@ -91,14 +91,14 @@ test("a process that may have no threads is told which flag it lacks", async (t)
   assert.deepEqual(program.all("getRedis"), [{ getRedis: "PONG" }]);
 });
 
-test("a process that may not connect is told so at once", { skip: !HAS_NET }, async (t) => {
+test("a process without permission to connect gets its error at once", { skip: !HAS_NET }, async (t) => {
   const program = await run(t, { execArgv: [ON, ...READ, WORKER] });
   const [failed] = program.all("getRedis");
   assert.deepEqual([failed!["getRedis"], failed!["cause"]], ["REDTHREAD_CONNECT_FAILED", "ERR_ACCESS_DENIED"]);
   assert.ok((await program.exit).ms < 20_000, "it was tried again and again");
 });
 
-test("what was denied is not repeated, whatever it is wrapped in", async () => {
+test("a denied attempt is not repeated, also when its error is the cause of another error", async () => {
   let calls = 0;
   const denied = Object.assign(new Error("denied"), { code: "ERR_ACCESS_DENIED" });
   const fail = async (): Promise<never> => {
@@ -109,7 +109,7 @@ test("what was denied is not repeated, whatever it is wrapped in", async () => {
   assert.equal(calls, 1);
 });
 
-test("of a process's flags a thread is given those of the permission model only", () => {
+test("a thread gets only the process's flags of the permission model", () => {
   const argv = [
     "--import",
     "tsx",

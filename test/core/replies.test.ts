@@ -7,7 +7,7 @@ function reply(message: string, fields: object = {}): Error {
   return Object.assign(new Error(message), { name: "ReplyError" }, fields);
 }
 
-test("each reply has a class by its first word, and what nobody thought of fails", () => {
+test("each reply has a class by its first word, and an unknown reply fails", () => {
   for (const [message, expected] of [
     ["LOADING Redis is loading the dataset in memory", "wait"],
     ["BUSY Redis is busy running a script.", "wait"],
@@ -29,7 +29,7 @@ test("each reply has a class by its first word, and what nobody thought of fails
   }
 });
 
-test("a dropped transaction has the class of what it was dropped for", () => {
+test("a dropped transaction has the class of the reply that dropped it", () => {
   const dropped = "EXECABORT Transaction discarded because of previous errors.";
   const refused = (message: string): object => ({ previousErrors: [reply(message), reply("LOADING x")] });
   assert.equal(classifyReply(reply(dropped, refused("READONLY x"))), "reconnect");
@@ -38,13 +38,13 @@ test("a dropped transaction has the class of what it was dropped for", () => {
   assert.equal(classifyReply(reply("EXECABORT Transaction discarded because of: READONLY You can't")), "reconnect");
 });
 
-test("a server that refuses a command serves all the same; one that is not ready, or refuses the user, does not", () => {
+test("a server that rejects a command serves the client; a server that is not ready or rejects the user does not", () => {
   for (const message of ["NOPERM x", "MISCONF x", "ERR unknown command"]) assert.ok(isServed(reply(message)), message);
   for (const message of ["LOADING x", "NOAUTH x", "WRONGPASS x"]) assert.ok(!isServed(reply(message)), message);
   assert.ok(!isServed(new Error("Connection is closed.")));
 });
 
-test("only a code goes into the log, never a word that somebody chose", () => {
+test("only a code goes into the log, never a word that a user chose", () => {
   assert.equal(replyCode(reply("s3cret-token is not welcome")), "ERR");
   assert.equal(errorCode(reply("WRONGTYPE Operation against a key")), "WRONGTYPE");
 });

@@ -21,13 +21,13 @@ test("a function that fails and then succeeds is called until it succeeds, with 
   assert.deepEqual(slept, [50, 100]);
 });
 
-test("waits double up to the ceiling, and are random between zero and it also at the ceiling", async () => {
+test("waits are random below a ceiling that doubles up to its limit", async () => {
   const { options, slept } = manual({ random: () => 0.5, attempts: 8 });
   await assert.rejects(connRetry("Redis", "Connecting", options)(failing())());
   assert.deepEqual(slept, [25, 50, 100, 200, 400, 500, 500]);
 });
 
-test("it gives up instead of waiting past the deadline, with the last attempt's error unchanged", async () => {
+test("a retry gives up instead of waiting past the deadline, with the last attempt's error unchanged", async () => {
   const { options, slept } = manual({ deadlineMs: 350 });
   const errors: Error[] = [];
   const attempt = (): never => {
@@ -44,7 +44,7 @@ test("attempts counts calls, the first one included", async () => {
   assert.deepEqual(slept, []);
 });
 
-test("a wrong password, a bug and a refusal that stays are fatal, an unknown error is not, and the caller may judge otherwise", async () => {
+test("a wrong password, a bug and a permanent error reply are final, an unknown error is not, and the caller may decide otherwise", async () => {
   for (const [error, calls] of [
     [new AuthFailedError("no"), 1],
     [new RangeError("bug"), 1],
@@ -64,7 +64,7 @@ test("a wrong password, a bug and a refusal that stays are fatal, an unknown err
   assert.deepEqual(slept, []);
 });
 
-test("what may have run already is not run again unless the caller says that it may", async () => {
+test("work that may have run already is not run again unless the caller allows it", async () => {
   const lost = new ReplyLostError("written, and no reply", { outcome: "unknown" });
   const unsent = new NotSentError("no connection", { outcome: "not-sent" });
   for (const [error, isRetryable, calls] of [
@@ -78,7 +78,7 @@ test("what may have run already is not run again unless the caller says that it 
   }
 });
 
-test("an abort while it waits rejects at once with the reason", async () => {
+test("an abort during a wait rejects at once with the reason", async () => {
   const controller = new AbortController();
   const reason = new Error("called off");
   const logger = recorder();
@@ -98,7 +98,7 @@ test("an abort while it waits rejects at once with the reason", async () => {
   assert.deepEqual(logger.lines.at(-1)?.slice(0, 2), ["debug", "Redis: Connecting called off"]);
 });
 
-test("an aborted signal lets no attempt begin, and one in an attempt lets none follow", async () => {
+test("no attempt begins after an abort, and none follows an abort during an attempt", async () => {
   const controller = new AbortController();
   let calls = 0;
   const attempt = connRetry("Redis", "Connecting", { signal: controller.signal })(() => {
@@ -130,7 +130,7 @@ test("an async generator is retried before its first item only", async () => {
   assert.deepEqual({ seen, starts, slept }, { seen: [5], starts: 3, slept: [50, 100] });
 });
 
-test("an async generator keeps what is sent in, what it returns, and is completed when it is finished", async () => {
+test("an async generator keeps the sent and returned values, and is complete when it is finished", async () => {
   const logger = recorder();
   const { options } = manual({ logger });
   const echo = connRetry(
@@ -235,7 +235,7 @@ test("the wrapped function keeps its types", () => {
   assert.equal(typeof items, "function");
 });
 
-/** Time passes only in sleeps; the jitter is at its most. */
+/** Time passes only in sleeps. The jitter is at its maximum. */
 function manual(options: RetryOptions = {}): { options: RetryOptions; slept: number[] } {
   let now = 1_000;
   const slept: number[] = [];

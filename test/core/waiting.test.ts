@@ -49,18 +49,18 @@ test("within rejects with the caller's error, and a later rejection of the work 
   assert.equal(unhandled.mock.callCount(), 0);
 });
 
-test("a loop blocked past the deadline gives the work, once unblocked, the time it was robbed of", async () => {
+test("after a loop was blocked past the deadline, the work gets the lost time again", async () => {
   const work = gate();
   const outcome = within(work.promise, 30, timeout);
-  // Due together with the deadline, but looked at after it: as a reply that lies in the socket.
+  // Due together with the deadline, but handled after it, like a reply that lies in the socket.
   setTimeout(() => setImmediate(() => setImmediate(work.resolve, "here")), 60);
   block(120);
   assert.equal(await outcome, "here");
 });
 
-test("a block in the very turn in which the deadline comes in time counts as one", async () => {
+test("a block in the very turn of a punctual deadline counts as well", async () => {
   const work = gate();
-  // Runs between the deadline's timer and the look at what has been read since.
+  // Runs between the deadline's timer and the poll after it.
   setTimeout(() => setImmediate(block, 60), 30);
   const outcome = within(work.promise, 30, timeout);
   setTimeout(() => setImmediate(() => setImmediate(work.resolve, "here")), 60);
@@ -97,7 +97,7 @@ test("the clock never steps back", () => {
   assert.ok(monotonic() >= before);
 });
 
-/** Freezes setTimeout until the test ticks; returns the delays asked of it. */
+/** Freezes setTimeout until the test ticks. Returns the requested delays. */
 function manualTimers(t: TestContext): number[] {
   const delays: number[] = [];
   t.mock.timers.enable({ apis: ["setTimeout"] });

@@ -7,12 +7,12 @@ import { fromErrorData, toErrorData } from "../../src/link/error-serialization.j
 import { ERROR_CLASSES, ReplyLostError, TaskAbortedError } from "../../src/core/errors.js";
 import { uncloneablePath } from "../../src/link/uncloneable.js";
 
-/** To data, over a channel, and back. */
+/** The error after its way to data, over a channel, and back. */
 function across(error: unknown): Error & Record<string, unknown> {
   return fromErrorData(structuredClone(toErrorData(error))) as Error & Record<string, unknown>;
 }
 
-test("redthread's own errors are rebuilt as what they were", () => {
+test("redthread's own errors are rebuilt with their class and fields", () => {
   for (const made of ERROR_CLASSES) {
     const error = Object.assign(new made("why", { outcome: "unknown", cause: new Error("below") }), { n: 1 });
     const rebuilt = across(error);
@@ -23,7 +23,7 @@ test("redthread's own errors are rebuilt as what they were", () => {
   }
 });
 
-test("the language's errors keep their class, others their name, all their own fields", () => {
+test("errors of the language keep their class, other errors their name, and all keep their own fields", () => {
   class OutOfStockError extends Error {
     override readonly name = "OutOfStockError";
     readonly code = "E_STOCK";
@@ -38,7 +38,7 @@ test("the language's errors keep their class, others their name, all their own f
   assert.match(String(rebuilt), /^OutOfStockError: none left$/);
 });
 
-test("the server's error is of ioredis' class again, and so is one that is a cause", () => {
+test("a server's error has the class of ioredis again, also as a cause", () => {
   const made = new ReplyError("WRONGTYPE of key") as Error;
   const rebuilt = across(
     new TaskAbortedError("given up", { cause: Object.assign(made, { command: { name: "get" } }) }),
@@ -58,13 +58,13 @@ test("an aggregate keeps its errors, each with its causes", () => {
   assert.equal(rebuilt.errors[1], "just text");
 });
 
-test("what is thrown and is no error arrives as it was, or as text where it cannot be cloned", () => {
+test("a thrown value that is no error arrives as it was, or as text if it cannot be cloned", () => {
   for (const thrown of [null, undefined, 0, "text", { code: 1 }]) assert.deepEqual(across(thrown), thrown);
   assert.match(String(across(() => 1)), /=> 1/);
   assert.equal(String(across(Symbol("s"))), "Symbol(s)");
 });
 
-test("an error of another realm is an error here", () => {
+test("an error of another realm counts as an error", () => {
   const foreign: unknown = runInNewContext("Object.assign(new TypeError('from afar'), { code: 'E_FAR' })");
   assert.equal(foreign instanceof Error, false);
   const rebuilt = across(foreign);
@@ -72,7 +72,7 @@ test("an error of another realm is an error here", () => {
   assert.deepEqual([rebuilt.message, rebuilt.code], ["from afar", "E_FAR"]);
 });
 
-test("a chain of causes that bites its own tail has an end", () => {
+test("a circular chain of causes is cut off", () => {
   const error = new ReplyLostError("circle");
   Object.assign(error, { cause: error });
   let depth = 0;
@@ -130,11 +130,11 @@ function seen(error: unknown): unknown {
   return [name, message, stack, Object.entries(error), seen(cause), errors];
 }
 
-test("whatever an error says, and its causes, arrives", () => {
+test("all parts of an error and of its causes arrive", () => {
   fc.assert(fc.property(anyError, (error) => assert.deepEqual(seen(across(error)), seen(error))));
 });
 
-test("an error that throws when it is read is an error all the same", () => {
+test("an error whose getters throw still arrives as an error", () => {
   const hostile = Object.defineProperty(new Error("m"), "field", {
     enumerable: true,
     get() {
@@ -144,7 +144,7 @@ test("an error that throws when it is read is an error all the same", () => {
   assert.match(across(hostile).message, /throws when it is read/);
 });
 
-test("an error whose classes cannot be read says all the rest", () => {
+test("an error whose classes cannot be read keeps its other parts", () => {
   class Hostile extends Error {
     static {
       Object.defineProperty(this.prototype, "constructor", {

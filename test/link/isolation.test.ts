@@ -31,13 +31,13 @@ async function managed(
     threads: { count: 1, ...options.threads },
   });
   await manager.ready();
-  // A name that has ended is known to be short: from now on it is sent by the dozen.
+  // Tasks of this name are known to be short now: from here on many of them share a message.
   await Promise.all(Array.from({ length: 64 }, () => manager.run("echo", 0)));
   return manager;
 }
 
-// The first of this process that asks for a client, which loads what it takes.
-test("what redthread itself asks is in nobody's AsyncLocalStorage, whoever asks first", DEADLINE, async (t) => {
+// The first test of this process that asks for a client, which loads the code for it.
+test("redthread's own commands run in no caller's AsyncLocalStorage, also at the first call", DEADLINE, async (t) => {
   const store = new AsyncLocalStorage<string>();
   const options = { tasks: fixture("isolation-tasks"), threads: { count: 1 }, redis: { idleCheckMs: 0 } };
   const manager = manage(t, server, options);
@@ -89,7 +89,7 @@ function isAbort(error: unknown): boolean {
   return true;
 }
 
-test("tasks that are given the same object each have one of their own", DEADLINE, async (t) => {
+test("tasks that get the same object each have a copy of their own", DEADLINE, async (t) => {
   const manager = await managed(t);
   for (let round = 0; round < 5; round++) {
     const config = { left: 10, used: [] as number[] };
@@ -99,7 +99,7 @@ test("tasks that are given the same object each have one of their own", DEADLINE
   }
 });
 
-test("so do those with the same context, and those of map()", DEADLINE, async (t) => {
+test("tasks with the same context each have a copy of it, also in map()", DEADLINE, async (t) => {
   const manager = await managed(t);
   const context = { left: 10, used: [] };
   assert.deepEqual(await atOnce(6, () => manager.run("takeContext", undefined, { context })), Array(6).fill(1));
@@ -109,7 +109,7 @@ test("so do those with the same context, and those of map()", DEADLINE, async (t
   assert.deepEqual(mapped, same(6, [9, 1]));
 });
 
-test("callers of tasks that return the same object each have one of their own", DEADLINE, async (t) => {
+test("callers of tasks that return the same object each have a copy of their own", DEADLINE, async (t) => {
   const manager = await managed(t);
   for (const name of ["cachedSettings", "cachedInMap"] as const) {
     await manager.run(name);
@@ -133,7 +133,7 @@ test("reports of the same object, and errors with the same field, are not shared
   for (const other of others) assert.deepEqual(other.details.seenBy, []);
 });
 
-test("tiles of one array, and small Buffers, are moved back by as many tasks", DEADLINE, async (t) => {
+test("many tasks move back parts of one array and small Buffers", DEADLINE, async (t) => {
   const manager = await managed(t);
   const image = Uint8Array.from({ length: 8 * 100 }, (_, i) => i % 256);
   const tiles = await atOnce(8, (i) => manager.run("invert", image.subarray(100 * i, 100 * i + 100)));
@@ -147,7 +147,7 @@ test("tiles of one array, and small Buffers, are moved back by as many tasks", D
   for (const [i, { length, [0]: byte }] of large.entries()) assert.deepEqual([length, byte], [99_999, i ^ 255]);
 });
 
-test("a task that moves a reply's buffer takes it from nobody else", DEADLINE, async (t) => {
+test("a task that moves a reply's buffer takes no other value's bytes", DEADLINE, async (t) => {
   const manager = await managed(t);
   const values = ["1", "2"].map((digit) => digit.repeat(3_000));
   await server.admin.mset("v1", values[0]!, "v2", values[1]!);
@@ -166,7 +166,7 @@ test("a task that moves a reply's buffer takes it from nobody else", DEADLINE, a
   }
 });
 
-test("nor does a transferList on the main thread", DEADLINE, async (t) => {
+test("a transferList on the main thread takes no other value's bytes", DEADLINE, async (t) => {
   const manager = await managed(t);
   await server.admin.set("v1", "1".repeat(3_000));
   const redis = await manager.getRedis();
@@ -175,18 +175,18 @@ test("nor does a transferList on the main thread", DEADLINE, async (t) => {
     const inverted = await manager.run("invert", reply!, { transferList: [reply!.buffer] });
     assert.equal(inverted.length, 3_000);
     assert.equal(other!.toString(), "1".repeat(3_000));
-    assert.equal(reply!.toString(), "1".repeat(3_000)); // not the whole of its buffer, and so copied
+    assert.equal(reply!.toString(), "1".repeat(3_000)); // it has only a part of its buffer, so it is copied
   }
   const image = new Uint8Array(3_000);
   await manager.run("invert", image.subarray(0, 100), { transferList: [image.buffer] });
-  assert.equal(image.length, 3_000); // the rest of it is somebody else's
+  assert.equal(image.length, 3_000); // the rest of its buffer belongs to other values
   const whole = new Uint8Array(3_000);
   await manager.run("invert", whole, { transferList: [whole.buffer] });
   assert.equal(whole.length, 0); // moved
   const halves = new Uint8Array(3_000);
   const views = [halves.subarray(0, 1_000), halves.subarray(1_000)];
   const back = (await manager.run("echo", views, { transferList: [halves.buffer] })) as Uint8Array[];
-  assert.equal(halves.length, 0); // together they are all of it
+  assert.equal(halves.length, 0); // together they have all of the buffer
   assert.deepEqual(
     back.map(({ length }) => length),
     [1_000, 2_000],
@@ -198,7 +198,7 @@ test("nor does a transferList on the main thread", DEADLINE, async (t) => {
   });
 });
 
-test("a Buffer is a Buffer on both sides, and its buffer holds nothing else", DEADLINE, async (t) => {
+test("a Buffer is a Buffer on both sides, and its buffer holds only its own bytes", DEADLINE, async (t) => {
   const manager = await managed(t);
   const seen = await manager.run("describeBytes", { key: "bytes", bytes: Buffer.from("AB") });
   assert.deepEqual(seen, { isBuffer: true, hex: "4142", owns: 2 });
@@ -227,7 +227,7 @@ test("a Buffer is a Buffer on both sides, and its buffer holds nothing else", DE
   await assert.rejects(manager.run("throwWithBytes"), { payload: Buffer.from("bytes") });
 });
 
-test("kept results weigh what their bytes do", DEADLINE, async (t) => {
+test("kept results take as much memory as their bytes", DEADLINE, async (t) => {
   const manager = await managed(t);
   const kept = await atOnce(2_000, (n) => manager.run("smallBuffer", n));
   const buffers = new Map(kept.map(({ buffer }) => [buffer, buffer.byteLength]));
@@ -239,7 +239,7 @@ test("kept results weigh what their bytes do", DEADLINE, async (t) => {
   );
 });
 
-test("what a task enters in an AsyncLocalStorage is not there for the next", DEADLINE, async (t) => {
+test("a store that a task enters in an AsyncLocalStorage is not there for the next task", DEADLINE, async (t) => {
   const manager = await managed(t);
   const first = await manager.run("enter", "one");
   assert.deepEqual(first, [undefined, "one"]);
@@ -256,13 +256,13 @@ test("what a task enters in an AsyncLocalStorage is not there for the next", DEA
   assert.deepEqual(await atOnce(4, () => manager.run("enter", "last")), same(4, [undefined, "last"]));
 });
 
-test("what an AbortSignal is aborted with arrives as an error", DEADLINE, async (t) => {
+test("the reason of an AbortSignal arrives as an error", DEADLINE, async (t) => {
   const manager = await managed(t);
   await assert.rejects(manager.run("throwReason", "itself"), isAbort);
   await assert.rejects(manager.run("throwReason", "as cause"), ({ cause }: Error) => isAbort(cause));
 });
 
-test("of many results the one that cannot be cloned is named, by task and path", DEADLINE, async (t) => {
+test("an error names the task and path of the one result that cannot be cloned", DEADLINE, async (t) => {
   const manager = await managed(t);
   const runs = await Promise.allSettled([
     ...Array.from({ length: 8 }, (_, i) => manager.run("echo", i)),
@@ -275,7 +275,7 @@ test("of many results the one that cannot be cloned is named, by task and path",
   assert.match((failed[0]!.reason as Error).message, /task uncloneable .*result\.rows\[0\]\.onDone/);
 });
 
-test("transfer() anywhere but around the whole result is refused", DEADLINE, async (t) => {
+test("transfer() is refused unless it is around the whole result", DEADLINE, async (t) => {
   const manager = await managed(t);
   await assert.rejects(manager.run("transferWithin"), (error: Error & { path?: string }) => {
     assert.ok(code("NOT_CLONEABLE")(error));
@@ -293,7 +293,7 @@ test("a large result that cannot be cloned is refused at once, and its thread li
   assert.equal(manager.stats().threads[0]!.threadId, threads[0]!.threadId);
 });
 
-test("what is nested too deeply is NOT_CLONEABLE, or arrives", DEADLINE, async (t) => {
+test("a value that is nested too deeply is NOT_CLONEABLE, or arrives", DEADLINE, async (t) => {
   const manager = await managed(t);
   for (const depth of [100, 1_000, 3_000, 6_000, 20_000]) {
     let input: unknown = [];
@@ -312,7 +312,7 @@ test("what is nested too deeply is NOT_CLONEABLE, or arrives", DEADLINE, async (
   assert.equal(manager.stats().threads[0]!.running, 0);
 });
 
-test("a line of a task's log says of its fields what it says on the main thread", DEADLINE, async (t) => {
+test("a line of a task's log has the same fields as on the main thread", DEADLINE, async (t) => {
   const lines: [string, object | undefined][] = [];
   const logger: Logger = { ...silent, info: (line, fields) => void lines.push([line, fields]) };
   const manager = await managed(t, { logger });
@@ -326,7 +326,7 @@ test("a line of a task's log says of its fields what it says on the main thread"
   assert.doesNotMatch(JSON.stringify(fields), /hunter2/);
 });
 
-test("a listener that rejects is logged, and gives its task up as one that throws", DEADLINE, async (t) => {
+test("a listener that rejects is logged and gives its task up, as a listener that throws", DEADLINE, async (t) => {
   const lines: string[] = [];
   const logger: Logger = { ...silent, error: (line) => void lines.push(line) };
   const manager = await managed(t, { logger });
@@ -344,7 +344,7 @@ test("a listener that rejects is logged, and gives its task up as one that throw
   await stop();
 });
 
-test("what hears of a task runs in its caller's AsyncLocalStorage", DEADLINE, async (t) => {
+test("listeners of a task run in its caller's AsyncLocalStorage", DEADLINE, async (t) => {
   const store = new AsyncLocalStorage<string>();
   const heard: [string, string | undefined][] = [];
   const logger: Logger = { ...silent, info: (line) => void heard.push([`log of ${line}`, store.getStore()]) };
@@ -373,33 +373,37 @@ test("what hears of a task runs in its caller's AsyncLocalStorage", DEADLINE, as
   assert.deepEqual(message, ["message", "of the subscriber"]);
 });
 
-test("a small plain input is what it was at the call; a large one what it is when it is sent", DEADLINE, async (t) => {
-  const manager = await managed(t);
-  const row = { id: 0, tags: ["a"] };
-  function* rows(): Iterable<typeof row> {
-    for (row.id = 1; row.id <= 5; row.id++) yield row;
-  }
-  const echoed = (await collected(manager.map("echo", rows()))) as (typeof row)[];
-  assert.deepEqual(
-    echoed.map(({ id }) => id),
-    [1, 2, 3, 4, 5],
-  );
-  const input = { id: 1, bytes: Buffer.from("before") };
-  const running = manager.run("echo", input);
-  input.id = 2;
-  input.bytes.fill("x");
-  assert.deepEqual(await running, { id: 1, bytes: Buffer.from("before") });
-  const large = { id: 1, rows: Array.from({ length: 1_000 }, () => ({})) };
-  const runningLarge = manager.run("echo", large);
-  large.id = 2;
-  assert.equal(((await runningLarge) as typeof large).id, 2);
-});
+test(
+  "a small plain input crosses as it was at the call, a large input as it is when it is sent",
+  DEADLINE,
+  async (t) => {
+    const manager = await managed(t);
+    const row = { id: 0, tags: ["a"] };
+    function* rows(): Iterable<typeof row> {
+      for (row.id = 1; row.id <= 5; row.id++) yield row;
+    }
+    const echoed = (await collected(manager.map("echo", rows()))) as (typeof row)[];
+    assert.deepEqual(
+      echoed.map(({ id }) => id),
+      [1, 2, 3, 4, 5],
+    );
+    const input = { id: 1, bytes: Buffer.from("before") };
+    const running = manager.run("echo", input);
+    input.id = 2;
+    input.bytes.fill("x");
+    assert.deepEqual(await running, { id: 1, bytes: Buffer.from("before") });
+    const large = { id: 1, rows: Array.from({ length: 1_000 }, () => ({})) };
+    const runningLarge = manager.run("echo", large);
+    large.id = 2;
+    assert.equal(((await runningLarge) as typeof large).id, 2);
+  },
+);
 
-test("a value that is wide, sparse, deep or says its own JSON arrives as it is", DEADLINE, async (t) => {
+test("a value that is wide, sparse, deep or has a toJSON arrives as it is", DEADLINE, async (t) => {
   const manager = await managed(t);
   const echoed = async <T>(value: T): Promise<T> => (await manager.run("echo", value)) as T;
   const sparse: unknown[] = [];
-  sparse[2 ** 31] = { id: 1 }; // nobody can walk through as many places
+  sparse[2 ** 31] = { id: 1 }; // too many places to walk through
   assert.deepEqual(Object.entries(await echoed(sparse)), [[String(2 ** 31), { id: 1 }]]);
   const chain = Array.from({ length: 300 }, (_, i) => ({
     i,
@@ -429,7 +433,7 @@ test("views that move together still share their buffer", DEADLINE, async (t) =>
   assert.equal(head.buffer, body.buffer);
 });
 
-test("each caller has an error of its own, also where one event is the cause of all", DEADLINE, async (t) => {
+test("each caller has an error of its own, also if one event causes all of them", DEADLINE, async (t) => {
   const manager = await managed(t);
   const failures = await atOnce(4, () => manager.run("exit").catch((error: unknown) => error));
   for (const failure of failures) assert.ok(code("THREAD_DIED")(failure), String(failure));

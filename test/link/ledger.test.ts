@@ -12,7 +12,7 @@ test("each field of each row is a number of its own", () => {
   rows.forEach((row, r) => LEDGER_FIELDS.forEach((field, f) => assert.equal(row.get(field), 100 * r + f)));
 });
 
-test("there are two rows for each thread, and one more than that is a bug", () => {
+test("there are two rows for each thread, and to take another one is a bug", () => {
   const ledger = new Ledger(1);
   ledger.take();
   const second = ledger.take();
@@ -21,17 +21,17 @@ test("there are two rows for each thread, and one more than that is a bug", () =
   assert.equal(ledger.take(), second);
 });
 
-test("a row comes empty to its next thread", () => {
+test("a row is empty for its next thread", () => {
   const ledger = new Ledger(1);
   const first = ledger.take();
   ledger.row(first).add("acquires", 5);
   ledger.free(first);
-  ledger.take(); // the rows take turns, so that a late write of the dead hits nobody soon
+  ledger.take(); // rows are taken in turn, so that a late write of an ended thread hits no new thread soon
   assert.equal(ledger.take(), first);
   assert.equal(ledger.row(first).get("acquires"), 0);
 });
 
-test("what a thread notes is read while that thread is blocked", async (t) => {
+test("a thread's numbers can be read while the thread is blocked", async (t) => {
   const ledger = new Ledger(1);
   const row = ledger.take();
   const url = new URL("../../src/link/ledger.js", import.meta.url).href;
@@ -44,7 +44,7 @@ test("what a thread notes is read while that thread is blocked", async (t) => {
   await eventually(() => new LedgerRow(ledger.buffer, row).get("acquires") === 7);
 });
 
-test("a message is claimed once, in its turn, and a row's next thread starts anew", () => {
+test("a message is claimed once and in order, and a row's next thread starts anew", () => {
   const ledger = new Ledger(1);
   const row = ledger.take();
   const [thread, manager] = [ledger.row(row), ledger.row(row)];
@@ -60,7 +60,7 @@ test("a message is claimed once, in its turn, and a row's next thread starts ane
   assert.equal(ledger.row(row).claimed, 0);
 });
 
-test("whatever rows count and whenever their threads go, the totals are the sum of it", () => {
+test("the totals are the sum of all rows, also of ended threads", () => {
   const THREADS = 3;
   const step = fc.oneof(
     fc.record({ kind: fc.constant("count" as const), row: fc.nat(THREADS - 1), by: fc.nat(1_000) }),

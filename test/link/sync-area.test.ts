@@ -16,11 +16,11 @@ test("the number of a request wraps as the memory does, and is answered", () => 
   }
 });
 
-test("caller and helper look for what comes at once before they sleep, but not where both have one processor", (t) => {
+test("caller and helper poll before they sleep if messages come at once, but not if both have one processor", (t) => {
   let stepMs = 0;
   let time = 0;
   const clock = t.mock.method(performance, "now", () => (time += stepMs));
-  /** How often it looked at the clock in the meantime, which a look for something does all the time. */
+  /** How often it looked at the clock meanwhile, as polling does all the time. */
   const looks = (wait: () => unknown): number => {
     stepMs = 0.01;
     clock.mock.resetCalls();

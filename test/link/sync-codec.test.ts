@@ -3,7 +3,7 @@ import { test } from "node:test";
 import * as fc from "fast-check";
 import { readSync, SyncWriter } from "../../src/link/sync-codec.js";
 
-/** Shared memory too small for most of what is written, and large enough for some. */
+/** Shared memory that is too small for most of the values, and large enough for some. */
 const memory = Buffer.from(new SharedArrayBuffer(256));
 const writer = new SyncWriter(memory);
 
@@ -29,11 +29,11 @@ const { value } = fc.letrec((tie) => ({
   ),
 }));
 
-test("whatever a reply can hold arrives as it was, also where it outgrows the memory", () => {
+test("every value that a reply can hold arrives as it was, also if it outgrows the memory", () => {
   fc.assert(fc.property(value, (sent) => assert.deepStrictEqual(crossed(sent), wellFormed(sent))));
 });
 
-test("bytes that are wanted as text arrive as what decoding them gives", () => {
+test("bytes that the reader wants as text arrive decoded", () => {
   fc.assert(
     fc.property(fc.array(bytes), (sent) =>
       assert.deepEqual(
@@ -50,7 +50,7 @@ test("a value that was read does not change when the memory is written again", (
   assert.deepEqual(first, [Buffer.from("first"), "first"]);
 });
 
-test("what neither side knows is refused before it is sent", () => {
+test("a value that neither side knows is refused before it is sent", () => {
   for (const wrong of [Symbol("s"), () => {}]) assert.throws(() => writer.write([wrong]), TypeError);
 });
 

@@ -8,7 +8,7 @@ import { startRedis, type RedisServer } from "../support/redis-server.js";
 import { silent } from "../support/silent.js";
 import { makeUnreadable, UNREADABLE } from "../support/unreadable.js";
 
-// What one side can post, the other may not be able to read. Node then gives the receiver an event without the message.
+// One side may post a message that the other side cannot read. Node then gives the receiver an event without the message.
 
 const DEADLINE = { timeout: 60_000 };
 const WAIT_MS = 30_000;
@@ -28,7 +28,7 @@ async function managed(t: TestContext, logger: Logger = silent): Promise<Connect
   });
   await manager.ready();
   for (const name of ["counted", "unreadableResult"] as const) {
-    // Known to be short: sent by the dozen from now on.
+    // Tasks of this name are known to be short now: many of them share a message.
     const input = name === "counted" ? { key: "warm", value: 0 } : "warm";
     await Promise.allSettled(Array.from({ length: 40 }, () => manager.run(name, input as never)));
   }
@@ -41,46 +41,58 @@ async function isIdle(manager: ConnectionManager<typeof Tasks>): Promise<void> {
   assert.equal(await manager.run("echo", "good"), "good");
 }
 
-test("of a message that a thread cannot read, one task is NOT_CLONEABLE; the others run, once", DEADLINE, async (t) => {
-  const manager = await managed(t);
-  const values = Array.from({ length: 16 }, (_, i) => (i === 7 ? UNREADABLE : i));
-  const runs = await Promise.allSettled(values.map((value, i) => manager.run("counted", { key: `ran:${i}`, value })));
-  for (const [i, run] of runs.entries()) {
-    const ran = Number(await server.admin.get(`ran:${i}`));
-    if (i === 7) {
-      const { reason } = run as PromiseRejectedResult;
-      assert.ok(code("NOT_CLONEABLE")(reason), String(reason));
-      assert.deepEqual([(reason as { outcome?: string }).outcome, ran], ["not-sent", 0]);
-    } else assert.deepEqual([(run as PromiseFulfilledResult<unknown>).value, ran], [i, 1]);
-  }
-  await isIdle(manager);
-});
+test(
+  "if a thread cannot read a message, one of its tasks is NOT_CLONEABLE, and the others run once",
+  DEADLINE,
+  async (t) => {
+    const manager = await managed(t);
+    const values = Array.from({ length: 16 }, (_, i) => (i === 7 ? UNREADABLE : i));
+    const runs = await Promise.allSettled(values.map((value, i) => manager.run("counted", { key: `ran:${i}`, value })));
+    for (const [i, run] of runs.entries()) {
+      const ran = Number(await server.admin.get(`ran:${i}`));
+      if (i === 7) {
+        const { reason } = run as PromiseRejectedResult;
+        assert.ok(code("NOT_CLONEABLE")(reason), String(reason));
+        assert.deepEqual([(reason as { outcome?: string }).outcome, ran], ["not-sent", 0]);
+      } else assert.deepEqual([(run as PromiseFulfilledResult<unknown>).value, ran], [i, 1]);
+    }
+    await isIdle(manager);
+  },
+);
 
-test("so is one that was alone in its message, or has the thread to itself", DEADLINE, async (t) => {
-  const manager = await managed(t);
-  const value = new Map([["input", UNREADABLE]]);
-  await assert.rejects(manager.run("echo", value), code("NOT_CLONEABLE"));
-  await assert.rejects(manager.run("echo", value, { exclusive: true }), code("NOT_CLONEABLE"));
-  await assert.rejects(manager.run("echo", 1, { context: { value: UNREADABLE } }), code("NOT_CLONEABLE"));
-  await isIdle(manager);
-});
+test(
+  "a task that is alone in an unreadable message, or has the thread to itself, is NOT_CLONEABLE",
+  DEADLINE,
+  async (t) => {
+    const manager = await managed(t);
+    const value = new Map([["input", UNREADABLE]]);
+    await assert.rejects(manager.run("echo", value), code("NOT_CLONEABLE"));
+    await assert.rejects(manager.run("echo", value, { exclusive: true }), code("NOT_CLONEABLE"));
+    await assert.rejects(manager.run("echo", 1, { context: { value: UNREADABLE } }), code("NOT_CLONEABLE"));
+    await isIdle(manager);
+  },
+);
 
-test("a result that the main thread cannot read is NOT_CLONEABLE, and its place is free again", DEADLINE, async (t) => {
-  const manager = await managed(t);
-  const good = Array.from({ length: 8 }, (_, i) => manager.run("counted", { key: "good", value: i }));
-  const bad = Array.from({ length: 4 }, () => manager.run("unreadableResult", "bad"));
-  for (const run of bad) {
-    await assert.rejects(run, (error: Error & { outcome?: string; path?: string }) => {
-      assert.ok(code("NOT_CLONEABLE")(error));
-      return error.outcome === "unknown" && error.path === "result";
-    });
-  }
-  assert.deepEqual(await Promise.all(good), [0, 1, 2, 3, 4, 5, 6, 7]);
-  assert.equal(await server.admin.get("bad"), "4");
-  await isIdle(manager);
-});
+test(
+  "a result that the main thread cannot read is NOT_CLONEABLE, and its place in the thread is free again",
+  DEADLINE,
+  async (t) => {
+    const manager = await managed(t);
+    const good = Array.from({ length: 8 }, (_, i) => manager.run("counted", { key: "good", value: i }));
+    const bad = Array.from({ length: 4 }, () => manager.run("unreadableResult", "bad"));
+    for (const run of bad) {
+      await assert.rejects(run, (error: Error & { outcome?: string; path?: string }) => {
+        assert.ok(code("NOT_CLONEABLE")(error));
+        return error.outcome === "unknown" && error.path === "result";
+      });
+    }
+    assert.deepEqual(await Promise.all(good), [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert.equal(await server.admin.get("bad"), "4");
+    await isIdle(manager);
+  },
+);
 
-test("should a message with several results be lost, none of their callers waits for ever", DEADLINE, async (t) => {
+test("if a message with several results is lost, none of their callers waits for ever", DEADLINE, async (t) => {
   const manager = await managed(t);
   const running = manager.run("untilAborted", undefined, { signal: AbortSignal.timeout(500) });
   const runs = [
@@ -90,7 +102,7 @@ test("should a message with several results be lost, none of their callers waits
   for (const run of await Promise.allSettled(runs)) {
     if (run.status === "rejected") assert.ok(code("NOT_CLONEABLE")(run.reason), String(run.reason));
   }
-  await assert.rejects(running, code("TASK_ABORTED")); // what still ran was not taken for lost
+  await assert.rejects(running, code("TASK_ABORTED")); // a task that still ran was not taken for lost
   await isIdle(manager);
 });
 

@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { availableCores } from "../../../src/config/cores.js";
+import { availableCores } from "../../../src/config/capacity.js";
 import { ConnectionManager, type ThreadStartFailedError } from "../../../src/index.js";
 import { eventually } from "../../support/gate.js";
 import { code, fixture, manage } from "../../support/manage.js";

@@ -31,7 +31,7 @@ async function makeCertificates(): Promise<void> {
   }
 }
 
-test("mutual TLS: connects with the right certificates, and says why with the wrong ones", async (t) => {
+test("mutual TLS connects with the right certificates, and tells why with the wrong ones", async (t) => {
   await makeCertificates();
   const port = await freePort();
   const certificates = ["--tls-cert-file", file("server.crt"), "--tls-key-file", file("server.key")];
@@ -61,7 +61,7 @@ test("a unix socket serves like a port", async (t) => {
   await disconnect(redis);
 });
 
-test("an ACL user with few rights connects; without CLIENT SETNAME it connects unnamed and says so", async (t) => {
+test("an ACL user with few permissions connects, and without CLIENT SETNAME it connects unnamed and logs it", async (t) => {
   const acl = [
     "user default off",
     "user admin on >adminpw ~* &* +@all",
@@ -93,7 +93,7 @@ test("a rotated password is AUTH_FAILED at once, and nothing is left open", asyn
   await server.waitForClients((clients) => clients.length === 0);
 });
 
-test("a server that is loading its data is waited for", async (t) => {
+test("a connect waits for a server that is loading its data", async (t) => {
   const server = await startRedis({ args: ["--enable-debug-command", "local"] });
   t.after(() => server.stop());
   await server.admin.call("DEBUG", "POPULATE", "5000");
