@@ -64,7 +64,7 @@ const LOADS: Readonly<Record<string, readonly string[]>> = {
   "src/worker.ts": ["ioredis"], // generic-pool with the first lease
   "src/thread/serve.ts": ["ioredis"],
   "workers/sync-entry.ts": ["ioredis"],
-  "src/sync.ts": [], // and who only calls it needs no client
+  "src/sync.ts": [], // a thread that only calls it needs no client
   "src/adapters/bullmq-worker.ts": [],
   "src/testing.ts": ["dotenv", "ioredis"],
 };

@@ -64,7 +64,7 @@ export class Admission {
       if (reason !== undefined) return errors.refused(command, reason);
       if (trait === "exec" && isBegunBefore) return errors.refused(command, BEGUN_BEFORE);
       const isBegin = trait === "multi" && !inTransaction;
-      // On a shared client only EXEC ends one: a user who may not DISCARD would leave it open for all.
+      // On a shared client only EXEC ends one: a user without the right to DISCARD would leave it open for all.
       const isEnd = inTransaction && (trait === "exec" || (trait === "discard" && !this.isShared));
       // The server rejects a MULTI or EXEC with an argument: the commands between would run one by one, or not at all.
       const isPair = (isBegin || isEnd) && command.args.length === 0;

@@ -98,7 +98,7 @@ export class AskedChannels {
       return Reflect.apply(reject, command, [error]);
     };
     command.resolve = (reply: unknown) => {
-      // A caller who was told of a failure does not count on the subscription.
+      // A caller that was told of a failure does not count on the subscription.
       for (const asked of added) asked.isConfirmed ||= !command.isSettled;
       return Reflect.apply(resolve, command, [reply]);
     };

@@ -145,7 +145,7 @@ export class Session {
     };
   }
 
-  /** The commands were rejected, because there is no connection. A holder who ends a transaction has no more to lose. */
+  /** The commands were rejected, because there is no connection. A holder that ends a transaction has no more to lose. */
   notSent(commands: readonly QueuedCommand[]): void {
     const traits = commands.map(({ name }) => traitOf(name));
     const isTransaction = traits.length > 1 && traits.includes("multi"); // its EXEC may be still to be added

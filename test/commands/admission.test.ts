@@ -5,7 +5,7 @@ import { code } from "../support/manage.js";
 import { echoes, isRefused, own } from "../support/own-client.js";
 import { startRedis, type RedisServer } from "../support/redis-server.js";
 
-// A command that no client may run is refused by name, and a user who may not end a connection is told so.
+// A command that no client may run is refused by name, and a user without the right to end a connection is told so.
 
 let server: RedisServer;
 before(async () => {

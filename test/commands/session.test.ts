@@ -129,7 +129,7 @@ test("a transaction whose MULTI was rejected may have run, and says so", async (
   await echoes(redis); // the session has lost nothing with the connection
 });
 
-test("a user who may not DISCARD is still in a transaction", async (t) => {
+test("a user without the right to DISCARD is still in a transaction", async (t) => {
   await server.admin.call("ACL", "SETUSER", "caught", "on", ">pw", "~*", "&*", "+@all", "-discard");
   const redis = await own(t, server, { redis: { username: "caught", password: "pw" } });
   await redis.multi({ pipeline: false });

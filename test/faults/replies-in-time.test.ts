@@ -122,7 +122,7 @@ test("a COMMAND_TIMEOUT says what the reply was late for: a silent server, comma
   assert.equal(silent.reason, "server-silent", silent.message);
   assert.ok(silent.silentMs! >= 900 && silent.ahead! >= 2, JSON.stringify(silent));
 
-  // A loop that was blocked then has waited once more: what has read nothing meanwhile knows who is silent.
+  // A loop that was blocked then has waited once more: a connection that has read nothing meanwhile knows that the server is silent.
   const other = await openClient(t, server, { role: "dedicated", redis: { commandTimeoutMs: 1_000 } });
   await server.admin.config("SET", "notify-keyspace-events", "Em");
   await other.redis.subscribe("__keyevent@0__:keymiss");

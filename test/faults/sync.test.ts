@@ -209,7 +209,7 @@ test("a thread that is ended while it is blocked in a call leaves no connection 
   const advance = aheadOfTime(t);
   for (let death = 1; death <= DEATHS; death++) {
     await pause();
-    advance(60_000); // as if it had served for long: who dies young is replaced later each time
+    advance(60_000); // as if it had served for long: a thread that dies young is replaced later each time
     const stop = new AbortController();
     const { signal } = stop;
     const ended = assert.rejects(manager.run("blockedSet", "key", { signal }), code("TASK_ABORTED"));

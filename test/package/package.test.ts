@@ -347,7 +347,7 @@ test("the declarations keep their docstrings, and are those that the public ones
   assert.doesNotMatch(declared, /class (Dispatcher|Threads|ConnectGate|Client)\b/);
 });
 
-test("whoever installs redthread gets permissive licences only", async () => {
+test("all that is installed with redthread has a permissive licence", async () => {
   const { packages } = JSON.parse(await readFile(join(root, "package-lock.json"), "utf8")) as {
     packages: Record<string, { license?: string; dev?: boolean; link?: boolean }>;
   };
