@@ -23,7 +23,7 @@ const REPLICATION = "it makes the connection a replica's, which answers no comma
  * Decides which commands may run on a connection. A command is refused for one of three reasons:
  * - no client may run it here, because replies could not be told apart (`#reason`: COMMAND_REFUSED);
  * - on a shared client it would disturb the other users (`#disturbs`: NEEDS_DEDICATED);
- * - the connection was lost, and with it the WATCH, MULTI or write that it relies on (`#refuseForLoss`: NOT_SENT).
+ * - it relies on a WATCH, MULTI or write of a connection that was lost (`#refuseForLoss`: NOT_SENT).
  * Only these are decided elsewhere: the end of a shared client (`Client.refuseEnd`), and what has no one node in a Cluster
  * (`cluster/commands.ts`).
  */
@@ -42,7 +42,7 @@ export class Admission {
     this.maySubscribe = !this.isShared || role === "subscriber";
   }
 
-  /** Why this command may not run, if so. `isLeaving`: it is written now, and not held behind what it waits for. */
+  /** Why this command may not run, if so. `isLeaving`: it is written now, not held for later. */
   refuse(command: QueuedCommand, trait: CommandTrait, isLeaving: boolean): Error | undefined {
     if (trait === "plain" && (this.isShared || this.#session.isOrdinary)) return undefined;
     const reason = this.#reason(command, this.#session.inTransaction, false);
@@ -51,7 +51,7 @@ export class Admission {
     return this.#refuseForLoss([command], isLeaving)?.(command);
   }
 
-  /** Why this pipeline may not run, if so. `ends`: the number of MULTIs whose EXEC is added when it runs. */
+  /** Why this pipeline may not run, if so. `ends`: how many of its MULTIs get their EXEC only when it runs. */
   refusePipeline(pipeline: readonly QueuedCommand[], ends: number): Error | undefined {
     const errors = this.#errors;
     let { inTransaction } = this.#session;

@@ -31,9 +31,9 @@ interface Moment {
 /**
  * Makes the errors that the commands of one connection reject with. Each error says whether its command was sent.
  *
- * NOT_SENT or REPLY_LOST? `lost` decides. A command was written as soon as its bytes were handed to the socket, which is
- * when the write coalescer flushes: `Wire.unsent` counts the commands behind that point, and `CommandQueue.lost` compares.
- * A read that is held for a second attempt carries a mark: it was written before, so it can only be lost.
+ * NOT_SENT or REPLY_LOST? `lost` decides. A command counts as written once its bytes were handed to the socket, which is
+ * when the write coalescer flushes. `Wire.unsent` counts the commands that were not flushed yet, and `CommandQueue.lost`
+ * goes by it. A read that waits for its second attempt has a mark, because it was written before: it rejects REPLY_LOST.
  */
 export class CommandErrors {
   readonly #connection: string;

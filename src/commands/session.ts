@@ -47,7 +47,7 @@ export class Session {
   #isGivenUp = false;
   /** The holder has sent something on this connection. */
   #used = false;
-  /** The connection on which writes were made is lost, and nothing was written on the next one: a WAIT would be in vain. */
+  /** The holder's connection was lost, and the holder has not written on this one: a WAIT would wait for nothing. */
   #forgotten = false;
 
   /** `db` is the database that a connection is opened with. */

@@ -126,7 +126,7 @@ export class Client implements HandleOwner, DialingClient {
     return this.#states.state === "connected" && this.redis.stream.writable;
   }
 
-  /** No command is pending and the session holds no state: closing and reopening loses nothing. */
+  /** Whether the connection can be closed and opened again without a loss: no command is pending, the session has no state. */
   get isIdle(): boolean {
     return this.isAlive() && this.redis.commandQueue.length === 0 && this.commandQueue.session.clean;
   }

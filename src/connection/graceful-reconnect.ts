@@ -46,7 +46,7 @@ export class GracefulReconnect {
     this.#client.redis.stream.destroy();
   }
 
-  /** The connection is gone, or about to be. */
+  /** Ends the request: the connection is gone or about to go, or it stays. */
   stop(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;

@@ -175,9 +175,9 @@ export class ConnectGate {
   }
 
   /**
-   * The handshake permit comes before the breaker: when Redis goes, no more attempts than these few have passed it. It is
-   * freed during the wait for the breaker: a thread that computes meanwhile would keep it from the other threads, and so
-   * from a server that is back.
+   * The handshake permit comes before the breaker, so that only these few attempts are past the breaker when Redis goes
+   * away. The permit is free while the breaker is waited for, because a thread that computes meanwhile would keep it from
+   * the other threads when Redis is back.
    */
   async #enter(kind: PermitKind, signal: AbortSignal, breaker: Breaker): Promise<ConnectAttempt> {
     const freeSocket = await this.#sockets?.acquire(kind, signal);

@@ -9,7 +9,7 @@ const KINDS: readonly PermitKind[] = ["main", "spare"];
 const LOOK_AGAIN_MS = 100;
 /** A thread without waiters looks this often: a lost wake-up must not keep its idle connections from others for good. */
 const LOOK_UP_MS = 1_000;
-/** A thread that has not looked for this long has a blocked loop, and would not take the permit that is its due. */
+/** A thread that has not looked for this long has a blocked loop. It would not take a permit, so its turn is skipped. */
 const DEAF_MS = 3 * LOOK_AGAIN_MS;
 /** After this long a brief permit of such a thread may be taken over. */
 const LOST_MS = 1_000;

@@ -34,7 +34,7 @@ export interface ShutdownParts {
   readonly until?: PromiseLike<unknown> | undefined;
 }
 
-/** A server that answers has answered QUIT within this time. A server that does not is not waited for twice. */
+/** The least time for the last steps, also after `closeMs`: a server that still answers has answered QUIT by then. */
 const LAST_CLOSE_MS = 200;
 
 /**

@@ -46,7 +46,7 @@ export class Results {
   #scheduled = false;
   #loop = performance.eventLoopUtilization();
   #meanMs = 0;
-  /** Busy time before the last message that belongs to results which are not sent yet. */
+  /** The share of the busy time until the last message that belongs to results which wait to be sent. */
   #carriedMs = 0;
   #areImmediate: boolean | undefined = true;
 

@@ -205,9 +205,9 @@ export class Dispatcher {
   #schedule(): void {
     if (this.#pumping) return;
     this.#pumping = true;
-    // All tasks of this turn's callers leave together, in one message per thread. A tick comes after the promises that these
-    // results have settled; the turn's end comes also after those of the results that are in the ports already. Without
-    // that, callers that are answered one by one would go on sending small messages one by one.
+    // The tasks that callers submit in this turn leave together, in one message per thread. A tick is late enough for callers
+    // that the last results have resumed. While threads are answering, more results are in the ports already, and the
+    // turn's end is late enough for the callers of these, too. Otherwise each caller's next task would be a message of its own.
     if (this.#balancer.areAnswering) setImmediate(this.#pumpNow);
     else process.nextTick(this.#pumpNow);
   }

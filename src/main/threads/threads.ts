@@ -162,7 +162,7 @@ export class Threads {
     this.#closing = true;
     this.#startLimiter.stop();
     for (const thread of this.#threads) thread.terminate();
-    await Promise.all(this.#ends); // each has its limit
+    await Promise.all(this.#ends); // each settles within a limit of its own
   }
 
   /** Resolves when all threads have exited, at the latest after `ms`: execSync() keeps a thread until it returns. */
