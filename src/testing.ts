@@ -15,7 +15,7 @@ import type { AnyTasks } from "./main/dispatch/task-types.js";
 import type { ConnectionManager } from "./main/manager.js";
 import { collectStats, type Stats } from "./main/observe/stats.js";
 import { type OpenMessage, Thread } from "./main/threads/thread.js";
-import { closeCurrent } from "./thread/clients.js";
+import { closeCurrent, disown } from "./thread/clients.js";
 import { Runtime } from "./thread/runtime.js";
 import type { TasksModule } from "./thread/tasks-module.js";
 
@@ -177,6 +177,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
       this.#hangUp();
       this.#dispatcher.threadGone(this.#thread, notWaitedFor("unknown")); // no result of a task that still runs counts
     }
+    disown();
     await closeCurrent(closeMs); // so that the next getRedis() makes a new client
     this.#onClosed();
   }

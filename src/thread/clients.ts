@@ -38,6 +38,8 @@ export class ThreadClients {
   readonly #gate: ConnectGate;
   readonly #shared: SharedClient;
   readonly #dedicated: ClientPool<AnyClient>;
+  readonly #stopGivingUp: () => void;
+  readonly #stopRenewing: (() => void) | undefined;
   #closeMs: number;
 
   constructor(options: ThreadClientsOptions) {
@@ -78,8 +80,8 @@ export class ThreadClients {
         },
       },
     );
-    this.#gate.whenWanted(() => this.#dedicated.giveUpIdle());
-    managed?.logins?.listen(() => this.#dedicated.forEachIdle((client) => client.renewLogin()));
+    this.#stopGivingUp = this.#gate.whenWanted(() => this.#dedicated.giveUpIdle());
+    this.#stopRenewing = managed?.logins?.listen(() => this.#dedicated.forEachIdle((client) => client.renewLogin()));
   }
 
   getRedis(signal?: AbortSignal): Promise<RedisHandle> {
@@ -135,6 +137,8 @@ export class ThreadClients {
   async close(ms: number): Promise<void> {
     this.#closeMs = ms / 2;
     await Promise.all([this.#shared.close(ms), this.#dedicated.close(ms / 2)]);
+    this.#stopGivingUp();
+    this.#stopRenewing?.();
     this.#report();
   }
 
@@ -179,6 +183,8 @@ export class ThreadClients {
 interface Registry {
   clients: ThreadClients | undefined;
   opening: Promise<ThreadClients> | undefined;
+  /** In a manager's thread: makes clients of the manager's configuration. */
+  make?: (() => ThreadClients) | undefined;
 }
 
 /** On globalThis, so that two copies of this package in one thread share its clients and do not open them twice. */
@@ -193,12 +199,19 @@ export function madeClients(): ThreadClients | undefined {
 
 /** The clients of this thread: its manager's, else new ones, configured by the environment. */
 export async function currentClients(): Promise<ThreadClients> {
+  if (registry.make) return (registry.clients ??= registry.make());
   return registry.clients ?? (registry.opening ??= fromEnvironment().finally(() => (registry.opening = undefined)));
 }
 
-/** Makes these the clients of this thread. */
-export function adopt(clients: ThreadClients): void {
-  registry.clients = clients;
+/** From now on `make` makes the clients of this thread: at once, and for the first acquire after each `closeCurrent()`. */
+export function adopt(make: () => ThreadClients): void {
+  registry.make = make;
+  registry.clients = make();
+}
+
+/** What was adopted counts no more. */
+export function disown(): void {
+  registry.make = undefined;
 }
 
 /** Closes this thread's clients, if there are any; the next acquire starts afresh. Connects nothing. */

@@ -5,14 +5,14 @@ import { freezeConfig } from "../config/options.js";
 import { Logins } from "../connection/credentials.js";
 import { ArrayMap } from "../core/array-map.js";
 import { executionChannel, type TraceContext } from "../core/channels.js";
-import { TaskNotFoundError } from "../core/errors.js";
+import { ShuttingDownError, TaskNotFoundError } from "../core/errors.js";
 import { suggest } from "../core/names.js";
 import { within } from "../core/waiting.js";
 import { fromErrorData, toErrorData } from "../link/error-serialization.js";
 import { LedgerRow } from "../link/ledger.js";
 import { type Make, restored } from "../link/crossing.js";
 import type { FromThread, TaskList, ThreadData, ToThread } from "../link/protocol.js";
-import { adopt, ThreadClients } from "./clients.js";
+import { adopt, madeClients, ThreadClients } from "./clients.js";
 import { ConcurrencyLimiter } from "./concurrency-limiter.js";
 import { LogPort } from "./log-port.js";
 import { Results } from "./results.js";
@@ -29,15 +29,16 @@ export class Runtime {
   readonly #row: LedgerRow;
   readonly #logs: LogPort;
   readonly #thread: TaskThread;
-  readonly #clients: ThreadClients;
   readonly #logins: Logins | undefined;
   readonly #tasks = new Map<string, TaskFunction>();
   readonly #results = new Results((message, transfer) => this.#postResults(message, transfer));
-  /** Includes tasks that have not begun. */
+  /** The tasks that arrived and have not ended, including each that the limiter has not begun. */
   readonly #running = new ArrayMap<ThreadTask>();
   readonly #limiter: ConcurrencyLimiter<ThreadTask>;
   readonly #sampling: NodeJS.Timeout;
   #taskMessages = 0;
+  /** Its clients are closed for good. */
+  #isClosing = false;
   #module: TasksModule = {};
   #onIdle: (() => void) | undefined;
   #onClosed!: () => void;
@@ -60,19 +61,18 @@ export class Runtime {
     this.#logs = new LogPort((message) => this.#post(message), this.#row, config.log.level);
     this.#thread = { logs: this.#logs, taskPrefix, post: (message, transfer) => this.#post(message, transfer) };
     this.#logins = hasProvider ? new Logins((refused) => this.#post({ type: "loginWanted", refused })) : undefined;
-    this.#clients = new ThreadClients({
-      config: this.#config,
-      logger: this.#logs.logger,
-      managed: { row: this.#row, gate, logins: this.#logins },
+    adopt(() => {
+      if (this.#isClosing) throw new ShuttingDownError("this thread closes its clients", { outcome: "not-sent" });
+      const managed = { row: this.#row, gate, logins: this.#logins };
+      return new ThreadClients({ config: this.#config, logger: this.#logs.logger, managed });
     });
-    adopt(this.#clients);
     adoptManaged({
       config: this.#config,
       ledger,
       gate,
       row,
       hasProvider,
-      giveWay: () => this.#clients.giveWay(),
+      giveWay: () => madeClients()?.giveWay(),
       onHelper: (helperPort, area) => this.#post({ type: "helper", port: helperPort, area }, [helperPort]),
     });
     this.#sampling = setInterval(() => this.#sampleHeap(), SAMPLE_MS).unref();
@@ -200,8 +200,9 @@ export class Runtime {
     await this.#step("running tasks", graceMs, () => this.#idle());
     // Half of the time, so that clients can still send QUIT when a teardown hangs.
     await this.#step("teardown", leftMs() / 2, () => this.#hook("teardown"));
+    this.#isClosing = true;
     await this.#step("clients", leftMs(), () =>
-      Promise.all([this.#clients.close(leftMs()), closeSync(leftMs(), "for good")]),
+      Promise.all([madeClients()?.close(leftMs()), closeSync(leftMs(), "for good")]),
     );
     clearInterval(this.#sampling);
     this.#results.flush();

@@ -74,6 +74,18 @@ test("the error of an unknown task names the tasks that exist", async (t) => {
   });
 });
 
+test("after disconnect() a task's next client is its manager's again, and counted", async (t) => {
+  const manager = managed(t, { threads: { count: 1 } });
+  const [shared, dedicated] = (await manager.run("reconnect", "disconnected")).slice(2);
+  const { threadId, acquires } = manager.stats().threads[0]!;
+  assert.match(shared!, new RegExp(`:${threadId}:thread$`));
+  assert.match(dedicated!, new RegExp(`:${threadId}:dedicated$`));
+  assert.equal(await server.admin.get("disconnected"), "2");
+  assert.equal(acquires, 4);
+  await manager.getRedis();
+  await eventually(() => manager.stats().connections.open === 3, 5_000); // the primary, the thread's and its dedicated client
+});
+
 test("a task's id is the same in the task and in its log lines, and unique over managers", async (t) => {
   const lines: Record<string, unknown>[] = [];
   const info = (_: string, fields: object = {}): void => void lines.push({ ...fields });
