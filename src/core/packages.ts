@@ -32,13 +32,13 @@ export function bundled(what: string, cause?: unknown): ThreadStartFailedError {
 
 /**
  * The file that a thread of redthread loads. Its place is known relative to this module, and is lost when a bundler moves this
- * module into another file: the manager would wait for the thread in vain. It is not written as `new URL("…", import.meta.url)`,
+ * module into another file: the manager would wait for the thread in vain. It is not written as `new URL(…, import.meta.url)`,
  * because Turbopack and webpack would then copy the file without its imports.
  */
 export function threadFile(name: string): string {
-  const path = `../../workers/${name}`;
   try {
-    const file = fileURLToPath(new URL(path, import.meta.url));
+    const here = String(import.meta.url); // as a plain variable it would be found by Turbopack
+    const file = fileURLToPath(new URL(`../../workers/${name}`, here));
     if (existsSync(file)) return file;
   } catch {
     // A bundle in CommonJS has no place of its own.

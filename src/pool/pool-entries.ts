@@ -111,9 +111,13 @@ export class PoolEntries<T> {
     void this.#generic?.drain().then(() => this.#generic!.clear());
   }
 
-  /** Made by the first waiter: a thread that leases nothing does not load generic-pool. */
+  /** For the first waiter: a thread that leases nothing does not load generic-pool. @throws THREAD_START_FAILED without it */
+  load(): void {
+    this.#generic ??= this.#makePool();
+  }
+
   get #pool(): Pool<PoolEntry<T>> {
-    return (this.#generic ??= this.#makePool());
+    return this.#generic!;
   }
 
   #makePool(): Pool<PoolEntry<T>> {

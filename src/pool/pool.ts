@@ -82,6 +82,7 @@ export class ClientPool<T> {
   }
 
   #wait(signal: AbortSignal | undefined): Promise<ClientLease<T>> {
+    this.#entries.load(); // before a caller waits: this acquire rejects where generic-pool cannot be loaded
     const waiting = this.#queue.wait(signal);
     this.#entries.supply();
     return waiting;
