@@ -9,7 +9,7 @@ import { randomBytes } from "node:crypto";
 import type { Config } from "../../config/options.js";
 import { type TaskMessage, taskChannel, Trace } from "../../core/channels.js";
 import { QueueFullError, type Outcome } from "../../core/errors.js";
-import { childOf, errorCode, type Logger } from "../../core/log.js";
+import { childOf, errorCode, type LogFields, type Logger } from "../../core/log.js";
 import { deferred, type Deferred, onAbort } from "../../core/waiting.js";
 import { fromErrorData, sameError } from "../../link/error-serialization.js";
 import { type Make, restored } from "../../link/crossing.js";
@@ -21,8 +21,8 @@ import { TaskQueue } from "./task-queue.js";
 import { TaskRun, type TaskRunCallbacks, type RunOptions } from "./task-run.js";
 import type { ThreadWork } from "./thread-work.js";
 
-/** All tasks so far, counted by the outcome that their callers got. */
-export interface TaskTally {
+/** All tasks so far, counted by the outcome that their callers got. A type, so that it is a record of numbers, too. */
+export type TaskTally = {
   readonly done: number;
   /** Ended by an error of their own. */
   readonly failed: number;
@@ -30,7 +30,7 @@ export interface TaskTally {
   readonly abandoned: number;
   /** Not taken: the queue was full. */
   readonly refused: number;
-}
+};
 
 /** Between `run()` and the threads: queues tasks, gives each to the least loaded thread, and settles each exactly once. */
 export class Dispatcher {
@@ -171,6 +171,7 @@ export class Dispatcher {
 
   /** Resolves when nothing waits and nothing runs, also no task whose caller was already rejected. */
   drained(): Promise<void> {
+    if (this.#isDrained()) return Promise.resolve();
     return new Promise((resolve) => {
       this.#onDrained = resolve;
       this.#schedule();
@@ -348,11 +349,13 @@ export class Dispatcher {
   #writeLogs(thread: Thread, { records, dropped }: LogsMessage): void {
     const logger = childOf(this.#logger, { threadId: thread.threadId });
     const work = this.#balancer.of(thread);
+    let [last, to]: [LogFields | undefined, Logger] = [undefined, logger];
     for (const { level, message, fields, bound, job } of records) {
-      const write = (): void => (bound ? childOf(logger, bound) : logger)[level](message, fields);
+      // The records of a task follow one another, and share what is bound.
+      if (bound !== last) [last, to] = [bound, bound ? childOf(logger, bound) : logger];
       const run = job === undefined ? undefined : work?.get(job);
-      if (run) run.scope.runInAsyncScope(write);
-      else write();
+      if (run) run.scope.runInAsyncScope(to[level], to, message, fields);
+      else to[level](message, fields);
     }
     if (dropped > 0) logger.warn("log records were dropped", { dropped });
   }

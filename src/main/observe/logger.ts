@@ -56,7 +56,7 @@ function openSink(log: LogConfig, lines: Writable): Sink {
 function openWinston(log: LogConfig, lines: Writable): Sink {
   const { createLogger: createWinston, format, transports } = requirePackage<typeof import("winston")>("winston");
   const shown = format(({ level, message, timestamp, fields, ...bound }) =>
-    shownOf(timestamp, level, message, { ...bound, ...(fields as LogFields) }),
+    shownOf(timestamp, level, message, bound, fields as LogFields),
   );
   const rendered =
     log.format === "json" ? format.json({ deterministic: false, replacer: jsonValue }) : format.printf(textLine);
@@ -72,7 +72,7 @@ function openWinston(log: LogConfig, lines: Writable): Sink {
 function withoutWinston(lines: Writable, bound: LogFields = {}): Sink {
   return {
     log({ level, message, fields }) {
-      const shown = shownOf(new Date().toISOString(), level, message, { ...bound, ...fields });
+      const shown = shownOf(new Date().toISOString(), level, message, bound, fields);
       lines.write(`${JSON.stringify(shown, jsonValue)}\n`);
     },
     child: (more) => withoutWinston(lines, { ...bound, ...more }),
@@ -81,9 +81,9 @@ function withoutWinston(lines: Writable, bound: LogFields = {}): Sink {
 }
 
 /** The content of a line, without secrets. Time, level and message come first, and no field of these names replaces them. */
-function shownOf<Message>(ts: unknown, level: string, message: Message, fields: LogFields) {
+function shownOf<M>(ts: unknown, level: string, message: M, bound: LogFields, fields: LogFields | undefined) {
   const own = { ts, level, message };
-  return { ...own, ...plainFields(fields), ...own };
+  return { ...own, ...plainFields(bound), ...plainFields(fields), ...own };
 }
 
 /** JSON has no bigint, no NaN and no infinity. */
@@ -92,7 +92,7 @@ function jsonValue(_: string, value: unknown): unknown {
 }
 
 function textLine({ ts, level, message, ...fields }: { level: string } & LogFields): string {
-  const pairs = Object.entries(fields).map(([name, value]) => ` ${textValue(name)}=${textValue(value)}`);
+  const pairs = Object.entries(fields).map(([name, value]) => ` ${textValue(name)}=${textValue(jsonValue("", value))}`);
   return `${String(ts)} ${level.toUpperCase().padEnd(5)} ${escapeControls(String(message))}${pairs.join("")}`;
 }
 

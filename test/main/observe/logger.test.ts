@@ -28,12 +28,24 @@ test("a text record is one readable line, with values quoted where needed", asyn
       left: 5,
       list: [1, "a b"],
       no: null,
+      big: 5n,
+      nan: NaN,
     }),
   );
-  assert.match(
-    line!,
-    /^\d{4}-\S+Z WARN {2}retrying\\nnow code=ECONNRESET name="two words" empty="" left=5 list=\[1,"a b"\] no=null$/,
-  );
+  const values = 'code=ECONNRESET name="two words" empty="" left=5 list=[1,"a b"] no=null big=5 nan=NaN';
+  assert.match(line!, /^\d{4}-\S+Z WARN {2}retrying\\nnow /);
+  assert.ok(line!.endsWith(` ${values}`), line);
+});
+
+test("a field that throws when it is read costs the fields, not the line", async () => {
+  const fields = {
+    get field(): never {
+      throw new Error("it cannot be read");
+    },
+  };
+  const [line] = await linesOf({ level: "info", format: "json" }, (logger) => logger.info("said", fields));
+  const { message, fields: why } = JSON.parse(line!) as Record<string, unknown>;
+  assert.deepEqual([message, why], ["said", "one of them throws when it is read"]);
 });
 
 test("records below the level are not written", async () => {
