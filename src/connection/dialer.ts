@@ -161,7 +161,7 @@ export class Dialer {
       throw (client.lastFailure = failure);
     }
     entry.succeeded();
-    const over = gate.outage.end();
+    const over = gate.outage.connected();
     if (over) options.logger.info(`connected to ${gate.server} again`, { address: this.#target, ...over });
     handle.stream.prependOnceListener("close", () => {
       entry.closed();
@@ -271,11 +271,12 @@ export class Dialer {
 
   /**
    * What kind of server is there, if it is no Redis. The first attempt cannot always tell: a TLS port hangs up on plain text
-   * without a word, as a full Redis does, and an HTTP server's answer is lost when we write to the closed connection.
+   * without a word, as a full Redis does, and an HTTP server's answer is lost when we write to the closed connection. A server
+   * that has served is not looked at: in an outage each probe would open three connections.
    */
   async #lookAgain(error: unknown, openBy: number): Promise<string | undefined> {
-    const { lastError, redis, life } = this.#client;
-    const isKnown = this.hasConnected || isReplyError(lastError) || foreignReason(lastError) !== undefined;
+    const { lastError, options, redis, life } = this.#client;
+    const isKnown = options.gate.outage.hasServed || isReplyError(lastError) || foreignReason(lastError) !== undefined;
     if (isKnown || !isClosedError(error)) return undefined;
     const halfOfWhatIsLeft = (openBy - monotonic()) / 2; // the next attempt needs time, too
     return lookAgain(redis.options, halfOfWhatIsLeft, life);

@@ -12,7 +12,7 @@ const NEXT_PROBE = 1;
 const PROBER = 2;
 const LEASE_ENDS = 3;
 const OWN_CELLS = 4;
-const OUTAGE_CELLS = 3;
+const OUTAGE_CELLS = 4;
 const CLOSED = 0;
 const OPEN = 1;
 
@@ -207,6 +207,7 @@ export class NodeBreakers {
 const FAILURES = 0;
 const SINCE = 1;
 const REASONS = 2;
+const SERVED = 3;
 
 interface OutageNumbers {
   /** Attempts to connect that failed so far, in all threads. */
@@ -235,7 +236,17 @@ export class Outage {
     return isKnown && !isTold(attempts) ? undefined : this.#numbers(attempts);
   }
 
+  /** Whether the server has ever served a client of this process. Then it is a Redis, whatever it answers now. */
+  get hasServed(): boolean {
+    return Atomics.load(this.#cells, SERVED) === 1;
+  }
+
   /** A client is connected. Gives the numbers for a log line if there was an outage. */
+  connected(): OutageNumbers | undefined {
+    Atomics.store(this.#cells, SERVED, 1);
+    return this.end();
+  }
+
   end(): OutageNumbers | undefined {
     const attempts = Atomics.exchange(this.#cells, FAILURES, 0);
     Atomics.store(this.#cells, REASONS, 0);

@@ -50,6 +50,29 @@ test("while Redis is away one prober tries for all threads and pools, and all ar
   assert.equal(manager.stats().breaker.state, "closed");
 });
 
+test("in an outage a probe is one connection, also by a client that has never connected", async (t) => {
+  const own = await startRedis();
+  const manager = manage<typeof Tasks>(t, own, { tasks: fixture("tasks"), threads: { count: 1 } });
+  t.after(() => own.stop());
+  await manager.ready();
+  await own.kill();
+  const begun: string[] = [];
+  const away = createServer((socket) => {
+    socket.on("error", () => {}).once("data", (data: Buffer) => begun.push(data.toString("latin1", 0, 1)));
+    setTimeout(() => socket.destroy(), 20);
+  }).listen(own.port, "127.0.0.1");
+  const waiting = manager.run("watchAndAdd", "first:lease");
+  await eventually(() => begun.length >= 8, 20_000);
+  assert.deepEqual(
+    [...new Set(begun)],
+    ["*"],
+    "each begins with a command, none with an inline PING or a TLS handshake",
+  );
+  away.close();
+  await own.start();
+  await waiting;
+});
+
 test("there are never more handshakes at once than connections.connecting", async (t) => {
   const own = await startRedis();
   await own.kill();
