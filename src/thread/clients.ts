@@ -192,7 +192,7 @@ const KEY = Symbol.for("redthread.thread-clients");
 // Looked up once, because a property of globalThis is slow to read and every getRedis() reads it.
 const registry = ((globalThis as { [KEY]?: Registry })[KEY] ??= { clients: undefined, opening: undefined });
 
-/** The clients of this thread, if it has any yet. */
+/** The clients of this thread; undefined before they are first wanted and after `closeCurrent()`. */
 export function madeClients(): ThreadClients | undefined {
   return registry.clients;
 }
@@ -209,7 +209,7 @@ export function adopt(make: () => ThreadClients): void {
   registry.clients = make();
 }
 
-/** What was adopted counts no more. */
+/** The next clients of this thread are configured by the environment again. */
 export function disown(): void {
   registry.make = undefined;
 }
