@@ -65,16 +65,8 @@ async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOpti
   }
   if (awaitReady) {
     fastify.addHook("onReady", async () => {
-      // At its own limit Fastify would give up without a word about Redis, and leave the manager running.
-      const { pluginTimeout = 0 } = fastify.initialConfig;
-      const ready = manager.ready();
-      const late = (): Error =>
-        new ConnectFailedError(
-          `not ready within fastify's pluginTimeout of ${pluginTimeout} ms: ${manager.health().reasons.join(", ")}`,
-          { outcome: "not-sent" },
-        );
       try {
-        await (pluginTimeout > 0 ? within(ready, pluginTimeout * 0.8, late) : ready);
+        await readyInTime(manager, fastify.initialConfig.pluginTimeout);
       } catch (error) {
         await end("the server could not start"); // nobody closes a server that did not start
         throw error;
@@ -100,6 +92,17 @@ async function redthread(fastify: FastifyInstance, options: FastifyRedthreadOpti
     onAnswered();
     await end("the server closed");
   });
+}
+
+/** At its own limit Fastify would give up without a word about Redis, and leave the manager running. */
+function readyInTime(manager: ConnectionManager<Tasks>, pluginTimeout = 0): Promise<void> {
+  const late = (): Error => {
+    const why = manager.health().reasons.join(", ");
+    return new ConnectFailedError(`not ready within fastify's pluginTimeout of ${pluginTimeout} ms: ${why}`, {
+      outcome: "not-sent",
+    });
+  };
+  return pluginTimeout > 0 ? within(manager.ready(), pluginTimeout * 0.8, late) : manager.ready();
 }
 
 /** Not `instanceof`, because there can be two copies of this package. */

@@ -49,6 +49,8 @@ interface Config {
   readonly labelNames: string[];
 }
 
+type Share = <Metric>(Kind: new (config: Config) => Metric, config: Config) => Shared<Metric>;
+
 /**
  * Registers redthread's metrics. Each scrape reads `manager.stats()`, which asks no thread. Returns the function that removes
  * them; a later call for the same manager, registry and prefix replaces them.
@@ -66,7 +68,7 @@ export function register(
   const source: Source = { manager, name, stats: oncePerTurn(() => manager.stats()), stop };
   const former = new Set<Source>();
   /** One metric for all managers of the registry: the first one creates it, and the last one removes it. */
-  const share = <Metric>(Kind: new (config: Config) => Metric, config: Config): Shared<Metric> => {
+  const share: Share = <Metric>(Kind: new (config: Config) => Metric, config: Config): Shared<Metric> => {
     const full = { ...config, name: prefix + config.name, registers: [registry], sources: new Set() };
     const found = registry.getSingleMetric(full.name) as unknown as Shared<Metric> | undefined;
     const metric = found?.sources ? found : (new Kind(full) as Shared<Metric>);
@@ -88,43 +90,47 @@ export function register(
   try {
     for (const measure of MEASURES)
       share<Counter | Gauge>(measure.kind === "counter" ? Counter : Gauge, configOf(measure));
-    if (taskBuckets) {
-      const { contentType } = registry as Partial<Registry>;
-      const enableExemplars = contentType?.startsWith("application/openmetrics-text");
-      const histogram = (what: string, help: string, ...labels: string[]): Shared<Histogram> => {
-        const labelNames = ["manager", "task", ...labels];
-        const config = {
-          name: `redthread_task_${what}_seconds`,
-          help,
-          labelNames,
-          buckets: [...taskBuckets],
-          enableExemplars,
-        };
-        return share<Histogram>(Histogram, config);
-      };
-      const duration = histogram(
-        "duration",
-        "From run() to the outcome, by the task's name; error is the code of one that was not done",
-        "error",
-      );
-      const wait = histogram("wait", "From run() until the task was sent to a thread");
-      const names = new Bounded();
-      const codes = new Bounded();
-      const asyncEnd = (message: TaskMessage): void => {
-        const { manager: id, durationMs = 0, waitMs, code = "", trace } = message;
-        if (id !== manager.id) return;
-        const labels = { manager: name, task: knownName(names, message) };
-        observe(duration, { ...labels, error: code && codes.of(code) }, durationMs, trace);
-        if (waitMs !== undefined) observe(wait, labels, waitMs, trace);
-      };
-      stops.push(listen(taskChannel, { asyncEnd }));
-    }
+    if (taskBuckets) stops.push(observeTasks(source, registry, taskBuckets, share));
   } catch (error) {
     stop();
     throw error;
   }
   for (const one of former) one.stop();
   return stop;
+}
+
+/** Histograms of each task of the manager. Returns the function that stops them. */
+function observeTasks(
+  { manager, name }: Source,
+  { contentType }: Partial<Registry>,
+  buckets: readonly number[],
+  share: Share,
+): () => void {
+  const enableExemplars = contentType?.startsWith("application/openmetrics-text");
+  const histogram = (what: string, help: string, ...labels: string[]): Shared<Histogram> => {
+    const config = {
+      name: `redthread_task_${what}_seconds`,
+      help,
+      labelNames: ["manager", "task", ...labels],
+      buckets: [...buckets],
+      enableExemplars,
+    };
+    return share<Histogram>(Histogram, config);
+  };
+  const outcome = "From run() to the outcome, by the task's name; error is the code of one that was not done";
+  const duration = histogram("duration", outcome, "error");
+  const wait = histogram("wait", "From run() until the task was sent to a thread");
+  const names = new Bounded();
+  const codes = new Bounded();
+  return listen(taskChannel, {
+    asyncEnd(message: TaskMessage) {
+      const { manager: id, durationMs = 0, waitMs, code = "", trace } = message;
+      if (id !== manager.id) return;
+      const labels = { manager: name, task: knownName(names, message) };
+      observe(duration, { ...labels, error: code && codes.of(code) }, durationMs, trace);
+      if (waitMs !== undefined) observe(wait, labels, waitMs, trace);
+    },
+  });
 }
 
 function configOf(measure: Measure): Config {
