@@ -9,7 +9,13 @@ import { dts } from "rolldown-plugin-dts";
 const root = dirname(import.meta.dirname);
 const { exports, bin } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 const faces = Object.values(exports).flatMap((face) => (typeof face === "string" ? [] : [nameOf(face.default)]));
-const entries = [...faces, ...Object.values(bin).map(nameOf), "src/thread/serve", "workers/sync-entry"];
+const entries = [
+  ...faces,
+  ...Object.values(bin).map(nameOf),
+  "src/thread/serve",
+  "workers/sync-entry",
+  "workers/keeper-entry",
+];
 
 /** From the bottom up: the modules of each import only those of the files before it. */
 const CHUNKS = ["base", "connection", "thread", "sync", "config", "dispatch", "main"];
@@ -24,7 +30,7 @@ function chunkOf(id, graph) {
     if (file.startsWith("src/main/observe/dashboard-")) return undefined; // the page is loaded by the first look at it
     return closureOf(id, graph).packages.has("piscina") ? "main" : "dispatch";
   }
-  if (!/^src\/\w+\//.test(file) || /^src\/(?:helper|adapters|cli)\//.test(file)) return undefined; // a face, too
+  if (!/^src\/\w+\//.test(file) || /^src\/(?:helper|keeper|locks|adapters|cli)\//.test(file)) return undefined; // a face, too
   const isLoadedWith = (...tops) => tops.some((top) => closureOf(join(root, top), graph).files.has(id));
   if (!isLoadedWith("src/thread/serve.ts", "src/worker.ts")) {
     if (isLoadedWith("src/sync.ts")) return "sync";

@@ -12,6 +12,7 @@ import { Dispatcher } from "./main/dispatch/dispatcher.js";
 import { TaskMap } from "./main/dispatch/task-map.js";
 import { badRunOptions } from "./main/dispatch/task-run.js";
 import type { AnyTasks } from "./main/dispatch/task-types.js";
+import { Locks } from "./main/locks.js";
 import type { ConnectionManager } from "./main/manager.js";
 import { collectStats, type Stats } from "./main/observe/stats.js";
 import { type OpenMessage, Thread } from "./main/threads/thread.js";
@@ -66,6 +67,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
   readonly #totals = new LedgerTotals();
   readonly #gateBuffer: SharedArrayBuffer;
   readonly #gate: ConnectGate;
+  readonly #locks: Locks;
   #hangUp: (() => void) | undefined;
   readonly #ready = deferred();
   #closing: Promise<void> | undefined;
@@ -78,6 +80,8 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
     this.#thread = new OwnThread(1, this.#ledger.row(0));
     this.#gateBuffer = ConnectGate.buffer(config);
     this.#gate = new ConnectGate(this.#gateBuffer, config, ConnectGate.mainRow(config));
+    const gates = { gateBuffer: this.#gateBuffer, gate: this.#gate };
+    this.#locks = new Locks({ config, ...gates, credentials: undefined, logger });
   }
 
   /** Resolves at once, because `setup` has run. @throws REDTHREAD_SHUTTING_DOWN */
@@ -162,6 +166,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
   #receive(message: OpenMessage): void {
     if (message.type === "ready") this.#ready.resolve();
     else if (message.type === "failed") this.#ready.reject(fromErrorData(message.error));
+    else if (message.type === "keeperWanted") void this.#locks.attach(this.#thread);
     // The two others concern a manager: there is no provider of logins, and a sync helper is ended by this thread.
     else if (message.type !== "loginWanted" && message.type !== "helper")
       this.#dispatcher.receive(this.#thread, message);
@@ -177,6 +182,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
       this.#hangUp();
       this.#dispatcher.threadGone(this.#thread, notWaitedFor("unknown")); // no result of a task that still runs counts
     }
+    await this.#locks.close(closeMs);
     disown();
     await closeCurrent(closeMs); // so that the next getRedis() makes a new client
     this.#onClosed();

@@ -2,6 +2,8 @@ import type { Transferable } from "node:worker_threads";
 import { disconnect as disconnectOne } from "./clients/connect.js";
 import type { RedisHandle } from "./commands/ioredis.js";
 import type { AcquireOptions } from "./config/options.js";
+import type { Lock } from "./locks/held-lock.js";
+import type { LockOptions } from "./locks/lock-options.js";
 import { closeCurrent, currentClients, type DedicatedLease, madeClients } from "./thread/clients.js";
 import { Transfer } from "./thread/results.js";
 
@@ -12,6 +14,8 @@ export { connect } from "./clients/connect.js";
 export type { ChainableCommander, RedisCommander, RedisHandle, Result } from "./commands/ioredis.js";
 export type { Logger } from "./core/log.js";
 export type { AcquireOptions, ConnectOptions, Credentials, CredentialsProvider } from "./config/options.js";
+export type { Lock } from "./locks/held-lock.js";
+export type { LockOptions } from "./locks/lock-options.js";
 export type { DedicatedLease } from "./thread/clients.js";
 export type { TaskContext } from "./thread/task.js";
 
@@ -43,6 +47,25 @@ export function withDedicated<T>(fn: (redis: RedisHandle) => Promise<T>, options
 /** Like `withDedicated`, for callers that must keep the client: `release()` it, or declare it with `await using`. */
 export async function acquireDedicated({ signal }: AcquireOptions = {}): Promise<DedicatedLease> {
   return (await currentClients()).acquireDedicated(signal);
+}
+
+/**
+ * Runs `fn` while this thread holds the lock `key`, and gives its result. A thread that never computes extends the lock, so that
+ * it is held also while this thread's loop is blocked.
+ * @throws REDTHREAD_LOCK_NOT_ACQUIRED; REDTHREAD_LOCK_LOST if it was not held until the end, whatever `fn` gave; what `fn` throws
+ * (its `cause` is then the loss); REDTHREAD_CONFIG_INVALID, REDTHREAD_SHUTTING_DOWN, `signal.reason`; errors of a command
+ */
+export async function withLock<T>(
+  key: string | Buffer,
+  options: LockOptions,
+  fn: (lock: Lock) => Promise<T>,
+): Promise<T> {
+  return (await (await currentClients()).locker()).withLock(key, options, fn);
+}
+
+/** Like `withLock`, for callers that must keep the lock: `release()` it, or declare it with `await using`. */
+export async function acquireLock(key: string | Buffer, options: LockOptions = {}): Promise<Lock> {
+  return (await (await currentClients()).locker()).acquire(key, options);
 }
 
 /**

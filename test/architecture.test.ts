@@ -30,6 +30,7 @@ const CONNECTION = [...COMMANDS, "connection"];
 const CLUSTER = [...CONNECTION, "cluster"];
 const POOL = [...CORE, "pool"];
 const CLIENTS = [...CLUSTER, "pool", "clients"];
+const LOCKS = [...CLIENTS, "locks"];
 
 /** What the files of a room, or a single file, may import: rooms with all that is in them, or single files. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
@@ -42,19 +43,21 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   cluster: CLUSTER,
   pool: POOL, // it knows nothing of Redis
   clients: CLIENTS,
-  main: [...CLIENTS, "main"],
+  locks: LOCKS,
+  main: [...LOCKS, "main"],
   "main/dispatch": [...CLIENTS, "main/dispatch", "main/threads"],
   "main/threads": [...CLIENTS, "main/threads"],
   "main/observe": [...CLIENTS, "main/observe", "main/threads", "main/dispatch", "main/clients.ts"],
-  thread: [...CLIENTS, "thread"],
+  thread: [...LOCKS, "thread"],
   "thread/sync": [...CLIENTS, "thread/sync"],
   helper: [...CLIENTS, "helper"],
+  keeper: [...LOCKS, "keeper"],
   cli: [...CLIENTS, "cli"],
   // The faces, as users do, and tools without state that both sides have.
   adapters: [...CORE, "adapters", "index.ts", "worker.ts", "testing.ts"],
   "dashboard.ts": ["main"],
-  "index.ts": [...CLIENTS, "main"],
-  "worker.ts": [...CLIENTS, "thread"],
+  "index.ts": [...LOCKS, "main"],
+  "worker.ts": [...LOCKS, "thread"],
   "sync.ts": [...CLIENTS, "thread"],
   "testing.ts": [...CLIENTS, "main", "thread"], // both ends of a link in one thread
 };
@@ -64,6 +67,7 @@ const LOADS: Readonly<Record<string, readonly string[]>> = {
   "src/worker.ts": ["ioredis"], // generic-pool with the first lease
   "src/thread/serve.ts": ["ioredis"],
   "workers/sync-entry.ts": ["ioredis"],
+  "workers/keeper-entry.ts": ["ioredis"],
   "src/sync.ts": [], // a thread that only calls it needs no client
   "src/adapters/bullmq-worker.ts": [],
   "src/testing.ts": ["dotenv", "ioredis"],
@@ -99,7 +103,7 @@ const root = rootFrom(dirname(fileURLToPath(import.meta.url)));
 const files = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
   .filter((name) => name.endsWith(".ts"))
   .map((name) => join("src", name));
-const sources = new Map([...files, "workers/entry.cts", "workers/sync-entry.ts"].map((file) => [file, codeOf(file)]));
+const sources = new Map([...files, "workers/entry.cts", "workers/sync-entry.ts", "workers/keeper-entry.ts"].map((file) => [file, codeOf(file)]));
 
 /** The tests run from a build folder, at whatever depth. */
 function rootFrom(folder: string): string {
@@ -199,7 +203,7 @@ test("each third-party package has exactly one importer", () => {
   assert.deepEqual(declared.toSorted(), Object.keys(IMPORTERS).toSorted());
 });
 
-test("the imports of each room run one way, and main, thread and helper never import each other", () => {
+test("the imports of each room run one way, and main, thread, helper and keeper never import each other", () => {
   for (const file of files) {
     const place = relative("src", file);
     const allowed = MAY_IMPORT[place] ?? MAY_IMPORT[dirname(place)];

@@ -6,7 +6,7 @@ import type { ErrorFor } from "./pipelines.js";
 import type { Session } from "./session.js";
 import { type CommandTrait, isSharedClient, traitOf } from "./traits.js";
 
-const SHARED_ROLES: ReadonlySet<ClientRole> = new Set(["primary", "thread", "subscriber", "sync"]);
+const SHARED_ROLES: ReadonlySet<ClientRole> = new Set(["primary", "thread", "subscriber", "sync", "keeper"]);
 
 const BEGUN_BEFORE =
   "ioredis looks in the pipeline for what was queued, and its MULTI is not there: use exec() of the client";
@@ -39,7 +39,7 @@ export class Admission {
     this.#session = session;
     this.#errors = errors;
     this.isShared = SHARED_ROLES.has(role);
-    this.maySubscribe = !this.isShared || role === "subscriber";
+    this.maySubscribe = !this.isShared || role === "subscriber" || role === "keeper";
   }
 
   /** Why this command may not run, if so. `isLeaving`: it is written now, not held for later. */

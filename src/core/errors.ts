@@ -189,6 +189,40 @@ export class ThreadDiedError extends RedthreadError<ThreadDiedError> {
   declare readonly exitCode?: number;
 }
 
+/** What holds a lock, as far as its value tells. */
+export interface LockHolder {
+  /** `<appName>:<host>:<pid>:<threadId>` of the holder. */
+  readonly name: string;
+  /** When it acquired the lock, in ms since 1970, by the server's clock. */
+  readonly since: number;
+  /** How long the lock lasts if it is not extended. */
+  readonly ttlLeftMs: number;
+}
+
+/** The lock was not acquired within `waitMs`, or the caller holds it already. */
+export class LockNotAcquiredError extends RedthreadError<LockNotAcquiredError> {
+  override readonly code = "REDTHREAD_LOCK_NOT_ACQUIRED";
+  declare readonly key: string;
+  declare readonly waitedMs: number;
+  /** What held it at the last look. */
+  declare readonly holder?: LockHolder;
+}
+
+/**
+ * `expired`: it was not extended in time, as while Redis was away. `gone`: its key was deleted, or is another holder's. `maxHold`: it
+ * was held for `maxHoldMs`. `clock`: the machine was suspended, or its clock was set. `released`: its own holder has released it.
+ */
+export type LockLoss = "expired" | "gone" | "maxHold" | "clock" | "released";
+
+/** The lock was lost while it was held: somebody else may have it. */
+export class LockLostError extends RedthreadError<LockLostError> {
+  override readonly code = "REDTHREAD_LOCK_LOST";
+  declare readonly key: string;
+  declare readonly reason: LockLoss;
+  /** From its acquire until it was last known to be held. */
+  declare readonly heldMs: number;
+}
+
 /** Every class, so that an error that crossed threads becomes what it was. */
 export const ERROR_CLASSES = [
   ConfigInvalidError,
@@ -211,4 +245,6 @@ export const ERROR_CLASSES = [
   NotCloneableError,
   ThreadStartFailedError,
   ThreadDiedError,
+  LockNotAcquiredError,
+  LockLostError,
 ] as const;

@@ -2,12 +2,17 @@ import { hostname } from "node:os";
 import { threadId } from "node:worker_threads";
 
 /** `owned` belongs to the caller of `connect()`, `dedicated` to one lease at a time; the others are shared. */
-export type ClientRole = "owned" | "primary" | "thread" | "dedicated" | "subscriber" | "sync";
+export type ClientRole = "owned" | "primary" | "thread" | "dedicated" | "subscriber" | "sync" | "keeper";
 
 /** `redthread:<app>:<host>:<pid>:<threadId>:<role>`. In containers every process is pid 1: only the host tells them apart. */
 export function connectionName(appName: string, role: ClientRole, thread = threadId): string {
   const host = hostname().replaceAll(/[^\w.-]/g, "-");
   return ["redthread", appName, host, process.pid, thread, role].join(":");
+}
+
+/** What others are told of the holder of a lock. */
+export function lockHolder(appName: string): string {
+  return [appName, hostname(), process.pid, threadId].join(":");
 }
 
 /** ` (did you mean "x"?)` with the closest of the right names, or an empty text if none is close. */

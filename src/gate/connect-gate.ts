@@ -71,6 +71,11 @@ export class ConnectGate {
     return rowsOf(threads.count) + row;
   }
 
+  /** The keeper's row, before the main thread's. */
+  static keeperRow(config: Config): number {
+    return ConnectGate.mainRow(config) - 1;
+  }
+
   /** @param row This thread's row in the shared tables. */
   constructor(buffer: SharedArrayBuffer, { threads, connections, redis }: Config, row: number) {
     const rows = gateRows(threads.count);
@@ -234,7 +239,7 @@ function noPermit(ms: number): Error {
   return new Error(`no connection of the process's budget (connections.max) was free within ${Math.round(ms)} ms`);
 }
 
-/** A row for each thread, one for each thread's helper, and one for the main thread. */
+/** A row for each thread, one for each thread's helper, one for the keeper, and one for the main thread. */
 function gateRows(threads: number): number {
-  return 2 * rowsOf(threads) + 1;
+  return 2 * rowsOf(threads) + 2;
 }

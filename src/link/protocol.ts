@@ -59,6 +59,9 @@ export type ToThread =
   | { readonly type: "audit" }
   | { readonly type: "cancel"; readonly id: number; readonly reason: CancelReason; readonly why: string | undefined }
   | LoginMessage
+  /** The answer to `keeperWanted`: the thread's port to the keeper, or why there is none. */
+  | { readonly type: "keeper"; readonly port: MessagePort }
+  | { readonly type: "keeperFailed"; readonly error: ErrorData }
   | { readonly type: "exit" }
   | { readonly type: "close"; readonly closeMs: number; readonly graceMs: number };
 
@@ -76,6 +79,8 @@ export type FromThread =
   | { readonly type: "loginWanted"; readonly refused: number }
   /** The thread has started a helper for its synchronous calls: the helper's own link, and their shared memory. */
   | { readonly type: "helper"; readonly port: MessagePort; readonly area: SharedArrayBuffer }
+  /** The thread's first lock needs the keeper. */
+  | { readonly type: "keeperWanted" }
   | { readonly type: "closed" };
 
 export interface ResultsMessage {

@@ -9,12 +9,16 @@ import type { Logger } from "../core/log.js";
 import { ConnectGate } from "../gate/connect-gate.js";
 import { sameError } from "../link/error-serialization.js";
 import type { ThreadData } from "../link/protocol.js";
+import type { Lock } from "../locks/held-lock.js";
+import type { Locker } from "../locks/locker.js";
+import type { LockOptions } from "../locks/lock-options.js";
 import { MainClients } from "./clients.js";
 import { Dispatcher } from "./dispatch/dispatcher.js";
 import { type MapOptions, type MapOutcome, TaskMap } from "./dispatch/task-map.js";
 import { badRunOptions, type RunOptions } from "./dispatch/task-run.js";
 import type { AnyTasks, TaskInput, TaskName, TaskResult } from "./dispatch/task-types.js";
 import { dashboard, type DashboardOptions, type RequestHandler } from "./observe/dashboard.js";
+import { Locks } from "./locks.js";
 import { createLogger } from "./observe/logger.js";
 import { collectStats, type Stats } from "./observe/stats.js";
 import { Readiness } from "./readiness.js";
@@ -62,6 +66,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   readonly #recycler: Recycler;
   readonly #clients: MainClients;
   readonly #subscriptions: Subscriptions;
+  readonly #locks: Locks;
   readonly #readiness: Readiness;
   readonly #stopSignals: (() => void) | undefined;
   #phase: "serving" | "lame duck" | "refusing" | "closed" = "serving";
@@ -94,6 +99,13 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
     const { primary, subscriber } = this.#clients;
     this.#subscriptions = new Subscriptions(subscriber, this.#logger, redis.keyPrefix);
     this.#readiness = new Readiness(this.#config, this.#logger, primary, () => this.#phase === "serving");
+    this.#locks = new Locks({
+      config: this.#config,
+      gateBuffer,
+      gate: this.#gate,
+      credentials: this.#credentials,
+      logger: this.#logger,
+    });
     this.#threads = this.#startThreads(gateBuffer);
     this.#recycler = new Recycler(this.#config, this.#threads, this.#dispatcher, this.#logger);
     this.#stopSignals = shutdown.handleSignals
@@ -184,6 +196,22 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
     return this.#subscriptions.subscribe(channel, onMessage, options);
   }
 
+  /**
+   * Runs `fn` while the main thread holds the lock `key`, and gives its result; see `withLock` of `redthread/worker`.
+   * @throws REDTHREAD_LOCK_NOT_ACQUIRED, REDTHREAD_LOCK_LOST, what `fn` throws, REDTHREAD_CONFIG_INVALID,
+   * REDTHREAD_SHUTTING_DOWN, `signal.reason`
+   */
+  async withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T> {
+    this.#refuseIfClosed();
+    return (await this.#locker()).withLock(key, options, fn);
+  }
+
+  /** Like `withLock`, for callers that must keep the lock: `release()` it, or declare it with `await using`. */
+  async acquireLock(key: string | Buffer, options: LockOptions = {}): Promise<Lock> {
+    this.#refuseIfClosed();
+    return (await this.#locker()).acquire(key, options);
+  }
+
   stats(): Stats {
     return collectStats({
       clients: this.#clients,
@@ -244,6 +272,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
           dispatcher: this.#dispatcher,
           threads: this.#threads,
           clients: [this.#clients.subscriber, this.#clients.primary],
+          locks: this.#locks,
           logger: this.#logger,
           closeLogger: this.#closeLogger,
           refuse: () => this.#refuse(),
@@ -255,6 +284,10 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       this.#credentials?.stop();
       this.#stopSignals?.();
     }
+  }
+
+  #locker(): Promise<Locker> {
+    return this.#locks.locker((signal) => this.#clients.primary.get(signal));
   }
 
   #refuse(): void {
@@ -283,6 +316,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       gate: this.#gate,
       logger: this.#logger,
       credentials: this.#credentials,
+      onKeeperWanted: (thread) => void this.#locks.attach(thread),
       onReady: (thread) => {
         this.#dispatcher.threadReady(thread);
         this.#recycler.threadReady();

@@ -6,6 +6,7 @@ import { errorCode, type Logger } from "../core/log.js";
 import { UNREAD_MS, monotonic } from "../core/clock.js";
 import { sleep, waitAtMost, within } from "../core/waiting.js";
 import type { Dispatcher } from "./dispatch/dispatcher.js";
+import type { Locks } from "./locks.js";
 import { Threads } from "./threads/threads.js";
 
 export interface ShutdownReport {
@@ -26,6 +27,7 @@ export interface ShutdownParts {
   readonly threads: Threads;
   /** The main thread's clients. */
   readonly clients: readonly SharedClient[];
+  readonly locks: Locks;
   readonly logger: Logger;
   readonly closeLogger: () => Promise<void>;
   /** No task is taken from this call on. */
@@ -48,7 +50,7 @@ const LAST_CLOSE_MS = 200;
  * 5. The log is written to its end.
  */
 export async function shutDown(reason: string, config: ShutdownConfig, parts: ShutdownParts): Promise<ShutdownReport> {
-  const { dispatcher, threads, clients, logger, closeLogger, refuse, until } = parts;
+  const { dispatcher, threads, clients, locks, logger, closeLogger, refuse, until } = parts;
   const startedAt = monotonic();
   const failures: unknown[] = [];
   const step = async (work: () => unknown): Promise<void> => {
@@ -81,10 +83,12 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   }));
   // A thread that did not answer does nothing more that counts: the main thread's clients need not wait for its end.
   const ended = step(() => threads.destroy());
+  await step(() => locks.release(lastMs() / 2));
   const clientsMs = lastMs();
   // All at once, because a wait for one server must not use up the time of the next client.
   await Promise.all(clients.map((client) => step(() => client.close(clientsMs))));
   await ended;
+  await step(() => locks.close(lastMs())); // it releases the locks of threads that were ended
 
   const after = dispatcher.tally;
   const report: ShutdownReport = {

@@ -1,4 +1,4 @@
-import { threadId } from "node:worker_threads";
+import { type MessagePort, threadId } from "node:worker_threads";
 import { type AnyClient, openClient, type OpenOptions } from "../clients/open-client.js";
 import { SharedClient } from "../clients/shared-client.js";
 import type { RedisHandle } from "../commands/ioredis.js";
@@ -6,10 +6,11 @@ import type { Config, RetryConfig } from "../config/options.js";
 import type { ConnectionState } from "../connection/connection-state.js";
 import type { Logins } from "../connection/credentials.js";
 import { type Logger, noopLogger } from "../core/log.js";
-import { type ClientRole, connectionName } from "../core/names.js";
+import { type ClientRole, connectionName, lockHolder } from "../core/names.js";
 import { onAbort } from "../core/waiting.js";
 import { ConnectGate, ownGate } from "../gate/connect-gate.js";
 import { CLOSED_FIELDS, type LedgerRow } from "../link/ledger.js";
+import type { Locker } from "../locks/locker.js";
 import { ClientPool, type Lease } from "../pool/pool.js";
 import { closeSync } from "./sync/sync-registry.js";
 
@@ -27,6 +28,8 @@ export interface ThreadClientsOptions {
     readonly row: LedgerRow;
     readonly gate: SharedArrayBuffer;
     readonly logins: Logins | undefined;
+    /** Asks the manager for a port to the keeper. */
+    readonly keeper: () => Promise<MessagePort>;
   };
 }
 
@@ -41,6 +44,9 @@ export class ThreadClients {
   readonly #stopGivingUp: () => void;
   readonly #stopRenewing: (() => void) | undefined;
   #closeMs: number;
+  #locker: Promise<Locker> | undefined;
+  /** Of the keeper, in a thread that no manager started. */
+  #closeKeeper: ((ms: number) => Promise<void>) | undefined;
 
   constructor(options: ThreadClientsOptions) {
     this.#options = options;
@@ -128,18 +134,41 @@ export class ThreadClients {
     };
   }
 
+  /** This thread's locks. Their code is loaded by the first one. */
+  locker(): Promise<Locker> {
+    return (this.#locker ??= this.#makeLocker());
+  }
+
   /** See `ConnectGate`. */
   giveWay(): void {
     this.#gate.giveWay();
   }
 
-  /** Leases have half the time to come back. Then their clients are closed although they are held. */
-  async close(ms: number): Promise<void> {
+  /** Leases have half the time to come back. Then their clients are closed although they are held. Locks are released first. */
+  async close(wholeMs: number): Promise<void> {
+    const ms = this.#locker ? wholeMs / 2 : wholeMs;
+    await (await this.#locker)?.close(ms);
+    await this.#closeKeeper?.(ms);
     this.#closeMs = ms / 2;
     await Promise.all([this.#shared.close(ms), this.#dedicated.close(ms / 2)]);
     this.#stopGivingUp();
     this.#stopRenewing?.();
     this.#report();
+  }
+
+  async #makeLocker(): Promise<Locker> {
+    const { Locker } = await import("../locks/locker.js");
+    const { config, logger, managed } = this.#options;
+    const attach = managed?.keeper ?? (await this.#ownKeeper());
+    const getRedis = (signal?: AbortSignal): Promise<RedisHandle> => this.#shared.get(signal);
+    return new Locker({ attach, getRedis, redis: config.redis, holder: lockHolder(config.appName), logger });
+  }
+
+  async #ownKeeper(): Promise<() => Promise<MessagePort>> {
+    const { KeeperHost } = await import("../locks/keeper-host.js");
+    const host = new KeeperHost(this.#options);
+    this.#closeKeeper = (ms) => host.close(ms);
+    return () => host.attach();
   }
 
   #counted<T>(acquiring: Promise<T>): Promise<T> {

@@ -7,7 +7,7 @@ import { ArrayMap } from "../core/array-map.js";
 import { executionChannel, type TraceContext } from "../core/channels.js";
 import { ShuttingDownError, TaskNotFoundError } from "../core/errors.js";
 import { suggest } from "../core/names.js";
-import { within } from "../core/waiting.js";
+import { type Deferred, deferred, within } from "../core/waiting.js";
 import { fromErrorData, toErrorData } from "../link/error-serialization.js";
 import { LedgerRow } from "../link/ledger.js";
 import { type Make, restored } from "../link/crossing.js";
@@ -40,6 +40,8 @@ export class Runtime {
   /** Its clients are closed for good. */
   #isClosing = false;
   #module: TasksModule = {};
+  /** The keeper's port, while it is asked for. */
+  #keeper: Deferred<MessagePort> | undefined;
   #onIdle: (() => void) | undefined;
   #onClosed!: () => void;
   /** Resolves when the manager's `close` has been carried out. */
@@ -63,7 +65,7 @@ export class Runtime {
     this.#logins = hasProvider ? new Logins((refused) => this.#post({ type: "loginWanted", refused })) : undefined;
     adopt(() => {
       if (this.#isClosing) throw new ShuttingDownError("this thread closes its clients", { outcome: "not-sent" });
-      const managed = { row: this.#row, gate, logins: this.#logins };
+      const managed = { row: this.#row, gate, logins: this.#logins, keeper: () => this.#askForKeeper() };
       return new ThreadClients({ config: this.#config, logger: this.#logs.logger, managed });
     });
     adoptManaged({
@@ -110,6 +112,12 @@ export class Runtime {
       case "loginFailed":
         this.#logins?.failed(fromErrorData(message.error));
         break;
+      case "keeper":
+        this.#keeper?.resolve(message.port);
+        break;
+      case "keeperFailed":
+        this.#keeper?.reject(fromErrorData(message.error));
+        break;
       case "exit":
         process.exit();
         break;
@@ -117,6 +125,14 @@ export class Runtime {
         void this.#close(message.closeMs, message.graceMs);
         break;
     }
+  }
+
+  #askForKeeper(): Promise<MessagePort> {
+    if (!this.#keeper) {
+      this.#keeper = deferred();
+      this.#post({ type: "keeperWanted" });
+    }
+    return this.#keeper.promise.finally(() => (this.#keeper = undefined));
   }
 
   /** The message had tasks, because all other messages can be read. None has begun, and the manager sends each one alone. */

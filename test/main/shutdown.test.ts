@@ -4,6 +4,7 @@ import type { SharedClient } from "../../src/clients/shared-client.js";
 import { noopLogger } from "../../src/core/log.js";
 import type { ManagerOptions, ShutdownReport } from "../../src/index.js";
 import type { Dispatcher } from "../../src/main/dispatch/dispatcher.js";
+import type { Locks } from "../../src/main/locks.js";
 import { shutDown } from "../../src/main/shutdown.js";
 import type { Threads } from "../../src/main/threads/threads.js";
 import type * as ClosingTasks from "../fixtures/closing-tasks.js";
@@ -70,6 +71,7 @@ test("the main thread's clients are closed all at once: none waits for the serve
         isLastAsked.open();
       }),
     ],
+    locks: { release: async () => {}, close: async () => {} } as unknown as Locks,
     logger: noopLogger,
     closeLogger: async () => {},
     refuse: () => {},

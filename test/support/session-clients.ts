@@ -183,7 +183,13 @@ export class SessionClients {
     const logins = this.#hasLogins ? this.#logins : undefined;
     const { redis, retry } = this.#config;
     if (on === "thread") {
-      const managed = { row: new Ledger(1).row(0), gate: this.#gateMemory, slot: 0, logins };
+      const managed = {
+        row: new Ledger(1).row(0),
+        gate: this.#gateMemory,
+        slot: 0,
+        logins,
+        keeper: () => Promise.reject(new Error("no locks here")),
+      };
       this.#thread = new ThreadClients({ config: this.#config, logger: silent, managed });
       return;
     }

@@ -14,7 +14,10 @@ type WorkerParts = Pick<Worker, "threadId" | "performance">;
 /** What a thread says before it has closed. */
 export type OpenMessage = Exclude<FromThread, { type: "closed" }>;
 /** What a thread says about its tasks, and its log lines. */
-export type WorkMessage = Exclude<OpenMessage, { type: "ready" | "failed" | "loginWanted" | "helper" }>;
+export type WorkMessage = Exclude<
+  OpenMessage,
+  { type: "ready" | "failed" | "loginWanted" | "helper" | "keeperWanted" }
+>;
 export type LogsMessage = Extract<FromThread, { type: "logs" }>;
 
 export type ThreadState = "starting" | "ready" | "closing" | "closed" | "dead";

@@ -42,6 +42,7 @@ export interface ThreadsOptions {
   readonly credentials: ThreadCredentials | undefined;
   readonly onReady: (thread: Thread) => void;
   readonly onMessage: (thread: Thread, message: WorkMessage) => void;
+  readonly onKeeperWanted: (thread: Thread) => void;
   /** A thread that served is gone, expected or not. `reason` becomes its tasks' error. */
   readonly onGone: (thread: Thread, reason: Error) => void;
   /** No thread is left, and the last one could not start: a task that waits for a thread would wait in vain. */
@@ -278,6 +279,8 @@ export class Threads {
         return this.#options.credentials?.wanted(message.refused);
       case "helper":
         return this.#helperStarted(thread, message);
+      case "keeperWanted":
+        return this.#options.onKeeperWanted(thread);
       default:
         this.#options.onMessage(thread, message);
     }

@@ -1,0 +1,180 @@
+import type { MessagePort } from "node:worker_threads";
+import type { AnyClient } from "../clients/open-client.js";
+import { sharedClock } from "../core/clock.js";
+import type { LockLoss } from "../core/errors.js";
+import { errorCode, type Logger } from "../core/log.js";
+import { waitAtMost } from "../core/waiting.js";
+import type { FromOwner, LostMessage } from "../locks/keeper-protocol.js";
+import { BATCH, extend, release } from "../locks/lock-scripts.js";
+import { ACQUIRING, FREE, HELD, isAhead, isSameUse, type LockRecord, LockTable, stateOf } from "../locks/lock-table.js";
+
+/** A lock is extended when a third of its ttl is over … */
+const SHARE = 3;
+/** … or half of that third, together with others that are due, so that locks of many ages come to share commands. */
+const EARLY_SHARE = 2 * SHARE;
+/** The longest pause between two looks. A new lock is seen in time, because the shortest ttl is 500 ms. */
+const LOOK_MS = 50;
+/** After so many looks without a lock the keeper stops looking. */
+const IDLE_LOOKS = 20;
+/** The pause after a failed command. */
+const RETRY_MS = 100;
+
+/** A thread with locks. */
+interface Owner {
+  readonly port: MessagePort;
+  readonly tables: LockTable[];
+}
+
+/** A lock at a look. */
+interface Seen {
+  readonly owner: Owner;
+  readonly table: number;
+  readonly index: number;
+  readonly record: LockRecord;
+  readonly stamp: number;
+}
+
+/** Extends the locks of all threads, finds the lost ones, and releases the locks of threads that have ended. */
+export class Keeper {
+  readonly #client: AnyClient;
+  readonly #logger: Logger;
+  readonly #wallClock: () => number;
+  readonly #owners = new Set<Owner>();
+  /** The locks that a command under way extends, each with the stamp of its use. */
+  readonly #underWay = new Map<LockRecord, number>();
+  readonly #releasing = new Set<Promise<void>>();
+  #timer: NodeJS.Timeout | undefined;
+  #idleLooks = 0;
+  #retryAt = sharedClock();
+  #skewMs: number;
+
+  constructor(client: AnyClient, logger: Logger, wallClock: () => number = Date.now) {
+    this.#client = client;
+    this.#logger = logger;
+    this.#wallClock = wallClock;
+    this.#skewMs = this.#skew();
+  }
+
+  attach(port: MessagePort): void {
+    const owner: Owner = { port, tables: [] };
+    this.#owners.add(owner);
+    port.on("message", (message: FromOwner) => {
+      if (message.type === "table") owner.tables.push(new LockTable(message.buffer));
+      this.#idleLooks = 0;
+      if (!this.#timer) this.#look();
+    });
+    port.once("close", () => this.#ownerGone(owner));
+  }
+
+  /** Releases what is left, and closes the connection. Never rejects. */
+  async close(ms: number): Promise<void> {
+    clearTimeout(this.#timer);
+    for (const owner of this.#owners) this.#ownerGone(owner);
+    await waitAtMost(ms / 2, Promise.all(this.#releasing));
+    await this.#client.close(ms / 2);
+  }
+
+  #look(): void {
+    const now = sharedClock();
+    const jumpMs = Math.abs(this.#skewMs - (this.#skewMs = this.#skew()));
+    const all = [...this.#seen()].filter(({ stamp }) => stateOf(stamp) !== FREE);
+    const least = Math.min(...all.map(({ record }) => record.ttlMs));
+    const due: Seen[] = [];
+    const early: Seen[] = [];
+    let nextInMs = LOOK_MS;
+    for (const seen of all) {
+      const { record, stamp } = seen;
+      const state = stateOf(stamp);
+      if (state !== HELD && state !== ACQUIRING) continue;
+      if (state === HELD && jumpMs >= least / SHARE) this.#lose(seen, "clock");
+      else if (state === HELD && !record.isHeld(stamp, now))
+        this.#lose(seen, record.isOverheld(now) ? "maxHold" : "expired");
+      else if (this.#underWay.get(record) !== stamp) {
+        const ageMs = (now - record.sentAt) | 0;
+        const leftMs = record.ttlMs / SHARE - ageMs;
+        if (leftMs <= 0) due.push(seen);
+        else if (ageMs >= record.ttlMs / EARLY_SHARE) early.push(seen);
+        if (leftMs > 0) nextInMs = Math.min(nextInMs, leftMs);
+      }
+    }
+    if (due.length > 0 && !isAhead(this.#retryAt, now)) this.#extendAll([...due, ...early]);
+    this.#idleLooks = all.length === 0 ? this.#idleLooks + 1 : 0;
+    const sleeps = this.#idleLooks >= IDLE_LOOKS && this.#fallAsleep();
+    this.#timer = sleeps ? undefined : setTimeout(() => this.#look(), Math.max(nextInMs, 1));
+  }
+
+  /** False if a lock was begun meanwhile. */
+  #fallAsleep(): boolean {
+    for (const { tables } of this.#owners) for (const table of tables) table.fallAsleep();
+    for (const { stamp } of this.#seen()) if (stateOf(stamp) !== FREE) return false;
+    return true;
+  }
+
+  /** The clock of locks stands while the machine is suspended, and the clock on the wall does not. */
+  #skew(): number {
+    return this.#wallClock() - performance.now();
+  }
+
+  *#seen(): Iterable<Seen> {
+    for (const owner of this.#owners)
+      for (const [table, { records }] of owner.tables.entries())
+        for (const [index, record] of records.entries()) yield { owner, table, index, record, stamp: record.stamp };
+  }
+
+  #extendAll(all: readonly Seen[]): void {
+    for (let i = 0; i < all.length; i += BATCH) void this.#extend(all.slice(i, i + BATCH));
+  }
+
+  /** Never rejects. */
+  async #extend(batch: readonly Seen[]): Promise<void> {
+    const sentAt = sharedClock();
+    const locks = batch.map(({ record, stamp }) => {
+      this.#underWay.set(record, stamp);
+      record.sent(sentAt);
+      return { key: record.key, token: record.token, ttlMs: record.ttlMs };
+    });
+    // If the owner has begun the record's next use meanwhile, key and token may belong to that one.
+    const seenWhole = batch.map(({ record, stamp }) => isSameUse(record.stamp, stamp));
+    try {
+      const done = await extend(this.#client.redis, locks);
+      for (const [i, seen] of batch.entries()) {
+        if (!seenWhole[i]) continue;
+        if (done[i]) seen.record.extend(seen.stamp, sentAt);
+        else this.#lose(seen, "gone");
+      }
+    } catch (error) {
+      // This is no loss: only the time decides. All of them are due again.
+      this.#logger.debug("locks could not be extended", { code: errorCode(error), locks: batch.length });
+      this.#retryAt = (sharedClock() + RETRY_MS) | 0;
+      for (const { record, stamp } of batch)
+        if (isSameUse(record.stamp, stamp)) record.sent((sentAt - record.ttlMs) | 0);
+    } finally {
+      for (const { record, stamp } of batch) if (this.#underWay.get(record) === stamp) this.#underWay.delete(record);
+    }
+  }
+
+  /** Does nothing if it was not held when the look began: a lock that is being acquired may not be there yet. */
+  #lose({ owner, table, index, record, stamp }: Seen, loss: LockLoss): void {
+    if (!record.lose(stamp, loss)) return;
+    const message: LostMessage = { table, record: index };
+    owner.port.postMessage(message);
+    if (loss !== "gone") this.#release(record);
+  }
+
+  /** The thread has ended, or has closed its locks. */
+  #ownerGone(owner: Owner): void {
+    if (!this.#owners.delete(owner)) return;
+    for (const { records } of owner.tables)
+      for (const record of records) if (record.state !== FREE) this.#release(record);
+  }
+
+  #release({ key, token }: LockRecord): void {
+    const released = release(this.#client.redis, key, token)
+      .catch((error: unknown) => {
+        const what = "a lock could not be released, and ends with its ttl";
+        this.#logger.warn(what, { code: errorCode(error) });
+      })
+      .then(() => void this.#releasing.delete(released));
+    this.#releasing.add(released);
+  }
+}

@@ -1,0 +1,69 @@
+// keeper is the thread that extends the locks of all other threads and never runs users' code, so that no computation of
+// theirs can keep it from that. Start here: serve.ts connects and receives messages, keeper.ts looks at the locks. The room
+// may import locks, clients and everything below them, and never main, thread or helper.
+import { parentPort, workerData } from "node:worker_threads";
+import { openClient } from "../clients/open-client.js";
+import { freezeConfig } from "../config/options.js";
+import { Logins } from "../connection/credentials.js";
+import { isLogged, loggerOf, plainFields } from "../core/log.js";
+import { connectionName } from "../core/names.js";
+import { ConnectGate, ownGate } from "../gate/connect-gate.js";
+import { fromErrorData, toErrorData } from "../link/error-serialization.js";
+import type { FromKeeper, KeeperData, ToKeeper } from "../locks/keeper-protocol.js";
+import { Keeper } from "./keeper.js";
+
+const post = (message: FromKeeper): void => parentPort!.postMessage(message);
+
+/** Connects, and keeps the locks of the threads that are attached, until the host says close. */
+export function keep(): void {
+  const { config: given, gate, hasProvider } = workerData as KeeperData;
+  const config = freezeConfig(given);
+  const { redis, retry, appName, shutdown } = config;
+  const role = "keeper";
+  const logins = hasProvider ? new Logins((refused) => post({ type: "loginWanted", refused })) : undefined;
+  const logger = loggerOf((level, message, fields) => {
+    if (!isLogged(level, config.log.level)) return;
+    post({ type: "logs", records: [{ level, message, fields: plainFields(fields) }], dropped: 0 });
+  });
+  const opening = openClient(
+    {
+      redis: { ...redis, keyPrefix: "" }, // the locks' keys have it
+      retry,
+      role,
+      logger,
+      name: connectionName(appName, role),
+      gate: gate ? new ConnectGate(gate, config, ConnectGate.keeperRow(config)) : ownGate(config),
+      logins,
+    },
+    shutdown.closeMs,
+  );
+  const keeper = opening.then((client) => new Keeper(client, logger));
+  keeper.then(
+    () => post({ type: "ready" }),
+    (error: unknown) => {
+      post({ type: "failed", error: toErrorData(error) });
+      parentPort!.close(); // the next lock starts another keeper
+    },
+  );
+  parentPort!.on("message", (message: ToKeeper) => {
+    switch (message.type) {
+      case "attach":
+        void keeper.then((made) => made.attach(message.port));
+        break;
+      case "login":
+        logins?.came(message.login);
+        break;
+      case "loginFailed":
+        logins?.failed(fromErrorData(message.error));
+        break;
+      case "close":
+        void close(message.closeMs);
+        break;
+    }
+  });
+
+  async function close(closeMs: number): Promise<void> {
+    await keeper.then((made) => made.close(closeMs)).catch(() => {}); // it was never connected
+    process.exit();
+  }
+}

@@ -1,0 +1,129 @@
+import { sharedClock } from "../core/clock.js";
+import { LockLostError, type LockLoss } from "../core/errors.js";
+import type { LockRecord } from "./lock-table.js";
+
+/** A lock that is held, in the hands of its user. */
+export interface Lock extends AsyncDisposable {
+  /** Grows with each holder of the key. Give it to the store that you write to, which refuses a smaller number. */
+  readonly fence: number;
+  /** Whether it is held at this moment; also right in a loop that computes. */
+  readonly isHeld: boolean;
+  /** Aborts with REDTHREAD_LOCK_LOST when the lock is lost. A loop that computes cannot hear it: use `assertHeld()` there. */
+  readonly signal: AbortSignal;
+  /**
+   * Cheap: no I/O. Call it before each step that relies on the lock.
+   * @throws REDTHREAD_LOCK_LOST
+   */
+  assertHeld(): void;
+  /**
+   * Releases it; idempotent. If Redis cannot be reached, the lock ends with its ttl.
+   * @throws REDTHREAD_LOCK_LOST if it was not held until now
+   */
+  release(): Promise<void>;
+}
+
+export interface HeldLockOptions {
+  readonly key: string;
+  readonly record: LockRecord;
+  /** Of this use of the record, with the state HELD. */
+  readonly stamp: number;
+  readonly fence: number;
+  /** Frees it on the server, and gives the record back. Never rejects. `isGone`: nothing has to be freed. */
+  readonly end: (isGone: boolean) => Promise<void>;
+  readonly onLost: (loss: LockLostError) => void;
+}
+
+export class HeldLock implements Lock {
+  readonly fence: number;
+  readonly #options: HeldLockOptions;
+  readonly #acquiredAt = sharedClock();
+  #timer: NodeJS.Timeout | undefined;
+  #loss: LockLostError | undefined;
+  #controller: AbortController | undefined;
+  #ending: Promise<void> | undefined;
+
+  constructor(options: HeldLockOptions) {
+    this.#options = options;
+    this.fence = options.fence;
+    this.#watch();
+  }
+
+  get isHeld(): boolean {
+    const { record, stamp } = this.#options;
+    return record.isHeld(stamp, sharedClock());
+  }
+
+  get signal(): AbortSignal {
+    if (!this.#controller) {
+      this.#controller = new AbortController();
+      const loss = this.look();
+      if (loss) this.#controller.abort(loss);
+    }
+    return this.#controller.signal;
+  }
+
+  assertHeld(): void {
+    if (this.isHeld) return;
+    throw this.look() ?? this.#lost("released");
+  }
+
+  /** The loss, if it is lost. What was found once stays. */
+  look(): LockLostError | undefined {
+    const { record, stamp } = this.#options;
+    if (this.#loss || this.#ending || record.isHeld(stamp, sharedClock())) return this.#loss;
+    // Its time is over, or the keeper has found the loss. The first who sees it makes it final.
+    record.lose(stamp, record.isOverheld(sharedClock()) ? "maxHold" : "expired");
+    this.#loss = this.#lost(record.loss);
+    clearTimeout(this.#timer);
+    this.#controller?.abort(this.#loss);
+    this.#options.onLost(this.#loss);
+    return this.#loss;
+  }
+
+  async release(): Promise<void> {
+    await this.end();
+    if (this.#loss) throw this.#loss;
+  }
+
+  /** As `release`, but a loss is the result. */
+  async end(): Promise<LockLostError | undefined> {
+    await (this.#ending ??= this.#end());
+    return this.#loss;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.release();
+  }
+
+  #end(): Promise<void> {
+    const { record, stamp, end } = this.#options;
+    if (!this.look() && !record.beginRelease(stamp)) this.look(); // lost between the two
+    clearTimeout(this.#timer);
+    return end(this.#loss?.reason === "gone");
+  }
+
+  /** Nothing else tells a loss while the keeper is blocked or gone. */
+  #watch(): void {
+    const leftMs = (this.#options.record.heldUntil - sharedClock()) | 0;
+    this.#timer = setTimeout(
+      () => {
+        if (!this.look()) this.#watch();
+      },
+      Math.max(leftMs, 0) + 1,
+    ).unref();
+  }
+
+  #lost(reason: LockLoss): LockLostError {
+    const { key, record } = this.#options;
+    const heldMs = reason === "released" ? 0 : (record.heldUntil - this.#acquiredAt) | 0;
+    return new LockLostError(`the lock ${key} ${WHY[reason]}`, { key, reason, heldMs });
+  }
+}
+
+const WHY: Readonly<Record<LockLoss, string>> = {
+  expired: "was lost: it could not be extended in time, and may be another holder's",
+  gone: "was lost: its key was deleted, or is another holder's",
+  maxHold: "was lost: it was held for maxHoldMs",
+  clock: "was lost: this machine was suspended or its clock was set, and the lock may be another holder's",
+  released: "was released by its holder",
+};

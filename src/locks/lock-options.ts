@@ -1,0 +1,59 @@
+import { ConfigInvalidError } from "../core/errors.js";
+import { unknownOption } from "../core/names.js";
+
+export interface LockOptions {
+  /** How long the lock lasts if it is not extended. It is extended every third of this, by another thread. 500 to 86 400 000; default 10 000. */
+  readonly ttlMs?: number | undefined;
+  /** How long to wait for the lock; 0 tries once. Default 5 000. */
+  readonly waitMs?: number | undefined;
+  /** The longest time that it is held: a holder that hangs loses it then. Infinity for no limit; default 300 000. */
+  readonly maxHoldMs?: number | undefined;
+  /** Ends the wait for the lock. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface LockTimes {
+  readonly ttlMs: number;
+  readonly waitMs: number;
+  readonly maxHoldMs: number;
+}
+
+const MIN_TTL_MS = 500;
+const DAY_MS = 24 * 3_600_000;
+
+const DEFAULTS: LockTimes = { ttlMs: 10_000, waitMs: 5_000, maxHoldMs: 300_000 };
+const KNOWN = { ...DEFAULTS, signal: undefined };
+
+/** A token and a key have to fit into shared memory; a longer key is a mistake. */
+const MAX_KEY_BYTES = 4_096;
+
+/** @throws REDTHREAD_CONFIG_INVALID, with everything that is wrong */
+export function lockTimes(key: unknown, options: LockOptions): LockTimes {
+  const problems: string[] = [];
+  const check = (isGood: boolean, problem: string): void => void (isGood || problems.push(problem));
+  const isKey = typeof key === "string" || Buffer.isBuffer(key);
+  check(isKey && key.length > 0, "the key must be a text or a Buffer, and not empty");
+  check(!isKey || Buffer.byteLength(key) <= MAX_KEY_BYTES, `the key must have at most ${MAX_KEY_BYTES} bytes`);
+  const unknown = unknownOption(options, KNOWN);
+  if (unknown !== undefined) problems.push(unknown);
+  const { ttlMs, waitMs, maxHoldMs } = { ...DEFAULTS, ...defined(options) };
+  check(isWithin(ttlMs, MIN_TTL_MS, DAY_MS), `ttlMs must be ${MIN_TTL_MS} to ${DAY_MS}`);
+  check(isWithin(waitMs, 0, DAY_MS), `waitMs must be 0 to ${DAY_MS}`);
+  check(maxHoldMs === Infinity || isWithin(maxHoldMs, 1, DAY_MS), `maxHoldMs must be 1 to ${DAY_MS}, or Infinity`);
+  if (problems.length > 0) {
+    throw new ConfigInvalidError(`the lock cannot be asked for: ${problems.join("; ")}`, {
+      outcome: "not-sent",
+      problems,
+    });
+  }
+  return { ttlMs: Math.ceil(ttlMs), waitMs, maxHoldMs: maxHoldMs === Infinity ? maxHoldMs : Math.ceil(maxHoldMs) };
+}
+
+function isWithin(value: unknown, least: number, most: number): boolean {
+  return typeof value === "number" && value >= least && value <= most;
+}
+
+function defined(options: LockOptions): Partial<LockTimes> {
+  const given = Object.entries(Object(options) as object).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(given);
+}

@@ -1,0 +1,134 @@
+import type { RedisHandle } from "../commands/ioredis.js";
+import { type ScriptDefinition, scriptFunction } from "../commands/scripts.js";
+
+// What runs on the server. A lock is a string: token, fence, when it was acquired (ms since 1970) and its holder's name, with
+// spaces between. A script knows its lock by the token and the space behind it.
+
+/** How long the counter behind the fences is kept. A new one begins with the server's time, and so above all earlier fences. */
+const FENCE_TTL_MS = 24 * 3_600_000;
+const FENCE_TTLS = 10;
+
+/** At most so many locks are extended by one script, because the server does nothing else meanwhile. */
+export const BATCH = 100;
+
+const OWN =
+  "local function own(i, mark) local held = redis.call('GET', KEYS[i]) return held and string.sub(held, 1, #mark) == mark and held end\n";
+
+/** KEYS: lock, fence. ARGV: mark, ttl, ttl of the fence, holder. Lua would write so large a number as 1.79e+15. */
+const ACQUIRE: ScriptDefinition = {
+  numberOfKeys: 2,
+  lua: `local held = redis.call('GET', KEYS[1])
+if held then
+  if string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return {0, held, redis.call('PTTL', KEYS[1])} end
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  return {1, held}
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local fence = string.format('%.0f', math.max((tonumber(redis.call('GET', KEYS[2])) or 0) + 1, now))
+redis.call('SET', KEYS[2], fence, 'PX', ARGV[3])
+held = ARGV[1] .. fence .. ' ' .. string.format('%.0f', math.floor(now / 1000)) .. ' ' .. ARGV[4]
+redis.call('SET', KEYS[1], held, 'PX', ARGV[2])
+return {1, held}`,
+};
+
+/** KEYS: the locks. ARGV: for each lock its mark and its ttl. Says for each whether it was extended. */
+const EXTEND: ScriptDefinition = {
+  lua: `${OWN}local done = {}
+for i = 1, #KEYS do
+  done[i] = own(i, ARGV[2 * i - 1]) and redis.call('PEXPIRE', KEYS[i], ARGV[2 * i]) or 0
+end
+return done`,
+};
+
+/** KEYS: the lock. ARGV: its mark, the channel of its waiters. A user may have no right to publish: waiters look by themselves. */
+const RELEASE: ScriptDefinition = {
+  numberOfKeys: 1,
+  lua: `${OWN}if not own(1, ARGV[1]) then return 0 end
+redis.call('DEL', KEYS[1])
+redis.pcall('PUBLISH', ARGV[2], '')
+return 1`,
+};
+
+const scripts = {
+  acquire: scriptFunction(ACQUIRE, "utf8"),
+  extend: scriptFunction(EXTEND, "utf8"),
+  release: scriptFunction(RELEASE, "utf8"),
+};
+
+/** What holds a lock, as its value tells. */
+export interface Holder {
+  readonly fence: number;
+  /** When it was acquired, in ms since 1970, by the server's clock. */
+  readonly since: number;
+  readonly name: string;
+}
+
+export interface Acquired {
+  readonly isAcquired: boolean;
+  readonly holder: Holder;
+  /** How long the holder's lock lasts if it is not extended. */
+  readonly ttlLeftMs: number;
+}
+
+/** The same token again means that the lock was acquired before, and that the reply was lost. */
+export async function acquire(
+  redis: RedisHandle,
+  key: Buffer,
+  token: string,
+  ttlMs: number,
+  name: string,
+): Promise<Acquired> {
+  const fenceTtlMs = Math.max(FENCE_TTL_MS, FENCE_TTLS * ttlMs);
+  const args = [key, fenceKey(key), `${token} `, ttlMs, fenceTtlMs, name];
+  const [isAcquired, held, ttlLeftMs = 0] = (await run(redis, scripts.acquire, args)) as [number, string, number?];
+  const [, fence, since, ...rest] = held.split(" ");
+  const holder = { fence: Number(fence), since: Number(since), name: rest.join(" ") };
+  return { isAcquired: isAcquired === 1, holder, ttlLeftMs };
+}
+
+/** Whether each lock was extended; false where its key is gone or another's. */
+export async function extend(
+  redis: RedisHandle,
+  locks: readonly { readonly key: Buffer; readonly token: string; readonly ttlMs: number }[],
+): Promise<boolean[]> {
+  const keys = locks.map(({ key }) => key);
+  const args = locks.flatMap(({ token, ttlMs }) => [`${token} `, ttlMs]);
+  return ((await run(redis, scripts.extend, [keys.length, ...keys, ...args])) as number[]).map((one) => one === 1);
+}
+
+/** Whether it was still this token's. */
+export async function release(redis: RedisHandle, key: Buffer, token: string): Promise<boolean> {
+  return (await run(redis, scripts.release, [key, `${token} `, channelOf(key)])) === 1;
+}
+
+/** The keys are whole: `redis.keyPrefix` is in them already, and the fence's key could not be found behind it in a Cluster. */
+async function run(redis: RedisHandle, script: (...args: unknown[]) => unknown, args: unknown[]): Promise<unknown> {
+  const caller = { options: {}, sendCommand: (command: never) => redis.sendCommand(command) };
+  return Reflect.apply(script, caller, args);
+}
+
+/** On the lock's node of a Cluster: it has the same hash tag. */
+function fenceKey(key: Buffer): Buffer {
+  return Buffer.concat([tagged(key), Buffer.from(":fence")]);
+}
+
+/** What a waiter for the lock subscribes to. */
+export function channelOf(key: Buffer): Buffer {
+  return Buffer.concat([tagged(key), Buffer.from(":released")]);
+}
+
+/** The key with a hash tag. Without one of its own the whole key becomes the tag. */
+function tagged(key: Buffer): Buffer {
+  return hasTag(key) ? key : Buffer.concat([Buffer.from("{"), key, Buffer.from("}")]);
+}
+
+function hasTag(key: Buffer): boolean {
+  const open = key.indexOf("{");
+  return open !== -1 && key.indexOf("}", open + 1) > open + 1;
+}
+
+/** In a Cluster such a key has no name on the same node: in braces the tag would end at its own brace. */
+export function isUntaggable(key: Buffer): boolean {
+  return key.includes("}") && !hasTag(key);
+}

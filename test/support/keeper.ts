@@ -1,0 +1,33 @@
+import { Session } from "node:inspector";
+import type { TestContext } from "node:test";
+import type { Worker } from "node:worker_threads";
+
+/** The threads that were started since, of whatever kind. */
+export function newWorkers(t: TestContext): Worker[] {
+  const workers: Worker[] = [];
+  const started = (worker: Worker): void => void workers.push(worker);
+  process.on("worker", started);
+  t.after(() => void process.off("worker", started));
+  return workers;
+}
+
+/** Blocks the keeper's thread for `ms` in `Atomics.wait`, by the inspector. Resolves when it is blocked. */
+export async function blockKeeper(t: TestContext, ms: number): Promise<void> {
+  const session = new Session();
+  session.connect();
+  t.after(() => session.disconnect());
+  const found = new Promise<string>((resolve) => {
+    session.on("NodeWorker.attachedToWorker", ({ params }) => {
+      if (params.workerInfo.url.includes("keeper-entry")) resolve(params.sessionId);
+    });
+  });
+  const post = (method: string, params: object): Promise<unknown> =>
+    new Promise((resolve, reject) => {
+      session.post(method, params, (error, result) => (error ? reject(error) : resolve(result)));
+    });
+  await post("NodeWorker.enable", { waitForDebuggerOnStart: false });
+  const sessionId = await found;
+  const cells = "new Int32Array(new SharedArrayBuffer(4))";
+  const message = { id: 1, method: "Runtime.evaluate", params: { expression: `Atomics.wait(${cells}, 0, 0, ${ms})` } };
+  await post("NodeWorker.sendMessageToWorker", { sessionId, message: JSON.stringify(message) });
+}
