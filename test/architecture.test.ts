@@ -103,7 +103,12 @@ const root = rootFrom(dirname(fileURLToPath(import.meta.url)));
 const files = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
   .filter((name) => name.endsWith(".ts"))
   .map((name) => join("src", name));
-const sources = new Map([...files, "workers/entry.cts", "workers/sync-entry.ts", "workers/keeper-entry.ts"].map((file) => [file, codeOf(file)]));
+const sources = new Map(
+  [...files, "workers/entry.cts", "workers/sync-entry.ts", "workers/keeper-entry.ts"].map((file) => [
+    file,
+    codeOf(file),
+  ]),
+);
 
 /** The tests run from a build folder, at whatever depth. */
 function rootFrom(folder: string): string {

@@ -168,6 +168,11 @@ export class Handle extends Wire {
     return this.options as Endpoint; // ioredis' constructor has set both fields
   }
 
+  /** With RESP3 a subscribed connection runs other commands, too. */
+  get speaksResp3(): boolean {
+    return this.#condition.protocol === 3;
+  }
+
   /** Whether ioredis sends this command while it connects. If a user sends the same, no harm is done. */
   isOfHandshake({ name, args }: QueuedCommand): boolean {
     const { protocol, auth, select } = this.#condition;

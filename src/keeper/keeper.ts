@@ -4,9 +4,10 @@ import { sharedClock } from "../core/clock.js";
 import type { LockLoss } from "../core/errors.js";
 import { errorCode, type Logger } from "../core/log.js";
 import { waitAtMost } from "../core/waiting.js";
-import type { FromOwner, LostMessage } from "../locks/keeper-protocol.js";
+import type { FromOwner, ToOwner } from "../locks/keeper-protocol.js";
 import { BATCH, extend, release } from "../locks/lock-scripts.js";
 import { ACQUIRING, FREE, HELD, isAhead, isSameUse, type LockRecord, LockTable, stateOf } from "../locks/lock-table.js";
+import type { LockQueues } from "./lock-queues.js";
 
 /** A lock is extended when a third of its ttl is over … */
 const SHARE = 3;
@@ -18,6 +19,9 @@ const LOOK_MS = 50;
 const IDLE_LOOKS = 20;
 /** The pause after a failed command. */
 const RETRY_MS = 100;
+
+/** What a dead thread has sent has come to the server by then. */
+const AGAIN_MS = 100;
 
 /** A thread with locks. */
 interface Owner {
@@ -37,6 +41,7 @@ interface Seen {
 /** Extends the locks of all threads, finds the lost ones, and releases the locks of threads that have ended. */
 export class Keeper {
   readonly #client: AnyClient;
+  readonly #queues: LockQueues;
   readonly #logger: Logger;
   readonly #wallClock: () => number;
   readonly #owners = new Set<Owner>();
@@ -48,8 +53,9 @@ export class Keeper {
   #retryAt = sharedClock();
   #skewMs: number;
 
-  constructor(client: AnyClient, logger: Logger, wallClock: () => number = Date.now) {
+  constructor(client: AnyClient, queues: LockQueues, logger: Logger, wallClock: () => number = Date.now) {
     this.#client = client;
+    this.#queues = queues;
     this.#logger = logger;
     this.#wallClock = wallClock;
     this.#skewMs = this.#skew();
@@ -59,6 +65,8 @@ export class Keeper {
     const owner: Owner = { port, tables: [] };
     this.#owners.add(owner);
     port.on("message", (message: FromOwner) => {
+      if (message.type === "wait") return this.#queues.wait(port, message);
+      if (message.type === "leave") return this.#queues.leave(port, message);
       if (message.type === "table") owner.tables.push(new LockTable(message.buffer));
       this.#idleLooks = 0;
       if (!this.#timer) this.#look();
@@ -69,6 +77,7 @@ export class Keeper {
   /** Releases what is left, and closes the connection. Never rejects. */
   async close(ms: number): Promise<void> {
     clearTimeout(this.#timer);
+    this.#queues.close();
     for (const owner of this.#owners) this.#ownerGone(owner);
     await waitAtMost(ms / 2, Promise.all(this.#releasing));
     await this.#client.close(ms / 2);
@@ -156,7 +165,7 @@ export class Keeper {
   /** Does nothing if it was not held when the look began: a lock that is being acquired may not be there yet. */
   #lose({ owner, table, index, record, stamp }: Seen, loss: LockLoss): void {
     if (!record.lose(stamp, loss)) return;
-    const message: LostMessage = { table, record: index };
+    const message: ToOwner = { type: "lost", table, record: index };
     owner.port.postMessage(message);
     if (loss !== "gone") this.#release(record);
   }
@@ -164,8 +173,16 @@ export class Keeper {
   /** The thread has ended, or has closed its locks. */
   #ownerGone(owner: Owner): void {
     if (!this.#owners.delete(owner)) return;
-    for (const { records } of owner.tables)
-      for (const record of records) if (record.state !== FREE) this.#release(record);
+    this.#queues.ownerGone(owner.port);
+    const left = owner.tables.flatMap(({ records }) => records.filter(({ state }) => state !== FREE));
+    // Of a killed connection no more commands run: a lock that is being acquired is there by now, or will never be.
+    const connections = new Set(left.map(({ connection }) => connection).filter((number) => number !== 0));
+    const { redis } = this.#client;
+    for (const number of connections) redis.client("KILL", "ID", number).catch(() => {}); // it is gone, or there is no right
+    for (const record of left) this.#release(record);
+    // Without that right, or in a Cluster, the command may come after the release.
+    const inDoubt = left.filter(({ state }) => state === ACQUIRING);
+    if (inDoubt.length > 0) setTimeout(() => inDoubt.forEach((record) => this.#release(record)), AGAIN_MS);
   }
 
   #release({ key, token }: LockRecord): void {

@@ -11,6 +11,7 @@ import { ConnectGate, ownGate } from "../gate/connect-gate.js";
 import { fromErrorData, toErrorData } from "../link/error-serialization.js";
 import type { FromKeeper, KeeperData, ToKeeper } from "../locks/keeper-protocol.js";
 import { Keeper } from "./keeper.js";
+import { LockQueues } from "./lock-queues.js";
 
 const post = (message: FromKeeper): void => parentPort!.postMessage(message);
 
@@ -34,10 +35,16 @@ export function keep(): void {
       name: connectionName(appName, role),
       gate: gate ? new ConnectGate(gate, config, ConnectGate.keeperRow(config)) : ownGate(config),
       logins,
+      onResubscribed: (asked) => queues?.resubscribed(asked),
     },
     shutdown.closeMs,
   );
-  const keeper = opening.then((client) => new Keeper(client, logger));
+  let queues: LockQueues | undefined;
+  const keeper = opening.then((client) => {
+    // With RESP2 a subscribed connection could not extend locks.
+    queues = new LockQueues(client.redis, () => !redis.clusterNodes && client.redis.speaksResp3, logger);
+    return new Keeper(client, queues, logger);
+  });
   keeper.then(
     () => post({ type: "ready" }),
     (error: unknown) => {

@@ -31,10 +31,15 @@ export type FromOwner =
   /** The memory of more locks. */
   | { readonly type: "table"; readonly buffer: SharedArrayBuffer }
   /** The keeper looks at no table any more, and a lock was begun. */
-  | { readonly type: "wake" };
+  | { readonly type: "wake" }
+  /** A waiter has tried in vain and waits for its turn: the lock lasts `ttlLeftMs`. */
+  | { readonly type: "wait"; readonly id: number; readonly key: Uint8Array; readonly ttlLeftMs: number }
+  /** The waiter has left, without the lock or with it (for `ttlMs`). */
+  | { readonly type: "leave"; readonly id: number; readonly key: Uint8Array; readonly ttlMs?: number };
 
-/** To the thread: this lock was lost. The memory says it already; the message aborts its signal. */
-export interface LostMessage {
-  readonly table: number;
-  readonly record: number;
-}
+/** To a thread with locks. */
+export type ToOwner =
+  /** This lock was lost. The memory says it already; the message aborts its signal. */
+  | { readonly type: "lost"; readonly table: number; readonly record: number }
+  /** The waiter is to try now. */
+  | { readonly type: "turn"; readonly id: number };

@@ -24,6 +24,8 @@ export interface Lease {
   readonly ttlMs: number;
   /** Infinity if there is no limit. */
   readonly maxHoldMs: number;
+  /** The server's number of the connection that acquires it; 0 if it is not known. */
+  readonly connection: number;
 }
 
 const STATE_BITS = 3;
@@ -44,6 +46,7 @@ const SENT_AT = 5;
 const HOLD_UNTIL = 6;
 const TOKEN_BYTES = 7;
 const KEY_BYTES = 8;
+const CONNECTION = 10; // two cells
 const RECORD_CELLS = 16;
 
 const CELL_BYTES = Int32Array.BYTES_PER_ELEMENT;
@@ -146,6 +149,10 @@ export class LockRecord {
     return Buffer.from(this.#text.subarray(start, start + this.#cells[KEY_BYTES]!));
   }
 
+  get connection(): number {
+    return Number(this.#pairs[CONNECTION / CELLS_PER_PAIR]);
+  }
+
   get loss(): LockLoss {
     return LOSSES[Atomics.load(this.#cells, LOSS)]!;
   }
@@ -164,11 +171,12 @@ export class LockRecord {
   // The owner
 
   /** FREE → ACQUIRING. All that the keeper needs is there before the state is. Returns the new stamp. */
-  begin({ key, token, ttlMs, maxHoldMs }: Lease, now: number): number {
+  begin({ key, token, ttlMs, maxHoldMs, connection }: Lease, now: number): number {
     const cells = this.#cells;
     const use = useOf(this.stamp) + 1;
     const stamp = stampOf(use, ACQUIRING);
     cells[TTL] = ttlMs;
+    this.#pairs[CONNECTION / CELLS_PER_PAIR] = BigInt(connection);
     cells[TOKEN_BYTES] = this.#text.write(token, "latin1");
     cells[KEY_BYTES] = key.copy(this.#text, cells[TOKEN_BYTES]);
     Atomics.store(cells, HOLD_UNTIL, maxHoldMs === Infinity ? 0 : timeWord(now + maxHoldMs));

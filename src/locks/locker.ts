@@ -1,20 +1,39 @@
+import { AsyncLocalStorage } from "node:async_hooks";
 import { randomBytes } from "node:crypto";
 import type { MessagePort } from "node:worker_threads";
 import type { RedisHandle } from "../commands/ioredis.js";
 import type { RedisConfig } from "../config/options.js";
 import { errorCode, type Logger } from "../core/log.js";
 import { monotonic, randomBetween, sharedClock } from "../core/clock.js";
-import { LockNotAcquiredError, NotInClusterError, type Outcome, ShuttingDownError } from "../core/errors.js";
-import { abortable, sleep, waitAtMost } from "../core/waiting.js";
+import {
+  type LockLostError,
+  LockNotAcquiredError,
+  NotInClusterError,
+  type Outcome,
+  ShuttingDownError,
+} from "../core/errors.js";
+import { abortable, deferred, sleep, waitAtMost } from "../core/waiting.js";
 import { HeldLock, type Lock } from "./held-lock.js";
-import type { FromOwner, LostMessage } from "./keeper-protocol.js";
+import type { FromOwner, ToOwner } from "./keeper-protocol.js";
 import { type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
 import { acquire, type Acquired, isUntaggable, release } from "./lock-scripts.js";
-import { type LockRecord, LockTable } from "./lock-table.js";
+import { type Lease, type LockRecord, LockTable } from "./lock-table.js";
+
+/** The thread of a `Locker`. */
+export interface LockerThread {
+  /** The port to a keeper that is connected. */
+  attach(): Promise<MessagePort>;
+  /** The task whose code runs now, if it is known. */
+  currentTask?(): LockingTask | undefined;
+}
+
+/** A task that may hold locks. */
+export interface LockingTask {
+  lostLock(loss: LockLostError): void;
+}
 
 export interface LockerOptions {
-  /** The port to a keeper that is connected. */
-  readonly attach: () => Promise<MessagePort>;
+  readonly thread: LockerThread;
   readonly getRedis: (signal?: AbortSignal) => Promise<RedisHandle>;
   readonly redis: RedisConfig;
   /** What others are told of a holder. */
@@ -30,6 +49,22 @@ interface Place {
   readonly size: Size;
 }
 
+/** A call of `withLock`, while its function runs. */
+interface Scope {
+  readonly key: string;
+  isOpen: boolean;
+  readonly outer: Scope | undefined;
+}
+
+/** A lock that is asked for. */
+interface Wanted {
+  readonly key: string;
+  /** With the `keyPrefix`. */
+  readonly whole: Buffer;
+  readonly place: Place;
+  readonly task: LockingTask | undefined;
+}
+
 /** The counts and bytes of the two kinds of tables: for usual keys, and for very long ones. */
 const SIZES = [
   { count: 32, textBytes: 256 },
@@ -39,9 +74,8 @@ type Size = (typeof SIZES)[number];
 
 /** Room for a token. */
 const TOKEN_BYTES = 32;
-/** The pauses between two looks at a lock that another holder has. */
-const LOOK_AGAIN_MS = 50;
-const MAX_LOOK_MS = 500;
+/** The longest pause before an acquire is sent again whose reply was lost. */
+const AGAIN_MS = 50;
 
 /** Acquires and releases the locks of one thread. The keeper extends them meanwhile. */
 export class Locker {
@@ -50,7 +84,16 @@ export class Locker {
   readonly #tables: LockTable[] = [];
   readonly #free = new Map<Size, Place[]>(SIZES.map((size) => [size, []]));
   readonly #held = new Map<LockRecord, HeldLock>();
+  /** The keys of the locks that each task holds or asks for. */
+  readonly #ofTask = new WeakMap<LockingTask, Set<string>>();
+  /** The locks inside whose `withLock` the running code is. */
+  readonly #scope = new AsyncLocalStorage<Scope>();
   readonly #life = new AbortController();
+  /** By their numbers, the waiters for a turn. */
+  readonly #turns = new Map<number, () => void>();
+  /** The server's numbers of connections, by their streams. */
+  readonly #connections = new WeakMap<object, Promise<number>>();
+  #waiters = 0;
   #tokens = 0;
   #port: MessagePort | undefined;
   #attaching: Promise<void> | undefined;
@@ -61,17 +104,19 @@ export class Locker {
 
   async withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T> {
     const lock = await this.#acquire(key, options);
-    let result: T;
+    const scope: Scope = { key: String(key), isOpen: true, outer: this.#scope.getStore() };
     try {
-      result = await fn(lock);
+      const result = await this.#scope.run(scope, fn, lock);
+      const loss = await lock.end();
+      if (loss) throw loss;
+      return result;
     } catch (error) {
       const loss = await lock.end();
       if (loss && loss !== error && error instanceof Error) error.cause ??= loss;
       throw error;
+    } finally {
+      scope.isOpen = false; // what `fn` has started may go on
     }
-    const loss = await lock.end();
-    if (loss) throw loss;
-    return result;
   }
 
   acquire(key: string | Buffer, options: LockOptions): Promise<Lock> {
@@ -95,54 +140,100 @@ export class Locker {
     }
     const signal = options.signal ? AbortSignal.any([options.signal, this.#life.signal]) : this.#life.signal;
     signal.throwIfAborted();
-    await abortable(this.#attach(), signal);
-    const place = this.#take(whole.length);
+    const name = String(key);
+    const task = this.#options.thread.currentTask?.();
+    const keys = this.#keysOf(task);
+    if (keys.has(name) || isInside(this.#scope.getStore(), name)) throw heldAlready(name);
+    keys.add(name);
     try {
-      return await this.#try(String(key), whole, place, times, signal);
+      await abortable(this.#attach(), signal);
+      const place = this.#take(whole.length);
+      try {
+        return await this.#try({ key: name, whole, place, task }, times, signal);
+      } catch (error) {
+        this.#giveBack(place);
+        throw error;
+      }
     } catch (error) {
-      this.#giveBack(place);
+      keys.delete(name);
       throw error;
     }
   }
 
-  async #try(key: string, whole: Buffer, place: Place, times: LockTimes, signal: AbortSignal): Promise<HeldLock> {
+  /** Without a task nothing is known of the callers: each has a set of its own. */
+  #keysOf(task: LockingTask | undefined): Set<string> {
+    const keys = (task && this.#ofTask.get(task)) ?? new Set();
+    if (task) this.#ofTask.set(task, keys);
+    return keys;
+  }
+
+  async #try(wanted: Wanted, times: LockTimes, signal: AbortSignal): Promise<HeldLock> {
+    const { key, whole, place } = wanted;
     const { record } = place;
     const { ttlMs, maxHoldMs, waitMs } = times;
     const startedAt = monotonic();
-    for (let tries = 1; ; tries++) {
-      const token = `${this.#tokenPrefix}${(this.#tokens++).toString(36)}`;
-      const begin = (): number => record.begin({ key: whole, token, ttlMs, maxHoldMs }, sharedClock());
-      const [answer, stamp] = await this.#ask(place, whole, token, begin, startedAt + waitMs, signal);
-      const held = answer.isAcquired ? record.confirm(stamp, sharedClock()) : undefined;
-      if (held !== undefined) return this.#hold(key, whole, token, place, held, answer.holder.fence);
-      record.free();
-      if (answer.isAcquired) await this.#release(whole, token); // its time was over before the reply was read
-      const waitedMs = monotonic() - startedAt;
-      if (waitedMs >= waitMs) throw notAcquired(key, waitedMs, answer);
-      await sleep(Math.min(waitMs - waitedMs, pauseMs(tries)), signal);
+    const waiter = this.#waiters++;
+    let isWaiting = false;
+    const leave = (acquired?: { ttlMs: number }): void => {
+      if (isWaiting) this.#tell({ type: "leave", id: waiter, key: whole, ...acquired });
+    };
+    try {
+      for (;;) {
+        const token = `${this.#tokenPrefix}${(this.#tokens++).toString(36)}`;
+        const lease = { key: whole, token, ttlMs, maxHoldMs };
+        const [answer, stamp] = await this.#ask(place, lease, startedAt + waitMs, signal);
+        const held = answer.isAcquired ? record.confirm(stamp, sharedClock()) : undefined;
+        if (held !== undefined) {
+          leave({ ttlMs });
+          return this.#hold(wanted, token, held, answer.holder.fence);
+        }
+        record.free();
+        if (answer.isAcquired) await this.#release(whole, token); // its time was over before the reply was read
+        const waitedMs = monotonic() - startedAt;
+        if (waitedMs >= waitMs) throw notAcquired(key, waitedMs, answer);
+        isWaiting = true;
+        await this.#turn(waiter, whole, answer.ttlLeftMs, waitMs - waitedMs, signal);
+      }
+    } catch (error) {
+      leave();
+      throw error;
+    }
+  }
+
+  /** Resolves when the keeper says so, or after `ms`. */
+  async #turn(id: number, key: Buffer, ttlLeftMs: number, ms: number, signal: AbortSignal): Promise<void> {
+    await abortable(this.#attach(), signal);
+    const { promise, resolve } = deferred();
+    this.#turns.set(id, resolve);
+    this.#tell({ type: "wait", id, key, ttlLeftMs });
+    try {
+      await abortable(waitAtMost(ms, promise, 0), signal);
+    } finally {
+      this.#turns.delete(id);
+      resolve(); // ends the timer
     }
   }
 
   /** Sends the acquire, and once more with the same token if its reply is lost: the first one may have acquired the lock. */
   async #ask(
     { record, table }: Place,
-    whole: Buffer,
-    token: string,
-    begin: () => number,
+    lease: Omit<Lease, "connection">,
     deadline: number,
     signal: AbortSignal,
   ): Promise<[Acquired, stamp: number]> {
     const { getRedis, holder } = this.#options;
+    const { key: whole, token, ttlMs } = lease;
     let stamp: number | undefined;
     let isInDoubt = false;
     let asking: Promise<unknown> = Promise.resolve();
     try {
       for (;;) {
         const redis = await getRedis(signal);
-        if (stamp === undefined) stamp = begin();
+        const connection = await this.#numberOf(redis);
+        if (stamp === undefined) stamp = record.begin({ ...lease, connection }, sharedClock());
         else record.sentAgain(stamp, sharedClock());
         if (this.#tables[table]!.wake()) this.#tell({ type: "wake" });
-        const answer = acquire(redis, whole, token, record.ttlMs, holder);
+        const answer = acquire(redis, whole, token, ttlMs, holder);
         asking = answer;
         try {
           return [await abortable(answer, signal), stamp];
@@ -150,7 +241,7 @@ export class Locker {
           isInDoubt ||= signal.aborted || (error as { outcome?: Outcome }).outcome === "unknown";
           if (!isInDoubt || signal.aborted || monotonic() >= deadline) throw error;
         }
-        await sleep(randomBetween(0, LOOK_AGAIN_MS), signal);
+        await sleep(randomBetween(0, AGAIN_MS), signal);
       }
     } catch (error) {
       record.free();
@@ -160,17 +251,31 @@ export class Locker {
     }
   }
 
-  #hold(key: string, whole: Buffer, token: string, place: Place, stamp: number, fence: number): HeldLock {
+  /** The keeper needs it to end the connection, should this thread end while a command of its is on the way. */
+  async #numberOf(redis: RedisHandle): Promise<number> {
+    const { stream } = redis as { stream?: object };
+    if (!stream) return 0; // of a Cluster
+    let asked = this.#connections.get(stream);
+    // An old server, or a user without the right, does not tell.
+    if (!asked) this.#connections.set(stream, (asked = Promise.resolve(redis.client("ID")).catch(() => 0)));
+    return asked;
+  }
+
+  #hold({ key, whole, place, task }: Wanted, token: string, stamp: number, fence: number): HeldLock {
     const { record } = place;
     const lock = new HeldLock({
       key,
       record,
       stamp,
       fence,
-      onLost: (loss) => this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs }),
+      onLost: (loss) => {
+        this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs });
+        task?.lostLock(loss);
+      },
       end: async (isGone) => {
         if (!isGone) await this.#release(whole, token);
         this.#held.delete(record);
+        this.#keysOf(task).delete(key);
         this.#giveBack(place);
       },
     });
@@ -212,10 +317,13 @@ export class Locker {
   }
 
   async #attachOnce(): Promise<void> {
-    const port = await this.#options.attach();
+    const port = await this.#options.thread.attach();
     this.#port = port;
     port.unref();
-    port.on("message", (message: LostMessage) => this.#lost(message));
+    port.on("message", (message: ToOwner) => {
+      if (message.type === "turn") this.#turns.get(message.id)?.();
+      else this.#held.get(this.#tables[message.table]!.records[message.record]!)?.look();
+    });
     port.once("close", () => this.#keeperGone(port));
     for (const { buffer } of this.#tables) this.#tell({ type: "table", buffer });
   }
@@ -224,14 +332,11 @@ export class Locker {
   #keeperGone(port: MessagePort): void {
     if (this.#port !== port) return;
     this.#port = undefined;
+    for (const turn of this.#turns.values()) turn(); // they ask the next keeper
     if (this.#life.signal.aborted || this.#held.size === 0) return;
     this.#attach().catch((error: unknown) => {
       this.#options.logger.error("no thread extends the locks that are held", { code: errorCode(error) });
     });
-  }
-
-  #lost({ table, record }: LostMessage): void {
-    this.#held.get(this.#tables[table]!.records[record]!)?.look();
   }
 
   #tell(message: FromOwner): void {
@@ -239,8 +344,14 @@ export class Locker {
   }
 }
 
-function pauseMs(tries: number): number {
-  return randomBetween(0, Math.min(MAX_LOOK_MS, LOOK_AGAIN_MS * 2 ** tries));
+function isInside(scope: Scope | undefined, key: string): boolean {
+  for (let at = scope; at; at = at.outer) if (at.isOpen && at.key === key) return true;
+  return false;
+}
+
+function heldAlready(key: string): LockNotAcquiredError {
+  const why = "its caller holds or awaits it already, and would wait for itself: locks are not re-entrant";
+  return new LockNotAcquiredError(`no lock ${key}: ${why}`, { outcome: "refused", key, waitedMs: 0 });
 }
 
 function notAcquired(key: string, waitedMs: number, { holder, ttlLeftMs }: Acquired): LockNotAcquiredError {

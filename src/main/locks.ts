@@ -58,8 +58,8 @@ export class Locks {
   async #makeLocker(getRedis: GetRedis): Promise<Locker> {
     const { Locker } = await import("../locks/locker.js");
     const { config, logger } = this.#options;
-    const attach = async (): ReturnType<KeeperHost["attach"]> => (await this.#keeperHost()).attach();
-    return new Locker({ attach, getRedis, redis: config.redis, holder: lockHolder(config.appName), logger });
+    const thread = await this.#keeperHost();
+    return new Locker({ thread, getRedis, redis: config.redis, holder: lockHolder(config.appName), logger });
   }
 
   #keeperHost(): Promise<KeeperHost> {

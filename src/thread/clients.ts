@@ -1,4 +1,4 @@
-import { type MessagePort, threadId } from "node:worker_threads";
+import { threadId } from "node:worker_threads";
 import { type AnyClient, openClient, type OpenOptions } from "../clients/open-client.js";
 import { SharedClient } from "../clients/shared-client.js";
 import type { RedisHandle } from "../commands/ioredis.js";
@@ -10,7 +10,7 @@ import { type ClientRole, connectionName, lockHolder } from "../core/names.js";
 import { onAbort } from "../core/waiting.js";
 import { ConnectGate, ownGate } from "../gate/connect-gate.js";
 import { CLOSED_FIELDS, type LedgerRow } from "../link/ledger.js";
-import type { Locker } from "../locks/locker.js";
+import type { Locker, LockerThread } from "../locks/locker.js";
 import { ClientPool, type Lease } from "../pool/pool.js";
 import { closeSync } from "./sync/sync-registry.js";
 
@@ -28,8 +28,7 @@ export interface ThreadClientsOptions {
     readonly row: LedgerRow;
     readonly gate: SharedArrayBuffer;
     readonly logins: Logins | undefined;
-    /** Asks the manager for a port to the keeper. */
-    readonly keeper: () => Promise<MessagePort>;
+    readonly locks: LockerThread;
   };
 }
 
@@ -159,16 +158,16 @@ export class ThreadClients {
   async #makeLocker(): Promise<Locker> {
     const { Locker } = await import("../locks/locker.js");
     const { config, logger, managed } = this.#options;
-    const attach = managed?.keeper ?? (await this.#ownKeeper());
+    const thread = managed?.locks ?? (await this.#ownKeeper());
     const getRedis = (signal?: AbortSignal): Promise<RedisHandle> => this.#shared.get(signal);
-    return new Locker({ attach, getRedis, redis: config.redis, holder: lockHolder(config.appName), logger });
+    return new Locker({ thread, getRedis, redis: config.redis, holder: lockHolder(config.appName), logger });
   }
 
-  async #ownKeeper(): Promise<() => Promise<MessagePort>> {
+  async #ownKeeper(): Promise<LockerThread> {
     const { KeeperHost } = await import("../locks/keeper-host.js");
     const host = new KeeperHost(this.#options);
     this.#closeKeeper = (ms) => host.close(ms);
-    return () => host.attach();
+    return host;
   }
 
   #counted<T>(acquiring: Promise<T>): Promise<T> {

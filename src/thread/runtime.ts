@@ -1,4 +1,4 @@
-import { AsyncResource } from "node:async_hooks";
+import { AsyncLocalStorage, AsyncResource } from "node:async_hooks";
 import { getHeapStatistics } from "node:v8";
 import { threadId, type MessagePort, type Transferable } from "node:worker_threads";
 import { freezeConfig } from "../config/options.js";
@@ -40,6 +40,8 @@ export class Runtime {
   /** Its clients are closed for good. */
   #isClosing = false;
   #module: TasksModule = {};
+  /** Knows the task of the running code. Made with the first lock, because it makes promises slower. */
+  #scope: AsyncLocalStorage<ThreadTask> | undefined;
   /** The keeper's port, while it is asked for. */
   #keeper: Deferred<MessagePort> | undefined;
   #onIdle: (() => void) | undefined;
@@ -65,7 +67,7 @@ export class Runtime {
     this.#logins = hasProvider ? new Logins((refused) => this.#post({ type: "loginWanted", refused })) : undefined;
     adopt(() => {
       if (this.#isClosing) throw new ShuttingDownError("this thread closes its clients", { outcome: "not-sent" });
-      const managed = { row: this.#row, gate, logins: this.#logins, keeper: () => this.#askForKeeper() };
+      const managed = { row: this.#row, gate, logins: this.#logins, locks: this };
       return new ThreadClients({ config: this.#config, logger: this.#logs.logger, managed });
     });
     adoptManaged({
@@ -127,7 +129,15 @@ export class Runtime {
     }
   }
 
-  #askForKeeper(): Promise<MessagePort> {
+  /** The task whose code runs now. If it began before this thread's first lock, it is known only if no other task runs. */
+  currentTask(): ThreadTask | undefined {
+    this.#scope ??= new AsyncLocalStorage();
+    const [only, ...others] = this.#running.values();
+    return this.#scope.getStore() ?? (others.length === 0 ? only : undefined);
+  }
+
+  /** The port to the keeper, from the manager. */
+  attach(): Promise<MessagePort> {
     if (!this.#keeper) {
       this.#keeper = deferred();
       this.#post({ type: "keeperWanted" });
@@ -175,7 +185,9 @@ export class Runtime {
     try {
       const run = this.#tasks.get(name);
       if (!run) throw this.#notFound(name);
-      const result = executionChannel.hasSubscribers ? task.runTraced(run) : task.run(run);
+      const scope = this.#scope;
+      const inScope: TaskFunction = scope ? (input, context) => scope.run(task, run, input, context) : run;
+      const result = executionChannel.hasSubscribers ? task.runTraced(inScope) : task.run(inScope);
       const value = await result;
       this.#results.ended(this.#limiter.hasNotWaited(pass));
       this.#results.done(id, value, name);

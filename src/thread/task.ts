@@ -111,7 +111,16 @@ export class ThreadTask implements TaskContext {
 
   /** `why`: the reason of the caller's signal, if it is a text. */
   abort(reason: CancelReason, why?: string): void {
-    this.#abortReason ??= abortError(reason, this.#name, why);
+    this.#abort(abortError(reason, this.#name, why));
+  }
+
+  /** A lock that it holds was lost. */
+  lostLock(loss: Error): void {
+    this.#abort(loss);
+  }
+
+  #abort(reason: Error): void {
+    this.#abortReason ??= reason;
     const controller = this.#controller;
     // The listeners belong to the task and may enter an AsyncLocalStorage.
     if (controller) this.#scope.runInAsyncScope(() => controller.abort(this.#abortReason));

@@ -188,7 +188,7 @@ export class SessionClients {
         gate: this.#gateMemory,
         slot: 0,
         logins,
-        keeper: () => Promise.reject(new Error("no locks here")),
+        locks: { attach: () => Promise.reject(new Error("no locks here")) },
       };
       this.#thread = new ThreadClients({ config: this.#config, logger: silent, managed });
       return;
