@@ -97,7 +97,7 @@ export class LockQueues {
   async #subscribe(queue: LockQueue): Promise<void> {
     this.#listen();
     try {
-      await this.#redis.subscribe(queue.channel as unknown as string);
+      await this.#redis.subscribe(queue.channel);
       queue.isTold = true;
       if (queue.waiters.length === 0) this.#end(queue);
       else this.#next(queue); // a release before the subscription was not told
@@ -148,7 +148,7 @@ export class LockQueues {
     clearTimeout(queue.timer);
     if (this.#queues.get(name) === queue) this.#queues.delete(name);
     if (queue.isTold && !this.#queues.has(name))
-      this.#redis.unsubscribe(queue.channel as unknown as string).catch(() => {}); // it ends with the connection
+      this.#redis.unsubscribe(queue.channel).catch(() => {}); // it ends with the connection
   }
 }
 
