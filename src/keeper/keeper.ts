@@ -1,11 +1,12 @@
 import type { MessagePort } from "node:worker_threads";
 import type { AnyClient } from "../clients/open-client.js";
-import { sharedClock } from "../core/clock.js";
+import { Client } from "../connection/client.js";
+import { monotonic, sharedClock } from "../core/clock.js";
 import type { LockLoss } from "../core/errors.js";
 import { errorCode, type Logger } from "../core/log.js";
 import { waitAtMost } from "../core/waiting.js";
 import type { FromOwner, ToOwner } from "../locks/keeper-protocol.js";
-import { BATCH, extend, release } from "../locks/lock-scripts.js";
+import { BATCH, extend, release, slotOf } from "../locks/lock-scripts.js";
 import { ACQUIRING, FREE, HELD, isAhead, isSameUse, type LockRecord, LockTable, stateOf } from "../locks/lock-table.js";
 import type { LockQueues } from "./lock-queues.js";
 
@@ -22,6 +23,9 @@ const RETRY_MS = 100;
 
 /** What a dead thread has sent has come to the server by then. */
 const AGAIN_MS = 100;
+
+/** Two clocks are read within this time. */
+const READING_MS = 5;
 
 /** A thread with locks. */
 interface Owner {
@@ -43,6 +47,7 @@ export class Keeper {
   readonly #client: AnyClient;
   readonly #queues: LockQueues;
   readonly #logger: Logger;
+  readonly #isCluster: boolean;
   readonly #wallClock: () => number;
   readonly #owners = new Set<Owner>();
   /** The locks that a command under way extends, each with the stamp of its use. */
@@ -58,7 +63,8 @@ export class Keeper {
     this.#queues = queues;
     this.#logger = logger;
     this.#wallClock = wallClock;
-    this.#skewMs = this.#skew();
+    this.#skewMs = skew(wallClock);
+    this.#isCluster = !(client instanceof Client);
   }
 
   attach(port: MessagePort): void {
@@ -69,7 +75,9 @@ export class Keeper {
       if (message.type === "leave") return this.#queues.leave(port, message);
       if (message.type === "table") owner.tables.push(new LockTable(message.buffer));
       this.#idleLooks = 0;
-      if (!this.#timer) this.#look();
+      if (this.#timer) return;
+      this.#skewMs = skew(this.#wallClock); // in a long sleep the clocks drift apart
+      this.#look();
     });
     port.once("close", () => this.#ownerGone(owner));
   }
@@ -85,7 +93,7 @@ export class Keeper {
 
   #look(): void {
     const now = sharedClock();
-    const jumpMs = Math.abs(this.#skewMs - (this.#skewMs = this.#skew()));
+    const jumpMs = Math.abs(this.#skewMs - (this.#skewMs = skew(this.#wallClock)));
     const all = [...this.#seen()].filter(({ stamp }) => stateOf(stamp) !== FREE);
     const least = Math.min(...all.map(({ record }) => record.ttlMs));
     const due: Seen[] = [];
@@ -119,19 +127,21 @@ export class Keeper {
     return true;
   }
 
-  /** The clock of locks stands while the machine is suspended, and the clock on the wall does not. */
-  #skew(): number {
-    return this.#wallClock() - performance.now();
-  }
-
   *#seen(): Iterable<Seen> {
     for (const owner of this.#owners)
       for (const [table, { records }] of owner.tables.entries())
         for (const [index, record] of records.entries()) yield { owner, table, index, record, stamp: record.stamp };
   }
 
+  /** All in one turn, so that the commands share a write. In a Cluster a script takes the keys of one slot only. */
   #extendAll(all: readonly Seen[]): void {
-    for (let i = 0; i < all.length; i += BATCH) void this.#extend(all.slice(i, i + BATCH));
+    const groups = new Map<number | null, Seen[]>();
+    for (const seen of all) {
+      const slot = this.#isCluster ? slotOf(seen.record.key) : null;
+      groups.set(slot, [...(groups.get(slot) ?? []), seen]);
+    }
+    for (const group of groups.values())
+      for (let i = 0; i < group.length; i += BATCH) void this.#extend(group.slice(i, i + BATCH));
   }
 
   /** Never rejects. */
@@ -193,5 +203,15 @@ export class Keeper {
       })
       .then(() => void this.#releasing.delete(released));
     this.#releasing.add(released);
+  }
+}
+
+/** The clock of locks stands while the machine is suspended, and the clock on the wall does not. */
+function skew(wallClock: () => number): number {
+  for (;;) {
+    const before = monotonic();
+    const wall = wallClock();
+    // Between two readings the thread may have had no processor.
+    if (monotonic() - before < READING_MS) return wall - before;
   }
 }

@@ -147,8 +147,7 @@ export class LockQueues {
     const name = queue.channel.toString("latin1");
     clearTimeout(queue.timer);
     if (this.#queues.get(name) === queue) this.#queues.delete(name);
-    if (queue.isTold && !this.#queues.has(name))
-      this.#redis.unsubscribe(queue.channel).catch(() => {}); // it ends with the connection
+    if (queue.isTold && !this.#queues.has(name)) this.#redis.unsubscribe(queue.channel).catch(() => {}); // it ends with the connection
   }
 }
 

@@ -1,4 +1,4 @@
-import type { RedisHandle } from "../commands/ioredis.js";
+import { Command, type RedisHandle } from "../commands/ioredis.js";
 import { type ScriptDefinition, scriptFunction } from "../commands/scripts.js";
 
 // What runs on the server. A lock is a string: token, fence, when it was acquired (ms since 1970) and its holder's name, with
@@ -100,6 +100,11 @@ export async function extend(
 /** Whether it was still this token's. */
 export async function release(redis: RedisHandle, key: Buffer, token: string): Promise<boolean> {
   return (await run(redis, scripts.release, [key, `${token} `, channelOf(key)])) === 1;
+}
+
+/** The hash slot of a Cluster. */
+export function slotOf(key: Buffer): number | null {
+  return new Command("get", [key]).getSlot();
 }
 
 /** The keys are whole: `redis.keyPrefix` is in them already, and the fence's key could not be found behind it in a Cluster. */
