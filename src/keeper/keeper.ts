@@ -94,7 +94,7 @@ export class Keeper {
   #look(): void {
     const now = sharedClock();
     const jumpMs = Math.abs(this.#skewMs - (this.#skewMs = skew(this.#wallClock)));
-    const all = [...this.#seen()].filter(({ stamp }) => stateOf(stamp) !== FREE);
+    const all = [...this.#seen()];
     const least = Math.min(...all.map(({ record }) => record.ttlMs));
     const due: Seen[] = [];
     const early: Seen[] = [];
@@ -123,14 +123,17 @@ export class Keeper {
   /** False if a lock was begun meanwhile. */
   #fallAsleep(): boolean {
     for (const { tables } of this.#owners) for (const table of tables) table.fallAsleep();
-    for (const { stamp } of this.#seen()) if (stateOf(stamp) !== FREE) return false;
-    return true;
+    return [...this.#seen()].length === 0;
   }
 
+  /** The locks that are not free. */
   *#seen(): Iterable<Seen> {
     for (const owner of this.#owners)
       for (const [table, { records }] of owner.tables.entries())
-        for (const [index, record] of records.entries()) yield { owner, table, index, record, stamp: record.stamp };
+        for (const [index, record] of records.entries()) {
+          const { stamp } = record;
+          if (stateOf(stamp) !== FREE) yield { owner, table, index, record, stamp };
+        }
   }
 
   /** All in one turn, so that the commands share a write. In a Cluster a script takes the keys of one slot only. */

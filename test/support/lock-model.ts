@@ -1,0 +1,196 @@
+/**
+ * `node dist/test/support/lock-model.js SEED RUNS`: plays so many schedules of holders, rivals and faults against a model server
+ * under a clock of its own. The code of owners and keepers is the real one. A process of its own, because the test runner's hooks
+ * would make it three times as slow.
+ */
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import type { MessagePort } from "node:worker_threads";
+import type { AnyClient } from "../../src/clients/open-client.js";
+import type { Handle } from "../../src/commands/handle.js";
+import type { RedisConfig } from "../../src/config/options.js";
+import { noopLogger } from "../../src/core/log.js";
+import { Keeper } from "../../src/keeper/keeper.js";
+import { LockQueues } from "../../src/keeper/lock-queues.js";
+import type { Lock } from "../../src/locks/held-lock.js";
+import { Locker } from "../../src/locks/locker.js";
+import { ModelConnection, ModelPort, ModelServer, ModelThread, World } from "./lock-world.js";
+
+const TTL_MS = 500;
+const END_MS = 8_000;
+
+const holder = fc.record({
+  process: fc.integer({ min: 0, max: 1 }),
+  key: fc.constantFrom("a", "a", "b"),
+  startsIn: fc.integer({ min: 0, max: 2_000 }),
+  rounds: fc.integer({ min: 1, max: 3 }),
+  ttlMs: fc.constantFrom(TTL_MS, TTL_MS, 900),
+  maxHoldMs: fc.constantFrom(Infinity, Infinity, 700),
+  /** It blocks its thread between two looks at the lock. */
+  blocksMs: fc.array(fc.integer({ min: 0, max: 900 }), { minLength: 1, maxLength: 4 }),
+});
+const fault = fc.record({
+  at: fc.integer({ min: 0, max: 5_000 }),
+  on: fc.nat(5),
+  what: fc.constantFrom("cut", "cut keeper", "slow", "slow keeper", "block keeper", "end keeper", "end thread"),
+  ms: fc.constantFrom(20, 120, 300, 700),
+});
+type Holder = typeof holder extends fc.Arbitrary<infer T> ? T : never;
+type Fault = typeof fault extends fc.Arbitrary<infer T> ? T : never;
+
+/** When a holder was sure of its lock: from its acquire to its last look that found it held. */
+interface Held {
+  readonly key: string;
+  readonly fence: number;
+  readonly from: number;
+  until: number;
+}
+
+/** The threads of one process, and its keeper. */
+class Process {
+  keeperThread = new ModelThread();
+  keeperConnection: ModelConnection;
+  readonly #world: World;
+  readonly #server: ModelServer;
+  readonly #ends: Map<number, { isCut: boolean }>;
+  #keeper: Keeper;
+  #ports: ModelPort[] = [];
+
+  constructor(world: World, server: ModelServer, ends: Map<number, { isCut: boolean }>) {
+    this.#world = world;
+    this.#server = server;
+    this.#ends = ends;
+    [this.keeperConnection, this.#keeper] = this.#start();
+  }
+
+  #start(): [ModelConnection, Keeper] {
+    const connection = new ModelConnection(this.#world, this.#server, this.keeperThread, this.#ends);
+    const redis = connection as unknown as Handle;
+    const queues = new LockQueues(redis, () => false, noopLogger);
+    return [connection, new Keeper({ redis } as unknown as AnyClient, queues, noopLogger)];
+  }
+
+  attach(thread: ModelThread): MessagePort {
+    const [mine, other] = ModelPort.pair(this.#world, this.keeperThread, thread);
+    const was = this.#world.current;
+    this.#world.current = this.keeperThread;
+    this.#keeper.attach(mine as unknown as MessagePort);
+    this.#world.current = was;
+    this.#ports.push(mine);
+    return other as unknown as MessagePort;
+  }
+
+  /** Another keeper takes over. */
+  endKeeper(): void {
+    this.keeperThread.isDead = true;
+    const ports = this.#ports;
+    this.#ports = [];
+    this.keeperThread = new ModelThread();
+    [this.keeperConnection, this.#keeper] = this.#start();
+    for (const port of ports) port.close();
+  }
+}
+
+async function play(holders: readonly Holder[], faults: readonly Fault[], rate: number, seed: number): Promise<void> {
+  const world = new World(seed);
+  const server = new ModelServer(world, rate);
+  const ends = new Map<number, { isCut: boolean }>();
+  const all: Held[] = [];
+  await world.run(END_MS, () => {
+    const processes = [0, 1].map(() => new Process(world, server, ends));
+    const threads = holders.map((one) => {
+      const thread = new ModelThread();
+      const connection = new ModelConnection(world, server, thread, ends);
+      const owner = processes[one.process]!;
+      let port: ModelPort | undefined;
+      const attach = async (): Promise<MessagePort> => {
+        port = owner.attach(thread) as unknown as ModelPort;
+        return port as unknown as MessagePort;
+      };
+      const locker = new Locker({
+        thread: { attach },
+        getRedis: async () => connection as never,
+        redis: { keyPrefix: "" } as RedisConfig,
+        holder: "holder",
+        logger: noopLogger,
+      });
+      world.in(one.startsIn, thread, () => void hold(world, thread, locker, one, all));
+      return { thread, connection, owner, end: () => ((thread.isDead = true), port?.close()) };
+    });
+    for (const { at, on, what, ms } of faults) {
+      world.in(at, new ModelThread(), () => {
+        const { connection, owner, end } = threads[on % threads.length]!;
+        if (what === "cut") connection.cut();
+        if (what === "cut keeper") owner.keeperConnection.cut();
+        if (what === "slow") slow(world, connection, ms);
+        if (what === "slow keeper") slow(world, owner.keeperConnection, ms);
+        if (what === "block keeper") owner.keeperThread.blockedUntil = world.now + ms;
+        if (what === "end keeper") owner.endKeeper();
+        if (what === "end thread") end();
+      });
+    }
+  });
+  check(all);
+  for (const [key, { until }] of server.values) assert.ok(until < Infinity, `${key} has a ttl`);
+}
+
+function slow(world: World, connection: ModelConnection, ms: number): void {
+  connection.delayMs = ms;
+  world.in(ms, new ModelThread(), () => (connection.delayMs = 1));
+}
+
+/** Never rejects. */
+async function hold(world: World, thread: ModelThread, locker: Locker, one: Holder, all: Held[]): Promise<void> {
+  for (let round = 0; round < one.rounds; round++) {
+    const { key, ttlMs, maxHoldMs } = one;
+    let lock: Lock;
+    try {
+      lock = await locker.acquire(key, { ttlMs, waitMs: 1_500, maxHoldMs });
+    } catch {
+      continue;
+    }
+    const held: Held = { key, fence: lock.fence, from: world.now, until: world.now };
+    all.push(held);
+    try {
+      for (const ms of one.blocksMs) {
+        lock.assertHeld();
+        held.until = world.now;
+        thread.blockedUntil = world.now + ms;
+        // A loop that computes looks at its lock while nothing else of the thread runs.
+        for (const part of [0.3, 0.7]) {
+          world.in(ms * part, new ModelThread(), () => {
+            if (!thread.isDead && lock.isHeld) held.until = world.now;
+          });
+        }
+        await world.sleep(ms);
+      }
+      lock.assertHeld();
+      held.until = world.now;
+      await lock.release();
+    } catch {
+      // It was lost, as it was told.
+    }
+  }
+}
+
+function check(all: readonly Held[]): void {
+  for (const key of ["a", "b"]) {
+    const ofKey = all.filter((one) => one.key === key).toSorted((a, b) => a.from - b.from);
+    for (const [i, one] of ofKey.entries()) {
+      const next = ofKey[i + 1];
+      if (!next) continue;
+      assert.ok(one.until <= next.from, `${key}: held until ${one.until}, and by another from ${next.from}`);
+      assert.ok(one.fence < next.fence, `${key}: fence ${next.fence} after ${one.fence}`);
+    }
+  }
+}
+
+const [seed, runs] = process.argv.slice(2).map(Number);
+const schedule = fc.asyncProperty(
+  fc.array(holder, { minLength: 2, maxLength: 5 }),
+  fc.array(fault, { maxLength: 6 }),
+  fc.constantFrom(1, 0.995, 1.005),
+  fc.nat(2 ** 30),
+  play,
+);
+await fc.assert(schedule, { numRuns: runs!, seed: seed!, includeErrorInReport: true });
