@@ -4,6 +4,7 @@ import type * as Tasks from "../fixtures/lock-tasks.js";
 import { eventually } from "../support/gate.js";
 import { newWorkers } from "../support/keeper.js";
 import { code, fixture, manage } from "../support/manage.js";
+import { Program } from "../support/program.js";
 import { startProxy } from "../support/proxy.js";
 import { startRedis } from "../support/redis-server.js";
 
@@ -104,3 +105,24 @@ test("keys with a prefix, hash tags, and of any bytes have their fences beside t
   ];
   assert.deepEqual(found, fences.toSorted());
 });
+
+test(
+  "a program without a manager has a keeper of its own, and knows after a SIGSTOP that it has lost its lock",
+  LIMIT,
+  async (t) => {
+    const env = { ...process.env, REDIS_URL: `redis://127.0.0.1:${server.port}` };
+    const program = new Program(t, "locking", [], { env });
+    await program.hears("lasted", 30_000); // for three times the ttl, in a loop
+    program.signal("SIGSTOP");
+    const stoppedAt = Date.now();
+    await eventually(async () => (await server.admin.exists("of a program")) === 0, 30_000, "a rival can get it");
+    await server.admin.set("of a program", "a rival");
+    const takenAt = Date.now();
+    program.signal("SIGCONT");
+    const { lost, lastHeldAt } = await program.hears("lost", 30_000);
+    assert.equal(lost, "expired");
+    assert.ok((lastHeldAt as number) <= takenAt, `${String(lastHeldAt)} after ${takenAt}, stopped at ${stoppedAt}`);
+    assert.equal((await program.exit).code, 0);
+    assert.equal(await server.admin.get("of a program"), "a rival");
+  },
+);

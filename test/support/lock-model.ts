@@ -4,7 +4,7 @@
  * would make it three times as slow.
  */
 import assert from "node:assert/strict";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import type { MessagePort } from "node:worker_threads";
 import type { AnyClient } from "../../src/clients/open-client.js";
 import type { Handle } from "../../src/commands/handle.js";

@@ -93,12 +93,9 @@ export class World {
       const timer: Timer = { unref: () => timer, event: this.in(Math.max(ms, 1), this.current, run) };
       return timer;
     };
-    const clear = (timer?: Timer): void => {
-      if (timer) timer.event.isOver = true;
-    };
     Object.assign(globalThis, {
       setTimeout: start,
-      clearTimeout: clear,
+      clearTimeout: end,
       setImmediate: (run: () => void) => this.in(0, this.current, run),
     });
     Math.random = () => (this.#seed = (this.#seed * 1_103_515_245 + 12_345) % 2 ** 31) / 2 ** 31;
@@ -115,6 +112,10 @@ export class World {
     Date.now = date;
     process.hrtime = hrtime;
   }
+}
+
+function end(timer?: Timer): void {
+  if (timer) timer.event.isOver = true;
 }
 
 /** What the scripts of locks do on a server, whose clock may be a little faster or slower. */
@@ -222,10 +223,16 @@ export class ModelConnection {
       const lost = (): void => reject(new ReplyLostError("the connection was lost", { outcome: "unknown" }));
       this.#arriveAt = Math.max(this.#arriveAt, this.#world.now + this.delayMs);
       this.#world.at(this.#arriveAt, NETWORK, () => {
-        if (end.isCut) return void this.#world.in(0, this.#thread, lost);
+        if (end.isCut) {
+          this.#world.in(0, this.#thread, lost);
+          return;
+        }
         const reply = this.#server.run(command);
         this.#replyAt = Math.max(this.#replyAt, this.#world.now + this.delayMs);
-        this.#world.at(this.#replyAt, this.#thread, () => (end.isCut ? lost() : resolve(reply)));
+        this.#world.at(this.#replyAt, this.#thread, () => {
+          if (end.isCut) lost();
+          else resolve(reply);
+        });
       });
     });
   }
