@@ -5,7 +5,6 @@ import { eventually } from "../support/gate.js";
 import { newWorkers } from "../support/keeper.js";
 import { code, fixture, manage } from "../support/manage.js";
 import { Program } from "../support/program.js";
-import { startProxy } from "../support/proxy.js";
 import { startRedis } from "../support/redis-server.js";
 
 const LIMIT = { timeout: 60_000 };
@@ -36,23 +35,6 @@ for (const rights of ["+@all", "+@all -client|kill", "+@all -client"]) {
     assert.equal(await server.admin.exists("under way", ...keys), 0, "it does not come later");
   });
 }
-
-test("an acquire whose reply is lost is sent again, and is the same lock with the same fence", LIMIT, async (t) => {
-  await using way = await startProxy(server.port);
-  const manager = manage<typeof Tasks>(t, server, { tasks, redis: { port: way.port }, threads: { count: 1 } });
-  const first = await manager.acquireLock("before", {}); // keeper and primary are connected
-  await first.release();
-  way.blackhole(true); // what is sent waits, and its reply is cut off with it
-  const acquiring = manager.acquireLock("in doubt", { ttlMs: 60_000, waitMs: 50_000 });
-  await new Promise((resolve) => setTimeout(resolve, 100));
-  way.blackhole(false);
-  const lock = await acquiring;
-  assert.equal(lock.isHeld, true);
-  const [, fence] = String(await server.admin.get("in doubt")).split(" ");
-  assert.equal(Number(fence), lock.fence);
-  await lock.release();
-  assert.equal(await server.admin.exists("in doubt"), 0);
-});
 
 test("the second acquire of a lock by the same task is refused at once", LIMIT, async (t) => {
   const manager = manage<typeof Tasks>(t, server, { tasks, threads: { count: 1 } });
