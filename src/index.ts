@@ -30,7 +30,7 @@ export type { RetryOptions } from "./core/retry.js";
 export type { DashboardOptions, RequestHandler } from "./main/observe/dashboard.js";
 export type { RunOptions } from "./main/dispatch/task-run.js";
 export type { ShutdownReport } from "./main/shutdown.js";
-export type { Stats, ThreadStats, Totals } from "./main/observe/stats.js";
+export type { KeeperStats, Stats, ThreadStats, Totals } from "./main/observe/stats.js";
 export type { OnMessage, SubscribeOptions } from "./main/subscriptions.js";
 export type { MapOptions, MapOutcome } from "./main/dispatch/task-map.js";
 export type { AnyTasks, TaskInput, TaskName, TaskResult } from "./main/dispatch/task-types.js";

@@ -110,6 +110,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
       threads: Object.assign([this.#thread], { died: 0 }),
       totals: this.#totals,
       recycled: 0,
+      locks: this.#locks,
       maxDedicated: this.#config.dedicated.max,
       places: 1,
     });

@@ -21,10 +21,22 @@ export function capacityOf(info: string, config: Config): Capacity {
   return { maxclients, others, needed, isEnough: others + needed <= maxclients };
 }
 
+/** What is wrong with `connections.max` for a process with locks: the keeper needs a place beside the others. */
+export function noRoomForLocks({ threads, connections }: Config): string | undefined {
+  const isRecycled = isRecycling(threads);
+  const needed = threads.count + Number(isRecycled) + 3;
+  if ((connections.max ?? Infinity) >= needed) return undefined;
+  const sum = `threads.count + 3${isRecycled ? ", and one for a thread that is recycled" : ""}`;
+  return `connections.max: must be at least ${needed} for locks (${sum}), because a connection of its own extends them`;
+}
+
 /** The clients of each thread (and of the successor of a recycled thread), the primary client, its successor, and the subscriber. */
 function mostConnections({ threads, dedicated, connections }: Config): number {
-  const isRecycling = threads.maxTasks !== undefined || threads.maxHeapMb !== undefined;
-  return connections.max ?? (threads.count + Number(isRecycling)) * (1 + dedicated.max) + 3;
+  return connections.max ?? (threads.count + Number(isRecycling(threads))) * (1 + dedicated.max) + 3;
+}
+
+function isRecycling({ maxTasks, maxHeapMb }: Config["threads"]): boolean {
+  return maxTasks !== undefined || maxHeapMb !== undefined;
 }
 
 type ReadFile = (path: string) => string | undefined;

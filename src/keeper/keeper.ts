@@ -5,6 +5,7 @@ import { monotonic, sharedClock } from "../core/clock.js";
 import type { LockLoss } from "../core/errors.js";
 import { errorCode, type Logger } from "../core/log.js";
 import { waitAtMost } from "../core/waiting.js";
+import type { KeeperLedger } from "../locks/keeper-ledger.js";
 import type { FromOwner, ToOwner } from "../locks/keeper-protocol.js";
 import { BATCH, extend, release, slotOf } from "../locks/lock-scripts.js";
 import { ACQUIRING, FREE, HELD, isAhead, isSameUse, type LockRecord, LockTable, stateOf } from "../locks/lock-table.js";
@@ -46,6 +47,7 @@ interface Seen {
 export class Keeper {
   readonly #client: AnyClient;
   readonly #queues: LockQueues;
+  readonly #ledger: KeeperLedger;
   readonly #logger: Logger;
   readonly #isCluster: boolean;
   readonly #wallClock: () => number;
@@ -58,9 +60,16 @@ export class Keeper {
   #retryAt = sharedClock();
   #skewMs: number;
 
-  constructor(client: AnyClient, queues: LockQueues, logger: Logger, wallClock: () => number = Date.now) {
+  constructor(
+    client: AnyClient,
+    queues: LockQueues,
+    ledger: KeeperLedger,
+    logger: Logger,
+    wallClock: () => number = Date.now,
+  ) {
     this.#client = client;
     this.#queues = queues;
+    this.#ledger = ledger;
     this.#logger = logger;
     this.#wallClock = wallClock;
     this.#skewMs = skew(wallClock);
@@ -96,6 +105,7 @@ export class Keeper {
     const jumpMs = Math.abs(this.#skewMs - (this.#skewMs = skew(this.#wallClock)));
     const all = [...this.#seen()];
     const least = Math.min(...all.map(({ record }) => record.ttlMs));
+    this.#count(all, now);
     const due: Seen[] = [];
     const early: Seen[] = [];
     let nextInMs = LOOK_MS;
@@ -118,6 +128,18 @@ export class Keeper {
     this.#idleLooks = all.length === 0 ? this.#idleLooks + 1 : 0;
     const sleeps = this.#idleLooks >= IDLE_LOOKS && this.#fallAsleep();
     this.#timer = sleeps ? undefined : setTimeout(() => this.#look(), Math.max(nextInMs, 1));
+  }
+
+  #count(all: readonly Seen[], now: number): void {
+    let held = 0;
+    let longestMs = 0;
+    for (const { record, stamp } of all) {
+      if (stateOf(stamp) !== HELD || !record.isHeld(stamp, now)) continue;
+      held++;
+      longestMs = Math.max(longestMs, (record.heldUntil - now) | 0);
+    }
+    this.#ledger.set("heldUntil", (now + longestMs) | 0);
+    this.#ledger.set("held", held);
   }
 
   /** False if a lock was begun meanwhile. */
@@ -159,6 +181,7 @@ export class Keeper {
     const seenWhole = batch.map(({ record, stamp }) => isSameUse(record.stamp, stamp));
     try {
       const done = await extend(this.#client.redis, locks);
+      this.#ledger.add("extended", done.filter(Boolean).length);
       for (const [i, seen] of batch.entries()) {
         if (!seenWhole[i]) continue;
         if (done[i]) seen.record.extend(seen.stamp, sentAt);
@@ -166,6 +189,7 @@ export class Keeper {
       }
     } catch (error) {
       // This is no loss: only the time decides. All of them are due again.
+      this.#ledger.add("extensionFailures", 1);
       this.#logger.debug("locks could not be extended", { code: errorCode(error), locks: batch.length });
       this.#retryAt = (sharedClock() + RETRY_MS) | 0;
       for (const { record, stamp } of batch)
@@ -178,6 +202,7 @@ export class Keeper {
   /** Does nothing if it was not held when the look began: a lock that is being acquired may not be there yet. */
   #lose({ owner, table, index, record, stamp }: Seen, loss: LockLoss): void {
     if (!record.lose(stamp, loss)) return;
+    this.#ledger.lost(loss);
     const message: ToOwner = { type: "lost", table, record: index };
     owner.port.postMessage(message);
     if (loss !== "gone") this.#release(record);

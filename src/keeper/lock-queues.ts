@@ -3,6 +3,7 @@ import type { AskedChannel } from "../commands/asked-channels.js";
 import type { Handle } from "../commands/handle.js";
 import { randomBetween } from "../core/clock.js";
 import { errorCode, type Logger } from "../core/log.js";
+import type { KeeperLedger } from "../locks/keeper-ledger.js";
 import type { FromOwner, ToOwner } from "../locks/keeper-protocol.js";
 import { channelOf } from "../locks/lock-scripts.js";
 
@@ -39,14 +40,16 @@ type LeaveMessage = Extract<FromOwner, { type: "leave" }>;
 export class LockQueues {
   readonly #redis: Handle;
   readonly #mayListen: () => boolean;
+  readonly #ledger: KeeperLedger;
   readonly #logger: Logger;
   readonly #queues = new Map<string, LockQueue>();
   #isListening = false;
 
   /** `mayListen`: subscriptions leave the connection free for commands. */
-  constructor(redis: Handle, mayListen: () => boolean, logger: Logger) {
+  constructor(redis: Handle, mayListen: () => boolean, ledger: KeeperLedger, logger: Logger) {
     this.#redis = redis;
     this.#mayListen = mayListen;
+    this.#ledger = ledger;
     this.#logger = logger;
   }
 
@@ -55,7 +58,10 @@ export class LockQueues {
     const queue = this.#queueOf(Buffer.from(key));
     const known = queue.waiters.find((one) => one.id === id && one.port === port);
     if (known) queue.trying.delete(known);
-    else queue.waiters.push({ port, id });
+    else {
+      queue.waiters.push({ port, id });
+      this.#ledger.add("waiting", 1);
+    }
     this.#lookIn(queue, Math.max(ttlLeftMs, 0) + 1 + randomBetween(0, JITTER_MS));
   }
 
@@ -137,6 +143,7 @@ export class LockQueues {
     for (const waiter of waiters.filter(isGone)) {
       waiters.splice(waiters.indexOf(waiter), 1);
       hadTurn = trying.delete(waiter) || hadTurn;
+      this.#ledger.add("waiting", -1);
     }
     if (waiters.length === 0) this.#end(queue);
     else if (ttlMs !== undefined) this.#lookIn(queue, ttlMs);

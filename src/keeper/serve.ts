@@ -9,6 +9,7 @@ import { isLogged, loggerOf, plainFields } from "../core/log.js";
 import { connectionName } from "../core/names.js";
 import { ConnectGate, ownGate } from "../gate/connect-gate.js";
 import { fromErrorData, toErrorData } from "../link/error-serialization.js";
+import { KeeperLedger } from "../locks/keeper-ledger.js";
 import type { FromKeeper, KeeperData, ToKeeper } from "../locks/keeper-protocol.js";
 import { Keeper } from "./keeper.js";
 import { LockQueues } from "./lock-queues.js";
@@ -17,10 +18,11 @@ const post = (message: FromKeeper): void => parentPort!.postMessage(message);
 
 /** Connects, and keeps the locks of the threads that are attached, until the host says close. */
 export function keep(): void {
-  const { config: given, gate, hasProvider } = workerData as KeeperData;
+  const { config: given, gate, hasProvider, ledger: memory } = workerData as KeeperData;
   const config = freezeConfig(given);
   const { redis, retry, appName, shutdown } = config;
   const role = "keeper";
+  const ledger = new KeeperLedger(memory);
   const logins = hasProvider ? new Logins((refused) => post({ type: "loginWanted", refused })) : undefined;
   const logger = loggerOf((level, message, fields) => {
     if (!isLogged(level, config.log.level)) return;
@@ -35,6 +37,10 @@ export function keep(): void {
       name: connectionName(appName, role),
       gate: gate ? new ConnectGate(gate, config, ConnectGate.keeperRow(config)) : ownGate(config),
       logins,
+      onState: (state, previous) => {
+        if (previous === "connected") ledger.add("open", -1);
+        if (state === "connected") ledger.add("open", 1);
+      },
       onResubscribed: (asked) => queues?.resubscribed(asked),
     },
     shutdown.closeMs,
@@ -42,8 +48,8 @@ export function keep(): void {
   let queues: LockQueues | undefined;
   const keeper = opening.then((client) => {
     // With RESP2 a subscribed connection could not extend locks.
-    queues = new LockQueues(client.redis, () => !redis.clusterNodes && client.redis.speaksResp3, logger);
-    return new Keeper(client, queues, logger);
+    queues = new LockQueues(client.redis, () => !redis.clusterNodes && client.redis.speaksResp3, ledger, logger);
+    return new Keeper(client, queues, ledger, logger);
   });
   keeper.then(
     () => post({ type: "ready" }),

@@ -59,8 +59,8 @@ export type ToThread =
   | { readonly type: "audit" }
   | { readonly type: "cancel"; readonly id: number; readonly reason: CancelReason; readonly why: string | undefined }
   | LoginMessage
-  /** The answer to `keeperWanted`: the thread's port to the keeper, or why there is none. */
-  | { readonly type: "keeper"; readonly port: MessagePort }
+  /** The answer to `keeperWanted`: the thread's port to the keeper and the memory of its numbers, or why there is none. */
+  | { readonly type: "keeper"; readonly port: MessagePort; readonly ledger: SharedArrayBuffer }
   | { readonly type: "keeperFailed"; readonly error: ErrorData }
   | { readonly type: "exit" }
   | { readonly type: "close"; readonly closeMs: number; readonly graceMs: number };

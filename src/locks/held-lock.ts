@@ -30,7 +30,8 @@ export interface HeldLockOptions {
   readonly fence: number;
   /** Frees it on the server, and gives the record back. Never rejects. `isGone`: nothing has to be freed. */
   readonly end: (isGone: boolean) => Promise<void>;
-  readonly onLost: (loss: LockLostError) => void;
+  /** `isFound`: the owner has found it, and not the keeper. */
+  readonly onLost: (loss: LockLostError, isFound: boolean) => void;
 }
 
 export class HeldLock implements Lock {
@@ -72,11 +73,11 @@ export class HeldLock implements Lock {
     const { record, stamp } = this.#options;
     if (this.#loss || this.#ending || record.isHeld(stamp, sharedClock())) return this.#loss;
     // Its time is over, or the keeper has found the loss. The first who sees it makes it final.
-    record.lose(stamp, record.isOverheld(sharedClock()) ? "maxHold" : "expired");
+    const isFound = record.lose(stamp, record.isOverheld(sharedClock()) ? "maxHold" : "expired");
     this.#loss = this.#lost(record.loss);
     clearTimeout(this.#timer);
     this.#controller?.abort(this.#loss);
-    this.#options.onLost(this.#loss);
+    this.#options.onLost(this.#loss, isFound);
     return this.#loss;
   }
 

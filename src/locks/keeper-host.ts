@@ -6,7 +6,8 @@ import { permissionFlags, threadFile } from "../core/packages.js";
 import { type Deferred, deferred, waitAtMost } from "../core/waiting.js";
 import { fromErrorData } from "../link/error-serialization.js";
 import type { LoginMessage } from "../link/protocol.js";
-import type { FromKeeper, KeeperData, ToKeeper } from "./keeper-protocol.js";
+import { KeeperLedger } from "./keeper-ledger.js";
+import type { FromKeeper, KeeperData, KeeperEnd, ToKeeper } from "./keeper-protocol.js";
 
 /** What sends logins to threads. */
 interface Logins {
@@ -28,21 +29,32 @@ export interface KeeperHostOptions {
 export class KeeperHost {
   readonly #options: KeeperHostOptions;
   #keeper: KeeperThread | undefined;
+  #ledger: KeeperLedger | undefined;
   #isClosed = false;
 
   constructor(options: KeeperHostOptions) {
     this.#options = options;
   }
 
+  /** Whether a keeper lives, connected or not. */
+  get isKeeping(): boolean {
+    return this.#keeper !== undefined;
+  }
+
+  /** The numbers of all its keepers, one after the other; undefined before the first one. */
+  get ledger(): KeeperLedger | undefined {
+    return this.#ledger;
+  }
+
   /**
-   * The port of one more thread to the keeper, which is connected.
+   * One more thread's end of the keeper, which is connected.
    * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_THREAD_START_FAILED, REDTHREAD_SHUTTING_DOWN
    */
-  async attach(): Promise<MessagePort> {
+  async attach(): Promise<KeeperEnd> {
     if (this.#isClosed) throw new ShuttingDownError("no more locks are taken", { outcome: "not-sent" });
     const keeper = (this.#keeper ??= this.#start());
     await keeper.ready;
-    return keeper.attach();
+    return { port: keeper.attach(), ledger: this.#ledger!.buffer };
   }
 
   async close(ms: number): Promise<void> {
@@ -51,8 +63,11 @@ export class KeeperHost {
   }
 
   #start(): KeeperThread {
-    const keeper = new KeeperThread(this.#options, () => {
+    const ledger = (this.#ledger ??= new KeeperLedger());
+    const keeper = new KeeperThread(this.#options, ledger.buffer, () => {
       if (this.#keeper === keeper) this.#keeper = undefined;
+      for (const field of ["open", "waiting"] as const) ledger.set(field, 0);
+      if (this.#isClosed) ledger.set("held", 0);
     });
     return keeper;
   }
@@ -66,8 +81,9 @@ export class KeeperThread {
   readonly #ready: Deferred<void>;
   readonly #exited: Promise<void>;
 
-  constructor({ config, gate, credentials, logger, onGone }: KeeperHostOptions, onExit: () => void) {
-    const data: KeeperData = { config, hasProvider: credentials !== undefined, ...(gate && { gate }) };
+  constructor(options: KeeperHostOptions, ledger: SharedArrayBuffer, onExit: () => void) {
+    const { config, gate, credentials, logger, onGone } = options;
+    const data: KeeperData = { config, hasProvider: credentials !== undefined, ledger, ...(gate && { gate }) };
     this.#ready = deferred();
     this.ready = this.#ready.promise;
     this.ready.catch(() => {}); // each caller of attach() sees it

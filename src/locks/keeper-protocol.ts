@@ -11,6 +11,16 @@ export interface KeeperData {
   readonly gate?: SharedArrayBuffer;
   /** Logins come from the host, and nothing connects before the first login. */
   readonly hasProvider: boolean;
+  /** The memory of a `KeeperLedger`. */
+  readonly ledger: SharedArrayBuffer;
+}
+
+/** What a thread with locks gets. */
+export interface KeeperEnd {
+  /** To a keeper that is connected. */
+  readonly port: MessagePort;
+  /** The memory of a `KeeperLedger`. */
+  readonly ledger: SharedArrayBuffer;
 }
 
 /** From the host. */

@@ -14,15 +14,15 @@ import {
 } from "../core/errors.js";
 import { abortable, deferred, sleep, waitAtMost } from "../core/waiting.js";
 import { HeldLock, type Lock } from "./held-lock.js";
-import type { FromOwner, ToOwner } from "./keeper-protocol.js";
+import { KeeperLedger } from "./keeper-ledger.js";
+import type { FromOwner, KeeperEnd, ToOwner } from "./keeper-protocol.js";
 import { type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
 import { acquire, type Acquired, isUntaggable, release } from "./lock-scripts.js";
 import { type Lease, type LockRecord, LockTable } from "./lock-table.js";
 
 /** The thread of a `Locker`. */
 export interface LockerThread {
-  /** The port to a keeper that is connected. */
-  attach(): Promise<MessagePort>;
+  attach(): Promise<KeeperEnd>;
   /** The task whose code runs now, if it is known. */
   currentTask?(): LockingTask | undefined;
 }
@@ -96,6 +96,7 @@ export class Locker {
   #waiters = 0;
   #tokens = 0;
   #port: MessagePort | undefined;
+  #ledger: KeeperLedger | undefined;
   #attaching: Promise<void> | undefined;
 
   constructor(options: LockerOptions) {
@@ -268,7 +269,8 @@ export class Locker {
       record,
       stamp,
       fence,
-      onLost: (loss) => {
+      onLost: (loss, isFound) => {
+        if (isFound) this.#ledger?.lost(loss.reason);
         this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs });
         task?.lostLock(loss);
       },
@@ -317,8 +319,9 @@ export class Locker {
   }
 
   async #attachOnce(): Promise<void> {
-    const port = await this.#options.thread.attach();
+    const { port, ledger } = await this.#options.thread.attach();
     this.#port = port;
+    this.#ledger = new KeeperLedger(ledger);
     port.unref();
     port.on("message", (message: ToOwner) => {
       if (message.type === "turn") this.#turns.get(message.id)?.();

@@ -1,11 +1,15 @@
 import type { RedisHandle } from "../commands/ioredis.js";
+import { noRoomForLocks } from "../config/capacity.js";
 import type { Config } from "../config/options.js";
+import { sharedClock } from "../core/clock.js";
+import { ConfigInvalidError } from "../core/errors.js";
 import type { Logger } from "../core/log.js";
 import { lockHolder } from "../core/names.js";
 import { ConnectGate } from "../gate/connect-gate.js";
 import { toErrorData } from "../link/error-serialization.js";
 import type { KeeperHost } from "../locks/keeper-host.js";
 import type { Locker } from "../locks/locker.js";
+import type { KeeperStats } from "./observe/stats.js";
 import type { Thread } from "./threads/thread.js";
 import type { ThreadCredentials } from "./threads/thread-credentials.js";
 
@@ -22,24 +26,57 @@ type GetRedis = (signal?: AbortSignal) => Promise<RedisHandle>;
 /** The keeper, for all threads, and the main thread's own locks. Nothing of it is loaded or started before the first lock. */
 export class Locks {
   readonly #options: LocksOptions;
-  #host: Promise<KeeperHost> | undefined;
+  #hosting: Promise<KeeperHost> | undefined;
+  #host: KeeperHost | undefined;
   #locker: Promise<Locker> | undefined;
 
   constructor(options: LocksOptions) {
     this.#options = options;
   }
 
-  /** Of the main thread. */
-  locker(getRedis: GetRedis): Promise<Locker> {
+  /** Null before the first lock. */
+  get stats(): KeeperStats | null {
+    const { ledger, isKeeping = false } = this.#host ?? {};
+    if (!ledger) return null;
+    const alive = this.open > 0 ? "connected" : "connecting";
+    return {
+      state: isKeeping ? alive : "ended",
+      held: ledger.held(sharedClock()),
+      waiting: ledger.get("waiting"),
+      extended: ledger.get("extended"),
+      extensionFailures: ledger.get("extensionFailures"),
+      lost: ledger.losses,
+    };
+  }
+
+  /** How many connections the keeper has. */
+  get open(): number {
+    return this.#host?.ledger?.get("open") ?? 0;
+  }
+
+  /** Why the locks that are held cannot be extended at the moment, if so. */
+  get problem(): string | undefined {
+    const { held = 0, state } = this.stats ?? {};
+    if (held === 0 || state === "connected") return undefined;
+    return `locks cannot be extended: ${state === "ended" ? "no keeper runs" : "the keeper is connecting"}`;
+  }
+
+  /**
+   * Of the main thread.
+   * @throws REDTHREAD_CONFIG_INVALID if `connections.max` has no place for the keeper
+   */
+  async locker(getRedis: GetRedis): Promise<Locker> {
+    this.#refuseWithoutRoom();
     return (this.#locker ??= this.#makeLocker(getRedis));
   }
 
   /** Gives the thread its port to the keeper. */
   async attach(thread: Thread): Promise<void> {
     try {
+      this.#refuseWithoutRoom();
       const host = await this.#keeperHost();
-      const port = await host.attach();
-      thread.post({ type: "keeper", port }, [port]);
+      const { port, ledger } = await host.attach();
+      thread.post({ type: "keeper", port, ledger }, [port]);
     } catch (error) {
       thread.post({ type: "keeperFailed", error: toErrorData(error) });
     }
@@ -52,7 +89,7 @@ export class Locks {
 
   /** Ends the keeper, after all threads: it releases the locks of those that were ended. Never rejects. */
   async close(ms: number): Promise<void> {
-    await (await this.#host)?.close(ms);
+    await (await this.#hosting)?.close(ms);
   }
 
   async #makeLocker(getRedis: GetRedis): Promise<Locker> {
@@ -62,14 +99,19 @@ export class Locks {
     return new Locker({ thread, getRedis, redis: config.redis, holder: lockHolder(config.appName), logger });
   }
 
+  #refuseWithoutRoom(): void {
+    const problem = noRoomForLocks(this.#options.config);
+    if (problem !== undefined) throw new ConfigInvalidError(problem, { outcome: "not-sent" });
+  }
+
   #keeperHost(): Promise<KeeperHost> {
-    return (this.#host ??= this.#makeHost());
+    return (this.#hosting ??= this.#makeHost());
   }
 
   async #makeHost(): Promise<KeeperHost> {
     const { KeeperHost } = await import("../locks/keeper-host.js");
     const { config, gateBuffer, gate, credentials, logger } = this.#options;
     const onGone = (): void => gate.sweep(ConnectGate.keeperRow(config));
-    return new KeeperHost({ config, gate: gateBuffer, credentials, logger, onGone });
+    return (this.#host = new KeeperHost({ config, gate: gateBuffer, credentials, logger, onGone }));
   }
 }

@@ -33,7 +33,7 @@ export interface Health {
   readonly live: boolean;
   /** Whether new work should be sent here. */
   readonly ready: boolean;
-  /** Why it is not ready. Also while it is ready: that a node of a Cluster is away, or that subscriptions are not back. */
+  /** Why it is not ready. Also while it is ready: a node of a Cluster is away, subscriptions are not back, locks are not extended. */
   readonly reasons: readonly string[];
 }
 
@@ -221,6 +221,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       threads: this.#threads,
       totals: this.#threads.totals,
       recycled: this.#recycler.recycled,
+      locks: this.#locks,
       maxDedicated: this.#config.dedicated.max,
       places: this.#config.threads.count,
     });
@@ -240,6 +241,9 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
     if (!this.#clients.subscriber.areSubscriptionsBack) reasons.push("some subscriptions are not back yet");
     // The other nodes serve, and taking the process out of service would not mend this one.
     if (this.#config.redis.clusterNodes && this.#gate.state !== "closed") reasons.push("a node of the Cluster is away");
+    // The threads serve. Each holder of a lock is told of the loss, if it comes to that.
+    const { problem } = this.#locks;
+    if (problem !== undefined) reasons.push(problem);
     return { live: this.#phase !== "closed", ready, reasons };
   }
 

@@ -12,6 +12,7 @@ import { fromErrorData, toErrorData } from "../link/error-serialization.js";
 import { LedgerRow } from "../link/ledger.js";
 import { type Make, restored } from "../link/crossing.js";
 import type { FromThread, TaskList, ThreadData, ToThread } from "../link/protocol.js";
+import type { KeeperEnd } from "../locks/keeper-protocol.js";
 import { adopt, madeClients, ThreadClients } from "./clients.js";
 import { ConcurrencyLimiter } from "./concurrency-limiter.js";
 import { LogPort } from "./log-port.js";
@@ -43,7 +44,7 @@ export class Runtime {
   /** Knows the task of the running code. Made with the first lock, because it makes promises slower. */
   #scope: AsyncLocalStorage<ThreadTask> | undefined;
   /** The keeper's port, while it is asked for. */
-  #keeper: Deferred<MessagePort> | undefined;
+  #keeper: Deferred<KeeperEnd> | undefined;
   #onIdle: (() => void) | undefined;
   #onClosed!: () => void;
   /** Resolves when the manager's `close` has been carried out. */
@@ -115,7 +116,7 @@ export class Runtime {
         this.#logins?.failed(fromErrorData(message.error));
         break;
       case "keeper":
-        this.#keeper?.resolve(message.port);
+        this.#keeper?.resolve(message);
         break;
       case "keeperFailed":
         this.#keeper?.reject(fromErrorData(message.error));
@@ -136,8 +137,8 @@ export class Runtime {
     return this.#scope.getStore() ?? (others.length === 0 ? only : undefined);
   }
 
-  /** The port to the keeper, from the manager. */
-  attach(): Promise<MessagePort> {
+  /** From the manager. */
+  attach(): Promise<KeeperEnd> {
     if (!this.#keeper) {
       this.#keeper = deferred();
       this.#post({ type: "keeperWanted" });

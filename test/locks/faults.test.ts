@@ -5,6 +5,8 @@ import { type AnyClient, clientOf } from "../../src/clients/open-client.js";
 import { noopLogger } from "../../src/core/log.js";
 import { Keeper } from "../../src/keeper/keeper.js";
 import { LockQueues } from "../../src/keeper/lock-queues.js";
+import { KeeperLedger } from "../../src/locks/keeper-ledger.js";
+import type { KeeperEnd } from "../../src/locks/keeper-protocol.js";
 import { Locker } from "../../src/locks/locker.js";
 import type * as Tasks from "../fixtures/lock-tasks.js";
 import { configFor } from "../support/fast-config.js";
@@ -79,12 +81,13 @@ test("when the clock on the wall jumps, as after a suspended machine, all locks 
   const redis = await own(t, server, {});
   const client = clientOf(redis) as AnyClient;
   let jumpMs = 0;
-  const queues = new LockQueues(client.redis, () => true, noopLogger);
-  const keeper = new Keeper(client, queues, noopLogger, () => Date.now() + jumpMs);
-  const attach = async (): Promise<MessageChannel["port2"]> => {
+  const ledger = new KeeperLedger();
+  const queues = new LockQueues(client.redis, () => true, ledger, noopLogger);
+  const keeper = new Keeper(client, queues, ledger, noopLogger, () => Date.now() + jumpMs);
+  const attach = async (): Promise<KeeperEnd> => {
     const { port1, port2 } = new MessageChannel();
     keeper.attach(port1);
-    return port2;
+    return { port: port2, ledger: ledger.buffer };
   };
   const locker = new Locker({
     thread: { attach },
@@ -102,6 +105,7 @@ test("when the clock on the wall jumps, as after a suspended machine, all locks 
     () => lock.assertHeld(),
     (error) => code("LOCK_LOST")(error) && (error as { reason?: string }).reason === "clock",
   );
+  assert.equal(ledger.losses.clock, 1);
   await locker.close(1_000);
   await keeper.close(1_000);
 });

@@ -3,7 +3,7 @@ import { after, test } from "node:test";
 import type * as Tasks from "../fixtures/lock-tasks.js";
 import { overKey, spin } from "../fixtures/lock-tasks.js";
 import { eventually } from "../support/gate.js";
-import { blockKeeper, newWorkers } from "../support/keeper.js";
+import { blockKeeper, newWorkers, sharedBuffers } from "../support/keeper.js";
 import { code, fixture, manage } from "../support/manage.js";
 import { startProxy } from "../support/proxy.js";
 import { startRedis } from "../support/redis-server.js";
@@ -161,8 +161,9 @@ test("a shutdown holds locks through the drain, and releases them before the con
   assert.equal(await server.admin.exists("drained", "kept by the shutdown", "the main thread's"), 0);
 });
 
-test("without a lock there is no keeper: neither a thread nor a connection", LIMIT, async (t) => {
+test("without a lock there is no keeper: neither a thread nor a connection, nor memory of locks", LIMIT, async (t) => {
   const workers = newWorkers(t);
+  const buffers = sharedBuffers(t);
   const manager = manage<typeof Tasks>(t, server, { tasks, threads: { count: 1 } });
   await manager.ready();
   await manager.run("rivals", "none");
@@ -171,6 +172,11 @@ test("without a lock there is no keeper: neither a thread nor a connection", LIM
     (await server.clients()).filter(({ name }) => name.endsWith(":keeper")),
     [],
   );
+  const ofLocks = (): number => buffers.filter((stack) => stack.includes("/src/locks/")).length;
+  assert.ok(buffers.length > 0);
+  assert.equal(ofLocks(), 0);
+  await manager.run("tryOnce", { key: "the first" });
+  assert.equal(ofLocks(), 1, "the keeper's numbers; the thread makes the memory of its locks");
 });
 
 test("wrong options are refused before anything is sent", LIMIT, async (t) => {

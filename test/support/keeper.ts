@@ -11,6 +11,20 @@ export function newWorkers(t: TestContext): Worker[] {
   return workers;
 }
 
+/** For each shared buffer that this thread has made since, the stack. */
+export function sharedBuffers(t: TestContext): string[] {
+  const stacks: string[] = [];
+  const Original = SharedArrayBuffer;
+  globalThis.SharedArrayBuffer = new Proxy(Original, {
+    construct(target, given, made) {
+      stacks.push(String(new Error("made").stack));
+      return Reflect.construct(target, given, made) as SharedArrayBuffer;
+    },
+  });
+  t.after(() => void (globalThis.SharedArrayBuffer = Original));
+  return stacks;
+}
+
 /** Blocks the keeper's thread for `ms` in `Atomics.wait`, by the inspector. Resolves when it is blocked. */
 export async function blockKeeper(t: TestContext, ms: number): Promise<void> {
   const session = new Session();

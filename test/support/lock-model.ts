@@ -13,6 +13,8 @@ import { noopLogger } from "../../src/core/log.js";
 import { Keeper } from "../../src/keeper/keeper.js";
 import { LockQueues } from "../../src/keeper/lock-queues.js";
 import type { Lock } from "../../src/locks/held-lock.js";
+import { KeeperLedger } from "../../src/locks/keeper-ledger.js";
+import type { KeeperEnd } from "../../src/locks/keeper-protocol.js";
 import { Locker } from "../../src/locks/locker.js";
 import { ModelConnection, ModelPort, ModelServer, ModelThread, World } from "./lock-world.js";
 
@@ -50,6 +52,7 @@ interface Held {
 class Process {
   keeperThread = new ModelThread();
   keeperConnection: ModelConnection;
+  readonly #ledger = new KeeperLedger();
   readonly #world: World;
   readonly #server: ModelServer;
   readonly #ends: Map<number, { isCut: boolean }>;
@@ -66,18 +69,18 @@ class Process {
   #start(): [ModelConnection, Keeper] {
     const connection = new ModelConnection(this.#world, this.#server, this.keeperThread, this.#ends);
     const redis = connection as unknown as Handle;
-    const queues = new LockQueues(redis, () => false, noopLogger);
-    return [connection, new Keeper({ redis } as unknown as AnyClient, queues, noopLogger)];
+    const queues = new LockQueues(redis, () => false, this.#ledger, noopLogger);
+    return [connection, new Keeper({ redis } as unknown as AnyClient, queues, this.#ledger, noopLogger)];
   }
 
-  attach(thread: ModelThread): MessagePort {
+  attach(thread: ModelThread): KeeperEnd {
     const [mine, other] = ModelPort.pair(this.#world, this.keeperThread, thread);
     const was = this.#world.current;
     this.#world.current = this.keeperThread;
     this.#keeper.attach(mine as unknown as MessagePort);
     this.#world.current = was;
     this.#ports.push(mine);
-    return other as unknown as MessagePort;
+    return { port: other as unknown as MessagePort, ledger: this.#ledger.buffer };
   }
 
   /** Another keeper takes over. */
@@ -103,9 +106,10 @@ async function play(holders: readonly Holder[], faults: readonly Fault[], rate: 
       const connection = new ModelConnection(world, server, thread, ends);
       const owner = processes[one.process]!;
       let port: ModelPort | undefined;
-      const attach = async (): Promise<MessagePort> => {
-        port = owner.attach(thread) as unknown as ModelPort;
-        return port as unknown as MessagePort;
+      const attach = async (): Promise<KeeperEnd> => {
+        const keeperEnd = owner.attach(thread);
+        port = keeperEnd.port as unknown as ModelPort;
+        return keeperEnd;
       };
       const locker = new Locker({
         thread: { attach },

@@ -1,4 +1,5 @@
 import type { ConnectionState } from "../../connection/connection-state.js";
+import type { LockLoss } from "../../core/errors.js";
 import type { BreakerState } from "../../gate/breaker.js";
 import type { ConnectGate } from "../../gate/connect-gate.js";
 import { CLOSED_FIELDS, type LedgerField, type LedgerTotals } from "../../link/ledger.js";
@@ -20,11 +21,28 @@ export interface Stats {
   readonly recycled: number;
   /** How many threads ended without being asked to close. */
   readonly died: number;
+  /** The locks of this process, and the keeper that extends them. Null before the first lock. */
+  readonly keeper: KeeperStats | null;
   /** Sums over all threads so far, including threads that are gone. */
   readonly totals: Totals;
   /** `threads.count`. */
   readonly places: number;
   readonly threads: readonly ThreadStats[];
+}
+
+export interface KeeperStats {
+  /** Of its connection; in a Cluster connected to at least one node. `ended`: no keeper lives, and the next lock starts another one. */
+  readonly state: "connecting" | "connected" | "ended";
+  /** Locks that all threads held when the keeper last looked, at most 50 ms ago while any is held. */
+  readonly held: number;
+  /** Callers that wait for a lock which is held. */
+  readonly waiting: number;
+  /** How many times a lock was extended so far. */
+  readonly extended: number;
+  /** Commands to extend locks that failed so far. They are sent again; only a lock that is not extended in time is lost. */
+  readonly extensionFailures: number;
+  /** Locks that were lost so far, by reason; see `LockLostError`. */
+  readonly lost: Readonly<Record<Exclude<LockLoss, "released">, number>>;
 }
 
 export interface Totals {
@@ -73,26 +91,28 @@ export interface StatsSources {
   readonly threads: Iterable<Thread> & { readonly died: number };
   readonly totals: LedgerTotals;
   readonly recycled: number;
+  readonly locks: { readonly stats: KeeperStats | null; readonly open: number };
   readonly maxDedicated: number;
   readonly places: number;
 }
 
 /** All numbers at once and without a message to threads, so that a thread blocked by CPU shows its last numbers. */
 export function collectStats(sources: StatsSources): Stats {
-  const { clients, gate, maxConnections = null, dispatcher, threads, totals, recycled, maxDedicated, places } = sources;
+  const { clients, gate, maxConnections = null, dispatcher, threads, totals, locks, maxDedicated, places } = sources;
   const { primary } = clients;
   const living = [...threads];
   const rows = living.map(({ row }) => row);
   const total = (field: LedgerField): number => totals.of(field, rows);
-  const open = rows.reduce((sum, row) => sum + row.get("open") + row.get("syncOpen"), clients.open);
+  const open = rows.reduce((sum, row) => sum + row.get("open") + row.get("syncOpen"), clients.open + locks.open);
   return {
     primary: { state: primary.state, ageMs: Math.round(primary.ageMs), rotations: primary.rotations },
     connections: { open, max: maxConnections, connecting: gate.connecting },
     breaker: { state: gate.state },
     queue: { size: dispatcher.size, max: dispatcher.maxQueue },
     tasks: dispatcher.tally,
-    recycled,
+    recycled: sources.recycled,
     died: threads.died,
+    keeper: locks.stats,
     totals: {
       acquires: total("acquires"),
       acquireTimeouts: total("acquireTimeouts"),
