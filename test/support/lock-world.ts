@@ -95,7 +95,7 @@ export class World {
     };
     Object.assign(globalThis, {
       setTimeout: start,
-      clearTimeout: end,
+      clearTimeout: endTimer,
       setImmediate: (run: () => void) => this.in(0, this.current, run),
     });
     Math.random = () => (this.#seed = (this.#seed * 1_103_515_245 + 12_345) % 2 ** 31) / 2 ** 31;
@@ -114,7 +114,7 @@ export class World {
   }
 }
 
-function end(timer?: Timer): void {
+function endTimer(timer?: Timer): void {
   if (timer) timer.event.isOver = true;
 }
 
