@@ -110,3 +110,21 @@ test(
     assert.deepEqual(await server.clients(), []);
   },
 );
+
+test(
+  "docs/examples/locks: of two processes one computes for longer than its ttl, and both have its result",
+  DEADLINE,
+  async (t) => {
+    const server = await redis(t);
+    const programs = [1, 2].map(() => start(t, server, "locks/main.mjs", ["2026-01-31"]));
+    for (const { exit } of programs) {
+      const { code, stderr } = await exit;
+      assert.deepEqual([code, stderr], [0, ""]);
+    }
+    const reports = programs.map(({ said }) => said[0]!);
+    assert.equal(reports.filter(({ isComputed }) => isComputed).length, 1);
+    assert.equal(reports[0]!["digest"], reports[1]!["digest"]);
+    assert.equal(await server.admin.exists("lock:report:2026-01-31"), 0);
+    assert.deepEqual(await server.clients(), []);
+  },
+);
