@@ -204,7 +204,7 @@ export class LockNotAcquiredError extends RedthreadError<LockNotAcquiredError> {
   override readonly code = "REDTHREAD_LOCK_NOT_ACQUIRED";
   declare readonly key: string;
   declare readonly waitedMs: number;
-  /** What held it at the last look. */
+  /** What held it at the last look. Absent if the caller itself holds or awaits it. */
   declare readonly holder?: LockHolder;
 }
 
@@ -219,7 +219,7 @@ export class LockLostError extends RedthreadError<LockLostError> {
   override readonly code = "REDTHREAD_LOCK_LOST";
   declare readonly key: string;
   declare readonly reason: LockLoss;
-  /** From its acquire until it was last known to be held. */
+  /** How long it was held for certain, from its acquire on. */
   declare readonly heldMs: number;
 }
 
