@@ -210,9 +210,10 @@ export class LockNotAcquiredError extends RedthreadError<LockNotAcquiredError> {
 
 /**
  * `expired`: it was not extended in time, as while Redis was away. `gone`: its key was deleted, or is another holder's. `maxHold`: it
- * was held for `maxHoldMs`. `clock`: the machine was suspended, or its clock was set. `released`: its own holder has released it.
+ * was held for `maxHoldMs`. `clock`: the machine was suspended, or its clock was set. `released`: its own holder has released it. `shutdown`: its thread
+ * closed before its holder was done.
  */
-export type LockLoss = "expired" | "gone" | "maxHold" | "clock" | "released";
+export type LockLoss = "expired" | "gone" | "maxHold" | "clock" | "released" | "shutdown";
 
 /** The lock was lost while it was held: somebody else may have it. */
 export class LockLostError extends RedthreadError<LockLostError> {

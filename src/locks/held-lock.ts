@@ -74,7 +74,19 @@ export class HeldLock implements Lock {
     if (this.#loss || this.#ending || record.isHeld(stamp, sharedClock())) return this.#loss;
     // Its time is over, or the keeper has found the loss. The first who sees it makes it final.
     const isFound = record.lose(stamp, record.isOverheld(sharedClock()) ? "maxHold" : "expired");
-    this.#loss = this.#lost(record.loss);
+    return this.#fail(record.loss, isFound);
+  }
+
+  /** Its thread closes: for a holder that is not done, it is lost. Never rejects. */
+  async giveUp(): Promise<void> {
+    const { record, stamp, end } = this.#options;
+    if (this.#ending || this.look() || !record.beginRelease(stamp)) return void (await this.end());
+    this.#fail("shutdown", true);
+    await (this.#ending = end(false));
+  }
+
+  #fail(reason: LockLoss, isFound: boolean): LockLostError {
+    this.#loss = this.#lost(reason);
     clearTimeout(this.#timer);
     this.#controller?.abort(this.#loss);
     this.#options.onLost(this.#loss, isFound);
@@ -96,11 +108,12 @@ export class HeldLock implements Lock {
     await this.release();
   }
 
-  #end(): Promise<void> {
+  async #end(): Promise<void> {
     const { record, stamp, end } = this.#options;
     if (!this.look() && !record.beginRelease(stamp)) this.look(); // lost between the two
     clearTimeout(this.#timer);
-    return end(this.#loss?.reason === "gone");
+    const ended = end(this.#loss?.reason === "gone");
+    if (!this.#loss) await ended; // what is lost need not be waited for: Redis may be away
   }
 
   /** Nothing else tells a loss while the keeper is blocked or gone. */
@@ -127,4 +140,5 @@ const WHY: Readonly<Record<LockLoss, string>> = {
   maxHold: "was lost: it was held for maxHoldMs",
   clock: "was lost: this machine was suspended or its clock was set, and the lock may be another holder's",
   released: "was released by its holder",
+  shutdown: "was released, because its thread closes",
 };

@@ -47,7 +47,7 @@ export class KeeperLedger {
   }
 
   lost(loss: LockLoss): void {
-    if (loss !== "released") this.add(loss, 1);
+    if (loss !== "released" && loss !== "shutdown") this.add(loss, 1);
   }
 
   /** How many locks are held: none after the time of the latest one, although no keeper looks any more. */

@@ -15,7 +15,7 @@ const RELEASING = 3;
 const LOST = 4;
 type LockState = typeof FREE | typeof ACQUIRING | typeof HELD | typeof RELEASING | typeof LOST;
 
-const LOSSES: readonly LockLoss[] = ["expired", "gone", "maxHold", "clock", "released"];
+const LOSSES: readonly LockLoss[] = ["expired", "gone", "maxHold", "clock"];
 
 /** What a record says of its lock. */
 export interface Lease {

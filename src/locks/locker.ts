@@ -127,7 +127,7 @@ export class Locker {
   /** Releases what is held, and takes no more locks. Never rejects. */
   async close(ms: number): Promise<void> {
     this.#life.abort(new ShuttingDownError("this thread closes its locks", { outcome: "not-sent" }));
-    await waitAtMost(ms, Promise.all([...this.#held.values()].map((lock) => lock.end())));
+    await waitAtMost(ms, Promise.all([...this.#held.values()].map((lock) => lock.giveUp())));
     this.#port?.close();
   }
 

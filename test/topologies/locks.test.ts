@@ -40,11 +40,11 @@ test("locks outlast a failover: the keeper follows the master", LIMIT, async (t)
   const { master, replica, sentinels } = watched;
   const manager = manage<typeof Tasks>(t, replica, { tasks: fixture("lock-tasks"), redis: watched.redis });
   t.after(() => watched[Symbol.asyncDispose]());
-  await manager.run("keep", { keys: ["outlasts"], ttlMs: 5_000 });
+  await manager.run("keep", { keys: ["outlasts"], ttlMs: 10_000 });
   await eventually(async () => (await replica.admin.exists("outlasts")) === 1, 10_000, "the replica has the lock");
   await sentinels[0]!.admin.call("SENTINEL", "FAILOVER", "m1");
   await watched.failedOver();
-  const until = performance.now() + 10_000;
+  const until = performance.now() + 15_000;
   while (performance.now() < until) {
     assert.equal(await replica.admin.exists("outlasts"), 1);
     await new Promise((resolve) => setTimeout(resolve, 100));

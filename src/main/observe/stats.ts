@@ -42,7 +42,7 @@ export interface KeeperStats {
   /** Commands to extend locks that failed so far. They are sent again; only a lock that is not extended in time is lost. */
   readonly extensionFailures: number;
   /** Locks that were lost so far, by reason; see `LockLostError`. */
-  readonly lost: Readonly<Record<Exclude<LockLoss, "released">, number>>;
+  readonly lost: Readonly<Record<Exclude<LockLoss, "released" | "shutdown">, number>>;
 }
 
 export interface Totals {
