@@ -44,7 +44,7 @@ test("locks outlast a failover: the keeper follows the master", LIMIT, async (t)
   await eventually(async () => (await replica.admin.exists("outlasts")) === 1, 10_000, "the replica has the lock");
   await sentinels[0]!.admin.call("SENTINEL", "FAILOVER", "m1");
   await watched.failedOver();
-  const until = performance.now() + 15_000;
+  const until = performance.now() + 12_000;
   while (performance.now() < until) {
     assert.equal(await replica.admin.exists("outlasts"), 1);
     await new Promise((resolve) => setTimeout(resolve, 100));
