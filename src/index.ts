@@ -19,6 +19,7 @@ export type {
   ConnectionMessage,
   ExecutionMessage,
   LeaseMessage,
+  LockMessage,
   RotationMessage,
   TaskMessage,
   ThreadMessage,

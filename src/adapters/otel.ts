@@ -24,6 +24,8 @@ import {
   type ConnectionMessage,
   type ExecutionMessage,
   leaseChannel,
+  lockChannel,
+  type LockMessage,
   pipelined,
   taskChannel,
   type TaskMessage,
@@ -92,7 +94,7 @@ export function instrument(
 
 /**
  * In a thread, at the top of the tasks module or in its `setup`: a span around each task's function, which is a child of the
- * span of its `run` and active while the function runs. Also the times of connections and leases, in this thread's meter.
+ * span of its `run` and active while the function runs. Also the times of connections, leases and locks, in this thread's meter.
  */
 export function instrumentThread({
   meterProvider = metrics.getMeterProvider(),
@@ -101,7 +103,7 @@ export function instrumentThread({
 }: InstrumentThreadOptions = {}): () => void {
   const meter = meterProvider.getMeter(SCOPE);
   const tracer = tracerProvider.getTracer(SCOPE);
-  const stops = [listen(executionChannel, executionSpans(tracer)), ...listenToConnections(meter)];
+  const stops = [listen(executionChannel, executionSpans(tracer)), ...listenToConnections(meter), lockTimes(meter)];
   if (commands)
     stops.push(listen(tracingChannel<unknown, CommandMessage>("ioredis:command"), commandTimes(tracer, meter)));
   return all(stops);
@@ -218,6 +220,20 @@ function listenToConnections(meter: Meter): (() => void)[] {
     }),
     listen(leaseChannel, { asyncEnd: ({ durationMs = 0 }) => used(durationMs, DEDICATED) }),
   ];
+}
+
+function lockTimes(meter: Meter): () => void {
+  const waited = seconds(meter, "redthread.lock.wait", "From the request for a lock until it was acquired");
+  const held = seconds(meter, "redthread.lock.duration", "From the acquire of a lock until its release or its loss");
+  const onLock = (message: unknown): void => {
+    const { event, waitMs = 0, heldMs = 0, reason } = message as LockMessage;
+    if (event === "acquired") waited(waitMs, {});
+    else held(heldMs, reason === undefined ? {} : { "redthread.reason": reason });
+  };
+  lockChannel.subscribe(onLock);
+  return () => {
+    lockChannel.unsubscribe(onLock);
+  };
 }
 
 /** The part of ioredis' message on `ioredis:command` that is used. Its arguments are not, because keys are among them. */

@@ -138,14 +138,9 @@ export const MEASURES: readonly Measure[] = [
       ({ connections }) => connections.connecting,
     ],
   }),
-  {
-    kind: "sum",
-    name: "redthread.connections.limit",
-    unit: "{connection}",
-    help: "connections.max; absent without one",
-    attributes: [],
-    read: ({ connections }) => (connections.max === null ? [] : [[connections.max]]),
-  },
+  ...plain("sum", "{connection}", {
+    "redthread.connections.limit": ["connections.max; absent without one", ({ connections }) => connections.max],
+  }),
   ...plain("counter", "{connection}", {
     "redthread.connections.reconnects": [
       "Connections of threads that were lost and came back",
@@ -175,13 +170,42 @@ export const MEASURES: readonly Measure[] = [
     help: "Dedicated clients that were closed, by reason",
     ...by("redthread.reason", ({ totals }) => Object.entries(totals.closed)),
   },
+  // Of locks; absent before the first one
+  ...plain("min", "{flag}", {
+    "redthread.keeper.connected": [
+      "1 while the thread that extends locks is connected",
+      ({ keeper }) => keeper && Number(keeper.state === "connected"),
+    ],
+  }),
+  ...plain("sum", "{lock}", {
+    "redthread.locks.held": ["Locks that are held", ({ keeper }) => keeper?.held],
+  }),
+  ...plain("sum", "{request}", {
+    "redthread.locks.waiting": ["Callers that wait for a lock", ({ keeper }) => keeper?.waiting],
+  }),
+  ...plain("counter", "{extension}", {
+    "redthread.locks.extended": ["Times that a lock was extended", ({ keeper }) => keeper?.extended],
+  }),
+  ...plain("counter", "{command}", {
+    "redthread.locks.extension_failures": [
+      "Commands to extend locks that failed",
+      ({ keeper }) => keeper?.extensionFailures,
+    ],
+  }),
+  {
+    kind: "counter",
+    name: "redthread.locks.lost",
+    unit: "{lock}",
+    help: "Locks that were lost while they were held, by reason",
+    ...by("redthread.reason", ({ keeper }) => Object.entries(keeper?.lost ?? {})),
+  },
 ];
 
-/** Measures of one number each. */
+/** Measures of one number each, which is absent where there is none. */
 function plain(
   kind: Measure["kind"],
   unit: string,
-  measures: Readonly<Record<string, readonly [help: string, read: (stats: Stats) => number]>>,
+  measures: Readonly<Record<string, readonly [help: string, read: (stats: Stats) => number | null | undefined]>>,
   attributes: NonNullable<Sample[1]> = {},
 ): Measure[] {
   return Object.entries(measures).map(([name, [help, read]]) => {
@@ -191,7 +215,10 @@ function plain(
       unit,
       help,
       attributes: Object.keys(attributes),
-      read: (stats) => [[read(stats), attributes]],
+      read: (stats) => {
+        const value = read(stats);
+        return typeof value === "number" ? [[value, attributes]] : [];
+      },
     };
   });
 }

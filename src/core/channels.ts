@@ -1,5 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { channel, tracingChannel, type Channel, type TracingChannel } from "node:diagnostics_channel";
+import type { LockLoss } from "./errors.js";
 import { errorCode } from "./log.js";
 import type { ClientRole } from "./names.js";
 import { monotonic } from "./clock.js";
@@ -60,6 +61,18 @@ export interface LeaseMessage extends Ended {
   readonly threadId: number;
 }
 
+/** `redthread:lock`, in the thread that holds the lock. Each lock that was `acquired` ends as `released` or as `lost`. */
+export interface LockMessage {
+  readonly event: "acquired" | "released" | "lost";
+  readonly threadId: number;
+  /** With `acquired`: since it was asked for. */
+  readonly waitMs?: number;
+  /** With `released` and `lost`: from its acquire until it was released, or until it was last known to be held. */
+  readonly heldMs?: number;
+  /** With `lost`. */
+  readonly reason?: LockLoss;
+}
+
 /** `redthread:connection`, in the thread that owns the connection. `closed` is the end of its client. */
 export interface ConnectionMessage {
   readonly event: "connected" | "lost" | "closed";
@@ -104,6 +117,7 @@ export const taskChannel = tracingChannel<unknown, TaskMessage>("redthread:task"
 export const executionChannel = tracingChannel<unknown, ExecutionMessage>("redthread:execution");
 export const acquireChannel = tracingChannel<unknown, AcquireMessage>("redthread:acquire");
 export const leaseChannel = tracingChannel<unknown, LeaseMessage>("redthread:lease");
+export const lockChannel = channel("redthread:lock") as Channel<unknown, LockMessage>;
 export const connectionChannel = channel("redthread:connection") as Channel<unknown, ConnectionMessage>;
 export const breakerChannel = channel("redthread:breaker") as Channel<unknown, BreakerMessage>;
 export const threadChannel = channel("redthread:thread") as Channel<unknown, ThreadMessage>;

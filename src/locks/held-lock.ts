@@ -1,3 +1,5 @@
+import { threadId } from "node:worker_threads";
+import { lockChannel, type LockMessage } from "../core/channels.js";
 import { sharedClock } from "../core/clock.js";
 import { LockLostError, type LockLoss } from "../core/errors.js";
 import type { LockRecord } from "./lock-table.js";
@@ -28,6 +30,7 @@ export interface HeldLockOptions {
   /** Of this use of the record, with the state HELD. */
   readonly stamp: number;
   readonly fence: number;
+  readonly waitMs: number;
   /** Frees it on the server, and gives the record back. Never rejects. `isGone`: nothing has to be freed. */
   readonly end: (isGone: boolean) => Promise<void>;
   /** `isFound`: the owner has found it, and not the keeper. */
@@ -47,6 +50,7 @@ export class HeldLock implements Lock {
     this.#options = options;
     this.fence = options.fence;
     this.#watch();
+    tell("acquired", { waitMs: options.waitMs });
   }
 
   get isHeld(): boolean {
@@ -90,6 +94,7 @@ export class HeldLock implements Lock {
     clearTimeout(this.#timer);
     this.#controller?.abort(this.#loss);
     this.#options.onLost(this.#loss, isFound);
+    tell("lost", { reason, heldMs: this.#loss.heldMs });
     return this.#loss;
   }
 
@@ -112,8 +117,11 @@ export class HeldLock implements Lock {
     const { record, stamp, end } = this.#options;
     if (!this.look() && !record.beginRelease(stamp)) this.look(); // lost between the two
     clearTimeout(this.#timer);
+    const heldMs = (sharedClock() - this.#acquiredAt) | 0;
     const ended = end(this.#loss?.reason === "gone");
-    if (!this.#loss) await ended; // what is lost need not be waited for: Redis may be away
+    if (this.#loss) return; // what is lost need not be waited for: Redis may be away
+    await ended;
+    tell("released", { heldMs });
   }
 
   /** Nothing else tells a loss while the keeper is blocked or gone. */
@@ -132,6 +140,10 @@ export class HeldLock implements Lock {
     const heldMs = reason === "released" ? 0 : (record.heldUntil - this.#acquiredAt) | 0;
     return new LockLostError(`the lock ${key} ${WHY[reason]}`, { key, reason, heldMs });
   }
+}
+
+function tell(event: LockMessage["event"], told: Omit<LockMessage, "event" | "threadId">): void {
+  if (lockChannel.hasSubscribers) lockChannel.publish({ event, threadId, ...told });
 }
 
 const WHY: Readonly<Record<LockLoss, string>> = {

@@ -186,7 +186,7 @@ export class Locker {
         const held = answer.isAcquired ? record.confirm(stamp, sharedClock()) : undefined;
         if (held !== undefined) {
           leave({ ttlMs });
-          return this.#hold(wanted, token, held, answer.holder.fence);
+          return this.#hold(wanted, token, held, answer.holder.fence, monotonic() - startedAt);
         }
         record.free();
         if (answer.isAcquired) await this.#release(whole, token); // its time was over before the reply was read
@@ -262,13 +262,14 @@ export class Locker {
     return asked;
   }
 
-  #hold({ key, whole, place, task }: Wanted, token: string, stamp: number, fence: number): HeldLock {
+  #hold({ key, whole, place, task }: Wanted, token: string, stamp: number, fence: number, waitMs: number): HeldLock {
     const { record } = place;
     const lock = new HeldLock({
       key,
       record,
       stamp,
       fence,
+      waitMs,
       onLost: (loss, isFound) => {
         if (isFound) this.#ledger?.lost(loss.reason);
         this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs });

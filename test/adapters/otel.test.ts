@@ -281,6 +281,14 @@ test("a thread's own meter has the times of connections, waits, leases and comma
   assert.ok(commands! >= 2);
 });
 
+test("a thread's own meter has how long its locks were waited for and held", LIMIT, async (t) => {
+  const { manager, metrics } = traced(t);
+  for (const key of ["first", "second"]) await manager.run("locked", key);
+  const { "redthread.lock.wait": waits, "redthread.lock.duration": holds } = await manager.run("histograms");
+  assert.deepEqual([waits, holds], [2, 2]);
+  assert.deepEqual(pointsOf((await metrics()).get("redthread.keeper.connected")), [[1, {}]]);
+});
+
 test("managers that share a meter provider can be told apart", LIMIT, async (t) => {
   const { manager, meterProvider, metrics } = traced(t);
   const other = manage<typeof Tasks>(t, server, { tasks: fixture("traced-tasks"), threads: { count: 1 } });

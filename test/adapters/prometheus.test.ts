@@ -99,6 +99,29 @@ test("a scrape has the text format and the numbers of stats()", LIMIT, async (t)
   assert.equal(durations['_bucket le="+Inf",manager="main",task="fail",error="Error"'], 1);
 });
 
+test("numbers of locks are absent before the first one, and those of stats() then", LIMIT, async (t) => {
+  const { manager, registry } = scraped(t, { count: 1 });
+  await manager.ready();
+  const samples = (name: string): Promise<Record<string, number>> => scrape(registry, `redthread_${name}`);
+  for (const name of ["keeper_connected", "locks_held", "locks_extended_total", "locks_lost_total"])
+    assert.deepEqual(await samples(name), {}, name);
+  const lock = await manager.acquireLock("scraped", { ttlMs: 2_000 });
+  await eventually(() => (manager.stats().keeper?.extended ?? 0) > 0, 5_000, "it is held and was extended");
+  assert.deepEqual(await samples("keeper_connected"), { 'manager="main"': 1 });
+  assert.deepEqual(await samples("locks_held"), { 'manager="main"': 1 });
+  assert.deepEqual(await samples("locks_waiting"), { 'manager="main"': 0 });
+  assert.deepEqual(await samples("locks_extension_failures_total"), { 'manager="main"': 0 });
+  assert.ok((await samples("locks_extended_total"))['manager="main"']! > 0);
+  await server.admin.del("scraped");
+  await eventually(() => !lock.isHeld, 5_000, "it is lost");
+  assert.deepEqual(await samples("locks_lost_total"), {
+    'manager="main",reason="expired"': 0,
+    'manager="main",reason="gone"': 1,
+    'manager="main",reason="maxHold"': 0,
+    'manager="main",reason="clock"': 0,
+  });
+});
+
 test("a scrape over http while all threads are blocked answers with the numbers of this moment", LIMIT, async (t) => {
   const { manager, registry } = scraped(t, { count: 2, concurrency: 1 });
   await manager.ready();

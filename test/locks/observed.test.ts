@@ -35,7 +35,7 @@ test("stats() counts the locks that are held, their waiters, extensions and loss
   await eventually(() => keeper().held === 0 && keeper().waiting === 0, 5_000, "none is held or awaited");
   assert.deepEqual(keeper().lost, NONE);
 
-  const losing = manager.run("waitForLoss", { key: "deleted", ttlMs: 500 });
+  const losing = manager.run("waitForLoss", { key: "deleted", ttlMs: 2_000 });
   await eventually(isThere("deleted"), 30_000, "the lock is there");
   await server.admin.del("deleted");
   await losing;

@@ -57,6 +57,8 @@ const many = (count, one, more) => count + " " + (count === 1 ? one : more);
 // A thread has no id before its first word; there can be several such.
 const born = ({ threads }) => threads.filter(({ threadId }) => threadId >= 0);
 
+const lostLocks = (keeper) => Object.values(keeper ? keeper.lost : {}).reduce((sum, count) => sum + count, 0);
+
 // What happened between two looks, as far as the numbers tell.
 function compare(before, now) {
   const say = (text) => tell(now.at, text);
@@ -67,6 +69,8 @@ function compare(before, now) {
   if (a.breaker.state !== "closed" && b.breaker.state === "closed") say("Redis is back: the breaker closed");
   if (b.primary.rotations > a.primary.rotations) say("The primary client was replaced by a fresh one");
   if (b.recycled > a.recycled) say(many(b.recycled - a.recycled, "worn thread was", "worn threads were") + " recycled");
+  const lost = lostLocks(b.keeper) - lostLocks(a.keeper);
+  if (lost > 0) say(many(lost, "lock was", "locks were") + " lost");
   const old = new Map(born(a).map((thread) => [thread.threadId, thread]));
   for (const thread of born(b)) {
     const was = old.get(thread.threadId), name = "Thread " + thread.threadId;
@@ -152,6 +156,12 @@ function show(now) {
   write(at("breaker-note"), breaker.state === "closed" ? "Redis answers connects" : "Redis is away, one prober tries for all");
   write(at("primary"), primary.state);
   write(at("primary-note"), "age " + duration(primary.ageMs) + ", " + many(primary.rotations, "rotation", "rotations"));
+  at("locks").hidden = !stats.keeper; // null before the first lock
+  if (stats.keeper) {
+    const { held, waiting, extended, state } = stats.keeper;
+    write(at("held"), whole(held));
+    write(at("held-note"), whole(waiting) + " waiting, " + whole(extended) + " times extended, " + whole(lostLocks(stats.keeper)) + " lost; keeper " + state);
+  }
   write(at("recycled"), stats.recycled > 0 ? many(stats.recycled, "was", "were") + " recycled" : "");
   showThreads(threads);
   showHealth(now.health);

@@ -7,7 +7,7 @@ import { Ledger } from "../../../src/link/ledger.js";
 import { TaskRun } from "../../../src/main/dispatch/task-run.js";
 import { ThreadWork } from "../../../src/main/dispatch/thread-work.js";
 import { Thread } from "../../../src/main/threads/thread.js";
-import type { ConnectionManager, ManagerOptions, TaskMessage, ThreadMessage } from "../../../src/index.js";
+import type { ConnectionManager, LockMessage, ManagerOptions, TaskMessage, ThreadMessage } from "../../../src/index.js";
 import type * as Tasks from "../../fixtures/observed-tasks.js";
 import type { Heard } from "../../fixtures/observed-tasks.js";
 import { eventually } from "../../support/gate.js";
@@ -294,3 +294,34 @@ test("counters of all threads outlive the threads that counted", LIMIT, async (t
   assert.equal(threads[0]!.acquires, 1);
   assert.deepEqual(tasks, { done: 2, failed: 0, abandoned: 1, refused: 0 });
 });
+
+test(
+  "redthread:lock tells of each lock in its holder's thread, with times and the reason of a loss",
+  LIMIT,
+  async (t) => {
+    const manager = managed(t);
+    const ofMain = hear<LockMessage>(t, "redthread:lock");
+    await manager.run("lock", SECRET); // nobody listens yet
+    await manager.run("listen");
+    await manager.run("lock", SECRET);
+    await manager.run("lockInVain", SECRET);
+    const heard = eventsOf(await manager.run("heardSoFar"), "redthread:lock").map(({ message }) => message);
+    const { threadId } = manager.stats().threads[0]!;
+    assert.deepEqual(
+      heard.map((one) => [one["event"], one["threadId"], one["reason"], typeof one["waitMs"], typeof one["heldMs"]]),
+      [
+        ["acquired", threadId, undefined, "number", "undefined"],
+        ["released", threadId, undefined, "undefined", "number"],
+        ["acquired", threadId, undefined, "number", "undefined"],
+        ["lost", threadId, "gone", "undefined", "number"],
+      ],
+    );
+    assert.ok(!JSON.stringify(heard).includes(SECRET));
+    assert.deepEqual(ofMain, []);
+    await manager.withLock(SECRET, {}, async () => {});
+    assert.deepEqual(
+      ofMain.map(({ event }) => event),
+      ["acquired", "released"],
+    );
+  },
+);

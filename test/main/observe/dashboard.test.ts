@@ -78,6 +78,9 @@ test("the dashboard's numbers are the manager's current ones, and no cache may s
   assert.equal(stats.threads.length, 2);
   const sum = (name: "done" | "failed"): number => stats.threads.reduce((total, thread) => total + thread[name], 0);
   assert.deepEqual([sum("done"), sum("failed")], [1, 1]);
+  assert.equal(stats.keeper, null);
+  await manager.withLock("shown", {}, async () => {});
+  assert.equal((await look(url)).stats.keeper?.state, "connected");
   assert.equal((await ask(url)).headers["cache-control"], "no-store");
   assert.equal((await ask(`${url}?stats`)).headers["cache-control"], "no-store");
 });
@@ -208,6 +211,8 @@ test(
     const manager = managed(t);
     await manager.ready();
     await Promise.all(Array.from({ length: 20 }, (_, n) => manager.run("echo", n)));
+    await manager.acquireLock("shown");
+    await eventually(() => manager.stats().keeper?.held === 1, 5_000, "the lock is held");
     const url = await serve(t, manager.dashboard({ title: "Orders", intervalMs: 100 }));
     const profile = await mkdtemp(join(tmpdir(), "redthread-browser-"));
     t.after(() => rm(profile, { recursive: true, force: true, maxRetries: 5 }));
@@ -222,6 +227,7 @@ test(
     assert.match(dom, /<h1>Orders<\/h1>/);
     assert.match(dom, /id="health"[^>]*data-tone="ok"[^>]*>Ready</);
     for (const { threadId } of manager.stats().threads) assert.ok(dom.includes(`id="thread-${threadId}"`), dom);
+    assert.match(dom, /<div id="locks"><dt>Locks held<\/dt><dd><b id="held">1<\/b>[^/]*0 lost; keeper connected</);
     assert.match(dom, /id="rate-curve"[\s\S]*?<polyline points="/);
     assert.doesNotMatch(log, /Content Security Policy|Uncaught/, log);
   },
