@@ -10,6 +10,7 @@ import type { Config, ConnectOptions } from "../config/options.js";
 import { ForeignError } from "../connection/foreign.js";
 import { errorCode } from "../core/log.js";
 import { connectionName } from "../core/names.js";
+import { tryLocks } from "./locks.js";
 import { examineNodes } from "./nodes.js";
 import { type Check, CHECKS, codeAndText, fail, type Finding, ok, type Report, skip } from "./report.js";
 import { judgeIdle, judgeInfo, measureLatency, tryPermissions } from "./server.js";
@@ -64,8 +65,12 @@ async function examineServer(options: ConnectOptions, config: Config): Promise<F
     findings.push(...(await judgeInfo(redis, config)));
     check = "idle connections";
     findings.push(await judgeIdle(redis, config));
+    const name = connectionName(config.appName, "owned");
+    // The permissions come last, because RESP2 allows hardly any command after a SUBSCRIBE.
+    check = "locks";
+    findings.push(await tryLocks(redis, name, config));
     check = "permissions";
-    findings.push(await tryPermissions(redis, connectionName(config.appName, "owned"), settings.db));
+    findings.push(await tryPermissions(redis, name, settings.db));
   } catch (error) {
     const advice = "the server stopped answering, or the connection was cut, while it was looked at: try again";
     findings.push(fail(check, `no answer (${errorCode(error)})`, advice));

@@ -14,6 +14,7 @@ export const CHECKS = [
   "memory",
   "idle connections",
   "permissions",
+  "locks",
 ] as const;
 
 export type Check = (typeof CHECKS)[number];

@@ -8,7 +8,11 @@ import { after, before, test, type TestContext } from "node:test";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
 import type { Finding, Report } from "../../src/cli/report.js";
+import { ConnectionManager } from "../../src/index.js";
 import { makeCertificates } from "../support/certificates.js";
+import { eventually } from "../support/gate.js";
+import { fixture } from "../support/manage.js";
+import { silent } from "../support/silent.js";
 import { freePort, startRedis, type RedisServer } from "../support/redis-server.js";
 import { NAME, startSentinel } from "../support/sentinel.js";
 
@@ -260,9 +264,79 @@ test(
       stdout,
       /^permissions +warn +refused: SUBSCRIBE \(NOPERM\): subscriptions are refused, save to channels/m,
     );
-    assert.match(stdout, /^No check failed: \d+ ok, 1 to look at, /m);
+    assert.match(stdout, /^locks +warn +refused: PUBLISH: .*; SUBSCRIBE: waiters look for a release/m);
+    assert.match(stdout, /^No check failed: \d+ ok, 2 to look at, /m);
   },
 );
+
+const LOCKS =
+  "+eval +evalsha +get +set +time +pttl +pexpire +del +publish +subscribe +unsubscribe +client|id +client|kill";
+
+/** A server with a user that has these rights, beside what connections need. */
+async function startWithUser(rights: string, keys = "~*"): Promise<RedisServer> {
+  const others = "+ping +hello +info +config|get +client|setname +select +unwatch +quit";
+  const user = `user locker on >${SECRET} ${keys} &* -@all ${others} ${rights}`;
+  const acl = `user default off\nuser observer on >${SECRET} ~* &* +@all\n${user}\n`;
+  return startRedis({ acl, observer: { username: "observer", password: SECRET } });
+}
+
+const asLocker = (strict: RedisServer): NodeJS.ProcessEnv => ({
+  REDIS_URL: strict.url,
+  REDIS_USERNAME: "locker",
+  REDIS_PASSWORD: SECRET,
+});
+
+test(
+  "what locks need is tried: a user with exactly these rights can take, wait for and release them",
+  limit,
+  async (t) => {
+    await using strict = await startWithUser(LOCKS);
+    const { code, report } = await examine(t, asLocker(strict));
+    assert.deepEqual([code, find(report, "locks").status], [0, "ok"], find(report, "locks").found);
+    assert.equal(await strict.admin.dbsize(), 0, "nothing is left behind");
+    await using manager = new ConnectionManager({
+      env: {},
+      logger: silent,
+      tasks: fixture("lock-tasks"),
+      threads: { count: 1 },
+      redis: { port: strict.port, username: "locker", password: SECRET },
+    });
+    const lock = await manager.acquireLock("allowed", { ttlMs: 500 });
+    await eventually(() => manager.stats().keeper!.extended > 0);
+    const waiting = manager
+      .run("tryOnce", { key: "others" })
+      .then(() => manager.acquireLock("allowed", { waitMs: 20_000 }));
+    await eventually(() => manager.stats().keeper!.waiting === 1, 10_000);
+    await lock.release();
+    await (await waiting).release();
+  },
+);
+
+for (const [right, told] of [
+  ["+eval", /^refused: EVAL: no lock can be acquired$/],
+  ["+evalsha", /^refused: EVALSHA: no lock can be acquired$/],
+  ["+pexpire", /^refused: PEXPIRE: no lock is extended/],
+  ["+publish", /^refused: PUBLISH: waiters look for a release from time to time/],
+  ["+subscribe", /^refused: SUBSCRIBE: waiters look for a release from time to time/],
+  ["+client|kill", /^refused: CLIENT KILL: a lock that a thread asks for while it dies/],
+] as const) {
+  test(`a user without ${right} is told what locks cannot do, and no check fails`, limit, async (t) => {
+    await using strict = await startWithUser(LOCKS.replace(right, ""));
+    const { code, report } = await examine(t, asLocker(strict));
+    const { status, found, advice } = find(report, "locks");
+    assert.deepEqual([code, status], [0, "warn"], found);
+    assert.match(found, told);
+    assert.match(advice!, /unless you use no locks/);
+  });
+}
+
+test("locks are not judged by a key that the user may not use", limit, async (t) => {
+  await using strict = await startWithUser(LOCKS, "~shop:*");
+  const { report } = await examine(t, asLocker(strict));
+  assert.deepEqual(find(report, "locks").status, "skip");
+  const { report: prefixed } = await examine(t, { ...asLocker(strict), REDTHREAD_REDIS_KEY_PREFIX: "shop:" });
+  assert.deepEqual(find(prefixed, "locks").status, "ok", find(prefixed, "locks").found);
+});
 
 test("wrong usage is exit code 2 with the usage on stderr; --help is 0 on stdout", limit, async (t) => {
   for (const args of [[], ["docter"], ["doctor", "--jsn"], ["doctor", "now"]]) {
