@@ -4,6 +4,7 @@ import type { RedisHandle } from "./commands/ioredis.js";
 import type { AcquireOptions } from "./config/options.js";
 import type { Lock } from "./locks/held-lock.js";
 import type { LockOptions } from "./locks/lock-options.js";
+import type { Locker } from "./locks/locker.js";
 import { closeCurrent, currentClients, type DedicatedLease, madeClients } from "./thread/clients.js";
 import { Transfer } from "./thread/results.js";
 
@@ -55,17 +56,20 @@ export async function acquireDedicated({ signal }: AcquireOptions = {}): Promise
  * @throws REDTHREAD_LOCK_NOT_ACQUIRED; REDTHREAD_LOCK_LOST if it was not held until the end, whatever `fn` gave; what `fn` throws
  * (its `cause` is then the loss); REDTHREAD_CONFIG_INVALID, REDTHREAD_SHUTTING_DOWN, `signal.reason`; errors of a command
  */
-export async function withLock<T>(
-  key: string | Buffer,
-  options: LockOptions,
-  fn: (lock: Lock) => Promise<T>,
-): Promise<T> {
-  return (await (await currentClients()).locker()).withLock(key, options, fn);
+export function withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T> {
+  const made = madeClients()?.madeLocker?.withLock(key, options, fn);
+  return made ?? firstLocker().then((locker) => locker.withLock(key, options, fn));
 }
 
 /** Like `withLock`, for callers that must keep the lock: `release()` it, or declare it with `await using`. */
-export async function acquireLock(key: string | Buffer, options: LockOptions = {}): Promise<Lock> {
-  return (await (await currentClients()).locker()).acquire(key, options);
+export function acquireLock(key: string | Buffer, options: LockOptions = {}): Promise<Lock> {
+  return (
+    madeClients()?.madeLocker?.acquire(key, options) ?? firstLocker().then((locker) => locker.acquire(key, options))
+  );
+}
+
+async function firstLocker(): Promise<Locker> {
+  return (await currentClients()).locker();
 }
 
 /**

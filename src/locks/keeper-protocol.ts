@@ -43,9 +43,9 @@ export type FromOwner =
   /** The keeper looks at no table any more, and a lock was begun. */
   | { readonly type: "wake" }
   /** A waiter has tried in vain and waits for its turn: the lock lasts `ttlLeftMs`. */
-  | { readonly type: "wait"; readonly id: number; readonly key: Uint8Array; readonly ttlLeftMs: number }
+  | { readonly type: "wait"; readonly id: number; readonly key: string | Uint8Array; readonly ttlLeftMs: number }
   /** The waiter has left, without the lock or with it (for `ttlMs`). */
-  | { readonly type: "leave"; readonly id: number; readonly key: Uint8Array; readonly ttlMs?: number };
+  | { readonly type: "leave"; readonly id: number; readonly key: string | Uint8Array; readonly ttlMs?: number };
 
 /** To a thread with locks. */
 export type ToOwner =

@@ -36,7 +36,11 @@ export function lockTimes(key: unknown, options: LockOptions): LockTimes {
   check(!isKey || Buffer.byteLength(key) <= MAX_KEY_BYTES, `the key must have at most ${MAX_KEY_BYTES} bytes`);
   const unknown = unknownOption(options, KNOWN);
   if (unknown !== undefined) problems.push(unknown);
-  const { ttlMs, waitMs, maxHoldMs } = { ...DEFAULTS, ...defined(options) };
+  const {
+    ttlMs = DEFAULTS.ttlMs,
+    waitMs = DEFAULTS.waitMs,
+    maxHoldMs = DEFAULTS.maxHoldMs,
+  } = Object(options) as LockOptions;
   check(isWithin(ttlMs, MIN_TTL_MS, DAY_MS), `ttlMs must be ${MIN_TTL_MS} to ${DAY_MS}`);
   check(isWithin(waitMs, 0, DAY_MS), `waitMs must be 0 to ${DAY_MS}`);
   check(maxHoldMs === Infinity || isWithin(maxHoldMs, 1, DAY_MS), `maxHoldMs must be 1 to ${DAY_MS}, or Infinity`);
@@ -51,9 +55,4 @@ export function lockTimes(key: unknown, options: LockOptions): LockTimes {
 
 function isWithin(value: unknown, least: number, most: number): boolean {
   return typeof value === "number" && value >= least && value <= most;
-}
-
-function defined(options: LockOptions): Partial<LockTimes> {
-  const given = Object.entries(Object(options) as object).filter(([, value]) => value !== undefined);
-  return Object.fromEntries(given);
 }

@@ -15,7 +15,7 @@ const OWN =
   "local function own(i, mark) local held = redis.call('GET', KEYS[i]) return held and string.sub(held, 1, #mark) == mark and held end\n";
 
 /** KEYS: lock, fence. ARGV: mark, ttl, ttl of the fence, holder. Lua would write so large a number as 1.79e+15. */
-const ACQUIRE: ScriptDefinition = {
+export const ACQUIRE: ScriptDefinition = {
   numberOfKeys: 2,
   lua: `local held = redis.call('GET', KEYS[1])
 if held then
@@ -42,7 +42,7 @@ return done`,
 };
 
 /** KEYS: the lock. ARGV: its mark, the channel of its waiters. A user may have no right to publish: waiters look by themselves. */
-const RELEASE: ScriptDefinition = {
+export const RELEASE: ScriptDefinition = {
   numberOfKeys: 1,
   lua: `${OWN}if not own(1, ARGV[1]) then return 0 end
 redis.call('DEL', KEYS[1])
@@ -58,7 +58,6 @@ const scripts = {
 
 /** What holds a lock, as its value tells. */
 export interface Holder {
-  readonly fence: number;
   /** When it was acquired, in ms since 1970, by the server's clock. */
   readonly since: number;
   readonly name: string;
@@ -66,7 +65,8 @@ export interface Holder {
 
 export interface Acquired {
   readonly isAcquired: boolean;
-  readonly holder: Holder;
+  /** The value of the lock, for `fenceOf` and `holderOf`. */
+  readonly held: string;
   /** How long the holder's lock lasts if it is not extended. */
   readonly ttlLeftMs: number;
 }
@@ -74,7 +74,7 @@ export interface Acquired {
 /** The same token again means that the lock was acquired before, and that the reply was lost. */
 export async function acquire(
   redis: RedisHandle,
-  key: Buffer,
+  key: string | Buffer,
   token: string,
   ttlMs: number,
   name: string,
@@ -82,9 +82,17 @@ export async function acquire(
   const fenceTtlMs = Math.max(FENCE_TTL_MS, FENCE_TTLS * ttlMs);
   const args = [key, fenceKey(key), `${token} `, ttlMs, fenceTtlMs, name];
   const [isAcquired, held, ttlLeftMs = 0] = (await run(redis, scripts.acquire, args)) as [number, string, number?];
-  const [, fence, since, ...rest] = held.split(" ");
-  const holder = { fence: Number(fence), since: Number(since), name: rest.join(" ") };
-  return { isAcquired: isAcquired === 1, holder, ttlLeftMs };
+  return { isAcquired: isAcquired === 1, held, ttlLeftMs };
+}
+
+export function fenceOf(held: string): number {
+  const start = held.indexOf(" ") + 1;
+  return Number(held.slice(start, held.indexOf(" ", start)));
+}
+
+export function holderOf(held: string): Holder {
+  const [, , since, ...name] = held.split(" ");
+  return { since: Number(since), name: name.join(" ") };
 }
 
 /** Whether each lock was extended; false where its key is gone or another's. */
@@ -97,9 +105,9 @@ export async function extend(
   return ((await run(redis, scripts.extend, [keys.length, ...keys, ...args])) as number[]).map((one) => one === 1);
 }
 
-/** Whether it was still this token's. */
-export async function release(redis: RedisHandle, key: Buffer, token: string): Promise<boolean> {
-  return (await run(redis, scripts.release, [key, `${token} `, channelOf(key)])) === 1;
+/** Does nothing if it is not this token's any more. */
+export function release(redis: RedisHandle, key: string | Buffer, token: string): Promise<unknown> {
+  return run(redis, scripts.release, [key, `${token} `, channelOf(key)]);
 }
 
 /** The hash slot of a Cluster. */
@@ -108,32 +116,36 @@ export function slotOf(key: Buffer): number | null {
 }
 
 /** The keys are whole: `redis.keyPrefix` is in them already, and the fence's key could not be found behind it in a Cluster. */
-async function run(redis: RedisHandle, script: (...args: unknown[]) => unknown, args: unknown[]): Promise<unknown> {
+function run(redis: RedisHandle, script: (...args: unknown[]) => unknown, args: unknown[]): Promise<unknown> {
   const caller = { options: {}, sendCommand: (command: never) => redis.sendCommand(command) };
-  return Reflect.apply(script, caller, args);
+  return Reflect.apply(script, caller, args) as Promise<unknown>;
 }
 
 /** On the lock's node of a Cluster: it has the same hash tag. */
-function fenceKey(key: Buffer): Buffer {
-  return Buffer.concat([tagged(key), Buffer.from(":fence")]);
+function fenceKey(key: string | Buffer): string | Buffer {
+  return tagged(key, ":fence");
 }
 
 /** What a waiter for the lock subscribes to. */
-export function channelOf(key: Buffer): Buffer {
-  return Buffer.concat([tagged(key), Buffer.from(":released")]);
+export function channelOf(key: Buffer): Buffer;
+export function channelOf(key: string | Buffer): string | Buffer;
+export function channelOf(key: string | Buffer): string | Buffer {
+  return tagged(key, ":released");
 }
 
-/** The key with a hash tag. Without one of its own the whole key becomes the tag. */
-function tagged(key: Buffer): Buffer {
-  return hasTag(key) ? key : Buffer.concat([Buffer.from("{"), key, Buffer.from("}")]);
+/** The key with a hash tag, and what is behind it. Without a tag of its own the whole key becomes the tag. */
+function tagged(key: string | Buffer, end: string): string | Buffer {
+  const [open, close] = hasTag(key) ? ["", end] : ["{", `}${end}`];
+  // A command with a Buffer costs more to write.
+  return typeof key === "string" ? open + key + close : Buffer.concat([Buffer.from(open), key, Buffer.from(close)]);
 }
 
-function hasTag(key: Buffer): boolean {
+function hasTag(key: string | Buffer): boolean {
   const open = key.indexOf("{");
   return open !== -1 && key.indexOf("}", open + 1) > open + 1;
 }
 
 /** In a Cluster such a key has no name on the same node: in braces the tag would end at its own brace. */
-export function isUntaggable(key: Buffer): boolean {
+export function isUntaggable(key: string | Buffer): boolean {
   return key.includes("}") && !hasTag(key);
 }

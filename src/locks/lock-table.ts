@@ -19,7 +19,7 @@ const LOSSES: readonly LockLoss[] = ["expired", "gone", "maxHold", "clock"];
 
 /** What a record says of its lock. */
 export interface Lease {
-  readonly key: Buffer;
+  readonly key: string | Buffer;
   readonly token: string;
   readonly ttlMs: number;
   /** Infinity if there is no limit. */
@@ -178,7 +178,8 @@ export class LockRecord {
     cells[TTL] = ttlMs;
     this.#pairs[CONNECTION / CELLS_PER_PAIR] = BigInt(connection);
     cells[TOKEN_BYTES] = this.#text.write(token, "latin1");
-    cells[KEY_BYTES] = key.copy(this.#text, cells[TOKEN_BYTES]);
+    const start = cells[TOKEN_BYTES];
+    cells[KEY_BYTES] = typeof key === "string" ? this.#text.write(key, start) : key.copy(this.#text, start);
     Atomics.store(cells, HOLD_UNTIL, maxHoldMs === Infinity ? 0 : timeWord(now + maxHoldMs));
     Atomics.store(cells, SENT_AT, now);
     Atomics.store(this.#pairs, HELD_UNTIL / CELLS_PER_PAIR, pairOf(stamp, this.#within(heldUntil(now, ttlMs))));

@@ -12,12 +12,12 @@ import {
   type Outcome,
   ShuttingDownError,
 } from "../core/errors.js";
-import { abortable, deferred, sleep, waitAtMost } from "../core/waiting.js";
+import { abortable, deferred, onAbort, sleep, waitAtMost } from "../core/waiting.js";
 import { HeldLock, type Lock } from "./held-lock.js";
 import { KeeperLedger } from "./keeper-ledger.js";
 import type { FromOwner, KeeperEnd, ToOwner } from "./keeper-protocol.js";
 import { type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
-import { acquire, type Acquired, isUntaggable, release } from "./lock-scripts.js";
+import { acquire, type Acquired, fenceOf, holderOf, isUntaggable, release } from "./lock-scripts.js";
 import { type Lease, type LockRecord, LockTable } from "./lock-table.js";
 
 /** The thread of a `Locker`. */
@@ -60,7 +60,7 @@ interface Scope {
 interface Wanted {
   readonly key: string;
   /** With the `keyPrefix`. */
-  readonly whole: Buffer;
+  readonly whole: string | Buffer;
   readonly place: Place;
   readonly task: LockingTask | undefined;
 }
@@ -92,7 +92,7 @@ export class Locker {
   /** By their numbers, the waiters for a turn. */
   readonly #turns = new Map<number, () => void>();
   /** The server's numbers of connections, by their streams. */
-  readonly #connections = new WeakMap<object, Promise<number>>();
+  readonly #connections = new WeakMap<object, number | Promise<number>>();
   #waiters = 0;
   #tokens = 0;
   #port: MessagePort | undefined;
@@ -101,6 +101,7 @@ export class Locker {
 
   constructor(options: LockerOptions) {
     this.#options = options;
+    onAbort(this.#life.signal, () => {}); // keeps the listener that all locks share, which costs more than a lock
   }
 
   async withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T> {
@@ -134,7 +135,7 @@ export class Locker {
   async #acquire(key: string | Buffer, options: LockOptions): Promise<HeldLock> {
     const times = lockTimes(key, options);
     const { keyPrefix, clusterNodes } = this.#options.redis;
-    const whole = Buffer.concat([Buffer.from(keyPrefix), Buffer.from(key as string)]);
+    const whole = typeof key === "string" ? keyPrefix + key : Buffer.concat([Buffer.from(keyPrefix), key]);
     if (clusterNodes && isUntaggable(whole)) {
       const why = 'holds a "}" and no hash tag: its fence could not lie on the same node of the Cluster';
       throw new NotInClusterError(`the lock's key ${String(key)} ${why}`, { outcome: "not-sent", command: "withLock" });
@@ -147,8 +148,8 @@ export class Locker {
     if (keys.has(name) || isInside(this.#scope.getStore(), name)) throw heldAlready(name);
     keys.add(name);
     try {
-      await abortable(this.#attach(), signal);
-      const place = this.#take(whole.length);
+      if (!this.#port) await abortable(this.#attach(), signal);
+      const place = this.#take(Buffer.byteLength(whole));
       try {
         return await this.#try({ key: name, whole, place, task }, times, signal);
       } catch (error) {
@@ -186,7 +187,7 @@ export class Locker {
         const held = answer.isAcquired ? record.confirm(stamp, sharedClock()) : undefined;
         if (held !== undefined) {
           leave({ ttlMs });
-          return this.#hold(wanted, token, held, answer.holder.fence, monotonic() - startedAt);
+          return this.#hold(wanted, token, held, fenceOf(answer.held), monotonic() - startedAt);
         }
         record.free();
         if (answer.isAcquired) await this.#release(whole, token); // its time was over before the reply was read
@@ -202,7 +203,7 @@ export class Locker {
   }
 
   /** Resolves when the keeper says so, or after `ms`. */
-  async #turn(id: number, key: Buffer, ttlLeftMs: number, ms: number, signal: AbortSignal): Promise<void> {
+  async #turn(id: number, key: string | Buffer, ttlLeftMs: number, ms: number, signal: AbortSignal): Promise<void> {
     await abortable(this.#attach(), signal);
     const { promise, resolve } = deferred();
     this.#turns.set(id, resolve);
@@ -230,14 +231,18 @@ export class Locker {
     try {
       for (;;) {
         const redis = await getRedis(signal);
-        const connection = await this.#numberOf(redis);
+        const number = this.#numberOf(redis);
+        const connection = typeof number === "number" ? number : await number;
         if (stamp === undefined) stamp = record.begin({ ...lease, connection }, sharedClock());
         else record.sentAgain(stamp, sharedClock());
         if (this.#tables[table]!.wake()) this.#tell({ type: "wake" });
         const answer = acquire(redis, whole, token, ttlMs, holder);
         asking = answer;
         try {
-          return [await abortable(answer, signal), stamp];
+          // The reply comes soon, and an abort by `close` can be told then: a race would cost more than the lock.
+          const acquired = await (signal === this.#life.signal ? answer : abortable(answer, signal));
+          signal.throwIfAborted();
+          return [acquired, stamp];
         } catch (error) {
           isInDoubt ||= signal.aborted || (error as { outcome?: Outcome }).outcome === "unknown";
           if (!isInDoubt || signal.aborted || monotonic() >= deadline) throw error;
@@ -253,13 +258,18 @@ export class Locker {
   }
 
   /** The keeper needs it to end the connection, should this thread end while a command of its is on the way. */
-  async #numberOf(redis: RedisHandle): Promise<number> {
+  #numberOf(redis: RedisHandle): number | Promise<number> {
     const { stream } = redis as { stream?: object };
     if (!stream) return 0; // of a Cluster
-    let asked = this.#connections.get(stream);
+    const known = this.#connections.get(stream);
+    if (known !== undefined) return known;
     // An old server, or a user without the right, does not tell.
-    if (!asked) this.#connections.set(stream, (asked = Promise.resolve(redis.client("ID")).catch(() => 0)));
-    return asked;
+    const asked = Promise.resolve(redis.client("ID")).catch(() => 0);
+    this.#connections.set(stream, asked);
+    return asked.then((number) => {
+      this.#connections.set(stream, number);
+      return number;
+    });
   }
 
   #hold({ key, whole, place, task }: Wanted, token: string, stamp: number, fence: number, waitMs: number): HeldLock {
@@ -287,7 +297,7 @@ export class Locker {
   }
 
   /** Never rejects: a lock that cannot be released ends with its ttl. */
-  async #release(whole: Buffer, token: string): Promise<void> {
+  async #release(whole: string | Buffer, token: string): Promise<void> {
     try {
       const redis = await this.#options.getRedis();
       await release(redis, whole, token);
@@ -358,8 +368,8 @@ function heldAlready(key: string): LockNotAcquiredError {
   return new LockNotAcquiredError(`no lock ${key}: ${why}`, { outcome: "refused", key, waitedMs: 0 });
 }
 
-function notAcquired(key: string, waitedMs: number, { holder, ttlLeftMs }: Acquired): LockNotAcquiredError {
-  const { name, since } = holder;
+function notAcquired(key: string, waitedMs: number, { held, ttlLeftMs }: Acquired): LockNotAcquiredError {
+  const { name, since } = holderOf(held);
   const by = `${name} holds it since ${new Date(since).toISOString()}, for ${ttlLeftMs} ms more unless it is extended`;
   return new LockNotAcquiredError(`no lock ${key} within ${Math.round(waitedMs)} ms: ${by}`, {
     outcome: "refused",

@@ -44,6 +44,7 @@ export class ThreadClients {
   readonly #stopRenewing: (() => void) | undefined;
   #closeMs: number;
   #locker: Promise<Locker> | undefined;
+  #madeLocker: Locker | undefined;
   /** Of the keeper, in a thread that no manager started. */
   #closeKeeper: ((ms: number) => Promise<void>) | undefined;
 
@@ -138,6 +139,11 @@ export class ThreadClients {
     return (this.#locker ??= this.#makeLocker());
   }
 
+  /** As `locker`, without a promise; undefined before the first lock. */
+  get madeLocker(): Locker | undefined {
+    return this.#madeLocker;
+  }
+
   /** See `ConnectGate`. */
   giveWay(): void {
     this.#gate.giveWay();
@@ -160,7 +166,8 @@ export class ThreadClients {
     const { config, logger, managed } = this.#options;
     const thread = managed?.locks ?? (await this.#ownKeeper());
     const getRedis = (signal?: AbortSignal): Promise<RedisHandle> => this.#shared.get(signal);
-    return new Locker({ thread, getRedis, redis: config.redis, holder: lockHolder(config.appName), logger });
+    const holder = lockHolder(config.appName);
+    return (this.#madeLocker = new Locker({ thread, getRedis, redis: config.redis, holder, logger }));
   }
 
   async #ownKeeper(): Promise<LockerThread> {
