@@ -35,6 +35,7 @@ export const BENCHMARKS: Readonly<Record<string, { readonly canBeside: boolean }
   overhead: { canBeside: false }, // it imports modules that a packed build does not export
   sync: { canBeside: true },
   pipeline: { canBeside: true },
+  leases: { canBeside: false }, // it imports the scripts, and older builds have no locks
 };
 
 export const USAGE =
