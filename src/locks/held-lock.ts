@@ -2,7 +2,7 @@ import { threadId } from "node:worker_threads";
 import { lockChannel, type LockMessage } from "../core/channels.js";
 import { sharedClock } from "../core/clock.js";
 import { LockLostError, type LockLoss } from "../core/errors.js";
-import type { LockRecord } from "./lock-table.js";
+import { isAhead, type LockRecord } from "./lock-table.js";
 
 /** A lock that is held, in the hands of its user. */
 export interface Lock extends AsyncDisposable {
@@ -137,7 +137,9 @@ export class HeldLock implements Lock {
 
   #lost(reason: LockLoss): LockLostError {
     const { key, record } = this.#options;
-    const heldMs = reason === "released" ? 0 : (record.heldUntil - this.#acquiredAt) | 0;
+    const now = sharedClock();
+    const end = isAhead(record.heldUntil, now) ? now : record.heldUntil;
+    const heldMs = reason === "released" ? 0 : (end - this.#acquiredAt) | 0;
     return new LockLostError(`the lock ${key} ${WHY[reason]}`, { key, reason, heldMs });
   }
 }
