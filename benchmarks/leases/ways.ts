@@ -68,7 +68,7 @@ const MAKERS: Readonly<Record<string, (redis: RedisHandle) => Way>> = {
         return isAcquired === 1;
       },
       async release(key, token) {
-        const isReleased = await scripts.releaseByHand(key, `${token} `, `{${key}}:released`);
+        const isReleased = await scripts.releaseByHand(key, token, `{${key}}:released`);
         if (isReleased !== 1) throw new Error("the script has not released the lock");
       },
     });

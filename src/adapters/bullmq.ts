@@ -12,6 +12,7 @@ import { isPointless } from "../core/failures.js";
 import { waitAtMost } from "../core/waiting.js";
 import type { ConnectionManager, RunOptions, TaskName } from "../index.js";
 import type { InProcess } from "../testing.js";
+import { JobLocks, type LockKeeping } from "./job-locks.js";
 import { JobReports } from "./job-reports.js";
 import { needs, refuse } from "./refuse.js";
 
@@ -61,6 +62,8 @@ export interface CloseOptions {
 /** The part of a manager that jobs need. */
 interface Manager {
   run(name: string, input: unknown, options: RunOptions): Promise<unknown>;
+  /** A manager in the thread of a test has none: BullMQ renews the locks there. */
+  keepLocks?(): Promise<LockKeeping>;
   stats(): { readonly threads: readonly { readonly state: string }[] };
 }
 
@@ -69,6 +72,7 @@ interface Plan {
   readonly runOptionsOf: (job: Job) => JobRunOptions;
   readonly concurrency: number | undefined;
   readonly jobsPerThread: number;
+  readonly keeping: LockKeeping | undefined;
 }
 
 /** No thread had room for the job. The job is not at fault, and another process may have room. */
@@ -86,10 +90,10 @@ const NOT_HERE =
 
 /**
  * Takes the jobs of a BullMQ queue and runs each as a task in the manager's threads. It resolves when the threads are up, and
- * begins then (with `autorun: false` at `worker.run()`). The main thread renews the locks, also while a job blocks its
- * thread. BullMQ has its own connections: close the worker before the manager.
- * @throws what `manager.ready()` throws, REDTHREAD_CONFIG_INVALID for options that would be ignored, and BullMQ's own
- *   errors about its options
+ * begins then (with `autorun: false` at `worker.run()`). The manager's keeper extends the locks of the jobs, also while a job
+ * blocks its thread, or anything blocks the main thread. BullMQ has its own connections: close the worker before the manager.
+ * @throws what `manager.ready()` throws, also if the keeper cannot be connected; REDTHREAD_CONFIG_INVALID for options that
+ *   would be ignored, or if `connections.max` has no place for the keeper; BullMQ's own errors about its options
  */
 export async function createWorker<Tasks extends object>(
   manager: ConnectionManager<Tasks> | InProcess<Tasks>,
@@ -99,13 +103,15 @@ export async function createWorker<Tasks extends object>(
   accept(bullmq, (name) => !RUN_OPTIONS.has(name) && !NOT_HERE.test(name));
   if (typeof run === "object") checked(run);
   await manager.ready();
+  const jobManager = manager as unknown as Manager; // typed by the tasks module
   const plan: Plan = {
     taskOf: typeof task === "function" ? task : ({ name }) => task ?? name,
     runOptionsOf: typeof run === "function" ? (job) => checked(run(job)) : () => run,
     concurrency,
     jobsPerThread,
+    keeping: await jobManager.keepLocks?.(),
   };
-  return new JobWorker(manager as unknown as Manager, queueName, bullmq, plan); // typed by the tasks module
+  return new JobWorker(jobManager, queueName, bullmq, plan);
 }
 
 /** A BullMQ Worker whose jobs run in threads. */
@@ -128,7 +134,10 @@ export class JobWorker implements AsyncDisposable {
       concurrency,
     });
     // A job whose lock is lost belongs to another worker by now: it is given up here.
-    this.#worker.on("lockRenewalFailed", (ids) => ids.forEach((id) => this.#worker.cancelJob(id, "its lock was lost")));
+    const onLost = (id: string): void => void this.#worker.cancelJob(id, "its lock was lost");
+    this.#worker.on("lockRenewalFailed", (ids) => ids.forEach(onLost));
+    const ttlMs = this.#worker.opts.lockDuration!;
+    this.#worker.locks = new JobLocks({ worker: this.#worker, ttlMs, keeping: plan.keeping, onLost });
     if (plan.concurrency === undefined) {
       this.#following = setInterval(() => this.#worker.follow(this.#jobsAtOnce()), FOLLOW_MS).unref();
     }
@@ -155,11 +164,15 @@ export class JobWorker implements AsyncDisposable {
 
   async #process(job: Job, token: string | undefined, signal: AbortSignal | undefined): Promise<unknown> {
     const reports = new JobReports(job, this.#onError);
+    const lock = this.#worker.locks?.of(job.id);
+    if (lock) lock.isMoved = () => reports.hasMoved;
     try {
       const result = await this.#run(job, signal, reports.onReport);
+      lock?.settle();
       // As JSON, a Uint8Array that is no Buffer would be an object of numbers.
       return types.isUint8Array(result) ? Buffer.from(result.buffer, result.byteOffset, result.byteLength) : result;
     } catch (error) {
+      lock?.settle();
       await reports.written;
       throw await this.#judge(error, job, reports.hasMoved, token, signal);
     } finally {
@@ -218,6 +231,7 @@ export class JobWorker implements AsyncDisposable {
     this.#worker.cancelAllJobs("the worker closes");
     if (await waitAtMost(closeMs, settled)) return closed;
     this.#worker.cut();
+    this.#worker.locks?.close();
   }
 
   #jobsAtOnce(): number {
@@ -237,12 +251,13 @@ interface Connection {
 }
 
 /**
- * A Worker that reports when its concurrency is set, and that can be cut. Its own `close()` waits for ever if Redis is gone,
- * because its connections never close, and its timers go on.
+ * A Worker that reports when its concurrency is set, whose locks are kept, and that can be cut. Its own `close()` waits for
+ * ever if Redis is gone, because its connections never close, and its timers go on.
  */
 class CuttableWorker extends Worker {
   /** Called when the user sets the concurrency. */
   onConcurrency: (() => void) | undefined;
+  locks: JobLocks | undefined;
 
   override get concurrency(): number {
     return super.concurrency;
@@ -255,6 +270,33 @@ class CuttableWorker extends Worker {
 
   follow(jobs: number): void {
     super.concurrency = jobs;
+  }
+
+  // BullMQ 5 has one more argument before these.
+  protected override async moveToActive(...args: Parameters<Worker["moveToActive"]>): Promise<Job> {
+    const fetched = this.locks?.keepFetched(args.at(-2)!);
+    try {
+      return await super.moveToActive(...args);
+    } finally {
+      fetched?.giveUp();
+    }
+  }
+
+  protected override async nextJobFromJobData(...args: Parameters<Worker["nextJobFromJobData"]>): Promise<Job> {
+    const [data, id, token] = args;
+    if (data && id && token) this.locks?.fetched(id, token);
+    const job = await super.nextJobFromJobData(...args);
+    if (data && !job) this.locks?.of(id)?.end(); // the next one of a repeated job could not be added
+    return job;
+  }
+
+  override async processJob(...args: Parameters<Worker["processJob"]>): Promise<void | Job> {
+    const lock = this.locks?.of(args[0].id);
+    try {
+      return await super.processJob(...args);
+    } finally {
+      lock?.end();
+    }
   }
 
   cut(): void {

@@ -25,7 +25,7 @@ export interface ReportedJob {
 
 /** Writes a task's reports to its job, one after the other. A progress is skipped when a later one is waiting. */
 export class JobReports {
-  /** The task has moved its job: this worker may neither complete nor fail it any more. */
+  /** The task has moved its job, or is moving it: this worker may neither complete nor fail it any more. */
   hasMoved = false;
   readonly #job: ReportedJob;
   readonly #onError: (error: Error) => void;
@@ -59,12 +59,16 @@ export class JobReports {
 
   async #call({ method, args, reply }: JobCall): Promise<void> {
     const channel = new BroadcastChannel(reply);
+    const hadMoved = this.hasMoved;
+    const moves = method.startsWith("moveTo");
     try {
+      this.hasMoved ||= moves; // the job's lock may be gone before the answer is read
       const methods = this.#job as unknown as Record<string, (...args: readonly unknown[]) => Promise<unknown>>;
       const value = await methods[method]!(...args);
-      if (method.startsWith("moveTo") && value !== false) this.hasMoved = true;
+      if (value === false) this.hasMoved = hadMoved;
       channel.postMessage({ value, token: this.#job.token });
     } catch (error) {
+      this.hasMoved = hadMoved;
       channel.postMessage({ error });
     } finally {
       channel.close();

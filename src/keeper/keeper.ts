@@ -8,7 +8,18 @@ import { waitAtMost } from "../core/waiting.js";
 import type { KeeperLedger } from "../locks/keeper-ledger.js";
 import type { FromOwner, ToOwner } from "../locks/keeper-protocol.js";
 import { BATCH, extend, release, slotOf } from "../locks/lock-scripts.js";
-import { ACQUIRING, FREE, HELD, isAhead, isSameUse, type LockRecord, LockTable, stateOf } from "../locks/lock-table.js";
+import {
+  ACQUIRING,
+  FREE,
+  HELD,
+  isAhead,
+  isSameUse,
+  type LockKind,
+  type LockRecord,
+  LockTable,
+  OWNED,
+  stateOf,
+} from "../locks/lock-table.js";
 import type { LockQueues } from "./lock-queues.js";
 
 /** A lock is extended when a third of its ttl is over … */
@@ -158,19 +169,23 @@ export class Keeper {
         }
   }
 
-  /** All in one turn, so that the commands share a write. In a Cluster a script takes the keys of one slot only. */
+  /**
+   * All in one turn, so that the commands share a write. In a Cluster a script takes the keys of one slot only. The user may
+   * have no right to another client's locks: the script that they are in must not take others with it when it fails.
+   */
   #extendAll(all: readonly Seen[]): void {
-    const groups = new Map<number | null, Seen[]>();
+    const groups = new Map<string, Seen[]>();
     for (const seen of all) {
-      const slot = this.#isCluster ? slotOf(seen.record.key) : null;
-      groups.set(slot, [...(groups.get(slot) ?? []), seen]);
+      const { kind, key } = seen.record;
+      const name = `${kind} ${this.#isCluster ? slotOf(key) : ""}`;
+      groups.set(name, [...(groups.get(name) ?? []), seen]);
     }
     for (const group of groups.values())
-      for (let i = 0; i < group.length; i += BATCH) void this.#extend(group.slice(i, i + BATCH));
+      for (let i = 0; i < group.length; i += BATCH) void this.#extend(group[0]!.record.kind, group.slice(i, i + BATCH));
   }
 
   /** Never rejects. */
-  async #extend(batch: readonly Seen[]): Promise<void> {
+  async #extend(kind: LockKind, batch: readonly Seen[]): Promise<void> {
     const sentAt = sharedClock();
     const locks = batch.map(({ record, stamp }) => {
       this.#underWay.set(record, stamp);
@@ -180,7 +195,7 @@ export class Keeper {
     // If the owner has begun the record's next use meanwhile, key and token may belong to that one.
     const seenWhole = batch.map(({ record, stamp }) => isSameUse(record.stamp, stamp));
     try {
-      const done = await extend(this.#client.redis, locks);
+      const done = await extend(this.#client.redis, kind, locks);
       this.#ledger.add("extended", done.filter(Boolean).length);
       for (const [i, seen] of batch.entries()) {
         if (!seenWhole[i]) continue;
@@ -202,17 +217,19 @@ export class Keeper {
   /** Does nothing if it was not held when the look began: a lock that is being acquired may not be there yet. */
   #lose({ owner, table, index, record, stamp }: Seen, loss: LockLoss): void {
     if (!record.lose(stamp, loss)) return;
-    this.#ledger.lost(loss);
+    if (record.kind === OWNED) this.#ledger.lost(loss); // a job whose lock is gone may just have been completed
     const message: ToOwner = { type: "lost", table, record: index };
     owner.port.postMessage(message);
-    if (loss !== "gone") this.#release(record);
+    if (loss !== "gone" && record.kind === OWNED) this.#release(record);
   }
 
   /** The thread has ended, or has closed its locks. */
   #ownerGone(owner: Owner): void {
     if (!this.#owners.delete(owner)) return;
     this.#queues.ownerGone(owner.port);
-    const left = owner.tables.flatMap(({ records }) => records.filter(({ state }) => state !== FREE));
+    const left = owner.tables.flatMap(({ records }) =>
+      records.filter(({ kind, state }) => kind === OWNED && state !== FREE),
+    );
     // Of a killed connection no more commands run: a lock that is being acquired is there by now, or will never be.
     const connections = new Set(left.map(({ connection }) => connection).filter((number) => number !== 0));
     const { redis } = this.#client;

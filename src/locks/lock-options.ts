@@ -41,7 +41,7 @@ export function lockTimes(key: unknown, options: LockOptions): LockTimes {
     waitMs = DEFAULTS.waitMs,
     maxHoldMs = DEFAULTS.maxHoldMs,
   } = Object(options) as LockOptions;
-  check(isWithin(ttlMs, MIN_TTL_MS, DAY_MS), `ttlMs must be ${MIN_TTL_MS} to ${DAY_MS}`);
+  check(isTtl(ttlMs), `ttlMs must be ${MIN_TTL_MS} to ${DAY_MS}`);
   check(isWithin(waitMs, 0, DAY_MS), `waitMs must be 0 to ${DAY_MS}`);
   check(maxHoldMs === Infinity || isWithin(maxHoldMs, 1, DAY_MS), `maxHoldMs must be 1 to ${DAY_MS}, or Infinity`);
   if (problems.length > 0) {
@@ -51,6 +51,10 @@ export function lockTimes(key: unknown, options: LockOptions): LockTimes {
     });
   }
   return { ttlMs: Math.ceil(ttlMs), waitMs, maxHoldMs: maxHoldMs === Infinity ? maxHoldMs : Math.ceil(maxHoldMs) };
+}
+
+export function isTtl(ttlMs: unknown): boolean {
+  return isWithin(ttlMs, MIN_TTL_MS, DAY_MS);
 }
 
 function isWithin(value: unknown, least: number, most: number): boolean {

@@ -1,8 +1,9 @@
 import { Command, type RedisHandle } from "../commands/ioredis.js";
 import { type ScriptDefinition, scriptFunction } from "../commands/scripts.js";
+import { FETCHED, type LockKind } from "./lock-table.js";
 
 // What runs on the server. A lock is a string: token, fence, when it was acquired (ms since 1970) and its holder's name, with
-// spaces between. A script knows its lock by the token and the space behind it.
+// spaces between. The lock of a BullMQ job is its token alone. A script knows its lock by the token and what is behind it.
 
 /** How long the counter behind the fences is kept. A new one begins with the server's time, and so above all earlier fences. */
 const FENCE_TTL_MS = 24 * 3_600_000;
@@ -12,7 +13,7 @@ const FENCE_TTLS = 10;
 export const BATCH = 100;
 
 const OWN =
-  "local function own(i, mark) local held = redis.call('GET', KEYS[i]) return held and string.sub(held, 1, #mark) == mark and held end\n";
+  "local function own(key, token) local held = redis.call('GET', key) return held == token or held and string.sub(held, 1, #token + 1) == token .. ' ' end\n";
 
 /** KEYS: lock, fence. ARGV: mark, ttl, ttl of the fence, holder. Lua would write so large a number as 1.79e+15. */
 export const ACQUIRE: ScriptDefinition = {
@@ -32,19 +33,36 @@ redis.call('SET', KEYS[1], held, 'PX', ARGV[2])
 return {1, held}`,
 };
 
-/** KEYS: the locks. ARGV: for each lock its mark and its ttl. Says for each whether it was extended. */
+/** KEYS: the locks. ARGV: for each lock its token and its ttl. Says for each whether it was extended. */
 const EXTEND: ScriptDefinition = {
   lua: `${OWN}local done = {}
 for i = 1, #KEYS do
-  done[i] = own(i, ARGV[2 * i - 1]) and redis.call('PEXPIRE', KEYS[i], ARGV[2 * i]) or 0
+  done[i] = own(KEYS[i], ARGV[2 * i - 1]) and redis.call('PEXPIRE', KEYS[i], ARGV[2 * i]) or 0
 end
 return done`,
 };
 
-/** KEYS: the lock. ARGV: its mark, the channel of its waiters. A user may have no right to publish: waiters look by themselves. */
+/**
+ * KEYS: lists of active jobs. ARGV: for each list the token of the job that was fetched, and its ttl. Says for each whether it
+ * was extended. A job's lock is beside the list.
+ */
+const EXTEND_FETCHED: ScriptDefinition = {
+  lua: `${OWN}local done = {}
+for i, list in ipairs(KEYS) do
+  done[i] = 0
+  local queue = string.match(list, '^(.*:)')
+  for _, job in ipairs(redis.call('LRANGE', list, 0, -1)) do
+    local lock = queue .. job .. ':lock'
+    if own(lock, ARGV[2 * i - 1]) then done[i] = redis.call('PEXPIRE', lock, ARGV[2 * i]) end
+  end
+end
+return done`,
+};
+
+/** KEYS: the lock. ARGV: its token, the channel of its waiters. A user may have no right to publish: waiters look by themselves. */
 export const RELEASE: ScriptDefinition = {
   numberOfKeys: 1,
-  lua: `${OWN}if not own(1, ARGV[1]) then return 0 end
+  lua: `${OWN}if not own(KEYS[1], ARGV[1]) then return 0 end
 redis.call('DEL', KEYS[1])
 redis.pcall('PUBLISH', ARGV[2], '')
 return 1`,
@@ -53,6 +71,7 @@ return 1`,
 const scripts = {
   acquire: scriptFunction(ACQUIRE, "utf8"),
   extend: scriptFunction(EXTEND, "utf8"),
+  extendFetched: scriptFunction(EXTEND_FETCHED, "utf8"),
   release: scriptFunction(RELEASE, "utf8"),
 };
 
@@ -95,19 +114,21 @@ export function holderOf(held: string): Holder {
   return { since: Number(since), name: name.join(" ") };
 }
 
-/** Whether each lock was extended; false where its key is gone or another's. */
+/** Whether each lock was extended; false where its key is gone or another's. All are of this kind. */
 export async function extend(
   redis: RedisHandle,
+  kind: LockKind,
   locks: readonly { readonly key: Buffer; readonly token: string; readonly ttlMs: number }[],
 ): Promise<boolean[]> {
   const keys = locks.map(({ key }) => key);
-  const args = locks.flatMap(({ token, ttlMs }) => [`${token} `, ttlMs]);
-  return ((await run(redis, scripts.extend, [keys.length, ...keys, ...args])) as number[]).map((one) => one === 1);
+  const args = locks.flatMap(({ token, ttlMs }) => [token, ttlMs]);
+  const script = kind === FETCHED ? scripts.extendFetched : scripts.extend;
+  return ((await run(redis, script, [keys.length, ...keys, ...args])) as number[]).map((one) => one === 1);
 }
 
 /** Does nothing if it is not this token's any more. */
 export function release(redis: RedisHandle, key: string | Buffer, token: string): Promise<unknown> {
-  return run(redis, scripts.release, [key, `${token} `, channelOf(key)]);
+  return run(redis, scripts.release, [key, token, channelOf(key)]);
 }
 
 /** The hash slot of a Cluster. */

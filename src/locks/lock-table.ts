@@ -15,10 +15,22 @@ const RELEASING = 3;
 const LOST = 4;
 type LockState = typeof FREE | typeof ACQUIRING | typeof HELD | typeof RELEASING | typeof LOST;
 
+/** The keeper extends and releases a lock of this kind. */
+export const OWNED = 0;
+/** Another client has acquired it and releases it: the keeper only extends it. */
+export const KEPT = 1;
+/**
+ * A BullMQ worker fetches a job, whose lock has the record's token: which job it is, is not known before the reply is read.
+ * The record's key is the list of active jobs.
+ */
+export const FETCHED = 2;
+export type LockKind = typeof OWNED | typeof KEPT | typeof FETCHED;
+
 const LOSSES: readonly LockLoss[] = ["expired", "gone", "maxHold", "clock"];
 
 /** What a record says of its lock. */
 export interface Lease {
+  readonly kind: LockKind;
   readonly key: string | Buffer;
   readonly token: string;
   readonly ttlMs: number;
@@ -46,6 +58,7 @@ const SENT_AT = 5;
 const HOLD_UNTIL = 6;
 const TOKEN_BYTES = 7;
 const KEY_BYTES = 8;
+const KIND = 9;
 const CONNECTION = 10; // two cells
 const RECORD_CELLS = 16;
 
@@ -126,6 +139,10 @@ export class LockRecord {
     return stateOf(this.stamp);
   }
 
+  get kind(): LockKind {
+    return this.#cells[KIND] as LockKind;
+  }
+
   get ttlMs(): number {
     return this.#cells[TTL]!;
   }
@@ -171,17 +188,19 @@ export class LockRecord {
   // The owner
 
   /** FREE → ACQUIRING. All that the keeper needs is there before the state is. Returns the new stamp. */
-  begin({ key, token, ttlMs, maxHoldMs, connection }: Lease, now: number): number {
+  begin({ kind, key, token, ttlMs, maxHoldMs, connection }: Lease, now: number): number {
     const cells = this.#cells;
     const use = useOf(this.stamp) + 1;
     const stamp = stampOf(use, ACQUIRING);
+    cells[KIND] = kind;
     cells[TTL] = ttlMs;
     this.#pairs[CONNECTION / CELLS_PER_PAIR] = BigInt(connection);
     cells[TOKEN_BYTES] = this.#text.write(token, "latin1");
     const start = cells[TOKEN_BYTES];
     cells[KEY_BYTES] = typeof key === "string" ? this.#text.write(key, start) : key.copy(this.#text, start);
     Atomics.store(cells, HOLD_UNTIL, maxHoldMs === Infinity ? 0 : timeWord(now + maxHoldMs));
-    Atomics.store(cells, SENT_AT, now);
+    // How old another client's lock is, nobody knows: it is extended at once.
+    Atomics.store(cells, SENT_AT, kind === KEPT ? (now - ttlMs) | 0 : now);
     Atomics.store(this.#pairs, HELD_UNTIL / CELLS_PER_PAIR, pairOf(stamp, this.#within(heldUntil(now, ttlMs))));
     Atomics.store(cells, STATE, stamp);
     return stamp;

@@ -16,9 +16,11 @@ import { abortable, deferred, onAbort, sleep, waitAtMost } from "../core/waiting
 import { HeldLock, type Lock } from "./held-lock.js";
 import { KeeperLedger } from "./keeper-ledger.js";
 import type { FromOwner, KeeperEnd, ToOwner } from "./keeper-protocol.js";
-import { type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
+import { KeptLock, type KeptLease, type LockKeeping } from "./kept-lock.js";
+import { isTtl, type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
 import { acquire, type Acquired, fenceOf, holderOf, isUntaggable, release } from "./lock-scripts.js";
-import { type Lease, type LockRecord, LockTable } from "./lock-table.js";
+import { FETCHED, KEPT, type Lease, type LockRecord, OWNED } from "./lock-table.js";
+import { MAX_TEXT_BYTES, type Place, RecordPool } from "./record-pool.js";
 
 /** The thread of a `Locker`. */
 export interface LockerThread {
@@ -41,14 +43,6 @@ export interface LockerOptions {
   readonly logger: Logger;
 }
 
-/** A record, and how the keeper knows it. */
-interface Place {
-  readonly record: LockRecord;
-  readonly table: number;
-  readonly index: number;
-  readonly size: Size;
-}
-
 /** A call of `withLock`, while its function runs. */
 interface Scope {
   readonly key: string;
@@ -65,14 +59,7 @@ interface Wanted {
   readonly task: LockingTask | undefined;
 }
 
-/** The counts and bytes of the two kinds of tables: for usual keys, and for very long ones. */
-const SIZES = [
-  { count: 32, textBytes: 256 },
-  { count: 4, textBytes: 4_160 },
-] as const;
-type Size = (typeof SIZES)[number];
-
-/** Room for a token. */
+/** Room for a token of ours. */
 const TOKEN_BYTES = 32;
 /** The longest pause before an acquire is sent again whose reply was lost. */
 const AGAIN_MS = 50;
@@ -81,9 +68,8 @@ const AGAIN_MS = 50;
 export class Locker {
   readonly #options: LockerOptions;
   readonly #tokenPrefix = randomBytes(12).toString("base64url");
-  readonly #tables: LockTable[] = [];
-  readonly #free = new Map<Size, Place[]>(SIZES.map((size) => [size, []]));
-  readonly #held = new Map<LockRecord, HeldLock>();
+  readonly #records = new RecordPool((buffer) => this.#tell({ type: "table", buffer }));
+  readonly #held = new Map<LockRecord, HeldLock | KeptLock>();
   /** The keys of the locks that each task holds or asks for. */
   readonly #ofTask = new WeakMap<LockingTask, Set<string>>();
   /** The locks inside whose `withLock` the running code is. */
@@ -125,10 +111,16 @@ export class Locker {
     return this.#acquire(key, options);
   }
 
+  /** Resolves when the keeper is connected: locks of another client can be kept. */
+  async keeping(): Promise<LockKeeping> {
+    await abortable(this.#attach(), this.#life.signal);
+    return { keep: (lease) => this.#keep(lease), warn: (message) => this.#options.logger.warn(message, {}) };
+  }
+
   /** Releases what is held, and takes no more locks. Never rejects. */
   async close(ms: number): Promise<void> {
     this.#life.abort(new ShuttingDownError("this thread closes its locks", { outcome: "not-sent" }));
-    await waitAtMost(ms, Promise.all([...this.#held.values()].map((lock) => lock.giveUp())));
+    await waitAtMost(ms, Promise.all([...this.#held.values()].map(async (lock) => lock.giveUp())));
     this.#port?.close();
   }
 
@@ -149,17 +141,38 @@ export class Locker {
     keys.add(name);
     try {
       if (!this.#port) await abortable(this.#attach(), signal);
-      const place = this.#take(Buffer.byteLength(whole));
+      const place = this.#records.take(Buffer.byteLength(whole) + TOKEN_BYTES);
       try {
         return await this.#try({ key: name, whole, place, task }, times, signal);
       } catch (error) {
-        this.#giveBack(place);
+        this.#records.giveBack(place);
         throw error;
       }
     } catch (error) {
       keys.delete(name);
       throw error;
     }
+  }
+
+  #keep({ kind, key, token, ttlMs, onLost }: KeptLease): KeptLock | undefined {
+    const whole = Buffer.from(key);
+    const bytes = whole.length + Buffer.byteLength(token);
+    if (!isTtl(ttlMs) || bytes > MAX_TEXT_BYTES || this.#life.signal.aborted) return undefined;
+    const place = this.#records.take(bytes);
+    const { record } = place;
+    const lease = { key: whole, token, ttlMs, maxHoldMs: Infinity, connection: 0 };
+    const now = sharedClock();
+    const begun = record.begin({ ...lease, kind: kind === "job" ? KEPT : FETCHED }, now);
+    const stamp = kind === "job" ? record.confirm(begun, now)! : begun;
+    const onEnd = (): void => {
+      this.#held.delete(record);
+      this.#records.giveBack(place);
+    };
+    const lock = new KeptLock({ record, stamp, onLost, onEnd });
+    this.#held.set(record, lock);
+    if (!this.#port) this.#attachAgain();
+    this.#wake(place);
+    return lock;
   }
 
   /** Without a task nothing is known of the callers: each has a set of its own. */
@@ -182,7 +195,7 @@ export class Locker {
     try {
       for (;;) {
         const token = `${this.#tokenPrefix}${(this.#tokens++).toString(36)}`;
-        const lease = { key: whole, token, ttlMs, maxHoldMs };
+        const lease: Omit<Lease, "connection"> = { kind: OWNED, key: whole, token, ttlMs, maxHoldMs };
         const [answer, stamp] = await this.#ask(place, lease, startedAt + waitMs, signal);
         const held = answer.isAcquired ? record.confirm(stamp, sharedClock()) : undefined;
         if (held !== undefined) {
@@ -218,12 +231,13 @@ export class Locker {
 
   /** Sends the acquire, and once more with the same token if its reply is lost: the first one may have acquired the lock. */
   async #ask(
-    { record, table }: Place,
+    place: Place,
     lease: Omit<Lease, "connection">,
     deadline: number,
     signal: AbortSignal,
   ): Promise<[Acquired, stamp: number]> {
     const { getRedis, holder } = this.#options;
+    const { record } = place;
     const { key: whole, token, ttlMs } = lease;
     let stamp: number | undefined;
     let isInDoubt = false;
@@ -235,7 +249,7 @@ export class Locker {
         const connection = typeof number === "number" ? number : await number;
         if (stamp === undefined) stamp = record.begin({ ...lease, connection }, sharedClock());
         else record.sentAgain(stamp, sharedClock());
-        if (this.#tables[table]!.wake()) this.#tell({ type: "wake" });
+        this.#wake(place);
         const answer = acquire(redis, whole, token, ttlMs, holder);
         asking = answer;
         try {
@@ -289,7 +303,7 @@ export class Locker {
         if (!isGone) await this.#release(whole, token);
         this.#held.delete(record);
         this.#keysOf(task).delete(key);
-        this.#giveBack(place);
+        this.#records.giveBack(place);
       },
     });
     this.#held.set(record, lock);
@@ -306,24 +320,6 @@ export class Locker {
     }
   }
 
-  /** A free record. New memory is made known to the keeper before its first use. */
-  #take(keyBytes: number): Place {
-    const size = keyBytes + TOKEN_BYTES <= SIZES[0].textBytes ? SIZES[0] : SIZES[1];
-    const free = this.#free.get(size)!;
-    if (free.length === 0) {
-      const table = LockTable.make(size.count, size.textBytes);
-      const number = this.#tables.push(table) - 1;
-      this.#tell({ type: "table", buffer: table.buffer });
-      free.push(...table.records.map((record, index) => ({ record, table: number, index, size })).toReversed());
-    }
-    return free.pop()!;
-  }
-
-  #giveBack(place: Place): void {
-    place.record.free();
-    this.#free.get(place.size)!.push(place);
-  }
-
   async #attach(): Promise<void> {
     if (this.#port) return;
     await (this.#attaching ??= this.#attachOnce().finally(() => (this.#attaching = undefined)));
@@ -336,10 +332,10 @@ export class Locker {
     port.unref();
     port.on("message", (message: ToOwner) => {
       if (message.type === "turn") this.#turns.get(message.id)?.();
-      else this.#held.get(this.#tables[message.table]!.records[message.record]!)?.look();
+      else this.#held.get(this.#records.at(message.table, message.record))?.look();
     });
     port.once("close", () => this.#keeperGone(port));
-    for (const { buffer } of this.#tables) this.#tell({ type: "table", buffer });
+    for (const buffer of this.#records.buffers) this.#tell({ type: "table", buffer });
   }
 
   /** What is held needs another keeper, before its time is over. */
@@ -347,10 +343,18 @@ export class Locker {
     if (this.#port !== port) return;
     this.#port = undefined;
     for (const turn of this.#turns.values()) turn(); // they ask the next keeper
-    if (this.#life.signal.aborted || this.#held.size === 0) return;
+    if (!this.#life.signal.aborted && this.#held.size > 0) this.#attachAgain();
+  }
+
+  #attachAgain(): void {
     this.#attach().catch((error: unknown) => {
       this.#options.logger.error("no thread extends the locks that are held", { code: errorCode(error) });
     });
+  }
+
+  /** A lock was begun. */
+  #wake(place: Place): void {
+    if (this.#records.wake(place)) this.#tell({ type: "wake" });
   }
 
   #tell(message: FromOwner): void {

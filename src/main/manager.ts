@@ -10,6 +10,7 @@ import { ConnectGate } from "../gate/connect-gate.js";
 import { sameError } from "../link/error-serialization.js";
 import type { ThreadData } from "../link/protocol.js";
 import type { Lock } from "../locks/held-lock.js";
+import type { LockKeeping } from "../locks/kept-lock.js";
 import type { Locker } from "../locks/locker.js";
 import type { LockOptions } from "../locks/lock-options.js";
 import { MainClients } from "./clients.js";
@@ -210,6 +211,12 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   async acquireLock(key: string | Buffer, options: LockOptions = {}): Promise<Lock> {
     this.#refuseIfClosed();
     return (await this.#locker()).acquire(key, options);
+  }
+
+  /** @internal For redthread/bullmq: keeps the locks of its jobs. Resolves when the keeper is connected. */
+  async keepLocks(): Promise<LockKeeping> {
+    this.#refuseIfClosed();
+    return (await this.#locker()).keeping();
   }
 
   stats(): Stats {

@@ -27,7 +27,7 @@ function make(name: string, processor: unknown, options: bullmq.WorkerOptions, .
   if (!isOurs) return new bullmq.Worker(name, processor as bullmq.Processor, options, ...rest);
   const task = `p${processors.push(processor as bullmq.Processor) - 1}`;
   const { concurrency = 1 } = options;
-  const plan = { taskOf: () => task, runOptionsOf: () => ({}), concurrency, jobsPerThread: 1 };
+  const plan = { taskOf: () => task, runOptionsOf: () => ({}), concurrency, keeping: undefined, jobsPerThread: 1 };
   return new JobWorker(run, name, options, plan).worker;
 }
 
