@@ -26,6 +26,8 @@ export type {
   TraceContext,
 } from "./core/channels.js";
 export type { ChainableCommander, RedisCommander, RedisHandle, Result } from "./commands/ioredis.js";
+export type { Lock, SharedLock } from "./locks/held-lock.js";
+export type { LockOptions, SharedLockOptions } from "./locks/lock-options.js";
 export type { Logger } from "./core/log.js";
 export type { RetryOptions } from "./core/retry.js";
 export type { DashboardOptions, RequestHandler } from "./main/observe/dashboard.js";

@@ -2,8 +2,8 @@ import type { Transferable } from "node:worker_threads";
 import { disconnect as disconnectOne } from "./clients/connect.js";
 import type { RedisHandle } from "./commands/ioredis.js";
 import type { AcquireOptions } from "./config/options.js";
-import type { Lock } from "./locks/held-lock.js";
-import type { LockOptions } from "./locks/lock-options.js";
+import type { Lock, SharedLock } from "./locks/held-lock.js";
+import type { LockOptions, SharedLockOptions } from "./locks/lock-options.js";
 import type { Locker } from "./locks/locker.js";
 import { closeCurrent, currentClients, type DedicatedLease, madeClients } from "./thread/clients.js";
 import { Transfer } from "./thread/results.js";
@@ -15,8 +15,8 @@ export { connect } from "./clients/connect.js";
 export type { ChainableCommander, RedisCommander, RedisHandle, Result } from "./commands/ioredis.js";
 export type { Logger } from "./core/log.js";
 export type { AcquireOptions, ConnectOptions, Credentials, CredentialsProvider } from "./config/options.js";
-export type { Lock } from "./locks/held-lock.js";
-export type { LockOptions } from "./locks/lock-options.js";
+export type { Lock, SharedLock } from "./locks/held-lock.js";
+export type { LockOptions, SharedLockOptions } from "./locks/lock-options.js";
 export type { DedicatedLease } from "./thread/clients.js";
 export type { TaskContext } from "./thread/task.js";
 
@@ -56,12 +56,20 @@ export async function acquireDedicated({ signal }: AcquireOptions = {}): Promise
  * @throws REDTHREAD_LOCK_NOT_ACQUIRED; REDTHREAD_LOCK_LOST if it was not held until the end, whatever `fn` gave; what `fn` throws
  * (its `cause` is then the loss); REDTHREAD_CONFIG_INVALID, REDTHREAD_SHUTTING_DOWN, `signal.reason`; errors of a command
  */
+export function withLock<T>(
+  key: string | Buffer,
+  options: SharedLockOptions,
+  fn: (lock: SharedLock) => Promise<T>,
+): Promise<T>;
+export function withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T>;
 export function withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T> {
   const made = madeClients()?.madeLocker?.withLock(key, options, fn);
   return made ?? firstLocker().then((locker) => locker.withLock(key, options, fn));
 }
 
 /** Like `withLock`, for callers that must keep the lock: `release()` it, or declare it with `await using`. */
+export function acquireLock(key: string | Buffer, options: SharedLockOptions): Promise<SharedLock>;
+export function acquireLock(key: string | Buffer, options?: LockOptions): Promise<Lock>;
 export function acquireLock(key: string | Buffer, options: LockOptions = {}): Promise<Lock> {
   return (
     madeClients()?.madeLocker?.acquire(key, options) ?? firstLocker().then((locker) => locker.acquire(key, options))

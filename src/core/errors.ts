@@ -193,8 +193,8 @@ export class ThreadDiedError extends RedthreadError<ThreadDiedError> {
 export interface LockHolder {
   /** `<appName>:<host>:<pid>:<threadId>` of the holder. */
   readonly name: string;
-  /** When it acquired the lock, in ms since 1970, by the server's clock. */
-  readonly since: number;
+  /** When it acquired the lock, in ms since 1970, by the server's clock. Absent for a lock with a `limit`. */
+  readonly since?: number;
   /** How long the lock lasts if it is not extended. */
   readonly ttlLeftMs: number;
 }

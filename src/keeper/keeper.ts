@@ -17,7 +17,7 @@ import {
   type LockKind,
   type LockRecord,
   LockTable,
-  OWNED,
+  isOurs,
   stateOf,
 } from "../locks/lock-table.js";
 import type { LockQueues } from "./lock-queues.js";
@@ -217,10 +217,10 @@ export class Keeper {
   /** Does nothing if it was not held when the look began: a lock that is being acquired may not be there yet. */
   #lose({ owner, table, index, record, stamp }: Seen, loss: LockLoss): void {
     if (!record.lose(stamp, loss)) return;
-    if (record.kind === OWNED) this.#ledger.lost(loss); // a job whose lock is gone may just have been completed
+    if (isOurs(record.kind)) this.#ledger.lost(loss); // a job whose lock is gone may just have been completed
     const message: ToOwner = { type: "lost", table, record: index };
     owner.port.postMessage(message);
-    if (loss !== "gone" && record.kind === OWNED) this.#release(record);
+    if (loss !== "gone" && isOurs(record.kind)) this.#release(record);
   }
 
   /** The thread has ended, or has closed its locks. */
@@ -228,7 +228,7 @@ export class Keeper {
     if (!this.#owners.delete(owner)) return;
     this.#queues.ownerGone(owner.port);
     const left = owner.tables.flatMap(({ records }) =>
-      records.filter(({ kind, state }) => kind === OWNED && state !== FREE),
+      records.filter(({ kind, state }) => isOurs(kind) && state !== FREE),
     );
     // Of a killed connection no more commands run: a lock that is being acquired is there by now, or will never be.
     const connections = new Set(left.map(({ connection }) => connection).filter((number) => number !== 0));
@@ -240,8 +240,8 @@ export class Keeper {
     if (inDoubt.length > 0) setTimeout(() => inDoubt.forEach((record) => this.#release(record)), AGAIN_MS);
   }
 
-  #release({ key, token }: LockRecord): void {
-    const released = release(this.#client.redis, key, token)
+  #release({ kind, key, token }: LockRecord): void {
+    const released = release(this.#client.redis, kind, key, token)
       .catch((error: unknown) => {
         const what = "a lock could not be released, and ends with its ttl";
         this.#logger.warn(what, { code: errorCode(error) });

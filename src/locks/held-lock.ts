@@ -4,10 +4,8 @@ import { sharedClock } from "../core/clock.js";
 import { LockLostError, type LockLoss } from "../core/errors.js";
 import { isAhead, type LockRecord } from "./lock-table.js";
 
-/** A lock that is held, in the hands of its user. */
-export interface Lock extends AsyncDisposable {
-  /** Grows with each holder of the key. Give it to the store that you write to, which refuses a smaller number. */
-  readonly fence: number;
+/** A lock that is held, in the hands of its user: with a `limit`, one of several. */
+export interface SharedLock extends AsyncDisposable {
   /** Whether it is held at this moment; also right in a loop that computes. */
   readonly isHeld: boolean;
   /** Aborts with REDTHREAD_LOCK_LOST when the lock is lost. A loop that computes cannot hear it: use `assertHeld()` there. */
@@ -24,12 +22,18 @@ export interface Lock extends AsyncDisposable {
   release(): Promise<void>;
 }
 
+/** A lock that nobody else holds. */
+export interface Lock extends SharedLock {
+  /** Grows with each holder of the key. Give it to the store that you write to, which refuses a smaller number. */
+  readonly fence: number;
+}
+
 export interface HeldLockOptions {
   readonly key: string;
   readonly record: LockRecord;
   /** Of this use of the record, with the state HELD. */
   readonly stamp: number;
-  readonly fence: number;
+  readonly fence: number | undefined;
   readonly waitMs: number;
   /** Frees it on the server, and gives the record back. Never rejects. `isGone`: nothing has to be freed. */
   readonly end: (isGone: boolean) => Promise<void>;
@@ -37,8 +41,8 @@ export interface HeldLockOptions {
   readonly onLost: (loss: LockLostError, isFound: boolean) => void;
 }
 
-export class HeldLock implements Lock {
-  readonly fence: number;
+export class HeldLock implements SharedLock {
+  readonly fence: number | undefined;
   readonly #options: HeldLockOptions;
   readonly #acquiredAt = sharedClock();
   #timer: NodeJS.Timeout | undefined;

@@ -12,23 +12,31 @@ export interface LockOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+export interface SharedLockOptions extends LockOptions {
+  /** How many callers may hold it at the same time, in all processes. All of them have to name the same limit: 1 to 10 000. */
+  readonly limit: number;
+}
+
 export interface LockTimes {
   readonly ttlMs: number;
   readonly waitMs: number;
   readonly maxHoldMs: number;
+  readonly limit: number;
 }
 
 const MIN_TTL_MS = 500;
 const DAY_MS = 24 * 3_600_000;
 
-const DEFAULTS: LockTimes = { ttlMs: 10_000, waitMs: 5_000, maxHoldMs: 300_000 };
+const DEFAULTS: LockTimes = { ttlMs: 10_000, waitMs: 5_000, maxHoldMs: 300_000, limit: 1 };
 const KNOWN = { ...DEFAULTS, signal: undefined };
+
+const MAX_LIMIT = 10_000;
 
 /** A token and a key have to fit into shared memory; a longer key is a mistake. */
 const MAX_KEY_BYTES = 4_096;
 
 /** @throws REDTHREAD_CONFIG_INVALID, with everything that is wrong */
-export function lockTimes(key: unknown, options: LockOptions): LockTimes {
+export function lockTimes(key: unknown, options: LockOptions | SharedLockOptions): LockTimes {
   const problems: string[] = [];
   const check = (isGood: boolean, problem: string): void => void (isGood || problems.push(problem));
   const isKey = typeof key === "string" || Buffer.isBuffer(key);
@@ -40,17 +48,20 @@ export function lockTimes(key: unknown, options: LockOptions): LockTimes {
     ttlMs = DEFAULTS.ttlMs,
     waitMs = DEFAULTS.waitMs,
     maxHoldMs = DEFAULTS.maxHoldMs,
-  } = Object(options) as LockOptions;
+    limit = DEFAULTS.limit,
+  } = Object(options) as Partial<SharedLockOptions>;
   check(isTtl(ttlMs), `ttlMs must be ${MIN_TTL_MS} to ${DAY_MS}`);
   check(isWithin(waitMs, 0, DAY_MS), `waitMs must be 0 to ${DAY_MS}`);
   check(maxHoldMs === Infinity || isWithin(maxHoldMs, 1, DAY_MS), `maxHoldMs must be 1 to ${DAY_MS}, or Infinity`);
+  check(Number.isInteger(limit) && isWithin(limit, 1, MAX_LIMIT), `limit must be a whole number, 1 to ${MAX_LIMIT}`);
   if (problems.length > 0) {
     throw new ConfigInvalidError(`the lock cannot be asked for: ${problems.join("; ")}`, {
       outcome: "not-sent",
       problems,
     });
   }
-  return { ttlMs: Math.ceil(ttlMs), waitMs, maxHoldMs: maxHoldMs === Infinity ? maxHoldMs : Math.ceil(maxHoldMs) };
+  const wholeHoldMs = maxHoldMs === Infinity ? maxHoldMs : Math.ceil(maxHoldMs);
+  return { ttlMs: Math.ceil(ttlMs), waitMs, maxHoldMs: wholeHoldMs, limit };
 }
 
 export function isTtl(ttlMs: unknown): boolean {

@@ -1,6 +1,7 @@
 import { Command, type RedisHandle } from "../commands/ioredis.js";
 import { type ScriptDefinition, scriptFunction } from "../commands/scripts.js";
-import { FETCHED, type LockKind } from "./lock-table.js";
+import { FETCHED, KEPT, type LockKind, OWNED, SHARED } from "./lock-table.js";
+import { ACQUIRE_SHARED, EXTEND_SHARED, RELEASE_SHARED } from "./semaphore-scripts.js";
 
 // What runs on the server. A lock is a string: token, fence, when it was acquired (ms since 1970) and its holder's name, with
 // spaces between. The lock of a BullMQ job is its token alone. A script knows its lock by the token and what is behind it.
@@ -70,21 +71,39 @@ return 1`,
 
 const scripts = {
   acquire: scriptFunction(ACQUIRE, "utf8"),
+  acquireShared: scriptFunction(ACQUIRE_SHARED, "utf8"),
   extend: scriptFunction(EXTEND, "utf8"),
   extendFetched: scriptFunction(EXTEND_FETCHED, "utf8"),
+  extendShared: scriptFunction(EXTEND_SHARED, "utf8"),
   release: scriptFunction(RELEASE, "utf8"),
+  releaseShared: scriptFunction(RELEASE_SHARED, "utf8"),
 };
+
+/** By the kind of the locks. */
+const EXTENDING = {
+  [OWNED]: scripts.extend,
+  [KEPT]: scripts.extend,
+  [FETCHED]: scripts.extendFetched,
+  [SHARED]: scripts.extendShared,
+};
+
+/** Stands behind the key in the name of the key of the holders. */
+const HOLDERS = ":holders";
+/** The same for the channel of its waiters. */
+const RELEASED = ":released";
 
 /** What holds a lock, as its value tells. */
 export interface Holder {
-  /** When it was acquired, in ms since 1970, by the server's clock. */
-  readonly since: number;
+  /** When it was acquired, in ms since 1970, by the server's clock. Unknown with a limit. */
+  readonly since?: number;
   readonly name: string;
 }
 
 export interface Acquired {
   readonly isAcquired: boolean;
-  /** The value of the lock, for `fenceOf` and `holderOf`. */
+  /** The limit of the other holders, if it is another one. */
+  readonly otherLimit?: number;
+  /** The value of the lock, or its holder, for `fenceOf` and `holderOf`. */
   readonly held: string;
   /** How long the holder's lock lasts if it is not extended. */
   readonly ttlLeftMs: number;
@@ -109,8 +128,9 @@ export function fenceOf(held: string): number {
   return Number(held.slice(start, held.indexOf(" ", start)));
 }
 
-export function holderOf(held: string): Holder {
-  const [, , since, ...name] = held.split(" ");
+export function holderOf(held: string, kind: LockKind): Holder {
+  const [, fence = "", since, ...name] = held.split(" ");
+  if (kind === SHARED) return { name: fence };
   return { since: Number(since), name: name.join(" ") };
 }
 
@@ -122,13 +142,37 @@ export async function extend(
 ): Promise<boolean[]> {
   const keys = locks.map(({ key }) => key);
   const args = locks.flatMap(({ token, ttlMs }) => [token, ttlMs]);
-  const script = kind === FETCHED ? scripts.extendFetched : scripts.extend;
-  return ((await run(redis, script, [keys.length, ...keys, ...args])) as number[]).map((one) => one === 1);
+  return ((await run(redis, EXTENDING[kind], [keys.length, ...keys, ...args])) as number[]).map((one) => one === 1);
+}
+
+/** As `acquire`, for one of `limit` holders. */
+export async function acquireShared(
+  redis: RedisHandle,
+  holders: string | Buffer,
+  holder: string,
+  ttlMs: number,
+  limit: number,
+): Promise<Acquired> {
+  const args = [holders, holder, ttlMs, limit];
+  const [state, held, ttlLeftMs = 0] = (await run(redis, scripts.acquireShared, args)) as [number, string, number?];
+  return { isAcquired: state === 1, held, ttlLeftMs, ...(state === 2 && { otherLimit: Number(held) }) };
 }
 
 /** Does nothing if it is not this token's any more. */
-export function release(redis: RedisHandle, key: string | Buffer, token: string): Promise<unknown> {
-  return run(redis, scripts.release, [key, token, channelOf(key)]);
+export function release(redis: RedisHandle, kind: LockKind, key: string | Buffer, token: string): Promise<unknown> {
+  const script = kind === SHARED ? scripts.releaseShared : scripts.release;
+  return run(redis, script, [key, token, kind === SHARED ? channelOfHolders(key) : channelOf(key)]);
+}
+
+/** The key of the holders of a lock with a limit. */
+export function holdersKey(key: string | Buffer): string | Buffer {
+  return tagged(key, HOLDERS);
+}
+
+function channelOfHolders(holders: string | Buffer): string | Buffer {
+  const end = holders.length - HOLDERS.length;
+  if (typeof holders === "string") return holders.slice(0, end) + RELEASED;
+  return Buffer.concat([holders.subarray(0, end), Buffer.from(RELEASED)]);
 }
 
 /** The hash slot of a Cluster. */
@@ -151,7 +195,7 @@ function fenceKey(key: string | Buffer): string | Buffer {
 export function channelOf(key: Buffer): Buffer;
 export function channelOf(key: string | Buffer): string | Buffer;
 export function channelOf(key: string | Buffer): string | Buffer {
-  return tagged(key, ":released");
+  return tagged(key, RELEASED);
 }
 
 /** The key with a hash tag, and what is behind it. Without a tag of its own the whole key becomes the tag. */

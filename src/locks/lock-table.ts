@@ -24,7 +24,14 @@ export const KEPT = 1;
  * The record's key is the list of active jobs.
  */
 export const FETCHED = 2;
-export type LockKind = typeof OWNED | typeof KEPT | typeof FETCHED;
+/** One of `limit` holders. The record's key is the key of the holders, its token the own holder. */
+export const SHARED = 3;
+export type LockKind = typeof OWNED | typeof KEPT | typeof FETCHED | typeof SHARED;
+
+/** Whether the keeper releases locks of this kind, too. */
+export function isOurs(kind: LockKind): boolean {
+  return kind === OWNED || kind === SHARED;
+}
 
 const LOSSES: readonly LockLoss[] = ["expired", "gone", "maxHold", "clock"];
 

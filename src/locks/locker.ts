@@ -6,6 +6,7 @@ import type { RedisConfig } from "../config/options.js";
 import { errorCode, type Logger } from "../core/log.js";
 import { monotonic, randomBetween, sharedClock } from "../core/clock.js";
 import {
+  ConfigInvalidError,
   type LockLostError,
   LockNotAcquiredError,
   NotInClusterError,
@@ -18,8 +19,17 @@ import { KeeperLedger } from "./keeper-ledger.js";
 import type { FromOwner, KeeperEnd, ToOwner } from "./keeper-protocol.js";
 import { KeptLock, type KeptLease, type LockKeeping } from "./kept-lock.js";
 import { isTtl, type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
-import { acquire, type Acquired, fenceOf, holderOf, isUntaggable, release } from "./lock-scripts.js";
-import { FETCHED, KEPT, type Lease, type LockRecord, OWNED } from "./lock-table.js";
+import {
+  acquire,
+  type Acquired,
+  acquireShared,
+  fenceOf,
+  holderOf,
+  holdersKey,
+  isUntaggable,
+  release,
+} from "./lock-scripts.js";
+import { FETCHED, KEPT, type Lease, type LockRecord, OWNED, SHARED } from "./lock-table.js";
 import { MAX_TEXT_BYTES, type Place, RecordPool } from "./record-pool.js";
 
 /** The thread of a `Locker`. */
@@ -59,6 +69,8 @@ interface Wanted {
   readonly task: LockingTask | undefined;
 }
 
+type Asked = Omit<Lease, "connection">;
+
 /** Room for a token of ours. */
 const TOKEN_BYTES = 32;
 /** The longest pause before an acquire is sent again whose reply was lost. */
@@ -91,7 +103,7 @@ export class Locker {
   }
 
   async withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T> {
-    const lock = await this.#acquire(key, options);
+    const lock = await this.acquire(key, options);
     const scope: Scope = { key: String(key), isOpen: true, outer: this.#scope.getStore() };
     try {
       const result = await this.#scope.run(scope, fn, lock);
@@ -107,8 +119,9 @@ export class Locker {
     }
   }
 
-  acquire(key: string | Buffer, options: LockOptions): Promise<Lock> {
-    return this.#acquire(key, options);
+  /** With a limit it has no fence, and its type says so to the caller. */
+  acquire(key: string | Buffer, options: LockOptions): Promise<HeldLock & Lock> {
+    return this.#acquire(key, options) as Promise<HeldLock & Lock>;
   }
 
   /** Resolves when the keeper is connected: locks of another client can be kept. */
@@ -141,7 +154,7 @@ export class Locker {
     keys.add(name);
     try {
       if (!this.#port) await abortable(this.#attach(), signal);
-      const place = this.#records.take(Buffer.byteLength(whole) + TOKEN_BYTES);
+      const place = this.#records.take(Buffer.byteLength(whole) + this.#roomFor(times));
       try {
         return await this.#try({ key: name, whole, place, task }, times, signal);
       } catch (error) {
@@ -152,6 +165,11 @@ export class Locker {
       keys.delete(name);
       throw error;
     }
+  }
+
+  /** For the token, and with a limit for the names of the key and the holder as well. */
+  #roomFor({ limit }: LockTimes): number {
+    return limit === 1 ? TOKEN_BYTES : 2 * TOKEN_BYTES + Buffer.byteLength(this.#options.holder);
   }
 
   #keep({ kind, key, token, ttlMs, onLost }: KeptLease): KeptLock | undefined {
@@ -185,7 +203,7 @@ export class Locker {
   async #try(wanted: Wanted, times: LockTimes, signal: AbortSignal): Promise<HeldLock> {
     const { key, whole, place } = wanted;
     const { record } = place;
-    const { ttlMs, maxHoldMs, waitMs } = times;
+    const { waitMs } = times;
     const startedAt = monotonic();
     const waiter = this.#waiters++;
     let isWaiting = false;
@@ -194,18 +212,18 @@ export class Locker {
     };
     try {
       for (;;) {
-        const token = `${this.#tokenPrefix}${(this.#tokens++).toString(36)}`;
-        const lease: Omit<Lease, "connection"> = { kind: OWNED, key: whole, token, ttlMs, maxHoldMs };
-        const [answer, stamp] = await this.#ask(place, lease, startedAt + waitMs, signal);
+        const lease = this.#leaseOf(whole, times);
+        const [answer, stamp] = await this.#ask(place, lease, times.limit, startedAt + waitMs, signal);
         const held = answer.isAcquired ? record.confirm(stamp, sharedClock()) : undefined;
         if (held !== undefined) {
-          leave({ ttlMs });
-          return this.#hold(wanted, token, held, fenceOf(answer.held), monotonic() - startedAt);
+          leave({ ttlMs: times.ttlMs });
+          return this.#hold(wanted, lease, held, answer.held, monotonic() - startedAt);
         }
         record.free();
-        if (answer.isAcquired) await this.#release(whole, token); // its time was over before the reply was read
+        if (answer.isAcquired) await this.#release(lease); // its time was over before the reply was read
+        if (answer.otherLimit !== undefined) throw otherLimit(key, times.limit, answer.otherLimit);
         const waitedMs = monotonic() - startedAt;
-        if (waitedMs >= waitMs) throw notAcquired(key, waitedMs, answer);
+        if (waitedMs >= waitMs) throw notAcquired(key, waitedMs, answer, lease);
         isWaiting = true;
         await this.#turn(waiter, whole, answer.ttlLeftMs, waitMs - waitedMs, signal);
       }
@@ -213,6 +231,12 @@ export class Locker {
       leave();
       throw error;
     }
+  }
+
+  #leaseOf(whole: string | Buffer, { ttlMs, maxHoldMs, limit }: LockTimes): Asked {
+    const token = `${this.#tokenPrefix}${(this.#tokens++).toString(36)}`;
+    if (limit === 1) return { kind: OWNED, key: whole, token, ttlMs, maxHoldMs };
+    return { kind: SHARED, key: holdersKey(whole), token: `${token} ${this.#options.holder}`, ttlMs, maxHoldMs };
   }
 
   /** Resolves when the keeper says so, or after `ms`. */
@@ -232,13 +256,14 @@ export class Locker {
   /** Sends the acquire, and once more with the same token if its reply is lost: the first one may have acquired the lock. */
   async #ask(
     place: Place,
-    lease: Omit<Lease, "connection">,
+    lease: Asked,
+    limit: number,
     deadline: number,
     signal: AbortSignal,
   ): Promise<[Acquired, stamp: number]> {
     const { getRedis, holder } = this.#options;
     const { record } = place;
-    const { key: whole, token, ttlMs } = lease;
+    const { key, token, ttlMs } = lease;
     let stamp: number | undefined;
     let isInDoubt = false;
     let asking: Promise<unknown> = Promise.resolve();
@@ -250,7 +275,10 @@ export class Locker {
         if (stamp === undefined) stamp = record.begin({ ...lease, connection }, sharedClock());
         else record.sentAgain(stamp, sharedClock());
         this.#wake(place);
-        const answer = acquire(redis, whole, token, ttlMs, holder);
+        const answer =
+          lease.kind === SHARED
+            ? acquireShared(redis, key, token, ttlMs, limit)
+            : acquire(redis, key, token, ttlMs, holder);
         asking = answer;
         try {
           // The reply comes soon, and an abort by `close` can be told then: a race would cost more than the lock.
@@ -265,7 +293,7 @@ export class Locker {
       }
     } catch (error) {
       record.free();
-      const free = (): Promise<void> => this.#release(whole, token);
+      const free = (): Promise<void> => this.#release(lease);
       if (isInDoubt) void asking.then(free, free);
       throw error;
     }
@@ -286,13 +314,13 @@ export class Locker {
     });
   }
 
-  #hold({ key, whole, place, task }: Wanted, token: string, stamp: number, fence: number, waitMs: number): HeldLock {
+  #hold({ key, place, task }: Wanted, lease: Asked, stamp: number, held: string, waitMs: number): HeldLock {
     const { record } = place;
     const lock = new HeldLock({
       key,
       record,
       stamp,
-      fence,
+      fence: lease.kind === SHARED ? undefined : fenceOf(held),
       waitMs,
       onLost: (loss, isFound) => {
         if (isFound) this.#ledger?.lost(loss.reason);
@@ -300,7 +328,7 @@ export class Locker {
         task?.lostLock(loss);
       },
       end: async (isGone) => {
-        if (!isGone) await this.#release(whole, token);
+        if (!isGone) await this.#release(lease);
         this.#held.delete(record);
         this.#keysOf(task).delete(key);
         this.#records.giveBack(place);
@@ -311,10 +339,10 @@ export class Locker {
   }
 
   /** Never rejects: a lock that cannot be released ends with its ttl. */
-  async #release(whole: string | Buffer, token: string): Promise<void> {
+  async #release({ kind, key, token }: Asked): Promise<void> {
     try {
       const redis = await this.#options.getRedis();
-      await release(redis, whole, token);
+      await release(redis, kind, key, token);
     } catch (error) {
       this.#options.logger.warn("a lock could not be released, and ends with its ttl", { code: errorCode(error) });
     }
@@ -372,13 +400,19 @@ function heldAlready(key: string): LockNotAcquiredError {
   return new LockNotAcquiredError(`no lock ${key}: ${why}`, { outcome: "refused", key, waitedMs: 0 });
 }
 
-function notAcquired(key: string, waitedMs: number, { held, ttlLeftMs }: Acquired): LockNotAcquiredError {
-  const { name, since } = holderOf(held);
-  const by = `${name} holds it since ${new Date(since).toISOString()}, for ${ttlLeftMs} ms more unless it is extended`;
+function otherLimit(key: string, limit: number, other: number): ConfigInvalidError {
+  const problem = `the holders of the lock ${key} have named the limit ${other}, and this caller ${limit}`;
+  return new ConfigInvalidError(problem, { outcome: "refused", problems: [problem] });
+}
+
+function notAcquired(key: string, waitedMs: number, { held, ttlLeftMs }: Acquired, { kind }: Asked): Error {
+  const { name, since } = holderOf(held, kind);
+  const how = since === undefined ? "is one of its holders" : `holds it since ${new Date(since).toISOString()}`;
+  const by = `${name} ${how}, for ${ttlLeftMs} ms more unless it is extended`;
   return new LockNotAcquiredError(`no lock ${key} within ${Math.round(waitedMs)} ms: ${by}`, {
     outcome: "refused",
     key,
     waitedMs,
-    holder: { name, since, ttlLeftMs },
+    holder: { name, ttlLeftMs, ...(since !== undefined && { since }) },
   });
 }

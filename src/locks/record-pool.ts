@@ -10,7 +10,7 @@ export interface Place {
 /** The counts and bytes of the two kinds of tables: for usual keys, and for very long ones. */
 const SIZES = [
   { count: 32, textBytes: 256 },
-  { count: 4, textBytes: 4_160 },
+  { count: 4, textBytes: 4_800 },
 ] as const;
 type Size = (typeof SIZES)[number];
 

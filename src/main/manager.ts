@@ -9,10 +9,10 @@ import type { Logger } from "../core/log.js";
 import { ConnectGate } from "../gate/connect-gate.js";
 import { sameError } from "../link/error-serialization.js";
 import type { ThreadData } from "../link/protocol.js";
-import type { Lock } from "../locks/held-lock.js";
+import type { Lock, SharedLock } from "../locks/held-lock.js";
 import type { LockKeeping } from "../locks/kept-lock.js";
 import type { Locker } from "../locks/locker.js";
-import type { LockOptions } from "../locks/lock-options.js";
+import type { LockOptions, SharedLockOptions } from "../locks/lock-options.js";
 import { MainClients } from "./clients.js";
 import { Dispatcher } from "./dispatch/dispatcher.js";
 import { type MapOptions, type MapOutcome, TaskMap } from "./dispatch/task-map.js";
@@ -202,12 +202,16 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
    * @throws REDTHREAD_LOCK_NOT_ACQUIRED, REDTHREAD_LOCK_LOST, what `fn` throws, REDTHREAD_CONFIG_INVALID,
    * REDTHREAD_SHUTTING_DOWN, `signal.reason`
    */
+  withLock<T>(key: string | Buffer, options: SharedLockOptions, fn: (lock: SharedLock) => Promise<T>): Promise<T>;
+  withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T>;
   async withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T> {
     this.#refuseIfClosed();
     return (await this.#locker()).withLock(key, options, fn);
   }
 
   /** Like `withLock`, for callers that must keep the lock: `release()` it, or declare it with `await using`. */
+  acquireLock(key: string | Buffer, options: SharedLockOptions): Promise<SharedLock>;
+  acquireLock(key: string | Buffer, options?: LockOptions): Promise<Lock>;
   async acquireLock(key: string | Buffer, options: LockOptions = {}): Promise<Lock> {
     this.#refuseIfClosed();
     return (await this.#locker()).acquire(key, options);
