@@ -27,6 +27,7 @@ export type {
 } from "./core/channels.js";
 export type { ChainableCommander, RedisCommander, RedisHandle, Result } from "./commands/ioredis.js";
 export type { Lock, SharedLock } from "./locks/held-lock.js";
+export type { LockKeeping } from "./locks/kept-lock.js";
 export type { LockOptions, SharedLockOptions } from "./locks/lock-options.js";
 export type { Logger } from "./core/log.js";
 export type { RetryOptions } from "./core/retry.js";

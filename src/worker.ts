@@ -59,10 +59,18 @@ export async function acquireDedicated({ signal }: AcquireOptions = {}): Promise
 export function withLock<T>(
   key: string | Buffer,
   options: SharedLockOptions,
-  fn: (lock: SharedLock) => Promise<T>,
+  fn: (lock: SharedLock) => T | PromiseLike<T>,
 ): Promise<T>;
-export function withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T>;
-export function withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T> {
+export function withLock<T>(
+  key: string | Buffer,
+  options: LockOptions,
+  fn: (lock: Lock) => T | PromiseLike<T>,
+): Promise<T>;
+export function withLock<T>(
+  key: string | Buffer,
+  options: LockOptions,
+  fn: (lock: Lock) => T | PromiseLike<T>,
+): Promise<T> {
   const made = madeClients()?.madeLocker?.withLock(key, options, fn);
   return made ?? firstLocker().then((locker) => locker.withLock(key, options, fn));
 }

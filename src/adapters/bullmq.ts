@@ -285,9 +285,13 @@ class CuttableWorker extends Worker {
   protected override async nextJobFromJobData(...args: Parameters<Worker["nextJobFromJobData"]>): Promise<Job> {
     const [data, id, token] = args;
     if (data && id && token) this.locks?.fetched(id, token);
-    const job = await super.nextJobFromJobData(...args);
-    if (data && !job) this.locks?.of(id)?.end(); // the next one of a repeated job could not be added
-    return job;
+    let job: Job | undefined;
+    try {
+      job = await super.nextJobFromJobData(...args);
+      return job;
+    } finally {
+      if (data && !job) this.locks?.of(id)?.end(); // it cannot be read, or the next one of a repeated job could not be added
+    }
   }
 
   override async processJob(...args: Parameters<Worker["processJob"]>): Promise<void | Job> {

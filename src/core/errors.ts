@@ -193,9 +193,9 @@ export class ThreadDiedError extends RedthreadError<ThreadDiedError> {
 export interface LockHolder {
   /** `<appName>:<host>:<pid>:<threadId>` of the holder. */
   readonly name: string;
-  /** When it acquired the lock, in ms since 1970, by the server's clock. Absent for a lock with a `limit`. */
+  /** When it acquired the lock, in ms since 1970, by the server's clock. Absent for a lock with a `limit`, and for another library's. */
   readonly since?: number;
-  /** How long the lock lasts if it is not extended. */
+  /** How long the lock lasts if it is not extended: Infinity if its key has no ttl. */
   readonly ttlLeftMs: number;
 }
 

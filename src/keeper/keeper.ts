@@ -4,7 +4,7 @@ import { Client } from "../connection/client.js";
 import { monotonic, sharedClock } from "../core/clock.js";
 import type { LockLoss } from "../core/errors.js";
 import { errorCode, type Logger } from "../core/log.js";
-import { waitAtMost } from "../core/waiting.js";
+import { sleep, waitAtMost } from "../core/waiting.js";
 import type { KeeperLedger } from "../locks/keeper-ledger.js";
 import type { FromOwner, ToOwner } from "../locks/keeper-protocol.js";
 import { BATCH, extend, release, slotOf } from "../locks/lock-scripts.js";
@@ -43,7 +43,11 @@ const READING_MS = 5;
 interface Owner {
   readonly port: MessagePort;
   readonly tables: LockTable[];
+  /** It lives, and closes its locks by itself: its connections are still in use. */
+  isClosing: boolean;
 }
+
+type OwnLock = Pick<LockRecord, "kind" | "key" | "token">;
 
 /** A lock at a look. */
 interface Seen {
@@ -88,11 +92,12 @@ export class Keeper {
   }
 
   attach(port: MessagePort): void {
-    const owner: Owner = { port, tables: [] };
+    const owner: Owner = { port, tables: [], isClosing: false };
     this.#owners.add(owner);
     port.on("message", (message: FromOwner) => {
       if (message.type === "wait") return this.#queues.wait(port, message);
       if (message.type === "leave") return this.#queues.leave(port, message);
+      if (message.type === "closing") owner.isClosing = true;
       if (message.type === "table") owner.tables.push(new LockTable(message.buffer));
       this.#idleLooks = 0;
       if (this.#timer) return;
@@ -107,7 +112,7 @@ export class Keeper {
     clearTimeout(this.#timer);
     this.#queues.close();
     for (const owner of this.#owners) this.#ownerGone(owner);
-    await waitAtMost(ms / 2, Promise.all(this.#releasing));
+    while (this.#releasing.size > 0) if (!(await waitAtMost(ms / 2, Promise.all(this.#releasing)))) break;
     await this.#client.close(ms / 2);
   }
 
@@ -124,6 +129,7 @@ export class Keeper {
       const { record, stamp } = seen;
       const state = stateOf(stamp);
       if (state !== HELD && state !== ACQUIRING) continue;
+      if (state === ACQUIRING && record.isOverheld(now)) continue; // its owner reads no reply
       if (state === HELD && jumpMs >= least / SHARE) this.#lose(seen, "clock");
       else if (state === HELD && !record.isHeld(stamp, now))
         this.#lose(seen, record.isOverheld(now) ? "maxHold" : "expired");
@@ -216,31 +222,44 @@ export class Keeper {
 
   /** Does nothing if it was not held when the look began: a lock that is being acquired may not be there yet. */
   #lose({ owner, table, index, record, stamp }: Seen, loss: LockLoss): void {
+    const lock = lockOf(record); // before the loss: after it the owner may begin the record's next use
     if (!record.lose(stamp, loss)) return;
-    if (isOurs(record.kind)) this.#ledger.lost(loss); // a job whose lock is gone may just have been completed
     const message: ToOwner = { type: "lost", table, record: index };
     owner.port.postMessage(message);
-    if (loss !== "gone" && isOurs(record.kind)) this.#release(record);
+    if (!isOurs(lock.kind)) return; // a job whose lock is gone may just have been completed
+    this.#ledger.lost(loss);
+    if (loss !== "gone") this.#release(lock);
   }
 
   /** The thread has ended, or has closed its locks. */
   #ownerGone(owner: Owner): void {
     if (!this.#owners.delete(owner)) return;
     this.#queues.ownerGone(owner.port);
-    const left = owner.tables.flatMap(({ records }) =>
-      records.filter(({ kind, state }) => isOurs(kind) && state !== FREE),
-    );
-    // Of a killed connection no more commands run: a lock that is being acquired is there by now, or will never be.
-    const connections = new Set(left.map(({ connection }) => connection).filter((number) => number !== 0));
+    const records = owner.tables.flatMap((table) => table.records);
+    const left = records.filter(({ kind, state }) => isOurs(kind) && state !== FREE);
+    const acquiring = left.filter(({ state }) => state === ACQUIRING);
+    const inDoubt = acquiring.map(lockOf);
+    // Of a killed connection no more commands run: a lock that is being acquired is there by now, or will never be. The number
+    // is fresh. An older one may be another client's, because a server that was started again counts anew.
+    const connections = new Set(acquiring.map(({ connection }) => connection).filter((number) => number !== 0));
     const { redis } = this.#client;
-    for (const number of connections) redis.client("KILL", "ID", number).catch(() => {}); // it is gone, or there is no right
-    for (const record of left) this.#release(record);
+    if (!owner.isClosing) for (const number of connections) redis.client("KILL", "ID", number).catch(() => {}); // it is gone, or there is no right
+    for (const record of left) this.#release(lockOf(record));
     // Without that right, or in a Cluster, the command may come after the release.
-    const inDoubt = left.filter(({ state }) => state === ACQUIRING);
-    if (inDoubt.length > 0) setTimeout(() => inDoubt.forEach((record) => this.#release(record)), AGAIN_MS);
+    if (inDoubt.length > 0) this.#releaseAgain(inDoubt);
   }
 
-  #release({ kind, key, token }: LockRecord): void {
+  #releaseAgain(locks: readonly OwnLock[]): void {
+    const again = async (): Promise<void> => {
+      await sleep(AGAIN_MS);
+      for (const lock of locks) this.#release(lock);
+      this.#releasing.delete(waited);
+    };
+    const waited = again();
+    this.#releasing.add(waited);
+  }
+
+  #release({ kind, key, token }: OwnLock): void {
     const released = release(this.#client.redis, kind, key, token)
       .catch((error: unknown) => {
         const what = "a lock could not be released, and ends with its ttl";
@@ -249,6 +268,11 @@ export class Keeper {
       .then(() => void this.#releasing.delete(released));
     this.#releasing.add(released);
   }
+}
+
+/** A copy. */
+function lockOf({ kind, key, token }: LockRecord): OwnLock {
+  return { kind, key, token };
 }
 
 /** The clock of locks stands while the machine is suspended, and the clock on the wall does not. */

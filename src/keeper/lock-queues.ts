@@ -11,6 +11,8 @@ import { channelOf } from "../locks/lock-scripts.js";
 const JITTER_MS = 50;
 /** The longest pause between two looks where no channel tells of a release. */
 const LOOK_MS = 500;
+/** The longest pause between two looks at all: a key that redthread has not written may be deleted without a message. */
+const MAX_LOOK_MS = 5_000;
 /** A waiter that has not tried by then is in a blocked thread: the next one has its turn, too. */
 const PASS_OVER_MS = 100;
 
@@ -27,6 +29,8 @@ interface LockQueue {
   isTold: boolean;
   /** The waiters whose turn it is, and that have not answered. */
   readonly trying: Set<Waiter>;
+  /** A release was told while all waiters had their turns: they may have tried before it. */
+  isMissed: boolean;
   timer: NodeJS.Timeout | undefined;
 }
 
@@ -62,7 +66,10 @@ export class LockQueues {
       queue.waiters.push({ port, id });
       this.#ledger.add("waiting", 1);
     }
-    this.#lookIn(queue, Math.max(ttlLeftMs, 0) + 1 + randomBetween(0, JITTER_MS));
+    if (queue.isMissed) return this.#next(queue);
+    // While another waiter has its turn, nothing puts off the look whether its thread is blocked.
+    const isTrying = queue.trying.size > 0;
+    this.#lookIn(queue, isTrying ? PASS_OVER_MS : untilEnd(ttlLeftMs));
   }
 
   /** It waits no more. If it has the lock, which lasts `ttlMs`, the next turn comes with the release. */
@@ -92,7 +99,7 @@ export class LockQueues {
     const name = channel.toString("latin1");
     let queue = this.#queues.get(name);
     if (!queue) {
-      queue = { channel, waiters: [], isTold: false, trying: new Set(), timer: undefined };
+      queue = { channel, waiters: [], isTold: false, trying: new Set(), isMissed: false, timer: undefined };
       this.#queues.set(name, queue);
       if (this.#mayListen()) void this.#subscribe(queue);
     }
@@ -123,6 +130,7 @@ export class LockQueues {
 
   #next(queue: LockQueue): void {
     const waiter = queue.waiters.find((one) => !queue.trying.has(one));
+    queue.isMissed = waiter === undefined;
     if (!waiter) return;
     queue.trying.add(waiter);
     const message: ToOwner = { type: "turn", id: waiter.id };
@@ -146,8 +154,15 @@ export class LockQueues {
       this.#ledger.add("waiting", -1);
     }
     if (waiters.length === 0) this.#end(queue);
-    else if (ttlMs !== undefined) this.#lookIn(queue, ttlMs);
+    else if (ttlMs !== undefined) this.#acquired(queue, ttlMs);
     else if (hadTurn) this.#next(queue);
+  }
+
+  /** With 0 there may be place for one more holder. */
+  #acquired(queue: LockQueue, ttlMs: number): void {
+    queue.isMissed = false;
+    if (ttlMs === 0) this.#next(queue);
+    else this.#lookIn(queue, ttlMs);
   }
 
   #end(queue: LockQueue): void {
@@ -156,6 +171,11 @@ export class LockQueues {
     if (this.#queues.get(name) === queue) this.#queues.delete(name);
     if (queue.isTold && !this.#queues.has(name)) this.#redis.unsubscribe(queue.channel).catch(() => {}); // it ends with the connection
   }
+}
+
+/** A key of somebody else may last for ever, and its end is told by nothing. */
+function untilEnd(ttlLeftMs: number): number {
+  return Math.min(Math.max(ttlLeftMs, 0), MAX_LOOK_MS) + 1 + randomBetween(0, JITTER_MS);
 }
 
 function nameOf(key: Buffer): string {

@@ -45,6 +45,7 @@ export class HeldLock implements SharedLock {
   readonly fence: number | undefined;
   readonly #options: HeldLockOptions;
   readonly #acquiredAt = sharedClock();
+  #releasedAt = this.#acquiredAt;
   #timer: NodeJS.Timeout | undefined;
   #loss: LockLostError | undefined;
   #controller: AbortController | undefined;
@@ -80,7 +81,12 @@ export class HeldLock implements SharedLock {
   look(): LockLostError | undefined {
     const { record, stamp } = this.#options;
     if (this.#loss || this.#ending || record.isHeld(stamp, sharedClock())) return this.#loss;
-    // Its time is over, or the keeper has found the loss. The first who sees it makes it final.
+    return this.#find();
+  }
+
+  #find(): LockLostError {
+    const { record, stamp } = this.#options;
+    // Its time is over, or the keeper has found the loss. The first look that sees it makes it final.
     const isFound = record.lose(stamp, record.isOverheld(sharedClock()) ? "maxHold" : "expired");
     return this.#fail(record.loss, isFound);
   }
@@ -89,8 +95,9 @@ export class HeldLock implements SharedLock {
   async giveUp(): Promise<void> {
     const { record, stamp, end } = this.#options;
     if (this.#ending || this.look() || !record.beginRelease(stamp)) return void (await this.end());
+    this.#ending = end(false);
     this.#fail("shutdown", true);
-    await (this.#ending = end(false));
+    await this.#ending;
   }
 
   #fail(reason: LockLoss, isFound: boolean): LockLostError {
@@ -109,6 +116,7 @@ export class HeldLock implements SharedLock {
 
   /** As `release`, but a loss is the result. */
   async end(): Promise<LockLostError | undefined> {
+    this.look(); // its listeners may call this, too
     await (this.#ending ??= this.#end());
     return this.#loss;
   }
@@ -119,9 +127,13 @@ export class HeldLock implements SharedLock {
 
   async #end(): Promise<void> {
     const { record, stamp, end } = this.#options;
-    if (!this.look() && !record.beginRelease(stamp)) this.look(); // lost between the two
+    if (!this.#loss && !record.beginRelease(stamp)) {
+      await Promise.resolve(); // a listener that calls `end` then finds it under way
+      this.#find(); // lost since the look
+    }
     clearTimeout(this.#timer);
-    const heldMs = (sharedClock() - this.#acquiredAt) | 0;
+    this.#releasedAt = sharedClock();
+    const heldMs = (this.#releasedAt - this.#acquiredAt) | 0;
     const ended = end(this.#loss?.reason === "gone");
     if (this.#loss) return; // what is lost need not be waited for: Redis may be away
     await ended;
@@ -142,9 +154,11 @@ export class HeldLock implements SharedLock {
   #lost(reason: LockLoss): LockLostError {
     const { key, record } = this.#options;
     const now = sharedClock();
-    const end = isAhead(record.heldUntil, now) ? now : record.heldUntil;
-    const heldMs = reason === "released" ? 0 : (end - this.#acquiredAt) | 0;
-    return new LockLostError(`the lock ${key} ${WHY[reason]}`, { key, reason, heldMs });
+    const until = reason === "released" ? this.#releasedAt : record.heldUntil;
+    const end = reason === "gone" || !isAhead(until, now) ? until : now;
+    // A key that is gone was there for certain when the latest extension was sent.
+    const sureMs = (end - this.#acquiredAt - (reason === "gone" ? record.ttlMs : 0)) | 0;
+    return new LockLostError(`the lock ${key} ${WHY[reason]}`, { key, reason, heldMs: Math.max(sureMs, 0) });
   }
 }
 
@@ -158,5 +172,5 @@ const WHY: Readonly<Record<LockLoss, string>> = {
   maxHold: "was lost: it was held for maxHoldMs",
   clock: "was lost: this machine was suspended or its clock was set, and the lock may be another holder's",
   released: "was released by its holder",
-  shutdown: "was released, because its thread closes",
+  shutdown: "was released by the shutdown, before its holder was done",
 };

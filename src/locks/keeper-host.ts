@@ -1,7 +1,7 @@
 import { MessageChannel, type MessagePort, Worker } from "node:worker_threads";
 import type { Config } from "../config/options.js";
 import { ShuttingDownError, ThreadStartFailedError } from "../core/errors.js";
-import type { Logger } from "../core/log.js";
+import { errorCode, type Logger } from "../core/log.js";
 import { permissionFlags, threadFile } from "../core/packages.js";
 import { type Deferred, deferred, waitAtMost } from "../core/waiting.js";
 import { fromErrorData } from "../link/error-serialization.js";
@@ -80,6 +80,7 @@ export class KeeperThread {
   readonly #worker: Worker;
   readonly #ready: Deferred<void>;
   readonly #exited: Promise<void>;
+  #isClosing = false;
 
   constructor(options: KeeperHostOptions, ledger: SharedArrayBuffer, onExit: () => void) {
     const { config, gate, credentials, logger, onGone } = options;
@@ -103,6 +104,7 @@ export class KeeperThread {
         onExit();
         credentials?.gone(this);
         onGone?.();
+        if (!this.#isClosing) logger.error("the keeper, which extends locks, has ended", { code: errorCode(cause) });
         const ended = "the keeper, which extends locks, ended before it was connected";
         this.#ready.reject(new ThreadStartFailedError(ended, { outcome: "not-sent", cause }));
         resolve();
@@ -123,6 +125,7 @@ export class KeeperThread {
 
   /** Ends it, by force after `ms`. What is still held is released before. Never rejects. */
   async close(ms: number): Promise<void> {
+    this.#isClosing = true;
     this.post({ type: "close", closeMs: ms });
     if (!(await waitAtMost(ms, this.#exited))) await this.#worker.terminate();
   }

@@ -42,6 +42,8 @@ export type FromOwner =
   | { readonly type: "table"; readonly buffer: SharedArrayBuffer }
   /** The keeper looks at no table any more, and a lock was begun. */
   | { readonly type: "wake" }
+  /** The thread closes its locks, and then this link. */
+  | { readonly type: "closing" }
   /** A waiter has tried in vain and waits for its turn: the lock lasts `ttlLeftMs`. */
   | { readonly type: "wait"; readonly id: number; readonly key: string | Uint8Array; readonly ttlLeftMs: number }
   /** The waiter has left, without the lock or with it (for `ttlMs`). */

@@ -49,11 +49,13 @@ export function lockTimes(key: unknown, options: LockOptions | SharedLockOptions
     waitMs = DEFAULTS.waitMs,
     maxHoldMs = DEFAULTS.maxHoldMs,
     limit = DEFAULTS.limit,
+    signal,
   } = Object(options) as Partial<SharedLockOptions>;
   check(isTtl(ttlMs), `ttlMs must be ${MIN_TTL_MS} to ${DAY_MS}`);
   check(isWithin(waitMs, 0, DAY_MS), `waitMs must be 0 to ${DAY_MS}`);
   check(maxHoldMs === Infinity || isWithin(maxHoldMs, 1, DAY_MS), `maxHoldMs must be 1 to ${DAY_MS}, or Infinity`);
   check(Number.isInteger(limit) && isWithin(limit, 1, MAX_LIMIT), `limit must be a whole number, 1 to ${MAX_LIMIT}`);
+  check(signal === undefined || isSignal(signal), "signal must be an AbortSignal");
   if (problems.length > 0) {
     throw new ConfigInvalidError(`the lock cannot be asked for: ${problems.join("; ")}`, {
       outcome: "not-sent",
@@ -66,6 +68,11 @@ export function lockTimes(key: unknown, options: LockOptions | SharedLockOptions
 
 export function isTtl(ttlMs: unknown): boolean {
   return isWithin(ttlMs, MIN_TTL_MS, DAY_MS);
+}
+
+/** Of any realm, because test runners have several. */
+function isSignal(value: unknown): boolean {
+  return Object.prototype.toString.call(value) === "[object AbortSignal]";
 }
 
 function isWithin(value: unknown, least: number, most: number): boolean {

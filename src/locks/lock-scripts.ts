@@ -13,8 +13,9 @@ const FENCE_TTLS = 10;
 /** At most so many locks are extended by one script, because the server does nothing else meanwhile. */
 export const BATCH = 100;
 
+/** A key of another type is not ours, and must not keep the other locks of a script from their extension. */
 const OWN =
-  "local function own(key, token) local held = redis.call('GET', key) return held == token or held and string.sub(held, 1, #token + 1) == token .. ' ' end\n";
+  "local function own(key, token) local held = redis.pcall('GET', key) return held == token or type(held) == 'string' and string.sub(held, 1, #token + 1) == token .. ' ' end\n";
 
 /** KEYS: lock, fence. ARGV: mark, ttl, ttl of the fence, holder. Lua would write so large a number as 1.79e+15. */
 export const ACQUIRE: ScriptDefinition = {
@@ -105,7 +106,7 @@ export interface Acquired {
   readonly otherLimit?: number;
   /** The value of the lock, or its holder, for `fenceOf` and `holderOf`. */
   readonly held: string;
-  /** How long the holder's lock lasts if it is not extended. */
+  /** How long the holder's lock lasts if it is not extended: Infinity if its key has no ttl. */
   readonly ttlLeftMs: number;
 }
 
@@ -119,8 +120,8 @@ export async function acquire(
 ): Promise<Acquired> {
   const fenceTtlMs = Math.max(FENCE_TTL_MS, FENCE_TTLS * ttlMs);
   const args = [key, fenceKey(key), `${token} `, ttlMs, fenceTtlMs, name];
-  const [isAcquired, held, ttlLeftMs = 0] = (await run(redis, scripts.acquire, args)) as [number, string, number?];
-  return { isAcquired: isAcquired === 1, held, ttlLeftMs };
+  const [isAcquired, held, leftMs = 0] = (await run(redis, scripts.acquire, args)) as [number, string, number?];
+  return { isAcquired: isAcquired === 1, held, ttlLeftMs: leftMs < 0 ? Infinity : leftMs };
 }
 
 export function fenceOf(held: string): number {
@@ -128,10 +129,12 @@ export function fenceOf(held: string): number {
   return Number(held.slice(start, held.indexOf(" ", start)));
 }
 
+/** Another library may have written what is there. */
 export function holderOf(held: string, kind: LockKind): Holder {
   const [, fence = "", since, ...name] = held.split(" ");
   if (kind === SHARED) return { name: fence };
-  return { since: Number(since), name: name.join(" ") };
+  const isOurs = /^\d+$/.test(fence) && /^\d{1,15}$/.test(since ?? "") && name.length > 0;
+  return isOurs ? { since: Number(since), name: name.join(" ") } : { name: "a client that is not redthread's" };
 }
 
 /** Whether each lock was extended; false where its key is gone or another's. All are of this kind. */

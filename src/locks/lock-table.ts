@@ -1,6 +1,7 @@
 // The room `locks` holds what the owner of a lock and the keeper thread share. It may import clients and the rooms below.
-// Start here, with the memory in which they meet. `locker.ts` is the owner's side: it acquires and releases. `held-lock.ts` is
-// the lock in its user's hands, `lock-scripts.ts` what runs on the server, `keeper-host.ts` starts the keeper.
+// Start here, with the memory in which they meet. `locker.ts` is the owner's side: it acquires and releases; `keeper-link.ts` is
+// its link to the keeper. `held-lock.ts` is the lock in its user's hands, `lock-scripts.ts` what runs on the server,
+// `keeper-host.ts` starts the keeper.
 
 import type { LockLoss } from "../core/errors.js";
 
@@ -249,6 +250,8 @@ export class LockRecord {
     const at = HELD_UNTIL / CELLS_PER_PAIR;
     for (;;) {
       const pair = Atomics.load(this.#pairs, at);
+      const { state } = this;
+      if (state !== ACQUIRING && state !== HELD) return;
       const isCurrent = pair >> 32n === pairOf(stamp, 0) >> 32n;
       if (!isCurrent || !isAhead(until, Number(BigInt.asIntN(32, pair)))) return;
       if (Atomics.compareExchange(this.#pairs, at, pair, pairOf(stamp, until)) === pair) return;

@@ -1,34 +1,18 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { randomBytes } from "node:crypto";
-import type { MessagePort } from "node:worker_threads";
 import type { RedisHandle } from "../commands/ioredis.js";
 import type { RedisConfig } from "../config/options.js";
 import { errorCode, type Logger } from "../core/log.js";
 import { monotonic, randomBetween, sharedClock } from "../core/clock.js";
-import {
-  ConfigInvalidError,
-  type LockLostError,
-  LockNotAcquiredError,
-  NotInClusterError,
-  type Outcome,
-  ShuttingDownError,
-} from "../core/errors.js";
-import { abortable, deferred, onAbort, sleep, waitAtMost } from "../core/waiting.js";
+import { type LockLostError, NotInClusterError, type Outcome, ShuttingDownError } from "../core/errors.js";
+import { abortable, onAbort, sleep, waitAtMost } from "../core/waiting.js";
 import { HeldLock, type Lock } from "./held-lock.js";
-import { KeeperLedger } from "./keeper-ledger.js";
-import type { FromOwner, KeeperEnd, ToOwner } from "./keeper-protocol.js";
+import { KeeperLink } from "./keeper-link.js";
+import type { KeeperEnd } from "./keeper-protocol.js";
 import { KeptLock, type KeptLease, type LockKeeping } from "./kept-lock.js";
 import { isTtl, type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
-import {
-  acquire,
-  type Acquired,
-  acquireShared,
-  fenceOf,
-  holderOf,
-  holdersKey,
-  isUntaggable,
-  release,
-} from "./lock-scripts.js";
+import { acquire, type Acquired, acquireShared, fenceOf, holdersKey, isUntaggable, release } from "./lock-scripts.js";
+import { heldAlready, noFunction, notAcquired, otherLimit, tooLong } from "./lock-refusals.js";
 import { FETCHED, KEPT, type Lease, type LockRecord, OWNED, SHARED } from "./lock-table.js";
 import { MAX_TEXT_BYTES, type Place, RecordPool } from "./record-pool.js";
 
@@ -80,31 +64,45 @@ const AGAIN_MS = 50;
 export class Locker {
   readonly #options: LockerOptions;
   readonly #tokenPrefix = randomBytes(12).toString("base64url");
-  readonly #records = new RecordPool((buffer) => this.#tell({ type: "table", buffer }));
+  readonly #records = new RecordPool((buffer) => this.#keeper.tell({ type: "table", buffer }));
   readonly #held = new Map<LockRecord, HeldLock | KeptLock>();
   /** The keys of the locks that each task holds or asks for. */
   readonly #ofTask = new WeakMap<LockingTask, Set<string>>();
   /** The locks inside whose `withLock` the running code is. */
   readonly #scope = new AsyncLocalStorage<Scope>();
   readonly #life = new AbortController();
-  /** By their numbers, the waiters for a turn. */
-  readonly #turns = new Map<number, () => void>();
+  readonly #keeper: KeeperLink;
   /** The server's numbers of connections, by their streams. */
-  readonly #connections = new WeakMap<object, number | Promise<number>>();
+  readonly #connections = new WeakMap<object, number>();
+  /** The calls under way. */
+  readonly #acquiring = new Set<Promise<unknown>>();
+  /** The releases that nothing else waits for. */
+  readonly #releasing = new Set<Promise<void>>();
   #waiters = 0;
   #tokens = 0;
-  #port: MessagePort | undefined;
-  #ledger: KeeperLedger | undefined;
-  #attaching: Promise<void> | undefined;
 
   constructor(options: LockerOptions) {
     this.#options = options;
+    this.#keeper = new KeeperLink({
+      attach: () => options.thread.attach(),
+      buffers: () => this.#records.buffers,
+      isNeeded: () => this.#held.size > 0,
+      onLost: (table, record) => this.#held.get(this.#records.at(table, record))?.look(),
+      onFailure: (error) => {
+        options.logger.error("no thread extends the locks that are held", { code: errorCode(error) });
+      },
+    });
     onAbort(this.#life.signal, () => {}); // keeps the listener that all locks share, which costs more than a lock
   }
 
-  async withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T> {
+  async withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => T | PromiseLike<T>): Promise<T> {
+    if (typeof fn !== "function") throw noFunction();
     const lock = await this.acquire(key, options);
-    const scope: Scope = { key: String(key), isOpen: true, outer: this.#scope.getStore() };
+    const scope: Scope = {
+      key: typeof key === "string" ? key : key.toString("latin1"),
+      isOpen: true,
+      outer: this.#scope.getStore(),
+    };
     try {
       const result = await this.#scope.run(scope, fn, lock);
       const loss = await lock.end();
@@ -126,35 +124,54 @@ export class Locker {
 
   /** Resolves when the keeper is connected: locks of another client can be kept. */
   async keeping(): Promise<LockKeeping> {
-    await abortable(this.#attach(), this.#life.signal);
+    await abortable(this.#keeper.open(), this.#life.signal);
     return { keep: (lease) => this.#keep(lease), warn: (message) => this.#options.logger.warn(message, {}) };
   }
 
   /** Releases what is held, and takes no more locks. Never rejects. */
   async close(ms: number): Promise<void> {
-    this.#life.abort(new ShuttingDownError("this thread closes its locks", { outcome: "not-sent" }));
-    await waitAtMost(ms, Promise.all([...this.#held.values()].map(async (lock) => lock.giveUp())));
-    this.#port?.close();
+    this.#life.abort(
+      new ShuttingDownError("no more locks are taken: this process or thread shuts down", { outcome: "not-sent" }),
+    );
+    const held = [...this.#held.values()].map(async (lock) => lock.giveUp());
+    const closed = Promise.all([...held, Promise.allSettled(this.#acquiring)]);
+    await waitAtMost(
+      ms,
+      closed.then(() => Promise.all(this.#releasing)),
+    ); // behind them, what was in doubt
+    this.#keeper.close();
   }
 
   async #acquire(key: string | Buffer, options: LockOptions): Promise<HeldLock> {
+    const acquiring = this.#acquireOne(key, options);
+    this.#acquiring.add(acquiring);
+    try {
+      return await acquiring;
+    } finally {
+      this.#acquiring.delete(acquiring);
+    }
+  }
+
+  async #acquireOne(key: string | Buffer, options: LockOptions): Promise<HeldLock> {
     const times = lockTimes(key, options);
     const { keyPrefix, clusterNodes } = this.#options.redis;
     const whole = typeof key === "string" ? keyPrefix + key : Buffer.concat([Buffer.from(keyPrefix), key]);
+    const textBytes = Buffer.byteLength(whole) + this.#roomFor(times);
+    if (textBytes > MAX_TEXT_BYTES) throw tooLong(textBytes);
     if (clusterNodes && isUntaggable(whole)) {
       const why = 'holds a "}" and no hash tag: its fence could not lie on the same node of the Cluster';
       throw new NotInClusterError(`the lock's key ${String(key)} ${why}`, { outcome: "not-sent", command: "withLock" });
     }
     const signal = options.signal ? AbortSignal.any([options.signal, this.#life.signal]) : this.#life.signal;
     signal.throwIfAborted();
-    const name = String(key);
+    const name = typeof key === "string" ? key : key.toString("latin1");
     const task = this.#options.thread.currentTask?.();
     const keys = this.#keysOf(task);
     if (keys.has(name) || isInside(this.#scope.getStore(), name)) throw heldAlready(name);
     keys.add(name);
     try {
-      if (!this.#port) await abortable(this.#attach(), signal);
-      const place = this.#records.take(Buffer.byteLength(whole) + this.#roomFor(times));
+      if (!this.#keeper.isOpen) await abortable(this.#keeper.open(), signal);
+      const place = this.#records.take(textBytes);
       try {
         return await this.#try({ key: name, whole, place, task }, times, signal);
       } catch (error) {
@@ -188,7 +205,7 @@ export class Locker {
     };
     const lock = new KeptLock({ record, stamp, onLost, onEnd });
     this.#held.set(record, lock);
-    if (!this.#port) this.#attachAgain();
+    if (!this.#keeper.isOpen) this.#keeper.openAgain();
     this.#wake(place);
     return lock;
   }
@@ -208,7 +225,7 @@ export class Locker {
     const waiter = this.#waiters++;
     let isWaiting = false;
     const leave = (acquired?: { ttlMs: number }): void => {
-      if (isWaiting) this.#tell({ type: "leave", id: waiter, key: whole, ...acquired });
+      if (isWaiting) this.#keeper.tell({ type: "leave", id: waiter, key: whole, ...acquired });
     };
     try {
       for (;;) {
@@ -216,14 +233,14 @@ export class Locker {
         const [answer, stamp] = await this.#ask(place, lease, times.limit, startedAt + waitMs, signal);
         const held = answer.isAcquired ? record.confirm(stamp, sharedClock()) : undefined;
         if (held !== undefined) {
-          leave({ ttlMs: times.ttlMs });
+          leave({ ttlMs: lease.kind === SHARED ? 0 : times.ttlMs });
           return this.#hold(wanted, lease, held, answer.held, monotonic() - startedAt);
         }
         record.free();
         if (answer.isAcquired) await this.#release(lease); // its time was over before the reply was read
         if (answer.otherLimit !== undefined) throw otherLimit(key, times.limit, answer.otherLimit);
         const waitedMs = monotonic() - startedAt;
-        if (waitedMs >= waitMs) throw notAcquired(key, waitedMs, answer, lease);
+        if (waitedMs >= waitMs) throw notAcquired(key, waitedMs, answer, lease.kind);
         isWaiting = true;
         await this.#turn(waiter, whole, answer.ttlLeftMs, waitMs - waitedMs, signal);
       }
@@ -241,15 +258,12 @@ export class Locker {
 
   /** Resolves when the keeper says so, or after `ms`. */
   async #turn(id: number, key: string | Buffer, ttlLeftMs: number, ms: number, signal: AbortSignal): Promise<void> {
-    await abortable(this.#attach(), signal);
-    const { promise, resolve } = deferred();
-    this.#turns.set(id, resolve);
-    this.#tell({ type: "wait", id, key, ttlLeftMs });
+    await abortable(this.#keeper.open(), signal);
+    const turn = this.#keeper.turn({ type: "wait", id, key, ttlLeftMs }, ms);
     try {
-      await abortable(waitAtMost(ms, promise, 0), signal);
+      await abortable(turn.come, signal);
     } finally {
-      this.#turns.delete(id);
-      resolve(); // ends the timer
+      turn.stop();
     }
   }
 
@@ -270,8 +284,7 @@ export class Locker {
     try {
       for (;;) {
         const redis = await getRedis(signal);
-        const number = this.#numberOf(redis);
-        const connection = typeof number === "number" ? number : await number;
+        const connection = this.#numberOf(redis);
         if (stamp === undefined) stamp = record.begin({ ...lease, connection }, sharedClock());
         else record.sentAgain(stamp, sharedClock());
         this.#wake(place);
@@ -294,24 +307,29 @@ export class Locker {
     } catch (error) {
       record.free();
       const free = (): Promise<void> => this.#release(lease);
-      if (isInDoubt) void asking.then(free, free);
+      if (isInDoubt) this.#later(asking.then(free, free));
       throw error;
     }
   }
 
+  /** Never rejects. */
+  #later(released: Promise<void>): void {
+    const done = released.finally(() => this.#releasing.delete(done));
+    this.#releasing.add(done);
+  }
+
   /** The keeper needs it to end the connection, should this thread end while a command of its is on the way. */
-  #numberOf(redis: RedisHandle): number | Promise<number> {
+  #numberOf(redis: RedisHandle): number {
     const { stream } = redis as { stream?: object };
     if (!stream) return 0; // of a Cluster
     const known = this.#connections.get(stream);
     if (known !== undefined) return known;
-    // An old server, or a user without the right, does not tell.
-    const asked = Promise.resolve(redis.client("ID")).catch(() => 0);
-    this.#connections.set(stream, asked);
-    return asked.then((number) => {
-      this.#connections.set(stream, number);
-      return number;
-    });
+    this.#connections.set(stream, 0); // not known yet, and the lock does not wait for it
+    redis.client("ID").then(
+      (number) => this.#connections.set(stream, number),
+      () => {}, // an old server, or a user without the right, does not tell
+    );
+    return 0;
   }
 
   #hold({ key, place, task }: Wanted, lease: Asked, stamp: number, held: string, waitMs: number): HeldLock {
@@ -323,14 +341,15 @@ export class Locker {
       fence: lease.kind === SHARED ? undefined : fenceOf(held),
       waitMs,
       onLost: (loss, isFound) => {
-        if (isFound) this.#ledger?.lost(loss.reason);
+        if (isFound) this.#keeper.countLoss(loss.reason);
+        if (isFound && loss.reason === "maxHold") this.#later(this.#release(lease)); // its holder hangs
         this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs });
         task?.lostLock(loss);
       },
       end: async (isGone) => {
+        this.#keysOf(task).delete(key); // first: the task may ask for it again at once
         if (!isGone) await this.#release(lease);
         this.#held.delete(record);
-        this.#keysOf(task).delete(key);
         this.#records.giveBack(place);
       },
     });
@@ -348,71 +367,13 @@ export class Locker {
     }
   }
 
-  async #attach(): Promise<void> {
-    if (this.#port) return;
-    await (this.#attaching ??= this.#attachOnce().finally(() => (this.#attaching = undefined)));
-  }
-
-  async #attachOnce(): Promise<void> {
-    const { port, ledger } = await this.#options.thread.attach();
-    this.#port = port;
-    this.#ledger = new KeeperLedger(ledger);
-    port.unref();
-    port.on("message", (message: ToOwner) => {
-      if (message.type === "turn") this.#turns.get(message.id)?.();
-      else this.#held.get(this.#records.at(message.table, message.record))?.look();
-    });
-    port.once("close", () => this.#keeperGone(port));
-    for (const buffer of this.#records.buffers) this.#tell({ type: "table", buffer });
-  }
-
-  /** What is held needs another keeper, before its time is over. */
-  #keeperGone(port: MessagePort): void {
-    if (this.#port !== port) return;
-    this.#port = undefined;
-    for (const turn of this.#turns.values()) turn(); // they ask the next keeper
-    if (!this.#life.signal.aborted && this.#held.size > 0) this.#attachAgain();
-  }
-
-  #attachAgain(): void {
-    this.#attach().catch((error: unknown) => {
-      this.#options.logger.error("no thread extends the locks that are held", { code: errorCode(error) });
-    });
-  }
-
   /** A lock was begun. */
   #wake(place: Place): void {
-    if (this.#records.wake(place)) this.#tell({ type: "wake" });
-  }
-
-  #tell(message: FromOwner): void {
-    this.#port?.postMessage(message);
+    if (this.#records.wake(place)) this.#keeper.tell({ type: "wake" });
   }
 }
 
 function isInside(scope: Scope | undefined, key: string): boolean {
   for (let at = scope; at; at = at.outer) if (at.isOpen && at.key === key) return true;
   return false;
-}
-
-function heldAlready(key: string): LockNotAcquiredError {
-  const why = "its caller holds or awaits it already, and would wait for itself: locks are not re-entrant";
-  return new LockNotAcquiredError(`no lock ${key}: ${why}`, { outcome: "refused", key, waitedMs: 0 });
-}
-
-function otherLimit(key: string, limit: number, other: number): ConfigInvalidError {
-  const problem = `the holders of the lock ${key} have named the limit ${other}, and this caller ${limit}`;
-  return new ConfigInvalidError(problem, { outcome: "refused", problems: [problem] });
-}
-
-function notAcquired(key: string, waitedMs: number, { held, ttlLeftMs }: Acquired, { kind }: Asked): Error {
-  const { name, since } = holderOf(held, kind);
-  const how = since === undefined ? "is one of its holders" : `holds it since ${new Date(since).toISOString()}`;
-  const by = `${name} ${how}, for ${ttlLeftMs} ms more unless it is extended`;
-  return new LockNotAcquiredError(`no lock ${key} within ${Math.round(waitedMs)} ms: ${by}`, {
-    outcome: "refused",
-    key,
-    waitedMs,
-    holder: { name, ttlLeftMs, ...(since !== undefined && { since }) },
-  });
 }

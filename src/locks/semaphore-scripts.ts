@@ -30,9 +30,9 @@ export const EXTEND_SHARED: ScriptDefinition = {
   lua: `${NOW}local done = {}
 for i = 1, #KEYS do
   local holder, ttl = ARGV[2 * i - 1], ARGV[2 * i]
-  local ends = redis.call('ZSCORE', KEYS[i], holder)
+  local ends = redis.pcall('ZSCORE', KEYS[i], holder)
   done[i] = 0
-  if ends and tonumber(ends) > now then
+  if type(ends) == 'string' and tonumber(ends) > now then
     redis.call('ZADD', KEYS[i], now + ttl, holder)
     redis.call('PEXPIRE', KEYS[i], math.max(redis.call('PTTL', KEYS[i]), ttl))
     done[i] = 1

@@ -202,9 +202,13 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
    * @throws REDTHREAD_LOCK_NOT_ACQUIRED, REDTHREAD_LOCK_LOST, what `fn` throws, REDTHREAD_CONFIG_INVALID,
    * REDTHREAD_SHUTTING_DOWN, `signal.reason`
    */
-  withLock<T>(key: string | Buffer, options: SharedLockOptions, fn: (lock: SharedLock) => Promise<T>): Promise<T>;
-  withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T>;
-  async withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => Promise<T>): Promise<T> {
+  withLock<T>(
+    key: string | Buffer,
+    options: SharedLockOptions,
+    fn: (lock: SharedLock) => T | PromiseLike<T>,
+  ): Promise<T>;
+  withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => T | PromiseLike<T>): Promise<T>;
+  async withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => T | PromiseLike<T>): Promise<T> {
     this.#refuseIfClosed();
     return (await this.#locker()).withLock(key, options, fn);
   }

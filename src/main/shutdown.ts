@@ -83,12 +83,13 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   }));
   // A thread that did not answer does nothing more that counts: the main thread's clients need not wait for its end.
   const ended = step(() => threads.destroy());
+  // With half of the time: a Redis that does not answer must not take it from the clients.
   await step(() => locks.release(lastMs() / 2));
   const clientsMs = lastMs();
   // All at once, because a wait for one server must not use up the time of the next client.
-  await Promise.all(clients.map((client) => step(() => client.close(clientsMs))));
-  await ended;
-  await step(() => locks.close(lastMs())); // it releases the locks of threads that were ended
+  const closing = clients.map((client) => step(() => client.close(clientsMs)));
+  // The keeper releases the locks of threads that were ended.
+  await Promise.all([...closing, ended.then(() => step(() => locks.close(clientsMs)))]);
 
   const after = dispatcher.tally;
   const report: ShutdownReport = {

@@ -7,6 +7,7 @@ import type { ConnectionState } from "../connection/connection-state.js";
 import type { Logins } from "../connection/credentials.js";
 import { type Logger, noopLogger } from "../core/log.js";
 import { type ClientRole, connectionName, lockHolder } from "../core/names.js";
+import { monotonic } from "../core/clock.js";
 import { onAbort } from "../core/waiting.js";
 import { ConnectGate, ownGate } from "../gate/connect-gate.js";
 import { CLOSED_FIELDS, type LedgerRow } from "../link/ledger.js";
@@ -151,9 +152,10 @@ export class ThreadClients {
 
   /** Leases have half the time to come back. Then their clients are closed although they are held. Locks are released first. */
   async close(wholeMs: number): Promise<void> {
-    const ms = this.#locker ? wholeMs / 2 : wholeMs;
-    await (await this.#locker)?.close(ms);
-    await this.#closeKeeper?.(ms);
+    const deadline = monotonic() + wholeMs;
+    await (await this.#locker)?.close(wholeMs / 2);
+    await this.#closeKeeper?.((deadline - monotonic()) / 2);
+    const ms = Math.max(deadline - monotonic(), 1);
     this.#closeMs = ms / 2;
     await Promise.all([this.#shared.close(ms), this.#dedicated.close(ms / 2)]);
     this.#stopGivingUp();

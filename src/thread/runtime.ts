@@ -43,6 +43,8 @@ export class Runtime {
   #module: TasksModule = {};
   /** Knows the task of the running code. Made with the first lock, because it makes promises slower. */
   #scope: AsyncLocalStorage<ThreadTask> | undefined;
+  /** The task that took this thread's first lock: it began before the scope was made. */
+  #firstToLock: ThreadTask | undefined;
   /** The keeper's port, while it is asked for. */
   #keeper: Deferred<KeeperEnd> | undefined;
   #onIdle: (() => void) | undefined;
@@ -130,11 +132,15 @@ export class Runtime {
     }
   }
 
-  /** The task whose code runs now. If it began before this thread's first lock, it is known only if no other task runs. */
+  /** The task whose code runs now. If it began before this thread's first lock, it is known only if it was alone then. */
   currentTask(): ThreadTask | undefined {
-    this.#scope ??= new AsyncLocalStorage();
-    const [only, ...others] = this.#running.values();
-    return this.#scope.getStore() ?? (others.length === 0 ? only : undefined);
+    if (!this.#scope) {
+      this.#scope = new AsyncLocalStorage();
+      const [only, ...others] = this.#running.values();
+      if (others.length === 0) this.#firstToLock = only;
+    }
+    const first = this.#firstToLock;
+    return this.#scope.getStore() ?? (first && this.#running.get(first.id) === first ? first : undefined);
   }
 
   /** From the manager. */

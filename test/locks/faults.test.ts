@@ -77,6 +77,86 @@ test("an outage shorter than the ttl is no loss, whatever the commands of the ke
   await lock.release(); // rejects if it was lost
 });
 
+test(
+  "an acquire that is under way when its thread closes leaves no lock, and costs no other command its reply",
+  LIMIT,
+  async (t) => {
+    const manager = manage<typeof Tasks>(t, server, { tasks, threads: { count: 1 } });
+    await manager.withLock("before", {}, async () => {});
+    const acquiring = manager.acquireLock("late", { ttlMs: 60_000 }).catch((error: unknown) => error);
+    const using = manager.use((redis) => redis.eval("for i = 1, 3e6 do end return 'whole'", 0));
+    await manager.shutdown();
+    assert.equal(await using, "whole");
+    const late = await acquiring;
+    assert.ok(code("SHUTTING_DOWN")(late) || "fence" in (late as object), String(late));
+    assert.equal(await server.admin.exists("late"), 0);
+  },
+);
+
+test("a holder that hangs without computing loses its lock after maxHoldMs, and others get it", LIMIT, async (t) => {
+  const manager = manage<typeof Tasks>(t, server, { tasks, threads: { count: 1 } });
+  const hung = await manager.acquireLock("hangs", { ttlMs: 60_000, maxHoldMs: 500 });
+  await manager.withLock("hangs", { waitMs: 30_000 }, async () => {});
+  await assert.rejects(hung.release(), (error) => (error as { reason?: string }).reason === "maxHold");
+});
+
+test("a key that became another type is lost, and the locks beside it are extended", LIMIT, async (t) => {
+  const manager = manage<typeof Tasks>(t, server, { tasks, threads: { count: 1 } });
+  const [wrong, beside] = await Promise.all(
+    ["wrong type", "beside"].map((key) => manager.acquireLock(key, { ttlMs: 1_000 })),
+  );
+  await server.admin.del("wrong type");
+  await server.admin.rpush("wrong type", "an outsider's");
+  await eventually(() => !wrong!.isHeld, 10_000, "the loss is found");
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
+  await beside!.release(); // rejects if it was lost
+  await assert.rejects(wrong!.release(), (error) => (error as { reason?: string }).reason === "gone");
+});
+
+test(
+  "a listener that releases a lost lock, and a task that asks for it again at once, harm no other lock",
+  LIMIT,
+  async (t) => {
+    const manager = manage<typeof Tasks>(t, server, { tasks, threads: { count: 1 } });
+    assert.deepEqual(await manager.run("loseAndRetry", "again"), ["REDTHREAD_LOCK_LOST", "acquired"]);
+    const lock = await manager.acquireLock("listened", { ttlMs: 500 });
+    lock.signal.addEventListener("abort", () => void lock.release().catch(() => {}));
+    await server.admin.del("listened");
+    await eventually(() => !lock.isHeld, 10_000, "the loss is found");
+    await assert.rejects(lock.release(), code("LOCK_LOST"));
+    const two = await Promise.all(["one", "other"].map((key) => manager.acquireLock(key, { ttlMs: 60_000 })));
+    await two[0]!.release();
+    assert.equal(two[1]!.isHeld, true, "they have not the same record");
+    await two[1]!.release();
+  },
+);
+
+test("what another library has written at a lock's key is told as such, and waited for", LIMIT, async (t) => {
+  const manager = manage<typeof Tasks>(t, server, { tasks, threads: { count: 1 } });
+  for (const value of ["4f0c9a7d2b", "", "tok 1 2", "tok 1 99999999999999999999 n"]) {
+    await server.admin.set("foreign", value);
+    const told = await manager.acquireLock("foreign", { waitMs: 20 }).catch((error: unknown) => error);
+    assert.ok(code("LOCK_NOT_ACQUIRED")(told), String(told));
+    const { holder } = told as { holder: { name: string; ttlLeftMs: number } };
+    assert.deepEqual(holder, { name: "a client that is not redthread's", ttlLeftMs: Infinity });
+  }
+  await server.admin.pexpire("foreign", 300);
+  await manager.withLock("foreign", { waitMs: 30_000 }, async () => {});
+});
+
+test("while Redis is away a signal ends the wait for a lock, and waitMs 0 takes one deadline", LIMIT, async (t) => {
+  const away = await startRedis();
+  const manager = manage<typeof Tasks>(t, away, { tasks, threads: { count: 1 }, redis: { commandTimeoutMs: 30_000 } });
+  t.after(() => away.stop());
+  await manager.withLock("before", {}, async () => {});
+  await away.kill();
+  await eventually(() => manager.stats().breaker.state !== "closed");
+  const startedAt = performance.now();
+  await assert.rejects(manager.acquireLock("away", { waitMs: 0, signal: AbortSignal.timeout(100) }), /aborted/);
+  assert.ok(performance.now() - startedAt < 20_000);
+  await away.start();
+});
+
 test("when the clock on the wall jumps, as after a suspended machine, all locks count as lost", LIMIT, async (t) => {
   const redis = await own(t, server, {});
   const client = clientOf(redis) as AnyClient;

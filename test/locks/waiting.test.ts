@@ -98,3 +98,17 @@ test("a waiter in a blocked thread is passed over", LIMIT, async (t) => {
   assert.ok(await isThere("passed: spins")(), `after ${performance.now() - startedAt} ms the first is blocked still`);
   await first;
 });
+
+test("a release that is told while the only waiter tries is not missed", LIMIT, async (t) => {
+  const manager = manage<typeof Tasks>(t, server, { tasks });
+  const holder = await manager.acquireLock("missed", { ttlMs: 60_000 });
+  const waiting = manager.run("waitThenSpin", { key: "missed", ms: 1_000, waitMs: 50_000 }, { exclusive: true });
+  await eventually(isThere("missed: spins"), 30_000, "the waiter's thread is blocked");
+  await holder.release();
+  await eventually(async () => !(await isThere("missed")()), 5_000, "the waiter has its turn, and cannot try");
+  const rival = await manager.acquireLock("missed", { ttlMs: 60_000 });
+  await rival.release();
+  const startedAt = performance.now();
+  await waiting;
+  assert.ok(performance.now() - startedAt < 20_000, "it has not waited for the rival's ttl");
+});
