@@ -90,13 +90,13 @@ export class KeeperThread {
     this.ready.catch(() => {}); // each caller of attach() sees it
     // Nothing else of execArgv, as for a helper: what a process preloads is for the user's code.
     this.#worker = new Worker(threadFile("keeper-entry.js"), { workerData: data, execArgv: permissionFlags() });
-    this.#worker.unref();
     this.#worker.on("message", (message: FromKeeper) => {
       if (message.type === "ready") this.#ready.resolve();
       else if (message.type === "failed") this.#ready.reject(fromErrorData(message.error));
       else if (message.type === "loginWanted") credentials?.wanted(message.refused);
       else for (const { level, message: text, fields } of message.records) logger[level](text, fields);
     });
+    this.#worker.unref(); // behind the listener for messages, which holds the process
     let cause: unknown;
     this.#worker.on("error", (error) => (cause = error));
     this.#exited = new Promise((resolve) => {

@@ -83,6 +83,7 @@ export class KeeperLink {
 
   async #attach(): Promise<void> {
     const { port, ledger } = await this.#options.attach();
+    if (this.#isClosed) return port.close();
     this.#port = port;
     this.#ledger = new KeeperLedger(ledger);
     port.on("message", (message: ToOwner) => {

@@ -25,6 +25,15 @@ export function otherLimit(key: string, limit: number, other: number): ConfigInv
   return new ConfigInvalidError(problem, { outcome: "refused", problems: [problem] });
 }
 
+export function readTooLate(key: string, waitedMs: number): LockNotAcquiredError {
+  const why = "it was acquired, but its time was over before this thread had read the reply; it was released again";
+  return new LockNotAcquiredError(`no lock ${key} within ${Math.round(waitedMs)} ms: ${why}`, {
+    outcome: "refused",
+    key,
+    waitedMs,
+  });
+}
+
 export function notAcquired(key: string, waitedMs: number, { held, ttlLeftMs }: Acquired, kind: LockKind): Error {
   const { name, since } = holderOf(held, kind);
   const holds = kind === SHARED ? "is one of its holders" : "holds it";

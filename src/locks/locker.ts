@@ -12,7 +12,7 @@ import type { KeeperEnd } from "./keeper-protocol.js";
 import { KeptLock, type KeptLease, type LockKeeping } from "./kept-lock.js";
 import { isTtl, type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
 import { acquire, type Acquired, acquireShared, fenceOf, holdersKey, isUntaggable, release } from "./lock-scripts.js";
-import { heldAlready, noFunction, notAcquired, otherLimit, tooLong } from "./lock-refusals.js";
+import { heldAlready, noFunction, notAcquired, otherLimit, readTooLate, tooLong } from "./lock-refusals.js";
 import { FETCHED, KEPT, type Lease, type LockRecord, OWNED, SHARED } from "./lock-table.js";
 import { MAX_TEXT_BYTES, type Place, RecordPool } from "./record-pool.js";
 
@@ -110,7 +110,7 @@ export class Locker {
       return result;
     } catch (error) {
       const loss = await lock.end();
-      if (loss && loss !== error && error instanceof Error) error.cause ??= loss;
+      if (loss && loss !== error && error instanceof Error && Object.isExtensible(error)) error.cause ??= loss;
       throw error;
     } finally {
       scope.isOpen = false; // what `fn` has started may go on
@@ -162,26 +162,38 @@ export class Locker {
       const why = 'holds a "}" and no hash tag: its fence could not lie on the same node of the Cluster';
       throw new NotInClusterError(`the lock's key ${String(key)} ${why}`, { outcome: "not-sent", command: "withLock" });
     }
-    const signal = options.signal ? AbortSignal.any([options.signal, this.#life.signal]) : this.#life.signal;
-    signal.throwIfAborted();
+    this.#life.signal.throwIfAborted();
+    options.signal?.throwIfAborted();
     const name = typeof key === "string" ? key : key.toString("latin1");
     const task = this.#options.thread.currentTask?.();
     const keys = this.#keysOf(task);
     if (keys.has(name) || isInside(this.#scope.getStore(), name)) throw heldAlready(name);
     keys.add(name);
+    const [signal, stop] = this.#signalOf(options.signal);
     try {
       if (!this.#keeper.isOpen) await abortable(this.#keeper.open(), signal);
       const place = this.#records.take(textBytes);
       try {
         return await this.#try({ key: name, whole, place, task }, times, signal);
       } catch (error) {
-        this.#records.giveBack(place);
+        if (!place.isInDoubt) this.#records.giveBack(place);
         throw error;
       }
     } catch (error) {
       keys.delete(name);
       throw error;
+    } finally {
+      stop();
     }
+  }
+
+  /** Aborts with the caller's signal and with the end of this thread's locks. Node 20 would keep a trace of each AbortSignal.any(). */
+  #signalOf(given: AbortSignal | undefined): [signal: AbortSignal, stop: () => void] {
+    const life = this.#life.signal;
+    if (!given) return [life, () => {}];
+    const both = new AbortController();
+    const stops = [given, life].map((one) => onAbort(one, () => both.abort(one.reason)));
+    return [both.signal, () => stops.forEach((stop) => stop())];
   }
 
   /** For the token, and with a limit for the names of the key and the holder as well. */
@@ -240,7 +252,8 @@ export class Locker {
         if (answer.isAcquired) await this.#release(lease); // its time was over before the reply was read
         if (answer.otherLimit !== undefined) throw otherLimit(key, times.limit, answer.otherLimit);
         const waitedMs = monotonic() - startedAt;
-        if (waitedMs >= waitMs) throw notAcquired(key, waitedMs, answer, lease.kind);
+        if (waitedMs >= waitMs)
+          throw answer.isAcquired ? readTooLate(key, waitedMs) : notAcquired(key, waitedMs, answer, lease.kind);
         isWaiting = true;
         await this.#turn(waiter, whole, answer.ttlLeftMs, waitMs - waitedMs, signal);
       }
@@ -305,11 +318,20 @@ export class Locker {
         await sleep(randomBetween(0, AGAIN_MS), signal);
       }
     } catch (error) {
-      record.free();
-      const free = (): Promise<void> => this.#release(lease);
-      if (isInDoubt) this.#later(asking.then(free, free));
+      if (isInDoubt) this.#freeLater(place, asking, lease);
       throw error;
     }
+  }
+
+  /** Until the release is sent the keeper knows the lock, and releases it if this thread ends. */
+  #freeLater(place: Place, asking: Promise<unknown>, lease: Asked): void {
+    place.isInDoubt = true;
+    const free = async (): Promise<void> => {
+      await this.#release(lease);
+      place.isInDoubt = false;
+      this.#records.giveBack(place);
+    };
+    this.#later(asking.then(free, free));
   }
 
   /** Never rejects. */

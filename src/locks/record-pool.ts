@@ -5,6 +5,8 @@ export interface Place {
   readonly record: LockRecord;
   readonly table: number;
   readonly size: Size;
+  /** A release is under way for what may have been acquired: it gives the record back. */
+  isInDoubt?: boolean;
 }
 
 /** The counts and bytes of the two kinds of tables: for usual keys, and for very long ones. */

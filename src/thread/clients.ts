@@ -5,6 +5,7 @@ import type { RedisHandle } from "../commands/ioredis.js";
 import type { Config, RetryConfig } from "../config/options.js";
 import type { ConnectionState } from "../connection/connection-state.js";
 import type { Logins } from "../connection/credentials.js";
+import { ShuttingDownError } from "../core/errors.js";
 import { type Logger, noopLogger } from "../core/log.js";
 import { type ClientRole, connectionName, lockHolder } from "../core/names.js";
 import { monotonic } from "../core/clock.js";
@@ -44,6 +45,7 @@ export class ThreadClients {
   readonly #stopGivingUp: () => void;
   readonly #stopRenewing: (() => void) | undefined;
   #closeMs: number;
+  #isClosed = false;
   #locker: Promise<Locker> | undefined;
   #madeLocker: Locker | undefined;
   /** Of the keeper, in a thread that no manager started. */
@@ -136,7 +138,8 @@ export class ThreadClients {
   }
 
   /** This thread's locks. Their code is loaded by the first one. */
-  locker(): Promise<Locker> {
+  async locker(): Promise<Locker> {
+    if (this.#isClosed) throw closed();
     return (this.#locker ??= this.#makeLocker());
   }
 
@@ -153,7 +156,8 @@ export class ThreadClients {
   /** Leases have half the time to come back. Then their clients are closed although they are held. Locks are released first. */
   async close(wholeMs: number): Promise<void> {
     const deadline = monotonic() + wholeMs;
-    await (await this.#locker)?.close(wholeMs / 2);
+    this.#isClosed = true;
+    await (await this.#locker?.catch(() => undefined))?.close(wholeMs / 2); // it may have come too late to be made
     await this.#closeKeeper?.((deadline - monotonic()) / 2);
     const ms = Math.max(deadline - monotonic(), 1);
     this.#closeMs = ms / 2;
@@ -167,6 +171,7 @@ export class ThreadClients {
     const { Locker } = await import("../locks/locker.js");
     const { config, logger, managed } = this.#options;
     const thread = managed?.locks ?? (await this.#ownKeeper());
+    if (this.#isClosed) throw closed();
     const getRedis = (signal?: AbortSignal): Promise<RedisHandle> => this.#shared.get(signal);
     const holder = lockHolder(config.appName);
     return (this.#madeLocker = new Locker({ thread, getRedis, redis: config.redis, holder, logger }));
@@ -215,6 +220,10 @@ export class ThreadClients {
     row.set("dedicatedIdle", idle);
     row.set("dedicatedWaiting", waiting);
   }
+}
+
+function closed(): ShuttingDownError {
+  return new ShuttingDownError("this thread has closed its clients", { outcome: "not-sent" });
 }
 
 interface Registry {

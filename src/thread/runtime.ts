@@ -45,8 +45,8 @@ export class Runtime {
   #scope: AsyncLocalStorage<ThreadTask> | undefined;
   /** The task that took this thread's first lock: it began before the scope was made. */
   #firstToLock: ThreadTask | undefined;
-  /** The keeper's port, while it is asked for. */
-  #keeper: Deferred<KeeperEnd> | undefined;
+  /** The questions for a port to the keeper that the manager has not answered. */
+  readonly #keepers: Deferred<KeeperEnd>[] = [];
   #onIdle: (() => void) | undefined;
   #onClosed!: () => void;
   /** Resolves when the manager's `close` has been carried out. */
@@ -118,10 +118,10 @@ export class Runtime {
         this.#logins?.failed(fromErrorData(message.error));
         break;
       case "keeper":
-        this.#keeper?.resolve(message);
+        this.#keepers.shift()?.resolve(message);
         break;
       case "keeperFailed":
-        this.#keeper?.reject(fromErrorData(message.error));
+        this.#keepers.shift()?.reject(fromErrorData(message.error));
         break;
       case "exit":
         process.exit();
@@ -145,11 +145,10 @@ export class Runtime {
 
   /** From the manager. */
   attach(): Promise<KeeperEnd> {
-    if (!this.#keeper) {
-      this.#keeper = deferred();
-      this.#post({ type: "keeperWanted" });
-    }
-    return this.#keeper.promise.finally(() => (this.#keeper = undefined));
+    const asked = deferred<KeeperEnd>();
+    this.#keepers.push(asked);
+    this.#post({ type: "keeperWanted" });
+    return asked.promise;
   }
 
   /** The message had tasks, because all other messages can be read. None has begun, and the manager sends each one alone. */
