@@ -91,12 +91,11 @@ export class KeeperThread {
     // Nothing else of execArgv, as for a helper: what a process preloads is for the user's code.
     this.#worker = new Worker(threadFile("keeper-entry.js"), { workerData: data, execArgv: permissionFlags() });
     this.#worker.on("message", (message: FromKeeper) => {
-      if (message.type === "ready") this.#ready.resolve();
+      if (message.type === "ready") this.#connected();
       else if (message.type === "failed") this.#ready.reject(fromErrorData(message.error));
       else if (message.type === "loginWanted") credentials?.wanted(message.refused);
       else for (const { level, message: text, fields } of message.records) logger[level](text, fields);
     });
-    this.#worker.unref(); // behind the listener for messages, which holds the process
     let cause: unknown;
     this.#worker.on("error", (error) => (cause = error));
     this.#exited = new Promise((resolve) => {
@@ -111,6 +110,11 @@ export class KeeperThread {
       });
     });
     credentials?.attached(this);
+  }
+
+  #connected(): void {
+    this.#ready.resolve();
+    this.#worker.unref(); // until now a caller waits for it, and nothing else may hold the process
   }
 
   attach(): MessagePort {

@@ -139,7 +139,7 @@ export class ThreadClients {
 
   /** This thread's locks. Their code is loaded by the first one. */
   async locker(): Promise<Locker> {
-    if (this.#isClosed) throw closed();
+    if (this.#isClosed) throw clientsClosed();
     return (this.#locker ??= this.#makeLocker());
   }
 
@@ -171,7 +171,7 @@ export class ThreadClients {
     const { Locker } = await import("../locks/locker.js");
     const { config, logger, managed } = this.#options;
     const thread = managed?.locks ?? (await this.#ownKeeper());
-    if (this.#isClosed) throw closed();
+    if (this.#isClosed) throw clientsClosed();
     const getRedis = (signal?: AbortSignal): Promise<RedisHandle> => this.#shared.get(signal);
     const holder = lockHolder(config.appName);
     return (this.#madeLocker = new Locker({ thread, getRedis, redis: config.redis, holder, logger }));
@@ -222,7 +222,7 @@ export class ThreadClients {
   }
 }
 
-function closed(): ShuttingDownError {
+function clientsClosed(): ShuttingDownError {
   return new ShuttingDownError("this thread has closed its clients", { outcome: "not-sent" });
 }
 
