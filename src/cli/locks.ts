@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { clientOf } from "../clients/open-client.js";
 import type { RedisHandle } from "../commands/ioredis.js";
 import type { Config } from "../config/options.js";
+import { errorReason } from "../core/log.js";
 import { isReplyError, isUnknown, replyCode } from "../core/replies.js";
 import { type Finding, ok, skip, warn } from "./report.js";
 
@@ -55,7 +56,7 @@ export async function tryLocks(redis: RedisHandle, name: string, { redis: settin
     refused.push(...(errors ?? []).filter(isOfRights).map((text) => text.split(" ", 1)[0]!));
     if (errors) await attempt("EVALSHA", redis.evalsha(digest, 1, name, channel));
   } catch (error) {
-    if (!(error instanceof KeyError)) throw error;
+    if (!(error instanceof KeyError)) return skip("locks", `they could not be tried: ${errorReason(error)}`);
     return skip("locks", `the user may not use the key ${settings.keyPrefix}${name}, with which they would be tried`);
   }
   const listens = !settings.clusterNodes && clientOf(redis)?.redis.speaksResp3 === true;
