@@ -10,11 +10,6 @@ export function connectionName(appName: string, role: ClientRole, thread = threa
   return ["redthread", appName, host, process.pid, thread, role].join(":");
 }
 
-/** What others are told of the holder of a lock. */
-export function lockHolder(appName: string): string {
-  return [appName, hostname(), process.pid, threadId].join(":");
-}
-
 /** ` (did you mean "x"?)` with the closest of the right names, or an empty text if none is close. */
 export function suggest(wrong: string, right: readonly string[]): string {
   let best: string | undefined;

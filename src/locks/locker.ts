@@ -34,6 +34,8 @@ export interface LockerOptions {
   readonly redis: RedisConfig;
   /** What others are told of a holder. */
   readonly holder: string;
+  /** Ends a keeper of this thread's own. */
+  readonly closeKeeper?: (ms: number) => Promise<void>;
   readonly logger: Logger;
 }
 
@@ -57,6 +59,8 @@ type Asked = Omit<Lease, "connection">;
 
 /** Room for a token of ours. */
 const TOKEN_BYTES = 32;
+/** The least time for the end of a keeper, whatever was waited for before. */
+const LAST_MS = 100;
 /** The longest pause before an acquire is sent again whose reply was lost. */
 const AGAIN_MS = 50;
 
@@ -135,11 +139,13 @@ export class Locker {
     );
     const held = [...this.#held.values()].map(async (lock) => lock.giveUp());
     const closed = Promise.all([...held, Promise.allSettled(this.#acquiring)]);
+    const deadline = monotonic() + ms;
     await waitAtMost(
       ms,
       closed.then(() => Promise.all(this.#releasing)),
     ); // behind them, what was in doubt
     this.#keeper.close();
+    await this.#options.closeKeeper?.(Math.max(deadline - monotonic(), LAST_MS));
   }
 
   async #acquire(key: string | Buffer, options: LockOptions): Promise<HeldLock> {

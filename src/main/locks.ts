@@ -4,7 +4,6 @@ import type { Config } from "../config/options.js";
 import { sharedClock } from "../core/clock.js";
 import { ConfigInvalidError } from "../core/errors.js";
 import type { Logger } from "../core/log.js";
-import { lockHolder } from "../core/names.js";
 import { ConnectGate } from "../gate/connect-gate.js";
 import { toErrorData } from "../link/error-serialization.js";
 import type { KeeperHost } from "../locks/keeper-host.js";
@@ -93,10 +92,9 @@ export class Locks {
   }
 
   async #makeLocker(getRedis: GetRedis): Promise<Locker> {
-    const { Locker } = await import("../locks/locker.js");
+    const { openLocker } = await import("../locks/open-locker.js");
     const { config, logger } = this.#options;
-    const thread = await this.#keeperHost();
-    return new Locker({ thread, getRedis, redis: config.redis, holder: lockHolder(config.appName), logger });
+    return openLocker({ config, logger, getRedis, thread: await this.#keeperHost() });
   }
 
   #refuseWithoutRoom(): void {

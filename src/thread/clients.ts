@@ -7,7 +7,7 @@ import type { ConnectionState } from "../connection/connection-state.js";
 import type { Logins } from "../connection/credentials.js";
 import { ShuttingDownError } from "../core/errors.js";
 import { type Logger, noopLogger } from "../core/log.js";
-import { type ClientRole, connectionName, lockHolder } from "../core/names.js";
+import { type ClientRole, connectionName } from "../core/names.js";
 import { monotonic } from "../core/clock.js";
 import { onAbort } from "../core/waiting.js";
 import { ConnectGate, ownGate } from "../gate/connect-gate.js";
@@ -48,8 +48,6 @@ export class ThreadClients {
   #isClosed = false;
   #locker: Promise<Locker> | undefined;
   #madeLocker: Locker | undefined;
-  /** Of the keeper, in a thread that no manager started. */
-  #closeKeeper: ((ms: number) => Promise<void>) | undefined;
 
   constructor(options: ThreadClientsOptions) {
     this.#options = options;
@@ -158,7 +156,6 @@ export class ThreadClients {
     const deadline = monotonic() + wholeMs;
     this.#isClosed = true;
     await (await this.#locker?.catch(() => undefined))?.close(wholeMs / 2); // it may have come too late to be made
-    await this.#closeKeeper?.((deadline - monotonic()) / 2);
     const ms = Math.max(deadline - monotonic(), 1);
     this.#closeMs = ms / 2;
     await Promise.all([this.#shared.close(ms), this.#dedicated.close(ms / 2)]);
@@ -168,20 +165,11 @@ export class ThreadClients {
   }
 
   async #makeLocker(): Promise<Locker> {
-    const { Locker } = await import("../locks/locker.js");
-    const { config, logger, managed } = this.#options;
-    const thread = managed?.locks ?? (await this.#ownKeeper());
+    const { openLocker } = await import("../locks/open-locker.js");
     if (this.#isClosed) throw clientsClosed();
+    const { config, logger, managed } = this.#options;
     const getRedis = (signal?: AbortSignal): Promise<RedisHandle> => this.#shared.get(signal);
-    const holder = lockHolder(config.appName);
-    return (this.#madeLocker = new Locker({ thread, getRedis, redis: config.redis, holder, logger }));
-  }
-
-  async #ownKeeper(): Promise<LockerThread> {
-    const { KeeperHost } = await import("../locks/keeper-host.js");
-    const host = new KeeperHost(this.#options);
-    this.#closeKeeper = (ms) => host.close(ms);
-    return host;
+    return (this.#madeLocker = openLocker({ config, logger, getRedis, thread: managed?.locks }));
   }
 
   #counted<T>(acquiring: Promise<T>): Promise<T> {
