@@ -19,7 +19,7 @@ import { Locker } from "../../src/locks/locker.js";
 import { ModelConnection, ModelPort, ModelServer, ModelThread, World } from "./lock-world.js";
 
 const TTL_MS = 500;
-const END_MS = 8_000;
+const END_MS = 6_000;
 
 const holder = fc.record({
   process: fc.integer({ min: 0, max: 1 }),

@@ -18,11 +18,8 @@ test("the doctor checks each configured node of a Cluster, and masters that are 
   frozen.freeze();
   try {
     assert.deepEqual(await failed({ env: {}, redis }), [`node 127.0.0.1:${frozen.port}`]);
-    // The key of each look is random, and may lie on the frozen node.
-    for (let look = 0; look < 5; look++) {
-      const one = [`node 127.0.0.1:${frozen.port}`];
-      assert.deepEqual(await failed({ env: {}, redis: { ...redis, clusterNodes } }), one);
-    }
+    const told = await failed({ env: {}, redis: { ...redis, clusterNodes } });
+    assert.deepEqual(told, [`node 127.0.0.1:${frozen.port}`]);
   } finally {
     frozen.thaw();
   }
