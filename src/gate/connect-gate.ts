@@ -13,7 +13,7 @@
 import { addressOf } from "../config/endpoint.js";
 import type { Config, Endpoint } from "../config/options.js";
 import { CircuitOpenError } from "../core/errors.js";
-import { within } from "../core/waiting.js";
+import { onAbort, within } from "../core/waiting.js";
 import { rowsOf } from "../link/ledger.js";
 import { Breaker, type BreakerPass, type BreakerState, NodeBreakers, type Outage } from "./breaker.js";
 import { carve, type PermitKind, SharedSemaphore } from "./shared-semaphore.js";
@@ -169,7 +169,9 @@ export class ConnectGate {
     why: () => Error | undefined,
   ): Promise<ConnectAttempt> {
     const patience = new AbortController();
-    const entering = this.#enter(kind, AbortSignal.any([signal, patience.signal]), breaker);
+    // Not AbortSignal.any(): Node 20 and 22 keep a trace of each, and `signal` lives as long as its client.
+    const stop = onAbort(signal, () => patience.abort(signal.reason));
+    const entering = this.#enter(kind, patience.signal, breaker).finally(stop);
     if (ms === Infinity) return entering;
     try {
       return await within(entering, ms, () => why() ?? noPermit(ms));

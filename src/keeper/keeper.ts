@@ -2,7 +2,6 @@ import type { MessagePort } from "node:worker_threads";
 import type { AnyClient } from "../clients/open-client.js";
 import { Client } from "../connection/client.js";
 import { monotonic, sharedClock } from "../core/clock.js";
-import type { LockLoss } from "../core/errors.js";
 import { errorCode, type Logger } from "../core/log.js";
 import { sleep, waitAtMost } from "../core/waiting.js";
 import type { KeeperLedger } from "../locks/keeper-ledger.js";
@@ -15,9 +14,10 @@ import {
   isAhead,
   isSameUse,
   type LockKind,
+  isOurs,
   type LockRecord,
   LockTable,
-  isOurs,
+  type Loss,
   stateOf,
 } from "../locks/lock-table.js";
 import type { LockQueues } from "./lock-queues.js";
@@ -32,10 +32,8 @@ const LOOK_MS = 50;
 const IDLE_LOOKS = 20;
 /** The pause after a failed command. */
 const RETRY_MS = 100;
-
 /** What a dead thread has sent has come to the server by then. */
 const AGAIN_MS = 100;
-
 /** Two clocks are read within this time. */
 const READING_MS = 5;
 
@@ -112,7 +110,7 @@ export class Keeper {
     clearTimeout(this.#timer);
     this.#queues.close();
     for (const owner of this.#owners) this.#ownerGone(owner);
-    while (this.#releasing.size > 0) if (!(await waitAtMost(ms / 2, Promise.all(this.#releasing)))) break;
+    await waitAtMost(ms / 2, this.#released());
     await this.#client.close(ms / 2);
   }
 
@@ -182,9 +180,11 @@ export class Keeper {
   #extendAll(all: readonly Seen[]): void {
     const groups = new Map<string, Seen[]>();
     for (const seen of all) {
-      const { kind, key } = seen.record;
-      const name = `${kind} ${this.#isCluster ? slotOf(key) : ""}`;
-      groups.set(name, [...(groups.get(name) ?? []), seen]);
+      const { record } = seen;
+      const name = `${record.kind} ${this.#isCluster ? slotOf(record.key) : ""}`;
+      const group = groups.get(name);
+      if (group) group.push(seen);
+      else groups.set(name, [seen]);
     }
     for (const group of groups.values())
       for (let i = 0; i < group.length; i += BATCH) void this.#extend(group[0]!.record.kind, group.slice(i, i + BATCH));
@@ -198,13 +198,11 @@ export class Keeper {
       record.sent(sentAt);
       return { key: record.key, token: record.token, ttlMs: record.ttlMs };
     });
-    // If the owner has begun the record's next use meanwhile, key and token may belong to that one.
-    const seenWhole = batch.map(({ record, stamp }) => isSameUse(record.stamp, stamp));
     try {
       const done = await extend(this.#client.redis, kind, locks);
       this.#ledger.add("extended", done.filter(Boolean).length);
       for (const [i, seen] of batch.entries()) {
-        if (!seenWhole[i]) continue;
+        // Both do nothing if the owner has begun the record's next use meanwhile, of which key and token may be.
         if (done[i]) seen.record.extend(seen.stamp, sentAt);
         else this.#lose(seen, "gone");
       }
@@ -221,7 +219,7 @@ export class Keeper {
   }
 
   /** Does nothing if it was not held when the look began: a lock that is being acquired may not be there yet. */
-  #lose({ owner, table, index, record, stamp }: Seen, loss: LockLoss): void {
+  #lose({ owner, table, index, record, stamp }: Seen, loss: Loss): void {
     const lock = lockOf(record); // before the loss: after it the owner may begin the record's next use
     if (!record.lose(stamp, loss)) return;
     const message: ToOwner = { type: "lost", table, record: index };
@@ -259,6 +257,11 @@ export class Keeper {
     this.#releasing.add(waited);
   }
 
+  /** A release may bring another one. */
+  async #released(): Promise<void> {
+    while (this.#releasing.size > 0) await Promise.all(this.#releasing);
+  }
+
   #release({ kind, key, token }: OwnLock): void {
     const released = release(this.#client.redis, kind, key, token)
       .catch((error: unknown) => {
@@ -270,7 +273,7 @@ export class Keeper {
   }
 }
 
-/** A copy. */
+/** A copy, because the owner may begin the record's next use. */
 function lockOf({ kind, key, token }: LockRecord): OwnLock {
   return { kind, key, token };
 }

@@ -18,39 +18,9 @@ const post = (message: FromKeeper): void => parentPort!.postMessage(message);
 
 /** Connects, and keeps the locks of the threads that are attached, until the host says close. */
 export function keep(): void {
-  const { config: given, gate, hasProvider, ledger: memory } = workerData as KeeperData;
-  const config = freezeConfig(given);
-  const { redis, retry, appName, shutdown } = config;
-  const role = "keeper";
-  const ledger = new KeeperLedger(memory);
-  const logins = hasProvider ? new Logins((refused) => post({ type: "loginWanted", refused })) : undefined;
-  const logger = loggerOf((level, message, fields) => {
-    if (!isLogged(level, config.log.level)) return;
-    post({ type: "logs", records: [{ level, message, fields: plainFields(fields) }], dropped: 0 });
-  });
-  const opening = openClient(
-    {
-      redis: { ...redis, keyPrefix: "" }, // the locks' keys have it
-      retry,
-      role,
-      logger,
-      name: connectionName(appName, role),
-      gate: gate ? new ConnectGate(gate, config, ConnectGate.keeperRow(config)) : ownGate(config),
-      logins,
-      onState: (state, previous) => {
-        if (previous === "connected") ledger.add("open", -1);
-        if (state === "connected") ledger.add("open", 1);
-      },
-      onResubscribed: (asked) => queues?.resubscribed(asked),
-    },
-    shutdown.closeMs,
-  );
-  let queues: LockQueues | undefined;
-  const keeper = opening.then((client) => {
-    // With RESP2 a subscribed connection could not extend locks.
-    queues = new LockQueues(client.redis, () => !redis.clusterNodes && client.redis.speaksResp3, ledger, logger);
-    return new Keeper(client, queues, ledger, logger);
-  });
+  const data = workerData as KeeperData;
+  const logins = data.hasProvider ? new Logins((refused) => post({ type: "loginWanted", refused })) : undefined;
+  const keeper = connected(data, logins);
   keeper.then(
     () => post({ type: "ready" }),
     (error: unknown) => {
@@ -70,13 +40,45 @@ export function keep(): void {
         logins?.failed(fromErrorData(message.error));
         break;
       case "close":
-        void close(message.closeMs);
+        void close(keeper, message.closeMs);
         break;
     }
   });
+}
 
-  async function close(closeMs: number): Promise<void> {
-    await keeper.then((made) => made.close(closeMs)).catch(() => {}); // it was never connected
-    process.exit();
-  }
+async function connected(data: KeeperData, logins: Logins | undefined): Promise<Keeper> {
+  const config = freezeConfig(data.config);
+  const { redis, retry, appName, shutdown } = config;
+  const role = "keeper";
+  const ledger = new KeeperLedger(data.ledger);
+  const logger = loggerOf((level, message, fields) => {
+    if (!isLogged(level, config.log.level)) return;
+    post({ type: "logs", records: [{ level, message, fields: plainFields(fields) }], dropped: 0 });
+  });
+  let queues: LockQueues | undefined;
+  const client = await openClient(
+    {
+      redis: { ...redis, keyPrefix: "" }, // the locks' keys have it
+      retry,
+      role,
+      logger,
+      name: connectionName(appName, role),
+      gate: data.gate ? new ConnectGate(data.gate, config, ConnectGate.keeperRow(config)) : ownGate(config),
+      logins,
+      onState: (state, previous) => {
+        if (previous === "connected") ledger.add("open", -1);
+        if (state === "connected") ledger.add("open", 1);
+      },
+      onResubscribed: (asked) => queues?.resubscribed(asked),
+    },
+    shutdown.closeMs,
+  );
+  // With RESP2 a subscribed connection could not extend locks.
+  queues = new LockQueues(client.redis, () => !redis.clusterNodes && client.redis.speaksResp3, ledger, logger);
+  return new Keeper(client, queues, ledger, logger);
+}
+
+async function close(keeper: Promise<Keeper>, closeMs: number): Promise<void> {
+  await keeper.then((made) => made.close(closeMs)).catch(() => {}); // it was never connected
+  process.exit();
 }

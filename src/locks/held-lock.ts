@@ -96,7 +96,7 @@ export class HeldLock implements SharedLock {
     const { record, stamp, end } = this.#options;
     if (this.#ending || this.look() || !record.beginRelease(stamp)) return void (await this.end());
     this.#ending = end(false);
-    this.#fail("shutdown", true);
+    this.#fail("shutdown", false);
     await this.#ending;
   }
 

@@ -1,9 +1,4 @@
-import type { LockLoss } from "../core/errors.js";
-import { isAhead } from "./lock-table.js";
-
-/** The reasons by which lost locks are counted. A lock that its holder releases is not lost. */
-const LOSSES = ["expired", "gone", "maxHold", "clock"] as const satisfies readonly LockLoss[];
-type Loss = (typeof LOSSES)[number];
+import { isAhead, type Loss, LOSSES } from "./lock-table.js";
 
 const FIELDS = [
   "open", // the keeper's connections
@@ -46,8 +41,8 @@ export class KeeperLedger {
     return Object.fromEntries(counts) as Record<Loss, number>;
   }
 
-  lost(loss: LockLoss): void {
-    if (loss !== "released" && loss !== "shutdown") this.add(loss, 1);
+  lost(loss: Loss): void {
+    this.add(loss, 1);
   }
 
   /** How many locks are held: none after the time of the latest one, although no keeper looks any more. */

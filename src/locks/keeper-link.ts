@@ -1,8 +1,8 @@
 import type { MessagePort } from "node:worker_threads";
-import type { LockLoss } from "../core/errors.js";
 import { deferred, waitAtMost } from "../core/waiting.js";
 import { KeeperLedger } from "./keeper-ledger.js";
 import type { FromOwner, KeeperEnd, ToOwner } from "./keeper-protocol.js";
+import type { Loss } from "./lock-table.js";
 
 /** The pause until another keeper is asked for. */
 const ATTACH_MS = 1_000;
@@ -59,7 +59,7 @@ export class KeeperLink {
   }
 
   /** This thread has found a loss before the keeper. */
-  countLoss(loss: LockLoss): void {
+  countLoss(loss: Loss): void {
     this.#ledger?.lost(loss);
   }
 

@@ -131,8 +131,8 @@ export function fenceOf(held: string): number {
 
 /** Another library may have written what is there. */
 export function holderOf(held: string, kind: LockKind): Holder {
+  if (kind === SHARED) return { name: held.slice(held.indexOf(" ") + 1) };
   const [, fence = "", since, ...name] = held.split(" ");
-  if (kind === SHARED) return { name: fence };
   const isOurs = /^\d+$/.test(fence) && /^\d{1,15}$/.test(since ?? "") && name.length > 0;
   return isOurs ? { since: Number(since), name: name.join(" ") } : { name: "a client that is not redthread's" };
 }

@@ -34,7 +34,9 @@ export function isOurs(kind: LockKind): boolean {
   return kind === OWNED || kind === SHARED;
 }
 
-const LOSSES: readonly LockLoss[] = ["expired", "gone", "maxHold", "clock"];
+/** The reasons for which a lock is lost by itself. */
+export const LOSSES = ["expired", "gone", "maxHold", "clock"] as const satisfies readonly LockLoss[];
+export type Loss = (typeof LOSSES)[number];
 
 /** What a record says of its lock. */
 export interface Lease {
@@ -165,7 +167,7 @@ export class LockRecord {
   }
 
   get token(): string {
-    return this.#text.toString("latin1", 0, this.#cells[TOKEN_BYTES]);
+    return this.#text.toString("utf8", 0, this.#cells[TOKEN_BYTES]);
   }
 
   /** A copy. */
@@ -178,7 +180,7 @@ export class LockRecord {
     return Number(this.#pairs[CONNECTION / CELLS_PER_PAIR]);
   }
 
-  get loss(): LockLoss {
+  get loss(): Loss {
     return LOSSES[Atomics.load(this.#cells, LOSS)]!;
   }
 
@@ -203,11 +205,11 @@ export class LockRecord {
     cells[KIND] = kind;
     cells[TTL] = ttlMs;
     this.#pairs[CONNECTION / CELLS_PER_PAIR] = BigInt(connection);
-    cells[TOKEN_BYTES] = this.#text.write(token, "latin1");
+    cells[TOKEN_BYTES] = this.#text.write(token);
     const start = cells[TOKEN_BYTES];
     cells[KEY_BYTES] = typeof key === "string" ? this.#text.write(key, start) : key.copy(this.#text, start);
     Atomics.store(cells, HOLD_UNTIL, maxHoldMs === Infinity ? 0 : timeWord(now + maxHoldMs));
-    // How old another client's lock is, nobody knows: it is extended at once.
+    // Another client's lock is extended at once, because its age is not known.
     Atomics.store(cells, SENT_AT, kind === KEPT ? (now - ttlMs) | 0 : now);
     Atomics.store(this.#pairs, HELD_UNTIL / CELLS_PER_PAIR, pairOf(stamp, this.#within(heldUntil(now, ttlMs))));
     Atomics.store(cells, STATE, stamp);
@@ -238,7 +240,7 @@ export class LockRecord {
   // The keeper, and the owner
 
   /** HELD → LOST. False if it was not held any more. */
-  lose(stamp: number, loss: LockLoss): boolean {
+  lose(stamp: number, loss: Loss): boolean {
     if (stateOf(stamp) !== HELD || this.stamp !== stamp) return false;
     Atomics.store(this.#cells, LOSS, LOSSES.indexOf(loss));
     return this.#change(stamp, LOST);

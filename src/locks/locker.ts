@@ -1,10 +1,9 @@
-import { AsyncLocalStorage } from "node:async_hooks";
 import { randomBytes } from "node:crypto";
 import type { RedisHandle } from "../commands/ioredis.js";
 import type { RedisConfig } from "../config/options.js";
 import { errorCode, type Logger } from "../core/log.js";
 import { monotonic, randomBetween, sharedClock } from "../core/clock.js";
-import { type LockLostError, NotInClusterError, type Outcome, ShuttingDownError } from "../core/errors.js";
+import { NotInClusterError, type Outcome, ShuttingDownError } from "../core/errors.js";
 import { abortable, onAbort, sleep, waitAtMost } from "../core/waiting.js";
 import { HeldLock, type Lock } from "./held-lock.js";
 import { KeeperLink } from "./keeper-link.js";
@@ -12,7 +11,8 @@ import type { KeeperEnd } from "./keeper-protocol.js";
 import { KeptLock, type KeptLease, type LockKeeping } from "./kept-lock.js";
 import { isTtl, type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
 import { acquire, type Acquired, acquireShared, fenceOf, holdersKey, isUntaggable, release } from "./lock-scripts.js";
-import { heldAlready, noFunction, notAcquired, otherLimit, readTooLate, tooLong } from "./lock-refusals.js";
+import { noFunction, notAcquired, otherLimit, readTooLate, tooLong } from "./lock-refusals.js";
+import { type LockingTask, LockScopes, nameOf } from "./lock-scopes.js";
 import { FETCHED, KEPT, type Lease, type LockRecord, OWNED, SHARED } from "./lock-table.js";
 import { MAX_TEXT_BYTES, type Place, RecordPool } from "./record-pool.js";
 
@@ -21,11 +21,6 @@ export interface LockerThread {
   attach(): Promise<KeeperEnd>;
   /** The task whose code runs now, if it is known. */
   currentTask?(): LockingTask | undefined;
-}
-
-/** A task that may hold locks. */
-export interface LockingTask {
-  lostLock(loss: LockLostError): void;
 }
 
 export interface LockerOptions {
@@ -39,20 +34,15 @@ export interface LockerOptions {
   readonly logger: Logger;
 }
 
-/** A call of `withLock`, while its function runs. */
-interface Scope {
-  readonly key: string;
-  isOpen: boolean;
-  readonly outer: Scope | undefined;
-}
-
 /** A lock that is asked for. */
 interface Wanted {
   readonly key: string;
   /** With the `keyPrefix`. */
-  readonly whole: string | Buffer;
+  readonly fullKey: string | Buffer;
   readonly place: Place;
   readonly task: LockingTask | undefined;
+  /** Its caller may ask for it again. */
+  readonly leaveScope: () => void;
 }
 
 type Asked = Omit<Lease, "connection">;
@@ -70,13 +60,10 @@ export class Locker {
   readonly #tokenPrefix = randomBytes(12).toString("base64url");
   readonly #records = new RecordPool((buffer) => this.#keeper.tell({ type: "table", buffer }));
   readonly #held = new Map<LockRecord, HeldLock | KeptLock>();
-  /** The keys of the locks that each task holds or asks for. */
-  readonly #ofTask = new WeakMap<LockingTask, Set<string>>();
-  /** The locks inside whose `withLock` the running code is. */
-  readonly #scope = new AsyncLocalStorage<Scope>();
+  readonly #scopes = new LockScopes();
   readonly #life = new AbortController();
   readonly #keeper: KeeperLink;
-  /** The server's numbers of connections, by their streams. */
+  /** The ids that the server has given to connections, by their streams. */
   readonly #connections = new WeakMap<object, number>();
   /** The calls under way. */
   readonly #acquiring = new Set<Promise<unknown>>();
@@ -102,13 +89,8 @@ export class Locker {
   async withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => T | PromiseLike<T>): Promise<T> {
     if (typeof fn !== "function") throw noFunction();
     const lock = await this.acquire(key, options);
-    const scope: Scope = {
-      key: typeof key === "string" ? key : key.toString("latin1"),
-      isOpen: true,
-      outer: this.#scope.getStore(),
-    };
     try {
-      const result = await this.#scope.run(scope, fn, lock);
+      const result = await this.#scopes.run(nameOf(key), () => fn(lock));
       const loss = await lock.end();
       if (loss) throw loss;
       return result;
@@ -116,8 +98,6 @@ export class Locker {
       const loss = await lock.end();
       if (loss && loss !== error && error instanceof Error && Object.isExtensible(error)) error.cause ??= loss;
       throw error;
-    } finally {
-      scope.isOpen = false; // what `fn` has started may go on
     }
   }
 
@@ -161,39 +141,36 @@ export class Locker {
   async #acquireOne(key: string | Buffer, options: LockOptions): Promise<HeldLock> {
     const times = lockTimes(key, options);
     const { keyPrefix, clusterNodes } = this.#options.redis;
-    const whole = typeof key === "string" ? keyPrefix + key : Buffer.concat([Buffer.from(keyPrefix), key]);
-    const textBytes = Buffer.byteLength(whole) + this.#roomFor(times);
+    const fullKey = typeof key === "string" ? keyPrefix + key : Buffer.concat([Buffer.from(keyPrefix), key]);
+    const textBytes = Buffer.byteLength(fullKey) + this.#roomFor(times);
     if (textBytes > MAX_TEXT_BYTES) throw tooLong(textBytes);
-    if (clusterNodes && isUntaggable(whole)) {
+    if (clusterNodes && isUntaggable(fullKey)) {
       const why = 'holds a "}" and no hash tag: its fence could not lie on the same node of the Cluster';
       throw new NotInClusterError(`the lock's key ${String(key)} ${why}`, { outcome: "not-sent", command: "withLock" });
     }
     this.#life.signal.throwIfAborted();
     options.signal?.throwIfAborted();
-    const name = typeof key === "string" ? key : key.toString("latin1");
     const task = this.#options.thread.currentTask?.();
-    const keys = this.#keysOf(task);
-    if (keys.has(name) || isInside(this.#scope.getStore(), name)) throw heldAlready(name);
-    keys.add(name);
+    const leaveScope = this.#scopes.enter(task, nameOf(key));
     const [signal, stop] = this.#signalOf(options.signal);
     try {
       if (!this.#keeper.isOpen) await abortable(this.#keeper.open(), signal);
       const place = this.#records.take(textBytes);
       try {
-        return await this.#try({ key: name, whole, place, task }, times, signal);
+        return await this.#acquireInTime({ key: nameOf(key), fullKey, place, task, leaveScope }, times, signal);
       } catch (error) {
         if (!place.isInDoubt) this.#records.giveBack(place);
         throw error;
       }
     } catch (error) {
-      keys.delete(name);
+      leaveScope();
       throw error;
     } finally {
       stop();
     }
   }
 
-  /** Aborts with the caller's signal and with the end of this thread's locks. Node 20 would keep a trace of each AbortSignal.any(). */
+  /** Aborts with the caller's signal and with the end of this thread's locks. Node 20 and 22 keep a trace of each AbortSignal.any(). */
   #signalOf(given: AbortSignal | undefined): [signal: AbortSignal, stop: () => void] {
     const life = this.#life.signal;
     if (!given) return [life, () => {}];
@@ -228,27 +205,20 @@ export class Locker {
     return lock;
   }
 
-  /** Without a task nothing is known of the callers: each has a set of its own. */
-  #keysOf(task: LockingTask | undefined): Set<string> {
-    const keys = (task && this.#ofTask.get(task)) ?? new Set();
-    if (task) this.#ofTask.set(task, keys);
-    return keys;
-  }
-
-  async #try(wanted: Wanted, times: LockTimes, signal: AbortSignal): Promise<HeldLock> {
-    const { key, whole, place } = wanted;
+  async #acquireInTime(wanted: Wanted, times: LockTimes, signal: AbortSignal): Promise<HeldLock> {
+    const { key, fullKey, place } = wanted;
     const { record } = place;
     const { waitMs } = times;
     const startedAt = monotonic();
     const waiter = this.#waiters++;
     let isWaiting = false;
     const leave = (acquired?: { ttlMs: number }): void => {
-      if (isWaiting) this.#keeper.tell({ type: "leave", id: waiter, key: whole, ...acquired });
+      if (isWaiting) this.#keeper.tell({ type: "leave", id: waiter, key: fullKey, ...acquired });
     };
     try {
       for (;;) {
-        const lease = this.#leaseOf(whole, times);
-        const [answer, stamp] = await this.#ask(place, lease, times.limit, startedAt + waitMs, signal);
+        const lease = this.#leaseOf(fullKey, times);
+        const [answer, stamp] = await this.#send(place, lease, times.limit, startedAt + waitMs, signal);
         const held = answer.isAcquired ? record.confirm(stamp, sharedClock()) : undefined;
         if (held !== undefined) {
           leave({ ttlMs: lease.kind === SHARED ? 0 : times.ttlMs });
@@ -261,7 +231,7 @@ export class Locker {
         if (waitedMs >= waitMs)
           throw answer.isAcquired ? readTooLate(key, waitedMs) : notAcquired(key, waitedMs, answer, lease.kind);
         isWaiting = true;
-        await this.#turn(waiter, whole, answer.ttlLeftMs, waitMs - waitedMs, signal);
+        await this.#turn(waiter, fullKey, answer.ttlLeftMs, waitMs - waitedMs, signal);
       }
     } catch (error) {
       leave();
@@ -269,10 +239,10 @@ export class Locker {
     }
   }
 
-  #leaseOf(whole: string | Buffer, { ttlMs, maxHoldMs, limit }: LockTimes): Asked {
+  #leaseOf(fullKey: string | Buffer, { ttlMs, maxHoldMs, limit }: LockTimes): Asked {
     const token = `${this.#tokenPrefix}${(this.#tokens++).toString(36)}`;
-    if (limit === 1) return { kind: OWNED, key: whole, token, ttlMs, maxHoldMs };
-    return { kind: SHARED, key: holdersKey(whole), token: `${token} ${this.#options.holder}`, ttlMs, maxHoldMs };
+    if (limit === 1) return { kind: OWNED, key: fullKey, token, ttlMs, maxHoldMs };
+    return { kind: SHARED, key: holdersKey(fullKey), token: `${token} ${this.#options.holder}`, ttlMs, maxHoldMs };
   }
 
   /** Resolves when the keeper says so, or after `ms`. */
@@ -287,7 +257,7 @@ export class Locker {
   }
 
   /** Sends the acquire, and once more with the same token if its reply is lost: the first one may have acquired the lock. */
-  async #ask(
+  async #send(
     place: Place,
     lease: Asked,
     limit: number,
@@ -303,7 +273,7 @@ export class Locker {
     try {
       for (;;) {
         const redis = await getRedis(signal);
-        const connection = this.#numberOf(redis);
+        const connection = this.#connectionIdOf(redis);
         if (stamp === undefined) stamp = record.begin({ ...lease, connection }, sharedClock());
         else record.sentAgain(stamp, sharedClock());
         this.#wake(place);
@@ -347,20 +317,20 @@ export class Locker {
   }
 
   /** The keeper needs it to end the connection, should this thread end while a command of its is on the way. */
-  #numberOf(redis: RedisHandle): number {
+  #connectionIdOf(redis: RedisHandle): number {
     const { stream } = redis as { stream?: object };
     if (!stream) return 0; // of a Cluster
     const known = this.#connections.get(stream);
     if (known !== undefined) return known;
     this.#connections.set(stream, 0); // not known yet, and the lock does not wait for it
     redis.client("ID").then(
-      (number) => this.#connections.set(stream, number),
+      (id) => this.#connections.set(stream, id),
       () => {}, // an old server, or a user without the right, does not tell
     );
     return 0;
   }
 
-  #hold({ key, place, task }: Wanted, lease: Asked, stamp: number, held: string, waitMs: number): HeldLock {
+  #hold({ key, place, task, leaveScope }: Wanted, lease: Asked, stamp: number, held: string, waitMs: number): HeldLock {
     const { record } = place;
     const lock = new HeldLock({
       key,
@@ -369,13 +339,13 @@ export class Locker {
       fence: lease.kind === SHARED ? undefined : fenceOf(held),
       waitMs,
       onLost: (loss, isFound) => {
-        if (isFound) this.#keeper.countLoss(loss.reason);
+        if (isFound) this.#keeper.countLoss(record.loss);
         if (isFound && loss.reason === "maxHold") this.#later(this.#release(lease)); // its holder hangs
         this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs });
         task?.lostLock(loss);
       },
       end: async (isGone) => {
-        this.#keysOf(task).delete(key); // first: the task may ask for it again at once
+        leaveScope(); // first: the task may ask for it again at once
         if (!isGone) await this.#release(lease);
         this.#held.delete(record);
         this.#records.giveBack(place);
@@ -399,9 +369,4 @@ export class Locker {
   #wake(place: Place): void {
     if (this.#records.wake(place)) this.#keeper.tell({ type: "wake" });
   }
-}
-
-function isInside(scope: Scope | undefined, key: string): boolean {
-  for (let at = scope; at; at = at.outer) if (at.isOpen && at.key === key) return true;
-  return false;
 }

@@ -2,7 +2,7 @@ import type { RedisHandle } from "../commands/ioredis.js";
 import { noRoomForLocks } from "../config/capacity.js";
 import type { Config } from "../config/options.js";
 import { sharedClock } from "../core/clock.js";
-import { ConfigInvalidError } from "../core/errors.js";
+import { ConfigInvalidError, ShuttingDownError } from "../core/errors.js";
 import type { Logger } from "../core/log.js";
 import { ConnectGate } from "../gate/connect-gate.js";
 import { toErrorData } from "../link/error-serialization.js";
@@ -28,6 +28,7 @@ export class Locks {
   #hosting: Promise<KeeperHost> | undefined;
   #host: KeeperHost | undefined;
   #locker: Promise<Locker> | undefined;
+  #isClosed = false;
 
   constructor(options: LocksOptions) {
     this.#options = options;
@@ -61,18 +62,18 @@ export class Locks {
   }
 
   /**
-   * Of the main thread.
+   * The locks of the main thread.
    * @throws REDTHREAD_CONFIG_INVALID if `connections.max` has no place for the keeper
    */
   async locker(getRedis: GetRedis): Promise<Locker> {
-    this.#refuseWithoutRoom();
+    this.#refuse();
     return (this.#locker ??= this.#makeLocker(getRedis));
   }
 
   /** Gives the thread its port to the keeper. */
   async attach(thread: Thread): Promise<void> {
     try {
-      this.#refuseWithoutRoom();
+      this.#refuse();
       const host = await this.#keeperHost();
       const { port, ledger } = await host.attach();
       thread.post({ type: "keeper", port, ledger }, [port]);
@@ -88,6 +89,7 @@ export class Locks {
 
   /** Ends the keeper, after all threads: it releases the locks of those that were ended. Never rejects. */
   async close(ms: number): Promise<void> {
+    this.#isClosed = true; // no later caller may start a keeper that nothing would end
     await (await this.#hosting)?.close(ms);
   }
 
@@ -97,7 +99,8 @@ export class Locks {
     return openLocker({ config, logger, getRedis, thread: await this.#keeperHost() });
   }
 
-  #refuseWithoutRoom(): void {
+  #refuse(): void {
+    if (this.#isClosed) throw new ShuttingDownError("the manager takes no more locks", { outcome: "not-sent" });
     const problem = noRoomForLocks(this.#options.config);
     if (problem !== undefined) throw new ConfigInvalidError(problem, { outcome: "not-sent" });
   }

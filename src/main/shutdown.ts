@@ -7,6 +7,7 @@ import { UNREAD_MS, monotonic } from "../core/clock.js";
 import { sleep, waitAtMost, within } from "../core/waiting.js";
 import type { Dispatcher } from "./dispatch/dispatcher.js";
 import type { Locks } from "./locks.js";
+import type { Thread } from "./threads/thread.js";
 import { Threads } from "./threads/threads.js";
 
 export interface ShutdownReport {
@@ -76,11 +77,7 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   const graceMs = Math.min(config.cancelGraceMs, config.closeMs / 2);
   const open = [...threads];
   await step(() => threads.close(config.closeMs, graceMs));
-  const outcomes = open.map((thread) => ({
-    threadId: thread.threadId,
-    outcome: thread.state === "closed" ? ("graceful" as const) : ("forced" as const),
-    durationMs: Math.round(thread.closeMs ?? config.closeMs),
-  }));
+  const outcomes = open.map((thread) => outcomeOf(thread, config.closeMs));
   // A thread that did not answer does nothing more that counts: the main thread's clients need not wait for its end.
   const ended = step(() => threads.destroy());
   // With half of the time: a Redis that does not answer must not take it from the clients.
@@ -106,6 +103,11 @@ export async function shutDown(reason: string, config: ShutdownConfig, parts: Sh
   await Promise.all([step(() => written), threads.exited(lastMs())]);
   if (failures.length > 0) throw new AggregateError(failures, "the shutdown is done, but steps of it failed");
   return report;
+}
+
+function outcomeOf({ threadId, state, closeMs }: Thread, limitMs: number): ShutdownReport["threads"][number] {
+  const outcome = state === "closed" ? "graceful" : "forced";
+  return { threadId, outcome, durationMs: Math.round(closeMs ?? limitMs) };
 }
 
 function abortedAfter(drainMs: number, outcome: Outcome, cause: unknown): TaskAbortedError {

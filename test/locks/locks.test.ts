@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
+import type { ConnectionManager } from "../../src/index.js";
 import type * as Tasks from "../fixtures/lock-tasks.js";
 import { overKey, spin } from "../fixtures/lock-tasks.js";
 import { eventually, gate } from "../support/gate.js";
@@ -18,19 +19,27 @@ const tasks = fixture("lock-tasks");
 const isThere = (key: string) => (): Promise<boolean> => server.admin.exists(key).then((count) => count === 1);
 const isGone = (key: string) => (): Promise<boolean> => server.admin.exists(key).then((count) => count === 0);
 
+/** Rivals in another thread, once they have tried for the first time. */
+async function tried(manager: ConnectionManager<typeof Tasks>, key: string) {
+  const first = gate();
+  const rivals = manager.run("rivals", key, { onReport: () => first.open() });
+  await Promise.race([first.promise, rivals]);
+  return { rivals };
+}
+
 for (const what of ["its thread", "its thread and the main thread"]) {
   test(`0 of 50 rivals get a lock while its holder blocks ${what} for three times the ttl`, LIMIT, async (t) => {
     const key = `busy ${what}`;
     const manager = manage<typeof Tasks>(t, server, { tasks });
+    await manager.ready();
     const computing = manager.run("compute", { key, ttlMs: TTL_MS, ms: 3 * TTL_MS }, { exclusive: true });
     await eventually(isThere(key), 30_000, "the lock is there");
-    const rivals = manager.run("rivals", key);
-    if (what !== "its thread") {
-      await new Promise((resolve) => setTimeout(resolve, 50)); // the rivals' task is in its thread
-      spin(3 * TTL_MS);
-    }
+    const { rivals } = await tried(manager, key);
+    if (what !== "its thread") spin(3 * TTL_MS);
     assert.ok((await computing) > 1e15);
-    assert.equal(await rivals, 0);
+    const { tries, got } = await rivals;
+    assert.equal(got, 0);
+    assert.ok(tries > 0);
     await eventually(isGone(key), 5_000, "neither the holder nor a rival that came after it is left");
   });
 }
@@ -38,15 +47,16 @@ for (const what of ["its thread", "its thread and the main thread"]) {
 test("the main thread keeps a lock while it computes", LIMIT, async (t) => {
   const manager = manage<typeof Tasks>(t, server, { tasks });
   await manager.ready();
-  const rivals = await manager.withLock("main", { ttlMs: TTL_MS }, async (lock) => {
-    const tries = manager.run("rivals", "main");
-    await new Promise((resolve) => setTimeout(resolve, 50));
+  const { rivals } = await manager.withLock("main", { ttlMs: TTL_MS }, async (lock) => {
+    const trying = await tried(manager, "main");
     spin(3 * TTL_MS);
     lock.assertHeld();
     await server.admin.set(overKey("main"), 1);
-    return { tries };
+    return trying;
   });
-  assert.equal(await rivals.tries, 0);
+  const { tries, got } = await rivals;
+  assert.equal(got, 0);
+  assert.ok(tries > 0);
 });
 
 test("a thread that waits in vain is told what holds the lock, and fences grow", LIMIT, async (t) => {

@@ -1,0 +1,52 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+import type { LockLostError } from "../core/errors.js";
+import { heldAlready } from "./lock-refusals.js";
+
+/** A task that may hold locks. */
+export interface LockingTask {
+  lostLock(loss: LockLostError): void;
+}
+
+/** A call of `withLock`, while its function runs. */
+interface Scope {
+  readonly name: string;
+  isOpen: boolean;
+  readonly outer: Scope | undefined;
+}
+
+/** Knows the locks that a caller has already: locks are not re-entrant, and a caller would wait for itself. */
+export class LockScopes {
+  /** The names of the locks that each task holds or asks for. */
+  readonly #ofTask = new WeakMap<LockingTask, Set<string>>();
+  /** The locks inside whose `withLock` the running code is. */
+  readonly #inside = new AsyncLocalStorage<Scope>();
+
+  /** Returns the function that forgets the lock again. @throws REDTHREAD_LOCK_NOT_ACQUIRED */
+  enter(task: LockingTask | undefined, name: string): () => void {
+    // Without a task nothing is known of the callers.
+    const names = (task && this.#ofTask.get(task)) ?? new Set();
+    if (names.has(name) || this.#isInside(name)) throw heldAlready(name);
+    names.add(name);
+    if (task) this.#ofTask.set(task, names);
+    return () => names.delete(name);
+  }
+
+  async run<T>(name: string, fn: () => T | PromiseLike<T>): Promise<T> {
+    const scope: Scope = { name, isOpen: true, outer: this.#inside.getStore() };
+    try {
+      return await this.#inside.run(scope, fn);
+    } finally {
+      scope.isOpen = false; // what `fn` has started may go on
+    }
+  }
+
+  #isInside(name: string): boolean {
+    for (let at = this.#inside.getStore(); at; at = at.outer) if (at.isOpen && at.name === name) return true;
+    return false;
+  }
+}
+
+/** Different bytes have different names. */
+export function nameOf(key: string | Buffer): string {
+  return typeof key === "string" ? key : key.toString("latin1");
+}
