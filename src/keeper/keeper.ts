@@ -5,7 +5,7 @@ import { monotonic, sharedClock } from "../core/clock.js";
 import { errorCode, type Logger } from "../core/log.js";
 import { sleep, waitAtMost } from "../core/waiting.js";
 import type { KeeperLedger } from "../locks/keeper-ledger.js";
-import type { FromOwner, ToOwner } from "../locks/keeper-protocol.js";
+import type { AttachMessage, FromOwner, TableMessage, ToKeeperOfOwners, ToOwner } from "../locks/keeper-protocol.js";
 import { BATCH, extend, release, slotOf } from "../locks/lock-scripts.js";
 import {
   ACQUIRING,
@@ -39,6 +39,8 @@ const READING_MS = 5;
 
 /** A thread with locks. */
 interface Owner {
+  /** The host's number of it. */
+  readonly id: number;
   readonly port: MessagePort;
   readonly tables: LockTable[];
   /** It lives, and closes its locks by itself: its connections are still in use. */
@@ -89,20 +91,42 @@ export class Keeper {
     this.#isCluster = !(client instanceof Client);
   }
 
-  attach(port: MessagePort): void {
-    const owner: Owner = { port, tables: [], isClosing: false };
+  /** From the host. */
+  receive(message: ToKeeperOfOwners): void {
+    if (message.type === "attach") return this.#attach(message);
+    const owner = [...this.#owners].find(({ id }) => id === message.owner);
+    if (!owner) return; // the end of its port has told it already
+    if (message.type === "table") return this.#add(owner, message);
+    owner.isClosing ||= message.isClosing;
+    owner.port.close();
+    this.#ownerGone(owner);
+  }
+
+  #attach({ owner: id, port, tables }: AttachMessage): void {
+    const owner: Owner = { id, port, tables: tables.map((buffer) => new LockTable(buffer)), isClosing: false };
     this.#owners.add(owner);
     port.on("message", (message: FromOwner) => {
       if (message.type === "wait") return this.#queues.wait(port, message);
       if (message.type === "leave") return this.#queues.leave(port, message);
+      if (message.type === "table") return this.#add(owner, message);
       if (message.type === "closing") owner.isClosing = true;
-      if (message.type === "table") owner.tables.push(new LockTable(message.buffer));
-      this.#idleLooks = 0;
-      if (this.#timer) return;
-      this.#skewMs = skew(this.#wallClock); // in a long sleep the clocks drift apart
-      this.#look();
+      this.#wake();
     });
     port.once("close", () => this.#ownerGone(owner));
+    if (tables.length > 0) this.#wake(); // locks may be held already
+  }
+
+  /** The owner tells of it, and the host, in case that message was lost with the last keeper. */
+  #add(owner: Owner, { table, buffer }: TableMessage): void {
+    owner.tables[table] ??= new LockTable(buffer);
+    this.#wake();
+  }
+
+  #wake(): void {
+    this.#idleLooks = 0;
+    if (this.#timer) return;
+    this.#skewMs = skew(this.#wallClock); // in a long sleep the clocks drift apart
+    this.#look();
   }
 
   /** Releases what is left, and closes the connection. Never rejects. */

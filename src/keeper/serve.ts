@@ -31,7 +31,12 @@ export function keep(): void {
   parentPort!.on("message", (message: ToKeeper) => {
     switch (message.type) {
       case "attach":
-        void keeper.then((made) => made.attach(message.port));
+      case "table":
+      case "gone":
+        keeper.then(
+          (made) => made.receive(message),
+          () => {}, // the next keeper gets them
+        );
         break;
       case "login":
         logins?.came(message.login);

@@ -59,7 +59,7 @@ export type ToThread =
   | { readonly type: "audit" }
   | { readonly type: "cancel"; readonly id: number; readonly reason: CancelReason; readonly why: string | undefined }
   | LoginMessage
-  /** The answer to `keeperWanted`: the thread's port to the keeper and the memory of its numbers, or why there is none. */
+  /** The answer to `keeperWanted`: the thread's port to the keeper's host and the memory of the keeper's numbers, or why there is none. */
   | { readonly type: "keeper"; readonly port: MessagePort; readonly ledger: SharedArrayBuffer }
   | { readonly type: "keeperFailed"; readonly error: ErrorData }
   | { readonly type: "exit" }

@@ -1,39 +1,62 @@
-import { MessageChannel, type MessagePort, Worker } from "node:worker_threads";
-import type { Config } from "../config/options.js";
+import type { MessagePort } from "node:worker_threads";
+import { backoffMs, monotonic, sharedClock } from "../core/clock.js";
 import { ShuttingDownError, ThreadStartFailedError } from "../core/errors.js";
-import { errorCode, type Logger } from "../core/log.js";
-import { permissionFlags, threadFile } from "../core/packages.js";
-import { type Deferred, deferred, waitAtMost } from "../core/waiting.js";
-import { fromErrorData } from "../link/error-serialization.js";
-import type { LoginMessage } from "../link/protocol.js";
+import { toErrorData } from "../link/error-serialization.js";
 import { KeeperLedger } from "./keeper-ledger.js";
-import type { FromKeeper, KeeperData, KeeperEnd, ToKeeper } from "./keeper-protocol.js";
+import type { FromHost, HostEnd, ToHost } from "./keeper-protocol.js";
+import { type KeeperEvents, KeeperThread, type KeeperThreadOptions, type StartedKeeper } from "./keeper-thread.js";
+import { LockTable } from "./lock-table.js";
 
-/** What sends logins to threads. */
-interface Logins {
-  attached(listener: KeeperThread): void;
-  gone(listener: KeeperThread): void;
-  wanted(refused: number): void;
+/** A keeper that lived for less ended quickly: the next one comes later each time. */
+const SETTLED_MS = 10_000;
+/** The last pause is short beside the ttl of a lock that is worth another keeper. */
+const PAUSE = { baseDelayMs: 200, maxDelayMs: 2_000 };
+
+type StartKeeper = (ledger: SharedArrayBuffer, events: KeeperEvents) => StartedKeeper;
+
+/** A thread with locks. It keeps its number with each keeper. */
+interface Owner {
+  readonly id: number;
+  /** To the thread. */
+  readonly link: MessagePort;
+  readonly tables: SharedArrayBuffer[];
+  /** It has asked for a keeper that is connected. */
+  isWaiting: boolean;
+  /** Its locks are closed, or its thread has ended. A keeper still has to release what is left. */
+  isGone: boolean;
+  /** It lives, and closes its locks by itself. */
+  isClosing: boolean;
+  /** The keeper that knows it. */
+  keeper: StartedKeeper | undefined;
+  /** The owner's end of its link to that keeper, until that is connected. */
+  end: MessagePort | undefined;
 }
 
-export interface KeeperHostOptions {
-  readonly config: Config;
-  readonly gate?: SharedArrayBuffer;
-  readonly credentials?: Logins | undefined;
-  readonly logger: Logger;
-  /** The keeper's thread is gone, with its sockets. */
-  readonly onGone?: () => void;
-}
-
-/** Starts the keeper with the first lock, and another one after its end. */
+/**
+ * Starts the keeper with the first lock. After its end it starts the next one, with the locks of all owners, also of owners
+ * that compute and hear nothing.
+ */
 export class KeeperHost {
-  readonly #options: KeeperHostOptions;
-  #keeper: KeeperThread | undefined;
+  readonly #start: StartKeeper;
+  readonly #owners = new Set<Owner>();
+  #keeper: StartedKeeper | undefined;
+  #isConnected = false;
+  #startedAt = 0;
+  /** How many keepers ended quickly, one after the other. */
+  #quickEnds = 0;
+  /** The next one does not start before. */
+  #notBefore = 0;
+  #timer: NodeJS.Timeout | undefined;
   #ledger: KeeperLedger | undefined;
+  #ids = 0;
   #isClosed = false;
 
-  constructor(options: KeeperHostOptions) {
-    this.#options = options;
+  /** `start` starts a keeper. */
+  constructor(
+    options: KeeperThreadOptions,
+    start: StartKeeper = (ledger, events) => new KeeperThread(options, ledger, events),
+  ) {
+    this.#start = start;
   }
 
   /** Whether a keeper lives, connected or not. */
@@ -47,90 +70,156 @@ export class KeeperHost {
   }
 
   /**
-   * One more thread's end of the keeper, which is connected.
-   * @throws REDTHREAD_CONNECT_FAILED, REDTHREAD_AUTH_FAILED, REDTHREAD_THREAD_START_FAILED, REDTHREAD_SHUTTING_DOWN
+   * One more thread with locks. It asks for a keeper by its port.
+   * @throws REDTHREAD_SHUTTING_DOWN
    */
-  async attach(): Promise<KeeperEnd> {
-    if (this.#isClosed) throw new ShuttingDownError("no more locks are taken", { outcome: "not-sent" });
-    const keeper = (this.#keeper ??= this.#start());
-    await keeper.ready;
-    return { port: keeper.attach(), ledger: this.#ledger!.buffer };
+  async attach(): Promise<HostEnd> {
+    if (this.#isClosed) throw closed();
+    const { port1: link, port2: port } = new MessageChannel();
+    const state = { isWaiting: false, isGone: false, isClosing: false, keeper: undefined, end: undefined };
+    const owner: Owner = { id: this.#ids++, link, tables: [], ...state };
+    this.#owners.add(owner);
+    link.on("message", (message: ToHost) => this.#receive(owner, message));
+    link.unref(); // a listener for messages has made it hold the process
+    link.once("close", () => this.#gone(owner));
+    return { port, ledger: (this.#ledger ??= new KeeperLedger()).buffer };
   }
 
   async close(ms: number): Promise<void> {
     this.#isClosed = true;
+    clearTimeout(this.#timer);
+    this.#fail(closed());
     await this.#keeper?.close(ms);
   }
 
-  #start(): KeeperThread {
-    const ledger = (this.#ledger ??= new KeeperLedger());
-    const keeper = new KeeperThread(this.#options, ledger.buffer, () => {
-      if (this.#keeper === keeper) this.#keeper = undefined;
-      for (const field of ["open", "waiting"] as const) ledger.set(field, 0);
-      if (this.#isClosed) ledger.set("held", 0);
-    });
-    return keeper;
+  #receive(owner: Owner, message: ToHost): void {
+    switch (message.type) {
+      case "table":
+        owner.tables.push(message.buffer);
+        this.#keeper?.post({ ...message, owner: owner.id });
+        break;
+      case "closing":
+        owner.isClosing = true;
+        break;
+      case "wanted":
+        owner.isWaiting = true;
+        if (this.#isClosed) this.#fail(closed());
+        else if (this.#keeper) this.#present(owner, this.#keeper);
+        else this.#startInTime();
+        break;
+    }
   }
-}
 
-/** The thread of one keeper. */
-export class KeeperThread {
-  /** Resolves when it is connected. */
-  readonly ready: Promise<void>;
-  readonly #worker: Worker;
-  readonly #ready: Deferred<void>;
-  readonly #exited: Promise<void>;
-  #isClosing = false;
+  /** The owner's port may lie in the queue of a thread that has ended, or there may be no keeper that hears its end. */
+  #gone(owner: Owner): void {
+    owner.isGone = true;
+    owner.isWaiting = false;
+    if (this.#keeper) this.#mourn(owner, this.#keeper);
+    if (this.#isConnected) this.#owners.delete(owner);
+  }
 
-  constructor(options: KeeperHostOptions, ledger: SharedArrayBuffer, onExit: () => void) {
-    const { config, gate, credentials, logger, onGone } = options;
-    const data: KeeperData = { config, hasProvider: credentials !== undefined, ledger, ...(gate && { gate }) };
-    this.#ready = deferred();
-    this.ready = this.#ready.promise;
-    this.ready.catch(() => {}); // each caller of attach() sees it
-    // Nothing else of execArgv, as for a helper: what a process preloads is for the user's code.
-    this.#worker = new Worker(threadFile("keeper-entry.js"), { workerData: data, execArgv: permissionFlags() });
-    this.#worker.on("message", (message: FromKeeper) => {
-      if (message.type === "ready") this.#connected();
-      else if (message.type === "failed") this.#ready.reject(fromErrorData(message.error));
-      else if (message.type === "loginWanted") credentials?.wanted(message.refused);
-      else for (const { level, message: text, fields } of message.records) logger[level](text, fields);
-    });
-    let cause: unknown;
-    this.#worker.on("error", (error) => (cause = error));
-    this.#exited = new Promise((resolve) => {
-      this.#worker.once("exit", () => {
-        onExit();
-        credentials?.gone(this);
-        onGone?.();
-        if (!this.#isClosing) logger.error("the keeper, which extends locks, has ended", { code: errorCode(cause) });
-        const ended = "the keeper, which extends locks, ended before it was connected";
-        this.#ready.reject(new ThreadStartFailedError(ended, { outcome: "not-sent", cause }));
-        resolve();
-      });
-    });
-    credentials?.attached(this);
+  #mourn({ id: owner, isClosing, end }: Owner, keeper: StartedKeeper): void {
+    keeper.post({ type: "gone", owner, isClosing });
+    end?.close();
+  }
+
+  /** Now, or when the pause after a keeper that ended quickly is over. */
+  #startInTime(): void {
+    if (this.#keeper || this.#timer || this.#isClosed) return;
+    const pauseMs = this.#notBefore - monotonic();
+    if (pauseMs <= 0) return this.#startNow();
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      if (this.#isNeeded) this.#startInTime();
+    }, pauseMs).unref();
+  }
+
+  /** All in this turn: from now on the keeper needs its host for nothing but the owners' ports. */
+  #startNow(): void {
+    this.#startedAt = monotonic();
+    this.#isConnected = false;
+    const events: KeeperEvents = {
+      connected: () => this.#connected(),
+      failed: (error) => this.#fail(error),
+      ended: () => this.#ended(),
+    };
+    try {
+      const keeper = (this.#keeper = this.#start(this.#ledger!.buffer, events));
+      for (const owner of this.#owners) this.#present(owner, keeper);
+    } catch (cause) {
+      this.#fail(new ThreadStartFailedError("the keeper could not start", { outcome: "not-sent", cause }));
+      this.#ended();
+    }
+  }
+
+  /** Each keeper gets to know an owner once, whether the owner has asked for it or not. */
+  #present(owner: Owner, keeper: StartedKeeper): void {
+    if (owner.keeper === keeper) return; // its port is on the way, or comes when the keeper is connected
+    owner.keeper = keeper;
+    const { port1: port, port2: end } = new MessageChannel();
+    owner.end = end;
+    keeper.post({ type: "attach", owner: owner.id, port, tables: owner.tables }, [port]);
+    if (owner.isGone) this.#mourn(owner, keeper);
+    else if (this.#isConnected) this.#give(owner);
   }
 
   #connected(): void {
-    this.#ready.resolve();
-    this.#worker.unref(); // until now a caller waits for it, and nothing else may hold the process
+    this.#isConnected = true;
+    for (const owner of this.#owners) {
+      if (owner.isGone) this.#owners.delete(owner);
+      else this.#give(owner);
+    }
   }
 
-  attach(): MessagePort {
-    const { port1, port2 } = new MessageChannel();
-    this.post({ type: "attach", port: port1 }, [port1]);
-    return port2;
+  #give(owner: Owner): void {
+    const port = owner.end;
+    if (!port) return;
+    owner.end = undefined;
+    owner.isWaiting = false;
+    const message: FromHost = { type: "keeper", port };
+    owner.link.postMessage(message, [port]);
   }
 
-  post(message: ToKeeper | LoginMessage, transferList: readonly MessagePort[] = []): void {
-    this.#worker.postMessage(message, transferList);
+  /** To the owners that wait for a keeper. */
+  #fail(error: unknown): void {
+    const message: FromHost = { type: "failed", error: toErrorData(error) };
+    for (const owner of this.#owners) {
+      if (owner.isWaiting) owner.link.postMessage(message);
+      owner.isWaiting = false;
+    }
   }
 
-  /** Ends it, by force after `ms`. What is still held is released before. Never rejects. */
-  async close(ms: number): Promise<void> {
-    this.#isClosing = true;
-    this.post({ type: "close", closeMs: ms });
-    if (!(await waitAtMost(ms, this.#exited))) await this.#worker.terminate();
+  #ended(): void {
+    const wasConnected = this.#isConnected;
+    this.#keeper = undefined;
+    this.#isConnected = false;
+    for (const owner of this.#owners) forget(owner);
+    for (const field of ["open", "waiting"] as const) this.#ledger!.set(field, 0);
+    if (this.#isClosed) return this.#ledger!.set("held", 0);
+    const now = monotonic();
+    if (wasConnected && now - this.#startedAt >= SETTLED_MS) this.#quickEnds = 0;
+    this.#notBefore = this.#quickEnds === 0 ? now : now + backoffMs(this.#quickEnds, PAUSE);
+    this.#quickEnds++;
+    // After a long life also if nothing is held: an owner that has not heard of the end may begin a lock, and then compute.
+    if ((wasConnected && this.#notBefore === now) || this.#isNeeded) this.#startInTime();
   }
+
+  /** Whether a keeper is waited for, or could still save a lock. */
+  get #isNeeded(): boolean {
+    const now = sharedClock();
+    const isInUse = (buffer: SharedArrayBuffer): boolean => new LockTable(buffer).isInUse(now);
+    return [...this.#owners].some(({ isWaiting, tables }) => isWaiting || tables.some(isInUse));
+  }
+}
+
+/** The keeper has ended. */
+function forget(owner: Owner): void {
+  const message: FromHost = { type: "ended" };
+  if (owner.end) owner.end.close();
+  else if (owner.keeper) owner.link.postMessage(message);
+  owner.keeper = owner.end = undefined;
+}
+
+function closed(): ShuttingDownError {
+  return new ShuttingDownError("no more locks are taken", { outcome: "not-sent" });
 }

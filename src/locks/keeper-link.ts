@@ -1,33 +1,37 @@
 import type { MessagePort } from "node:worker_threads";
-import { deferred, waitAtMost } from "../core/waiting.js";
+import { type Deferred, deferred, waitAtMost } from "../core/waiting.js";
+import { fromErrorData } from "../link/error-serialization.js";
 import { KeeperLedger } from "./keeper-ledger.js";
-import type { FromOwner, KeeperEnd, ToOwner } from "./keeper-protocol.js";
+import type { FromHost, FromOwner, HostEnd, ToHost, ToOwner } from "./keeper-protocol.js";
 import type { Loss } from "./lock-table.js";
 
-/** The pause until another keeper is asked for. */
-const ATTACH_MS = 1_000;
-
 export interface KeeperLinkOptions {
-  /** Gives a port to a keeper that is connected. */
-  readonly attach: () => Promise<KeeperEnd>;
+  /** Reaches the keeper's host. */
+  readonly attach: () => Promise<HostEnd>;
   /** The memory of this thread's locks: each keeper has to know it. */
   readonly buffers: () => readonly SharedArrayBuffer[];
   /** Whether something is held that a keeper has to extend. */
   readonly isNeeded: () => boolean;
   /** The keeper has found the loss of a lock. */
   readonly onLost: (table: number, record: number) => void;
-  /** No keeper could be had, and the next try follows. */
+  /** No keeper could be had. The host goes on trying as long as something is held. */
   readonly onFailure: (error: unknown) => void;
 }
 
-/** A thread's link to the keeper, and to the next one when that has ended. */
+/**
+ * A thread's links: to the keeper's host for as long as the thread has locks, and to one keeper after the other. The host
+ * starts the next keeper by itself, because a thread that computes could not ask for it.
+ */
 export class KeeperLink {
   readonly #options: KeeperLinkOptions;
   /** By their numbers, the waiters for a turn. */
   readonly #turns = new Map<number, () => void>();
+  #host: MessagePort | undefined;
   #port: MessagePort | undefined;
   #ledger: KeeperLedger | undefined;
-  #attaching: Promise<void> | undefined;
+  #opening: Promise<void> | undefined;
+  /** The host was asked for a keeper, and has not answered. */
+  #asked: Deferred<void> | undefined;
   #isClosed = false;
 
   constructor(options: KeeperLinkOptions) {
@@ -38,24 +42,25 @@ export class KeeperLink {
     return this.#port !== undefined;
   }
 
-  /** Concurrent callers share one attempt. */
+  /** Resolves when there is a keeper that is connected. Concurrent callers share one attempt. */
   async open(): Promise<void> {
     if (this.#port) return;
-    await (this.#attaching ??= this.#attach().finally(() => (this.#attaching = undefined)));
+    await (this.#opening ??= this.#open().finally(() => (this.#opening = undefined)));
   }
 
-  /** In the background, until there is a keeper or nothing is held any more. */
+  /** In the background. */
   openAgain(): void {
-    this.open().catch((error: unknown) => {
-      this.#options.onFailure(error);
-      setTimeout(() => {
-        if (this.#options.isNeeded() && !this.#port && !this.#isClosed) this.openAgain();
-      }, ATTACH_MS).unref();
-    });
+    this.open().catch((error: unknown) => this.#options.onFailure(error));
   }
 
   tell(message: FromOwner): void {
     this.#port?.postMessage(message);
+  }
+
+  /** Tells the host as well, for the next keeper. */
+  addTable(buffer: SharedArrayBuffer, table: number): void {
+    this.#tellHost({ type: "table", table, buffer });
+    this.tell({ type: "table", table, buffer });
   }
 
   /** This thread has found a loss before the keeper. */
@@ -79,27 +84,67 @@ export class KeeperLink {
     this.#isClosed = true;
     this.tell({ type: "closing" });
     this.#port?.close();
+    this.#tellHost({ type: "closing" });
+    this.#host?.close();
   }
 
-  async #attach(): Promise<void> {
+  #tellHost(message: ToHost): void {
+    this.#host?.postMessage(message);
+  }
+
+  async #open(): Promise<void> {
+    const host = this.#host ?? (await this.#reachHost());
+    if (this.#isClosed || this.#port) return; // the host has given a port meanwhile
+    this.#asked = deferred();
+    this.#tellHost({ type: "wanted" });
+    host.ref(); // a caller waits, and nothing else may hold the process
+    try {
+      await this.#asked.promise;
+    } finally {
+      this.#asked = undefined;
+      host.unref();
+    }
+  }
+
+  async #reachHost(): Promise<MessagePort> {
     const { port, ledger } = await this.#options.attach();
-    if (this.#isClosed) return port.close();
-    this.#port = port;
+    if (this.#isClosed) port.close();
+    this.#host = port;
     this.#ledger = new KeeperLedger(ledger);
+    port.on("message", (message: FromHost) => {
+      if (message.type === "keeper") this.#take(message.port);
+      else if (message.type === "ended") this.#port?.close();
+      else this.#asked?.reject(fromErrorData(message.error));
+    });
+    port.unref(); // a listener for messages has made it hold the process
+    return port;
+  }
+
+  #take(port: MessagePort): void {
+    if (this.#isClosed) return port.close();
+    const last = this.#port;
+    this.#port = port;
     port.on("message", (message: ToOwner) => {
       if (message.type === "turn") this.#turns.get(message.id)?.();
       else this.#options.onLost(message.table, message.record);
     });
-    port.unref(); // a listener for messages has made it hold the process
+    port.unref();
     port.once("close", () => this.#gone(port));
-    for (const buffer of this.#options.buffers()) this.tell({ type: "table", buffer });
+    for (const [table, buffer] of this.#options.buffers().entries()) this.tell({ type: "table", table, buffer });
+    if (last) this.#passTurns();
+    this.#asked?.resolve();
   }
 
-  /** What is held needs another keeper, before its time is over. */
+  /** The host hears of the keeper's end, too. But if this thread hears it first, the host must not find that nothing is wanted. */
   #gone(port: MessagePort): void {
     if (this.#port !== port) return;
     this.#port = undefined;
-    for (const turn of this.#turns.values()) turn(); // they ask the next keeper
+    this.#passTurns();
     if (!this.#isClosed && this.#options.isNeeded()) this.openAgain();
+  }
+
+  /** The waiters ask the next keeper. */
+  #passTurns(): void {
+    for (const turn of this.#turns.values()) turn();
   }
 }

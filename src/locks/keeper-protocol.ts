@@ -16,30 +16,65 @@ export interface KeeperData {
 }
 
 /** What a thread with locks gets. */
-export interface KeeperEnd {
-  /** To a keeper that is connected. */
+export interface HostEnd {
+  /** To the keeper's host, which gives it a port to each keeper. */
   readonly port: MessagePort;
   /** The memory of a `KeeperLedger`. */
   readonly ledger: SharedArrayBuffer;
 }
 
 /** From the host. */
-export type ToKeeper =
-  | LoginMessage
-  /** A thread that will have locks. */
-  | { readonly type: "attach"; readonly port: MessagePort }
-  | { readonly type: "close"; readonly closeMs: number };
+export type ToKeeper = LoginMessage | ToKeeperOfOwners | { readonly type: "close"; readonly closeMs: number };
 
-/** To the host. */
+/** From the host, about the threads with locks. */
+export type ToKeeperOfOwners =
+  | AttachMessage
+  /** The owner has told the host of more memory. The owner's own message may be lost with the last keeper. */
+  | (TableMessage & { readonly owner: number })
+  /** The owner has ended. It may never have taken its port. */
+  | { readonly type: "gone"; readonly owner: number; readonly isClosing: boolean };
+
+/** A thread with locks, and the memory of its locks so far. Only the host gives out numbers of owners. */
+export interface AttachMessage {
+  readonly type: "attach";
+  readonly owner: number;
+  readonly port: MessagePort;
+  readonly tables: readonly SharedArrayBuffer[];
+}
+
+/** The memory of more locks. The number tells a table that is told of twice. */
+export interface TableMessage {
+  readonly type: "table";
+  readonly table: number;
+  readonly buffer: SharedArrayBuffer;
+}
+
+/** To the host, from the keeper. */
 export type FromKeeper =
   | FromHelper
   | { readonly type: "ready" }
   | { readonly type: "failed"; readonly error: ErrorData };
 
-/** From a thread with locks. */
+/** To the host, from a thread with locks. */
+export type ToHost =
+  /** The thread needs a keeper that is connected, and waits for it. */
+  | { readonly type: "wanted" }
+  | TableMessage
+  /** The thread closes its locks, and then this link. */
+  | { readonly type: "closing" };
+
+/** From the host, to a thread with locks. */
+export type FromHost =
+  /** A keeper is connected: the first one, or the next one after its end. */
+  | { readonly type: "keeper"; readonly port: MessagePort }
+  /** The keeper has ended. Its port may be silent about it: a port that was sent to a dead thread closes no other end. */
+  | { readonly type: "ended" }
+  /** The answer to `wanted`: why there is no keeper. */
+  | { readonly type: "failed"; readonly error: ErrorData };
+
+/** From a thread with locks, to the keeper. */
 export type FromOwner =
-  /** The memory of more locks. */
-  | { readonly type: "table"; readonly buffer: SharedArrayBuffer }
+  | TableMessage
   /** The keeper looks at no table any more, and a lock was begun. */
   | { readonly type: "wake" }
   /** The thread closes its locks, and then this link. */

@@ -117,6 +117,11 @@ export class LockTable {
     });
   }
 
+  /** Whether a lock in it is there, or on its way, and its time is not over. */
+  isInUse(now: number): boolean {
+    return this.records.some((record) => record.state !== FREE && isAhead(record.heldUntil, now));
+  }
+
   /** Called by the keeper before it stops looking at the table. It must look once more after this. */
   fallAsleep(): void {
     Atomics.store(this.#header, ASLEEP, 1);

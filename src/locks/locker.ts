@@ -7,7 +7,7 @@ import { NotInClusterError, type Outcome, ShuttingDownError } from "../core/erro
 import { abortable, onAbort, sleep, waitAtMost } from "../core/waiting.js";
 import { HeldLock, type Lock } from "./held-lock.js";
 import { KeeperLink } from "./keeper-link.js";
-import type { KeeperEnd } from "./keeper-protocol.js";
+import type { HostEnd } from "./keeper-protocol.js";
 import { KeptLock, type KeptLease, type LockKeeping } from "./kept-lock.js";
 import { isTtl, type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
 import { acquire, type Acquired, acquireShared, fenceOf, holdersKey, isUntaggable, release } from "./lock-scripts.js";
@@ -18,7 +18,8 @@ import { MAX_TEXT_BYTES, type Place, RecordPool } from "./record-pool.js";
 
 /** The thread of a `Locker`. */
 export interface LockerThread {
-  attach(): Promise<KeeperEnd>;
+  /** Reaches the keeper's host. */
+  attach(): Promise<HostEnd>;
   /** The task whose code runs now, if it is known. */
   currentTask?(): LockingTask | undefined;
 }
@@ -58,7 +59,7 @@ const AGAIN_MS = 50;
 export class Locker {
   readonly #options: LockerOptions;
   readonly #tokenPrefix = randomBytes(12).toString("base64url");
-  readonly #records = new RecordPool((buffer) => this.#keeper.tell({ type: "table", buffer }));
+  readonly #records = new RecordPool((buffer, table) => this.#keeper.addTable(buffer, table));
   readonly #held = new Map<LockRecord, HeldLock | KeptLock>();
   readonly #scopes = new LockScopes();
   readonly #life = new AbortController();
@@ -352,6 +353,7 @@ export class Locker {
       },
     });
     this.#held.set(record, lock);
+    if (!this.#keeper.isOpen) this.#keeper.openAgain(); // it ended while the lock was acquired
     return lock;
   }
 

@@ -23,10 +23,10 @@ export const MAX_TEXT_BYTES = SIZES[1].textBytes;
 export class RecordPool {
   readonly #tables: LockTable[] = [];
   readonly #free = new Map<Size, Place[]>(SIZES.map((size) => [size, []]));
-  readonly #onTable: (buffer: SharedArrayBuffer) => void;
+  readonly #onTable: (buffer: SharedArrayBuffer, table: number) => void;
 
   /** `onTable`: the keeper has to know new memory before its first use. */
-  constructor(onTable: (buffer: SharedArrayBuffer) => void) {
+  constructor(onTable: (buffer: SharedArrayBuffer, table: number) => void) {
     this.#onTable = onTable;
   }
 
@@ -45,7 +45,7 @@ export class RecordPool {
     if (free.length === 0) {
       const table = LockTable.make(size.count, size.textBytes);
       const number = this.#tables.push(table) - 1;
-      this.#onTable(table.buffer);
+      this.#onTable(table.buffer, number);
       free.push(...table.records.map((record) => ({ record, table: number, size })).toReversed());
     }
     return free.pop()!;

@@ -70,7 +70,7 @@ export class Locks {
     return (this.#locker ??= this.#makeLocker(getRedis));
   }
 
-  /** Gives the thread its port to the keeper. */
+  /** Gives the thread its port to the keeper's host. */
   async attach(thread: Thread): Promise<void> {
     try {
       this.#refuse();

@@ -12,7 +12,7 @@ import { fromErrorData, toErrorData } from "../link/error-serialization.js";
 import { LedgerRow } from "../link/ledger.js";
 import { type Make, restored } from "../link/crossing.js";
 import type { FromThread, TaskList, ThreadData, ToThread } from "../link/protocol.js";
-import type { KeeperEnd } from "../locks/keeper-protocol.js";
+import type { HostEnd } from "../locks/keeper-protocol.js";
 import { adopt, madeClients, ThreadClients } from "./clients.js";
 import { ConcurrencyLimiter } from "./concurrency-limiter.js";
 import { LogPort } from "./log-port.js";
@@ -45,8 +45,8 @@ export class Runtime {
   #scope: AsyncLocalStorage<ThreadTask> | undefined;
   /** The task that took this thread's first lock: it began before the scope was made. */
   #firstToLock: ThreadTask | undefined;
-  /** The questions for a port to the keeper that the manager has not answered. */
-  readonly #keepers: Deferred<KeeperEnd>[] = [];
+  /** The questions for a port to the keeper's host that the manager has not answered. */
+  readonly #keepers: Deferred<HostEnd>[] = [];
   #onIdle: (() => void) | undefined;
   #onClosed!: () => void;
   /** Resolves when the manager's `close` has been carried out. */
@@ -144,8 +144,8 @@ export class Runtime {
   }
 
   /** From the manager. */
-  attach(): Promise<KeeperEnd> {
-    const asked = deferred<KeeperEnd>();
+  attach(): Promise<HostEnd> {
+    const asked = deferred<HostEnd>();
     this.#keepers.push(asked);
     this.#post({ type: "keeperWanted" });
     return asked.promise;

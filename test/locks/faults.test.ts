@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { MessageChannel } from "node:worker_threads";
 import { type AnyClient, clientOf } from "../../src/clients/open-client.js";
 import { noopLogger } from "../../src/core/log.js";
 import { Keeper } from "../../src/keeper/keeper.js";
 import { LockQueues } from "../../src/keeper/lock-queues.js";
+import { KeeperHost } from "../../src/locks/keeper-host.js";
 import { KeeperLedger } from "../../src/locks/keeper-ledger.js";
-import type { KeeperEnd } from "../../src/locks/keeper-protocol.js";
+import type { ToKeeperOfOwners } from "../../src/locks/keeper-protocol.js";
 import { Locker } from "../../src/locks/locker.js";
 import type * as Tasks from "../fixtures/lock-tasks.js";
 import { configFor } from "../support/fast-config.js";
@@ -161,16 +161,15 @@ test("when the clock on the wall jumps, as after a suspended machine, all locks 
   const redis = await own(t, server, {});
   const client = clientOf(redis) as AnyClient;
   let jumpMs = 0;
-  const ledger = new KeeperLedger();
-  const queues = new LockQueues(client.redis, () => true, ledger, noopLogger);
-  const keeper = new Keeper(client, queues, ledger, noopLogger, () => Date.now() + jumpMs);
-  const attach = async (): Promise<KeeperEnd> => {
-    const { port1, port2 } = new MessageChannel();
-    keeper.attach(port1);
-    return { port: port2, ledger: ledger.buffer };
-  };
+  const thread = new KeeperHost({ config: configFor(server), logger: noopLogger }, (buffer, events) => {
+    const ledger = new KeeperLedger(buffer);
+    const queues = new LockQueues(client.redis, () => true, ledger, noopLogger);
+    const keeper = new Keeper(client, queues, ledger, noopLogger, () => Date.now() + jumpMs);
+    setImmediate(() => events.connected());
+    return { post: (message) => keeper.receive(message as ToKeeperOfOwners), close: (ms) => keeper.close(ms) };
+  });
   const locker = new Locker({
-    thread: { attach },
+    thread,
     getRedis: async () => redis,
     redis: configFor(server).redis,
     holder: "a test",
@@ -185,7 +184,7 @@ test("when the clock on the wall jumps, as after a suspended machine, all locks 
     () => lock.assertHeld(),
     (error) => code("LOCK_LOST")(error) && (error as { reason?: string }).reason === "clock",
   );
-  assert.equal(ledger.losses.clock, 1);
+  assert.equal(thread.ledger?.losses.clock, 1);
   await locker.close(1_000);
-  await keeper.close(1_000);
+  await thread.close(1_000);
 });

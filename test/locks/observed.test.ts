@@ -93,7 +93,7 @@ test("health() tells of locks that cannot be extended, and the process is ready 
   assert.equal(manager.health().ready, true);
 
   const spinning = manager.run("compute", { key: "spins", ms: 3_000 });
-  await eventually(isThere("spins"), 30_000, "the thread is blocked, and asks for no other keeper");
+  await eventually(isThere("spins"), 30_000, "the thread is blocked, and its host asks for another keeper");
   await workers[before]!.terminate();
   assert.ok(isTold("locks cannot be extended: no keeper runs")());
   assert.equal(manager.health().ready, true);

@@ -5,18 +5,18 @@
  */
 import assert from "node:assert/strict";
 import * as fc from "fast-check";
-import type { MessagePort } from "node:worker_threads";
 import type { AnyClient } from "../../src/clients/open-client.js";
 import type { Handle } from "../../src/commands/handle.js";
-import type { RedisConfig } from "../../src/config/options.js";
+import type { Config, RedisConfig } from "../../src/config/options.js";
 import { noopLogger } from "../../src/core/log.js";
 import { Keeper } from "../../src/keeper/keeper.js";
 import { LockQueues } from "../../src/keeper/lock-queues.js";
 import type { Lock } from "../../src/locks/held-lock.js";
+import { KeeperHost } from "../../src/locks/keeper-host.js";
 import { KeeperLedger } from "../../src/locks/keeper-ledger.js";
-import type { KeeperEnd } from "../../src/locks/keeper-protocol.js";
+import type { HostEnd, ToKeeperOfOwners } from "../../src/locks/keeper-protocol.js";
 import { Locker } from "../../src/locks/locker.js";
-import { ModelConnection, ModelPort, ModelServer, ModelThread, World } from "./lock-world.js";
+import { ModelConnection, ModelServer, ModelThread, World } from "./lock-world.js";
 
 const TTL_MS = 500;
 const END_MS = 6_000;
@@ -34,7 +34,16 @@ const holder = fc.record({
 const fault = fc.record({
   at: fc.integer({ min: 0, max: 5_000 }),
   on: fc.nat(5),
-  what: fc.constantFrom("cut", "cut keeper", "slow", "slow keeper", "block keeper", "end keeper", "end thread"),
+  what: fc.constantFrom(
+    "cut",
+    "cut keeper",
+    "slow",
+    "slow keeper",
+    "block keeper",
+    "block host",
+    "end keeper",
+    "end thread",
+  ),
   ms: fc.constantFrom(20, 120, 300, 700),
 });
 type Holder = typeof holder extends fc.Arbitrary<infer T> ? T : never;
@@ -48,49 +57,46 @@ interface Held {
   until: number;
 }
 
-/** The threads of one process, and its keeper. */
+/** How long a keeper takes until it is connected. */
+const START_MS = 30;
+
+/** One process: the thread in which its keepers' host is, and one keeper after the other. */
 class Process {
+  readonly hostThread = new ModelThread();
+  readonly host: KeeperHost;
   keeperThread = new ModelThread();
-  keeperConnection: ModelConnection;
-  readonly #ledger = new KeeperLedger();
+  keeperConnection: ModelConnection | undefined;
+  #onEnd = (): void => {};
   readonly #world: World;
-  readonly #server: ModelServer;
-  readonly #ends: Map<number, { isCut: boolean }>;
-  #keeper: Keeper;
-  #ports: ModelPort[] = [];
 
   constructor(world: World, server: ModelServer, ends: Map<number, { isCut: boolean }>) {
     this.#world = world;
-    this.#server = server;
-    this.#ends = ends;
-    [this.keeperConnection, this.#keeper] = this.#start();
+    this.host = new KeeperHost({ config: {} as Config, logger: noopLogger }, (buffer, events) => {
+      const thread = (this.keeperThread = new ModelThread());
+      this.#onEnd = () => events.ended();
+      const ledger = new KeeperLedger(buffer);
+      const connection = (this.keeperConnection = new ModelConnection(world, server, thread, ends));
+      const redis = connection as unknown as Handle;
+      const queues = new LockQueues(redis, () => false, ledger, noopLogger);
+      let keeper: Keeper | undefined;
+      const connectedAt = world.now + START_MS;
+      world.at(connectedAt, thread, () => {
+        keeper = new Keeper({ redis } as unknown as AnyClient, queues, ledger, noopLogger);
+        world.in(0.1, this.hostThread, () => events.connected());
+      });
+      const post = (message: unknown): void => {
+        world.at(Math.max(connectedAt, world.now + 0.1), thread, () => keeper!.receive(message as ToKeeperOfOwners));
+      };
+      return { post, close: async () => {} };
+    });
   }
 
-  #start(): [ModelConnection, Keeper] {
-    const connection = new ModelConnection(this.#world, this.#server, this.keeperThread, this.#ends);
-    const redis = connection as unknown as Handle;
-    const queues = new LockQueues(redis, () => false, this.#ledger, noopLogger);
-    return [connection, new Keeper({ redis } as unknown as AnyClient, queues, this.#ledger, noopLogger)];
-  }
-
-  attach(thread: ModelThread): KeeperEnd {
-    const [mine, other] = ModelPort.pair(this.#world, this.keeperThread, thread);
-    const was = this.#world.current;
-    this.#world.current = this.keeperThread;
-    this.#keeper.attach(mine as unknown as MessagePort);
-    this.#world.current = was;
-    this.#ports.push(mine);
-    return { port: other as unknown as MessagePort, ledger: this.#ledger.buffer };
-  }
-
-  /** Another keeper takes over. */
+  /** The host hears of it when its loop turns. */
   endKeeper(): void {
-    this.keeperThread.isDead = true;
-    const ports = this.#ports;
-    this.#ports = [];
-    this.keeperThread = new ModelThread();
-    [this.keeperConnection, this.#keeper] = this.#start();
-    for (const port of ports) port.close();
+    if (this.keeperThread.isDead) return;
+    this.#world.end(this.keeperThread);
+    this.keeperConnection = undefined;
+    this.#world.in(0.1, this.hostThread, this.#onEnd);
   }
 }
 
@@ -105,12 +111,13 @@ async function play(holders: readonly Holder[], faults: readonly Fault[], rate: 
       const thread = new ModelThread();
       const connection = new ModelConnection(world, server, thread, ends);
       const owner = processes[one.process]!;
-      let port: ModelPort | undefined;
-      const attach = async (): Promise<KeeperEnd> => {
-        const keeperEnd = owner.attach(thread);
-        port = keeperEnd.port as unknown as ModelPort;
-        return keeperEnd;
-      };
+      const attach = (): Promise<HostEnd> =>
+        new Promise((resolve) => {
+          world.in(0.1, owner.hostThread, async () => {
+            const end = await owner.host.attach();
+            world.in(0.1, thread, () => resolve(end));
+          });
+        });
       const locker = new Locker({
         thread: { attach },
         getRedis: async () => connection as never,
@@ -119,18 +126,19 @@ async function play(holders: readonly Holder[], faults: readonly Fault[], rate: 
         logger: noopLogger,
       });
       world.in(one.startsIn, thread, () => void hold(world, thread, locker, one, all));
-      return { thread, connection, owner, end: () => ((thread.isDead = true), port?.close()) };
+      return { thread, connection, owner };
     });
     for (const { at, on, what, ms } of faults) {
       world.in(at, new ModelThread(), () => {
-        const { connection, owner, end } = threads[on % threads.length]!;
+        const { thread, connection, owner } = threads[on % threads.length]!;
         if (what === "cut") connection.cut();
-        if (what === "cut keeper") owner.keeperConnection.cut();
+        if (what === "cut keeper") owner.keeperConnection?.cut();
         if (what === "slow") slow(world, connection, ms);
-        if (what === "slow keeper") slow(world, owner.keeperConnection, ms);
+        if (what === "slow keeper" && owner.keeperConnection) slow(world, owner.keeperConnection, ms);
         if (what === "block keeper") owner.keeperThread.blockedUntil = world.now + ms;
+        if (what === "block host") owner.hostThread.blockedUntil = world.now + ms;
         if (what === "end keeper") owner.endKeeper();
-        if (what === "end thread") end();
+        if (what === "end thread") world.end(thread);
       });
     }
   });

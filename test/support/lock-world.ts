@@ -5,6 +5,7 @@ import { ReplyLostError } from "../../src/core/errors.js";
 export class ModelThread {
   blockedUntil = 0;
   isDead = false;
+  readonly ports: ModelPort[] = [];
 }
 
 interface Event {
@@ -31,6 +32,7 @@ export class World {
     setTimeout: globalThis.setTimeout,
     clearTimeout: globalThis.clearTimeout,
     setImmediate: globalThis.setImmediate,
+    MessageChannel: globalThis.MessageChannel,
     now: performance.now.bind(performance),
     date: Date.now,
     hrtime: process.hrtime,
@@ -54,6 +56,12 @@ export class World {
 
   sleep(ms: number): Promise<void> {
     return new Promise((resolve) => this.in(ms, this.current, resolve));
+  }
+
+  /** A port that lies in its queue is never taken, and never closed. */
+  end(thread: ModelThread): void {
+    thread.isDead = true;
+    for (const port of thread.ports) port.close();
   }
 
   /** Runs `work` and then all events until `end`, with this clock in place of the real one. */
@@ -93,7 +101,11 @@ export class World {
       const timer: Timer = { unref: () => timer, event: this.in(Math.max(ms, 1), this.current, run) };
       return timer;
     };
+    const channel = (): ModelChannel => new ModelChannel(this);
     Object.assign(globalThis, {
+      MessageChannel: function MessageChannel() {
+        return channel();
+      },
       setTimeout: start,
       clearTimeout: endTimer,
       setImmediate: (run: () => void) => this.in(0, this.current, run),
@@ -105,8 +117,8 @@ export class World {
   }
 
   #restore(): void {
-    const { setTimeout, clearTimeout, setImmediate, now, date, hrtime, random } = this.#real;
-    Object.assign(globalThis, { setTimeout, clearTimeout, setImmediate });
+    const { setTimeout, clearTimeout, setImmediate, MessageChannel, now, date, hrtime, random } = this.#real;
+    Object.assign(globalThis, { setTimeout, clearTimeout, setImmediate, MessageChannel });
     Math.random = random;
     performance.now = now;
     Date.now = date;
@@ -251,47 +263,59 @@ const NETWORK = new ModelThread();
 
 type Listener = (message?: unknown) => void;
 
-/** One end of a link between two threads. */
-export class ModelPort {
+/** One end of a link between two threads. It is of the thread that listens to it first. */
+class ModelPort {
   peer!: ModelPort;
   readonly #world: World;
-  readonly #thread: ModelThread;
   readonly #listeners: Record<string, Listener[]> = { message: [], close: [] };
+  /** What has come before that. */
+  readonly #queue: [event: string, message?: unknown][] = [];
+  #thread: ModelThread | undefined;
   #isClosed = false;
 
-  static pair(world: World, one: ModelThread, other: ModelThread): [ModelPort, ModelPort] {
-    const ports: [ModelPort, ModelPort] = [new ModelPort(world, one), new ModelPort(world, other)];
-    ports[0].peer = ports[1];
-    ports[1].peer = ports[0];
-    return ports;
-  }
-
-  private constructor(world: World, thread: ModelThread) {
+  constructor(world: World) {
     this.#world = world;
-    this.#thread = thread;
   }
 
   on(event: string, listener: Listener): void {
     this.#listeners[event]!.push(listener);
+    if (this.#thread) return;
+    this.#thread = this.#world.current;
+    this.#thread.ports.push(this);
+    for (const [queued, message] of this.#queue) this.#arrive(queued, message);
   }
 
   once(event: string, listener: Listener): void {
     this.on(event, listener);
   }
 
+  ref(): void {}
+
   unref(): void {}
 
   postMessage(message: unknown): void {
-    this.#world.in(0.1, this.peer.#thread, () => this.peer.#emit("message", message));
+    if (!this.#isClosed) this.#world.in(0.1, NETWORK, () => this.peer.#arrive("message", message));
   }
 
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = this.peer.#isClosed = true;
-    for (const port of [this, this.peer]) this.#world.in(0.1, port.#thread, () => port.#emit("close"));
+    for (const port of [this, this.peer]) this.#world.in(0.1, NETWORK, () => port.#arrive("close"));
   }
 
-  #emit(event: string, message?: unknown): void {
-    for (const listener of this.#listeners[event]!) listener(message);
+  #arrive(event: string, message?: unknown): void {
+    if (!this.#thread) this.#queue.push([event, message]);
+    else this.#world.in(0, this.#thread, () => this.#listeners[event]!.forEach((listener) => listener(message)));
+  }
+}
+
+class ModelChannel {
+  readonly port1: ModelPort;
+  readonly port2: ModelPort;
+
+  constructor(world: World) {
+    [this.port1, this.port2] = [new ModelPort(world), new ModelPort(world)];
+    this.port1.peer = this.port2;
+    this.port2.peer = this.port1;
   }
 }

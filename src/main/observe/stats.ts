@@ -31,7 +31,7 @@ export interface Stats {
 }
 
 export interface KeeperStats {
-  /** Of its connection; in a Cluster connected to at least one node. `ended`: no keeper lives, and the next lock starts another one. */
+  /** Of its connection; in a Cluster connected to at least one node. `ended`: no keeper lives. Another one is started while a lock is held, and with the next lock. */
   readonly state: "connecting" | "connected" | "ended";
   /** Locks that all threads held when the keeper last looked, at most 50 ms ago while any is held. */
   readonly held: number;

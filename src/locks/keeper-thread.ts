@@ -1,0 +1,87 @@
+import { type MessagePort, Worker } from "node:worker_threads";
+import type { Config } from "../config/options.js";
+import { ThreadStartFailedError } from "../core/errors.js";
+import { errorCode, type Logger } from "../core/log.js";
+import { permissionFlags, threadFile } from "../core/packages.js";
+import { waitAtMost } from "../core/waiting.js";
+import { fromErrorData } from "../link/error-serialization.js";
+import type { LoginMessage } from "../link/protocol.js";
+import type { FromKeeper, KeeperData, ToKeeper } from "./keeper-protocol.js";
+
+/** What sends logins to threads. */
+interface Logins {
+  attached(listener: KeeperThread): void;
+  gone(listener: KeeperThread): void;
+  wanted(refused: number): void;
+}
+
+export interface KeeperThreadOptions {
+  readonly config: Config;
+  readonly gate?: SharedArrayBuffer;
+  readonly credentials?: Logins | undefined;
+  readonly logger: Logger;
+  /** The keeper's thread is gone, with its sockets. */
+  readonly onGone?: () => void;
+}
+
+/** What a keeper tells its host. */
+export interface KeeperEvents {
+  connected(): void;
+  /** It could not be connected, and ends. */
+  failed(error: unknown): void;
+  ended(): void;
+}
+
+/** A keeper as its host sees it. */
+export interface StartedKeeper {
+  post(message: ToKeeper, transferList?: readonly MessagePort[]): void;
+  close(ms: number): Promise<void>;
+}
+
+/** The thread of one keeper. */
+export class KeeperThread implements StartedKeeper {
+  readonly #worker: Worker;
+  readonly #exited: Promise<void>;
+  #isClosing = false;
+
+  constructor(options: KeeperThreadOptions, ledger: SharedArrayBuffer, events: KeeperEvents) {
+    const { config, gate, credentials, logger, onGone } = options;
+    const data: KeeperData = { config, hasProvider: credentials !== undefined, ledger, ...(gate && { gate }) };
+    // Nothing else of execArgv, as for a helper: what a process preloads is for the user's code.
+    this.#worker = new Worker(threadFile("keeper-entry.js"), { workerData: data, execArgv: permissionFlags() });
+    this.#worker.unref(); // an owner that waits for it holds the process
+    let isAnswered = false;
+    this.#worker.on("message", (message: FromKeeper) => {
+      isAnswered ||= message.type === "ready" || message.type === "failed";
+      if (message.type === "ready") events.connected();
+      else if (message.type === "failed") events.failed(fromErrorData(message.error));
+      else if (message.type === "loginWanted") credentials?.wanted(message.refused);
+      else for (const { level, message: text, fields } of message.records) logger[level](text, fields);
+    });
+    let cause: unknown;
+    this.#worker.on("error", (error) => (cause = error));
+    this.#exited = new Promise((resolve) => {
+      this.#worker.once("exit", () => {
+        credentials?.gone(this);
+        onGone?.();
+        if (!this.#isClosing) logger.error("the keeper, which extends locks, has ended", { code: errorCode(cause) });
+        const ended = "the keeper, which extends locks, ended before it was connected";
+        if (!isAnswered) events.failed(new ThreadStartFailedError(ended, { outcome: "not-sent", cause }));
+        events.ended(); // the place of its connection is free for the next one
+        resolve();
+      });
+    });
+    credentials?.attached(this);
+  }
+
+  post(message: ToKeeper | LoginMessage, transferList: readonly MessagePort[] = []): void {
+    this.#worker.postMessage(message, transferList);
+  }
+
+  /** Ends it, by force after `ms`. What is still held is released before. Never rejects. */
+  async close(ms: number): Promise<void> {
+    this.#isClosing = true;
+    this.post({ type: "close", closeMs: ms });
+    if (!(await waitAtMost(ms, this.#exited))) await this.#worker.terminate();
+  }
+}
