@@ -1,5 +1,5 @@
 import type { MessagePort } from "node:worker_threads";
-import { backoffMs, monotonic, sharedClock } from "../core/clock.js";
+import { monotonic, randomBetween, sharedClock } from "../core/clock.js";
 import { ShuttingDownError, ThreadStartFailedError } from "../core/errors.js";
 import { toErrorData } from "../link/error-serialization.js";
 import { KeeperLedger } from "./keeper-ledger.js";
@@ -9,8 +9,9 @@ import { LockTable } from "./lock-table.js";
 
 /** A keeper that lived for less ended quickly: the next one comes later each time. */
 const SETTLED_MS = 10_000;
-/** The last pause is short beside the ttl of a lock that is worth another keeper. */
-const PAUSE = { baseDelayMs: 200, maxDelayMs: 2_000 };
+/** The ceiling of the first pause. It doubles with each keeper that ends quickly. */
+const FIRST_PAUSE_MS = 200;
+const MAX_PAUSE_MS = 2_000;
 
 type StartKeeper = (ledger: SharedArrayBuffer, events: KeeperEvents) => StartedKeeper;
 
@@ -198,7 +199,7 @@ export class KeeperHost {
     if (this.#isClosed) return this.#ledger!.set("held", 0);
     const now = monotonic();
     if (wasConnected && now - this.#startedAt >= SETTLED_MS) this.#quickEnds = 0;
-    this.#notBefore = this.#quickEnds === 0 ? now : now + backoffMs(this.#quickEnds, PAUSE);
+    this.#notBefore = this.#quickEnds === 0 ? now : now + pauseMs(this.#quickEnds);
     this.#quickEnds++;
     // After a long life also if nothing is held: an owner that has not heard of the end may begin a lock, and then compute.
     if ((wasConnected && this.#notBefore === now) || this.#isNeeded) this.#startInTime();
@@ -210,6 +211,11 @@ export class KeeperHost {
     const isInUse = (buffer: SharedArrayBuffer): boolean => new LockTable(buffer).isInUse(now);
     return [...this.#owners].some(({ isWaiting, tables }) => isWaiting || tables.some(isInUse));
   }
+}
+
+/** Not `backoffMs`: threads that have no keeper would load one export more. */
+function pauseMs(quickEnds: number): number {
+  return randomBetween(0, Math.min(FIRST_PAUSE_MS * 2 ** (quickEnds - 1), MAX_PAUSE_MS));
 }
 
 /** The keeper has ended. */
