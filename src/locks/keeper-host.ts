@@ -127,12 +127,12 @@ export class KeeperHost {
   /** Now, or when the pause after a keeper that ended quickly is over. */
   #startInTime(): void {
     if (this.#keeper || this.#timer || this.#isClosed) return;
-    const pauseMs = this.#notBefore - monotonic();
-    if (pauseMs <= 0) return this.#startNow();
+    const leftMs = this.#notBefore - monotonic();
+    if (leftMs <= 0) return this.#startNow();
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       if (this.#isNeeded) this.#startInTime();
-    }, pauseMs).unref();
+    }, leftMs).unref();
   }
 
   /** All in this turn: from now on the keeper needs its host for nothing but the owners' ports. */
