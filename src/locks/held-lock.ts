@@ -46,15 +46,13 @@ export class HeldLock implements SharedLock {
   readonly #options: HeldLockOptions;
   readonly #acquiredAt = sharedClock();
   #releasedAt = this.#acquiredAt;
-  #timer: NodeJS.Timeout | undefined;
   #loss: LockLostError | undefined;
   #controller: AbortController | undefined;
-  #ending: Promise<void> | undefined;
+  #ending: Promise<LockLostError | undefined> | undefined;
 
   constructor(options: HeldLockOptions) {
     this.#options = options;
     this.fence = options.fence;
-    this.#watch();
     tell("acquired", { waitMs: options.waitMs });
   }
 
@@ -84,71 +82,65 @@ export class HeldLock implements SharedLock {
     return this.#find();
   }
 
+  /** Looks whether it is lost. If not: after so many ms it is over if it is not extended. Infinity if it is lost or being released. */
+  untilLookMs(): number {
+    if (this.look() || this.#ending) return Infinity;
+    return Math.max((this.#options.record.heldUntil - sharedClock()) | 0, 0) + 1;
+  }
+
   #find(): LockLostError {
     const { record, stamp } = this.#options;
     // Its time is over, or the keeper has found the loss. The first look that sees it makes it final.
     const isFound = record.lose(stamp, record.isOverheld(sharedClock()) ? "maxHold" : "expired");
-    return this.#fail(record.loss, isFound);
+    return this.#fail(this.#lost(record.loss), isFound);
   }
 
   /** Its thread closes: for a holder that is not done, it is lost. Never rejects. */
   async giveUp(): Promise<void> {
     const { record, stamp, end } = this.#options;
     if (this.#ending || this.look() || !record.beginRelease(stamp)) return void (await this.end());
-    this.#ending = end(false);
-    this.#fail("shutdown", false);
+    const loss = this.#lost("shutdown");
+    this.#ending = end(false).then(() => loss);
+    this.#fail(loss, false);
     await this.#ending;
   }
 
-  #fail(reason: LockLoss, isFound: boolean): LockLostError {
-    this.#loss = this.#lost(reason);
-    clearTimeout(this.#timer);
-    this.#controller?.abort(this.#loss);
-    this.#options.onLost(this.#loss, isFound);
-    tell("lost", { reason, heldMs: this.#loss.heldMs });
-    return this.#loss;
+  #fail(loss: LockLostError, isFound: boolean): LockLostError {
+    this.#loss = loss;
+    this.#controller?.abort(loss);
+    this.#options.onLost(loss, isFound);
+    tell("lost", { reason: loss.reason, heldMs: loss.heldMs });
+    return loss;
   }
 
   async release(): Promise<void> {
-    await this.end();
-    if (this.#loss) throw this.#loss;
+    const loss = await this.end();
+    if (loss) throw loss;
   }
 
   /** As `release`, but a loss is the result. */
-  async end(): Promise<LockLostError | undefined> {
+  end(): Promise<LockLostError | undefined> {
     this.look(); // its listeners may call this, too
-    await (this.#ending ??= this.#end());
-    return this.#loss;
+    return (this.#ending ??= this.#end());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.release();
   }
 
-  async #end(): Promise<void> {
+  async #end(): Promise<LockLostError | undefined> {
     const { record, stamp, end } = this.#options;
     if (!this.#loss && !record.beginRelease(stamp)) {
       await Promise.resolve(); // a listener that calls `end` then finds it under way
       this.#find(); // lost since the look
     }
-    clearTimeout(this.#timer);
     this.#releasedAt = sharedClock();
     const heldMs = (this.#releasedAt - this.#acquiredAt) | 0;
     const ended = end(this.#loss?.reason === "gone");
-    if (this.#loss) return; // what is lost need not be waited for: Redis may be away
+    if (this.#loss) return this.#loss; // what is lost need not be waited for: Redis may be away
     await ended;
     tell("released", { heldMs });
-  }
-
-  /** Nothing else tells a loss while the keeper is blocked or gone. */
-  #watch(): void {
-    const leftMs = (this.#options.record.heldUntil - sharedClock()) | 0;
-    this.#timer = setTimeout(
-      () => {
-        if (!this.look()) this.#watch();
-      },
-      Math.max(leftMs, 0) + 1,
-    ).unref();
+    return undefined;
   }
 
   #lost(reason: LockLoss): LockLostError {

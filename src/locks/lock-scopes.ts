@@ -18,20 +18,25 @@ interface Scope {
 export class LockScopes {
   /** The names of the locks that each task holds or asks for. */
   readonly #ofTask = new WeakMap<LockingTask, Set<string>>();
-  /** The locks inside whose `withLock` the running code is. */
+  /** For callers outside of a task: the locks inside whose `withLock` the running code is. */
   readonly #inside = new AsyncLocalStorage<Scope>();
 
   /** Returns the function that forgets the lock again. @throws REDTHREAD_LOCK_NOT_ACQUIRED */
   enter(task: LockingTask | undefined, name: string): () => void {
-    // Without a task nothing is known of the callers.
-    const names = (task && this.#ofTask.get(task)) ?? new Set();
-    if (names.has(name) || this.#isInside(name)) throw heldAlready(name);
+    if (!task) {
+      if (this.#isInside(name)) throw heldAlready(name);
+      return () => {};
+    }
+    const names = this.#ofTask.get(task) ?? new Set();
+    if (names.has(name)) throw heldAlready(name);
     names.add(name);
-    if (task) this.#ofTask.set(task, names);
+    this.#ofTask.set(task, names);
     return () => names.delete(name);
   }
 
-  async run<T>(name: string, fn: () => T | PromiseLike<T>): Promise<T> {
+  /** Runs `fn`, the function of a `withLock`. A task is asked for its locks instead, because each run of a scope costs more than that. */
+  async run<T>(task: LockingTask | undefined, name: string, fn: () => T | PromiseLike<T>): Promise<T> {
+    if (task) return fn();
     const scope: Scope = { name, isOpen: true, outer: this.#inside.getStore() };
     try {
       return await this.#inside.run(scope, fn);

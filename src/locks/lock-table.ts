@@ -46,8 +46,6 @@ export interface Lease {
   readonly ttlMs: number;
   /** Infinity if there is no limit. */
   readonly maxHoldMs: number;
-  /** The server's number of the connection that acquires it; 0 if it is not known. */
-  readonly connection: number;
 }
 
 const STATE_BITS = 3;
@@ -202,8 +200,11 @@ export class LockRecord {
 
   // The owner
 
-  /** FREE → ACQUIRING. All that the keeper needs is there before the state is. Returns the new stamp. */
-  begin({ kind, key, token, ttlMs, maxHoldMs, connection }: Lease, now: number): number {
+  /**
+   * FREE → ACQUIRING. All that the keeper needs is there before the state is. `connection` is the server's number of the
+   * connection that acquires it; 0 if it is not known. Returns the new stamp.
+   */
+  begin({ kind, key, token, ttlMs, maxHoldMs }: Lease, connection: number, now: number): number {
     const cells = this.#cells;
     const use = useOf(this.stamp) + 1;
     const stamp = stampOf(use, ACQUIRING);

@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { RedisHandle } from "../commands/ioredis.js";
 import type { RedisConfig } from "../config/options.js";
 import { errorCode, type Logger } from "../core/log.js";
-import { monotonic, randomBetween, sharedClock } from "../core/clock.js";
+import { Deadlines, monotonic, randomBetween, sharedClock } from "../core/clock.js";
 import { NotInClusterError, type Outcome, ShuttingDownError } from "../core/errors.js";
 import { abortable, onAbort, sleep, waitAtMost } from "../core/waiting.js";
 import { HeldLock, type Lock } from "./held-lock.js";
@@ -46,8 +46,6 @@ interface Wanted {
   readonly leaveScope: () => void;
 }
 
-type Asked = Omit<Lease, "connection">;
-
 /** Room for a token of ours. */
 const TOKEN_BYTES = 32;
 /** The least time for the end of a keeper, whatever was waited for before. */
@@ -61,17 +59,20 @@ export class Locker {
   readonly #tokenPrefix = randomBytes(12).toString("base64url");
   readonly #records = new RecordPool((buffer, table) => this.#keeper.addTable(buffer, table));
   readonly #held = new Map<LockRecord, HeldLock | KeptLock>();
+  /** Nothing else tells a loss while the keeper is blocked or gone. One timer for all locks, because one for each would cost more. */
+  readonly #lossWatch = new Deadlines({ graceMs: 0, isRef: false, expire: () => this.#lookAtAll() });
   readonly #scopes = new LockScopes();
   readonly #life = new AbortController();
   readonly #keeper: KeeperLink;
   /** The ids that the server has given to connections, by their streams. */
   readonly #connections = new WeakMap<object, number>();
-  /** The calls under way. */
-  readonly #acquiring = new Set<Promise<unknown>>();
   /** The releases that nothing else waits for. */
   readonly #releasing = new Set<Promise<void>>();
   #waiters = 0;
   #tokens = 0;
+  /** How many acquires are under way. */
+  #acquiring = 0;
+  #onIdle: (() => void) | undefined;
 
   constructor(options: LockerOptions) {
     this.#options = options;
@@ -89,9 +90,10 @@ export class Locker {
 
   async withLock<T>(key: string | Buffer, options: LockOptions, fn: (lock: Lock) => T | PromiseLike<T>): Promise<T> {
     if (typeof fn !== "function") throw noFunction();
-    const lock = await this.acquire(key, options);
+    const task = this.#options.thread.currentTask?.();
+    const lock = (await this.#acquire(key, options, task)) as HeldLock & Lock;
     try {
-      const result = await this.#scopes.run(nameOf(key), () => fn(lock));
+      const result = await this.#scopes.run(task, nameOf(key), () => fn(lock));
       const loss = await lock.end();
       if (loss) throw loss;
       return result;
@@ -104,7 +106,7 @@ export class Locker {
 
   /** With a limit it has no fence, and its type says so to the caller. */
   acquire(key: string | Buffer, options: LockOptions): Promise<HeldLock & Lock> {
-    return this.#acquire(key, options) as Promise<HeldLock & Lock>;
+    return this.#acquire(key, options, this.#options.thread.currentTask?.()) as Promise<HeldLock & Lock>;
   }
 
   /** Resolves when the keeper is connected: locks of another client can be kept. */
@@ -119,27 +121,23 @@ export class Locker {
       new ShuttingDownError("no more locks are taken: this process or thread shuts down", { outcome: "not-sent" }),
     );
     const held = [...this.#held.values()].map(async (lock) => lock.giveUp());
-    const closed = Promise.all([...held, Promise.allSettled(this.#acquiring)]);
+    const closed = Promise.all([...held, this.#idle()]);
     const deadline = monotonic() + ms;
     await waitAtMost(
       ms,
       closed.then(() => Promise.all(this.#releasing)),
     ); // behind them, what was in doubt
+    this.#lossWatch.stop();
     this.#keeper.close();
     await this.#options.closeKeeper?.(Math.max(deadline - monotonic(), LAST_MS));
   }
 
-  async #acquire(key: string | Buffer, options: LockOptions): Promise<HeldLock> {
-    const acquiring = this.#acquireOne(key, options);
-    this.#acquiring.add(acquiring);
-    try {
-      return await acquiring;
-    } finally {
-      this.#acquiring.delete(acquiring);
-    }
+  /** Resolves when no acquire is under way. */
+  #idle(): Promise<void> | undefined {
+    return this.#acquiring === 0 ? undefined : new Promise((resolve) => (this.#onIdle = resolve));
   }
 
-  async #acquireOne(key: string | Buffer, options: LockOptions): Promise<HeldLock> {
+  async #acquire(key: string | Buffer, options: LockOptions, task: LockingTask | undefined): Promise<HeldLock> {
     const times = lockTimes(key, options);
     const { keyPrefix, clusterNodes } = this.#options.redis;
     const fullKey = typeof key === "string" ? keyPrefix + key : Buffer.concat([Buffer.from(keyPrefix), key]);
@@ -151,9 +149,9 @@ export class Locker {
     }
     this.#life.signal.throwIfAborted();
     options.signal?.throwIfAborted();
-    const task = this.#options.thread.currentTask?.();
     const leaveScope = this.#scopes.enter(task, nameOf(key));
     const [signal, stop] = this.#signalOf(options.signal);
+    this.#acquiring++;
     try {
       if (!this.#keeper.isOpen) await abortable(this.#keeper.open(), signal);
       const place = this.#records.take(textBytes);
@@ -168,6 +166,7 @@ export class Locker {
       throw error;
     } finally {
       stop();
+      if (--this.#acquiring === 0) this.#onIdle?.();
     }
   }
 
@@ -191,9 +190,9 @@ export class Locker {
     if (!isTtl(ttlMs) || bytes > MAX_TEXT_BYTES || this.#life.signal.aborted) return undefined;
     const place = this.#records.take(bytes);
     const { record } = place;
-    const lease = { key: whole, token, ttlMs, maxHoldMs: Infinity, connection: 0 };
+    const lease = { key: whole, token, ttlMs, maxHoldMs: Infinity };
     const now = sharedClock();
-    const begun = record.begin({ ...lease, kind: kind === "job" ? KEPT : FETCHED }, now);
+    const begun = record.begin({ ...lease, kind: kind === "job" ? KEPT : FETCHED }, 0, now);
     const stamp = kind === "job" ? record.confirm(begun, now)! : begun;
     const onEnd = (): void => {
       this.#held.delete(record);
@@ -240,7 +239,7 @@ export class Locker {
     }
   }
 
-  #leaseOf(fullKey: string | Buffer, { ttlMs, maxHoldMs, limit }: LockTimes): Asked {
+  #leaseOf(fullKey: string | Buffer, { ttlMs, maxHoldMs, limit }: LockTimes): Lease {
     const token = `${this.#tokenPrefix}${(this.#tokens++).toString(36)}`;
     if (limit === 1) return { kind: OWNED, key: fullKey, token, ttlMs, maxHoldMs };
     return { kind: SHARED, key: holdersKey(fullKey), token: `${token} ${this.#options.holder}`, ttlMs, maxHoldMs };
@@ -260,7 +259,7 @@ export class Locker {
   /** Sends the acquire, and once more with the same token if its reply is lost: the first one may have acquired the lock. */
   async #send(
     place: Place,
-    lease: Asked,
+    lease: Lease,
     limit: number,
     deadline: number,
     signal: AbortSignal,
@@ -275,7 +274,7 @@ export class Locker {
       for (;;) {
         const redis = await getRedis(signal);
         const connection = this.#connectionIdOf(redis);
-        if (stamp === undefined) stamp = record.begin({ ...lease, connection }, sharedClock());
+        if (stamp === undefined) stamp = record.begin(lease, connection, sharedClock());
         else record.sentAgain(stamp, sharedClock());
         this.#wake(place);
         const answer =
@@ -301,7 +300,7 @@ export class Locker {
   }
 
   /** Until the release is sent the keeper knows the lock, and releases it if this thread ends. */
-  #freeLater(place: Place, asking: Promise<unknown>, lease: Asked): void {
+  #freeLater(place: Place, asking: Promise<unknown>, lease: Lease): void {
     place.isInDoubt = true;
     const free = async (): Promise<void> => {
       await this.#release(lease);
@@ -331,7 +330,7 @@ export class Locker {
     return 0;
   }
 
-  #hold({ key, place, task, leaveScope }: Wanted, lease: Asked, stamp: number, held: string, waitMs: number): HeldLock {
+  #hold({ key, place, task, leaveScope }: Wanted, lease: Lease, stamp: number, held: string, waitMs: number): HeldLock {
     const { record } = place;
     const lock = new HeldLock({
       key,
@@ -354,11 +353,20 @@ export class Locker {
     });
     this.#held.set(record, lock);
     if (!this.#keeper.isOpen) this.#keeper.openAgain(); // it ended while the lock was acquired
+    this.#lossWatch.arm(monotonic() + lock.untilLookMs());
     return lock;
   }
 
+  /** Returns when the next look is due. */
+  #lookAtAll(): number {
+    let untilLookMs = Infinity;
+    for (const lock of this.#held.values())
+      if (lock instanceof HeldLock) untilLookMs = Math.min(untilLookMs, lock.untilLookMs());
+    return monotonic() + untilLookMs;
+  }
+
   /** Never rejects: a lock that cannot be released ends with its ttl. */
-  async #release({ kind, key, token }: Asked): Promise<void> {
+  async #release({ kind, key, token }: Lease): Promise<void> {
     try {
       const redis = await this.#options.getRedis();
       await release(redis, kind, key, token);

@@ -127,12 +127,14 @@ test("a holder that hangs loses its lock after maxHoldMs, and others get it", LI
   await eventually(isGone("hung"), 5_000, "others can get it");
 });
 
-test("while the keeper is blocked a computing holder is told by the time", LIMIT, async (t) => {
-  const manager = manage<typeof Tasks>(t, server, { tasks });
-  const losing = manager.run("computeUntilLost", { key: "blocked", ttlMs: TTL_MS });
-  await eventually(isThere("blocked"), 30_000, "the lock is there");
-  await blockKeeper(t, 3_000);
-  assert.equal((await losing).reason, "expired");
+test("while the keeper is blocked holders are told by the time, if they compute and if they wait", LIMIT, async (t) => {
+  const manager = manage<typeof Tasks>(t, server, { tasks, shutdown: { closeMs: 500 } });
+  const computing = manager.run("computeUntilLost", { key: "blocked 1", ttlMs: TTL_MS }, { exclusive: true });
+  const waiting = manager.run("waitForLoss", { key: "blocked 2", ttlMs: TTL_MS });
+  for (const key of ["blocked 1", "blocked 2"]) await eventually(isThere(key), 30_000, "the lock is there");
+  await blockKeeper(t, 120_000); // for longer than the test lasts
+  assert.equal((await computing).reason, "expired");
+  assert.equal(await waiting, "expired");
 });
 
 test("when the keeper ends, another one extends the locks that are held", LIMIT, async (t) => {

@@ -33,6 +33,7 @@ export class World {
     clearTimeout: globalThis.clearTimeout,
     setImmediate: globalThis.setImmediate,
     MessageChannel: globalThis.MessageChannel,
+    clearImmediate: globalThis.clearImmediate,
     now: performance.now.bind(performance),
     date: Date.now,
     hrtime: process.hrtime,
@@ -97,8 +98,8 @@ export class World {
   }
 
   #install(): void {
-    const start = (run: () => void, ms = 0): Timer => {
-      const timer: Timer = { unref: () => timer, event: this.in(Math.max(ms, 1), this.current, run) };
+    const start = (run: () => void, ms: number): Timer => {
+      const timer: Timer = { unref: () => timer, event: this.in(ms, this.current, run) };
       return timer;
     };
     const channel = (): ModelChannel => new ModelChannel(this);
@@ -106,9 +107,10 @@ export class World {
       MessageChannel: function MessageChannel() {
         return channel();
       },
-      setTimeout: start,
+      setTimeout: (run: () => void, ms = 0) => start(run, Math.max(ms, 1)),
       clearTimeout: endTimer,
-      setImmediate: (run: () => void) => this.in(0, this.current, run),
+      setImmediate: (run: () => void): Timer => start(run, 0),
+      clearImmediate: endTimer,
     });
     Math.random = () => (this.#seed = (this.#seed * 1_103_515_245 + 12_345) % 2 ** 31) / 2 ** 31;
     performance.now = () => this.now;
@@ -117,8 +119,8 @@ export class World {
   }
 
   #restore(): void {
-    const { setTimeout, clearTimeout, setImmediate, MessageChannel, now, date, hrtime, random } = this.#real;
-    Object.assign(globalThis, { setTimeout, clearTimeout, setImmediate, MessageChannel });
+    const { now, date, hrtime, random, ...timers } = this.#real;
+    Object.assign(globalThis, timers);
     Math.random = random;
     performance.now = now;
     Date.now = date;
