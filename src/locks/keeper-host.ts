@@ -25,7 +25,7 @@ interface Owner {
   isWaiting: boolean;
   /** Its locks are closed, or its thread has ended. A keeper still has to release what is left. */
   isGone: boolean;
-  /** It lives, and closes its locks by itself. */
+  /** It closes its locks by itself, and its connections are not ended. */
   isClosing: boolean;
   /** The keeper that knows it. */
   keeper: StartedKeeper | undefined;
@@ -115,8 +115,10 @@ export class KeeperHost {
   #gone(owner: Owner): void {
     owner.isGone = true;
     owner.isWaiting = false;
+    // Until a keeper is connected, the numbers of the owner's connections may have become those of other clients.
+    owner.isClosing ||= !this.#isConnected;
     if (this.#keeper) this.#mourn(owner, this.#keeper);
-    if (this.#isConnected) this.#owners.delete(owner);
+    if (this.#isConnected || !isInUse(owner, sharedClock())) this.#owners.delete(owner);
   }
 
   #mourn({ id: owner, isClosing, end }: Owner, keeper: StartedKeeper): void {
@@ -208,9 +210,12 @@ export class KeeperHost {
   /** Whether a keeper is waited for, or could still save a lock. */
   get #isNeeded(): boolean {
     const now = sharedClock();
-    const isInUse = (buffer: SharedArrayBuffer): boolean => new LockTable(buffer).isInUse(now);
-    return [...this.#owners].some(({ isWaiting, tables }) => isWaiting || tables.some(isInUse));
+    return [...this.#owners].some((owner) => owner.isWaiting || isInUse(owner, now));
   }
+}
+
+function isInUse({ tables }: Owner, now: number): boolean {
+  return tables.some((buffer) => new LockTable(buffer).isInUse(now));
 }
 
 /** Not `backoffMs`: threads that have no keeper would load one export more. */
