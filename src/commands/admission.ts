@@ -29,7 +29,8 @@ const REPLICATION = "it makes the connection a replica's, which answers no comma
  */
 export class Admission {
   readonly isShared: boolean;
-  readonly maySubscribe: boolean;
+  /** Messages, and replicas: no command of a user stands behind. */
+  readonly mayAwait: boolean;
   readonly #handle: Handle;
   readonly #session: Session;
   readonly #errors: CommandErrors;
@@ -39,7 +40,7 @@ export class Admission {
     this.#session = session;
     this.#errors = errors;
     this.isShared = SHARED_ROLES.has(role);
-    this.maySubscribe = !this.isShared || role === "subscriber" || role === "keeper";
+    this.mayAwait = !this.isShared || role === "subscriber" || role === "keeper";
   }
 
   /** Why this command may not run, if so. `isLeaving`: it is written now, not held for later. */
@@ -137,7 +138,8 @@ export class Admission {
       case "blocking":
         return command.extractBlockingTimeout() !== null; // XREAD without BLOCK does not block
       case "subscription":
-        return !this.maySubscribe;
+      case "wait":
+        return !this.mayAwait;
       default:
         return true;
     }

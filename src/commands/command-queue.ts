@@ -80,7 +80,7 @@ export class CommandQueue {
       return true;
     });
     if (this.#admission.isShared) rememberScripts(handle.stream);
-    if (this.#admission.maySubscribe) handle.keepSubscriptions();
+    if (this.#admission.mayAwait) handle.keepSubscriptions();
   }
 
   /** What was written leaves at once. */

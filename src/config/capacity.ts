@@ -22,12 +22,21 @@ export function capacityOf(info: string, config: Config): Capacity {
 }
 
 /** What is wrong with `connections.max` for a process with locks: the keeper needs a place beside the others. */
-export function noRoomForLocks({ threads, connections }: Config): string | undefined {
+export function noRoomForLocks(config: Config): string | undefined {
+  return noRoom(config, 3, "locks", "a connection of its own extends them");
+}
+
+/** The same for locks with `replicas`. */
+export function noRoomForReplicatedLocks(config: Config): string | undefined {
+  return noRoom(config, 4, "locks with replicas", "two connections of their own extend locks");
+}
+
+function noRoom({ threads, connections }: Config, more: number, what: string, why: string): string | undefined {
   const isRecycled = isRecycling(threads);
-  const needed = threads.count + Number(isRecycled) + 3;
+  const needed = threads.count + Number(isRecycled) + more;
   if ((connections.max ?? Infinity) >= needed) return undefined;
-  const sum = `threads.count + 3${isRecycled ? ", and one for a thread that is recycled" : ""}`;
-  return `connections.max: must be at least ${needed} for locks (${sum}), because a connection of its own extends them`;
+  const sum = `threads.count + ${more}${isRecycled ? ", and one for a thread that is recycled" : ""}`;
+  return `connections.max: must be at least ${needed} for ${what} (${sum}), because ${why}`;
 }
 
 /** The clients of each thread (and of the successor of a recycled thread), the primary client, its successor, and the subscriber. */

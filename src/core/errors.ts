@@ -206,6 +206,8 @@ export class LockNotAcquiredError extends RedthreadError<LockNotAcquiredError> {
   declare readonly waitedMs: number;
   /** What held it at the last look. Absent if the caller itself holds or awaits it. */
   declare readonly holder?: LockHolder;
+  /** Too few replicas had acknowledged the lock at the last try, so it was released again. */
+  declare readonly replicas?: { readonly wanted: number; readonly acknowledged: number };
 }
 
 /**

@@ -2,25 +2,35 @@ import type { MessagePort } from "node:worker_threads";
 import type { AnyClient } from "../clients/open-client.js";
 import { Client } from "../connection/client.js";
 import { monotonic, sharedClock } from "../core/clock.js";
+import type { Outcome } from "../core/errors.js";
 import { errorCode, type Logger } from "../core/log.js";
 import { sleep, waitAtMost } from "../core/waiting.js";
+import { toErrorData } from "../link/error-serialization.js";
 import type { KeeperLedger } from "../locks/keeper-ledger.js";
-import type { AttachMessage, FromOwner, TableMessage, ToKeeperOfOwners, ToOwner } from "../locks/keeper-protocol.js";
-import { BATCH, extend, release, slotOf } from "../locks/lock-scripts.js";
+import type {
+  AttachMessage,
+  FromOwner,
+  ReplicatedLease,
+  TableMessage,
+  ToKeeperOfOwners,
+  ToOwner,
+} from "../locks/keeper-protocol.js";
+import { acquire, type Acquired, acquireShared, BATCH, extend, release, slotOf } from "../locks/lock-scripts.js";
 import {
   ACQUIRING,
   FREE,
   HELD,
   isAhead,
   isSameUse,
-  type LockKind,
   isOurs,
   type LockRecord,
   LockTable,
   type Loss,
+  SHARED,
   stateOf,
 } from "../locks/lock-table.js";
 import type { LockQueues } from "./lock-queues.js";
+import type { ReplicatedWrites } from "./replicated-writes.js";
 
 /** A lock is extended when a third of its ttl is over … */
 const SHARE = 3;
@@ -34,6 +44,8 @@ const IDLE_LOOKS = 20;
 const RETRY_MS = 100;
 /** What a dead thread has sent has come to the server by then. */
 const AGAIN_MS = 100;
+/** The pause before a lock is tried again that too few replicas have acknowledged. */
+const TOO_FEW_MS = 200;
 /** Two clocks are read within this time. */
 const READING_MS = 5;
 
@@ -47,7 +59,7 @@ interface Owner {
   isClosing: boolean;
 }
 
-type OwnLock = Pick<LockRecord, "kind" | "key" | "token">;
+type OwnLock = Pick<ReplicatedLease, "kind" | "key" | "token">;
 
 /** A lock at a look. */
 interface Seen {
@@ -65,6 +77,8 @@ export class Keeper {
   readonly #ledger: KeeperLedger;
   readonly #logger: Logger;
   readonly #isCluster: boolean;
+  /** Undefined in a Cluster. */
+  readonly #replicated: ReplicatedWrites | undefined;
   readonly #wallClock: () => number;
   readonly #owners = new Set<Owner>();
   /** The locks that a command under way extends, each with the stamp of its use. */
@@ -81,12 +95,14 @@ export class Keeper {
     ledger: KeeperLedger,
     logger: Logger,
     wallClock: () => number = Date.now,
+    replicated?: ReplicatedWrites,
   ) {
     this.#client = client;
     this.#queues = queues;
     this.#ledger = ledger;
     this.#logger = logger;
     this.#wallClock = wallClock;
+    this.#replicated = replicated;
     this.#skewMs = skew(wallClock);
     this.#isCluster = !(client instanceof Client);
   }
@@ -109,6 +125,7 @@ export class Keeper {
       if (message.type === "wait") return this.#queues.wait(port, message);
       if (message.type === "leave") return this.#queues.leave(port, message);
       if (message.type === "table") return this.#add(owner, message);
+      if (message.type === "acquire") void this.#acquire(owner, message.id, message.lease);
       if (message.type === "closing") owner.isClosing = true;
       this.#wake();
     });
@@ -134,7 +151,8 @@ export class Keeper {
     clearTimeout(this.#timer);
     this.#queues.close();
     for (const owner of this.#owners) this.#ownerGone(owner);
-    await waitAtMost(ms / 2, this.#released());
+    await this.#replicated?.close(ms / 4); // its last acquires are released then
+    await waitAtMost(ms / 4, this.#released());
     await this.#client.close(ms / 2);
   }
 
@@ -144,6 +162,8 @@ export class Keeper {
     const all = [...this.#seen()];
     const least = Math.min(...all.map(({ record }) => record.ttlMs));
     this.#count(all, now);
+    const replicated = all.filter(({ record }) => record.replicas > 0);
+    this.#replicated?.look(Math.min(...replicated.map(({ record }) => record.ttlMs)));
     const due: Seen[] = [];
     const early: Seen[] = [];
     let nextInMs = LOOK_MS;
@@ -165,7 +185,7 @@ export class Keeper {
     }
     if (due.length > 0 && !isAhead(this.#retryAt, now)) this.#extendAll([...due, ...early]);
     this.#idleLooks = all.length === 0 ? this.#idleLooks + 1 : 0;
-    const sleeps = this.#idleLooks >= IDLE_LOOKS && this.#fallAsleep();
+    const sleeps = this.#idleLooks >= IDLE_LOOKS && !this.#replicated?.isOpen && this.#fallAsleep();
     this.#timer = sleeps ? undefined : setTimeout(() => this.#look(), Math.max(nextInMs, 1));
   }
 
@@ -205,17 +225,18 @@ export class Keeper {
     const groups = new Map<string, Seen[]>();
     for (const seen of all) {
       const { record } = seen;
-      const name = `${record.kind} ${this.#isCluster ? slotOf(record.key) : ""}`;
+      const name = `${record.kind} ${record.replicas} ${this.#isCluster ? slotOf(record.key) : ""}`;
       const group = groups.get(name);
       if (group) group.push(seen);
       else groups.set(name, [seen]);
     }
     for (const group of groups.values())
-      for (let i = 0; i < group.length; i += BATCH) void this.#extend(group[0]!.record.kind, group.slice(i, i + BATCH));
+      for (let i = 0; i < group.length; i += BATCH) void this.#extend(group.slice(i, i + BATCH));
   }
 
-  /** Never rejects. */
-  async #extend(kind: LockKind, batch: readonly Seen[]): Promise<void> {
+  /** All are of one kind, and of as many replicas. Never rejects. */
+  async #extend(batch: readonly Seen[]): Promise<void> {
+    const { kind, replicas } = batch[0]!.record;
     const sentAt = sharedClock();
     const locks = batch.map(({ record, stamp }) => {
       this.#underWay.set(record, stamp);
@@ -223,22 +244,63 @@ export class Keeper {
       return { key: record.key, token: record.token, ttlMs: record.ttlMs };
     });
     try {
-      const done = await extend(this.#client.redis, kind, locks);
+      const sent =
+        replicas > 0
+          ? this.#replicated!.write(batch[0]!.record, (to) => extend(to, kind, locks))
+          : { reply: extend(this.#client.redis, kind, locks), acknowledged: 0 };
+      const done = await sent.reply;
+      // Neither does something if the owner has begun the record's next use meanwhile, of which key and token may be.
+      for (const [i, seen] of batch.entries()) if (!done[i]) this.#lose(seen, "gone");
+      if ((await sent.acknowledged) < replicas) return this.#notExtended(batch, "TOO_FEW_REPLICAS");
       this.#ledger.add("extended", done.filter(Boolean).length);
-      for (const [i, seen] of batch.entries()) {
-        // Both do nothing if the owner has begun the record's next use meanwhile, of which key and token may be.
-        if (done[i]) seen.record.extend(seen.stamp, sentAt);
-        else this.#lose(seen, "gone");
-      }
+      for (const [i, seen] of batch.entries()) if (done[i]) seen.record.extend(seen.stamp, sentAt);
     } catch (error) {
-      // This is no loss: only the time decides. All of them are due again.
-      this.#ledger.add("extensionFailures", 1);
-      this.#logger.debug("locks could not be extended", { code: errorCode(error), locks: batch.length });
-      this.#retryAt = (sharedClock() + RETRY_MS) | 0;
-      for (const { record, stamp } of batch)
-        if (isSameUse(record.stamp, stamp)) record.sent((sentAt - record.ttlMs) | 0);
+      this.#notExtended(batch, errorCode(error));
     } finally {
       for (const { record, stamp } of batch) if (this.#underWay.get(record) === stamp) this.#underWay.delete(record);
+    }
+  }
+
+  /** This is no loss: only the time decides. All of them are due again soon. */
+  #notExtended(batch: readonly Seen[], code: string): void {
+    this.#ledger.add("extensionFailures", 1);
+    this.#logger.debug("locks could not be extended", { code, locks: batch.length });
+    const retryAt = (sharedClock() + RETRY_MS) | 0;
+    // The other locks have another connection, and are not put off by what fails on this one.
+    if (batch[0]!.record.replicas === 0) this.#retryAt = retryAt;
+    for (const { record, stamp } of batch)
+      if (isSameUse(record.stamp, stamp)) record.sent((retryAt - record.ttlMs / SHARE) | 0);
+  }
+
+  /** Never rejects. */
+  async #acquire(owner: Owner, id: number, lease: ReplicatedLease): Promise<void> {
+    const lock = { ...lease, key: typeof lease.key === "string" ? lease.key : Buffer.from(lease.key) };
+    let told: ToOwner;
+    try {
+      told = { type: "acquired", id, answer: await this.#acquireReplicated(lock) };
+    } catch (error) {
+      told = { type: "acquireFailed", id, error: toErrorData(error) };
+    }
+    if (this.#owners.has(owner)) owner.port.postMessage(told);
+    else void this.#release(lock); // the release at its owner's end may have come before the acquire
+  }
+
+  async #acquireReplicated(lease: ReplicatedLease): Promise<Acquired> {
+    const { kind, key, token, ttlMs, limit, holder, replicas } = lease;
+    const { reply, acknowledged } = this.#replicated!.write(lease, (to) =>
+      kind === SHARED ? acquireShared(to, key, token, ttlMs, limit) : acquire(to, key, token, ttlMs, holder),
+    );
+    const answer = await reply;
+    if (!answer.isAcquired) return answer;
+    try {
+      const count = await acknowledged;
+      if (count >= replicas) return answer;
+      await this.#release(lease);
+      return { isAcquired: false, held: "", ttlLeftMs: TOO_FEW_MS, acknowledged: count };
+    } catch (error) {
+      // If the reply is only lost, the owner sends the same acquire again.
+      if ((error as { outcome?: Outcome }).outcome !== "unknown") await this.#release(lease);
+      throw error;
     }
   }
 
@@ -250,7 +312,7 @@ export class Keeper {
     owner.port.postMessage(message);
     if (!isOurs(lock.kind)) return; // a job whose lock is gone may just have been completed
     this.#ledger.lost(loss);
-    if (loss !== "gone") this.#release(lock);
+    if (loss !== "gone") void this.#release(lock);
   }
 
   /** The thread has ended, or has closed its locks. */
@@ -266,7 +328,7 @@ export class Keeper {
     const connections = new Set(acquiring.map(({ connection }) => connection).filter((number) => number !== 0));
     const { redis } = this.#client;
     if (!owner.isClosing) for (const number of connections) redis.client("KILL", "ID", number).catch(() => {}); // it is gone, or there is no right
-    for (const record of left) this.#release(lockOf(record));
+    for (const record of left) void this.#release(lockOf(record));
     // Without that right, or in a Cluster, the command may come after the release.
     if (inDoubt.length > 0) this.#releaseAgain(inDoubt);
   }
@@ -274,7 +336,7 @@ export class Keeper {
   #releaseAgain(locks: readonly OwnLock[]): void {
     const again = async (): Promise<void> => {
       await sleep(AGAIN_MS);
-      for (const lock of locks) this.#release(lock);
+      for (const lock of locks) void this.#release(lock);
       this.#releasing.delete(waited);
     };
     const waited = again();
@@ -286,7 +348,8 @@ export class Keeper {
     while (this.#releasing.size > 0) await Promise.all(this.#releasing);
   }
 
-  #release({ kind, key, token }: OwnLock): void {
+  /** Never rejects. */
+  #release({ kind, key, token }: OwnLock): Promise<void> {
     const released = release(this.#client.redis, kind, key, token)
       .catch((error: unknown) => {
         const what = "a lock could not be released, and ends with its ttl";
@@ -294,6 +357,7 @@ export class Keeper {
       })
       .then(() => void this.#releasing.delete(released));
     this.#releasing.add(released);
+    return released;
   }
 }
 

@@ -2,7 +2,8 @@
 // theirs can keep it from that. Start here: serve.ts connects and receives messages, keeper.ts looks at the locks. The room
 // may import locks, clients and everything below them, and never main, thread or helper.
 import { parentPort, workerData } from "node:worker_threads";
-import { openClient } from "../clients/open-client.js";
+import { clientMaker, openClient, type OpenOptions } from "../clients/open-client.js";
+import type { AskedChannel } from "../commands/asked-channels.js";
 import { freezeConfig } from "../config/options.js";
 import { Logins } from "../connection/credentials.js";
 import { isLogged, loggerOf, plainFields } from "../core/log.js";
@@ -13,6 +14,7 @@ import { KeeperLedger } from "../locks/keeper-ledger.js";
 import type { FromKeeper, KeeperData, ToKeeper } from "../locks/keeper-protocol.js";
 import { Keeper } from "./keeper.js";
 import { LockQueues } from "./lock-queues.js";
+import { ReplicatedWrites } from "./replicated-writes.js";
 
 const post = (message: FromKeeper): void => parentPort!.postMessage(message);
 
@@ -61,26 +63,27 @@ async function connected(data: KeeperData, logins: Logins | undefined): Promise<
     post({ type: "logs", records: [{ level, message, fields: plainFields(fields) }], dropped: 0 });
   });
   let queues: LockQueues | undefined;
-  const client = await openClient(
-    {
-      redis: { ...redis, keyPrefix: "" }, // the locks' keys have it
-      retry,
-      role,
-      logger,
-      name: connectionName(appName, role),
-      gate: data.gate ? new ConnectGate(data.gate, config, ConnectGate.keeperRow(config)) : ownGate(config),
-      logins,
-      onState: (state, previous) => {
-        if (previous === "connected") ledger.add("open", -1);
-        if (state === "connected") ledger.add("open", 1);
-      },
-      onResubscribed: (asked) => queues?.resubscribed(asked),
+  const gate = data.gate ? new ConnectGate(data.gate, config, ConnectGate.keeperRow(config)) : ownGate(config);
+  const optionsOf = (field: "open" | "replicasOpen"): OpenOptions => ({
+    redis: { ...redis, keyPrefix: "" }, // the locks' keys have it
+    retry,
+    role,
+    logger,
+    name: connectionName(appName, role),
+    gate,
+    logins,
+    onState: (state, previous) => {
+      if (previous === "connected") ledger.add(field, -1);
+      if (state === "connected") ledger.add(field, 1);
     },
-    shutdown.closeMs,
-  );
+  });
+  const main = { ...optionsOf("open"), onResubscribed: (asked: AskedChannel) => queues?.resubscribed(asked) };
+  const client = await openClient(main, shutdown.closeMs);
+  const makeClient = await clientMaker(optionsOf("replicasOpen"), shutdown.closeMs);
+  const replicated = new ReplicatedWrites({ makeClient, isWanted: () => gate.isWanted, problem: data.replicasProblem });
   // With RESP2 a subscribed connection could not extend locks.
   queues = new LockQueues(client.redis, () => !redis.clusterNodes && client.redis.speaksResp3, ledger, logger);
-  return new Keeper(client, queues, ledger, logger);
+  return new Keeper(client, queues, ledger, logger, Date.now, redis.clusterNodes ? undefined : replicated);
 }
 
 async function close(keeper: Promise<Keeper>, closeMs: number): Promise<void> {

@@ -197,7 +197,7 @@ export class KeeperHost {
     this.#keeper = undefined;
     this.#isConnected = false;
     for (const owner of this.#owners) forget(owner);
-    for (const field of ["open", "waiting"] as const) this.#ledger!.set(field, 0);
+    for (const field of ["open", "replicasOpen", "waiting"] as const) this.#ledger!.set(field, 0);
     if (this.#isClosed) return this.#ledger!.set("held", 0);
     const now = monotonic();
     if (wasConnected && now - this.#startedAt >= SETTLED_MS) this.#quickEnds = 0;

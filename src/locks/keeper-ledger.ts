@@ -1,7 +1,8 @@
 import { isAhead, type Loss, LOSSES } from "./lock-table.js";
 
 const FIELDS = [
-  "open", // the keeper's connections
+  "open", // the keeper's main connection
+  "replicasOpen", // its connection for locks with replicas
   "waiting", // waiters for a turn
   "held", // locks at the keeper's last look …
   "heldUntil", // … and the latest time at which one of them ends if it is not extended

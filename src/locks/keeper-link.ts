@@ -1,8 +1,10 @@
 import type { MessagePort } from "node:worker_threads";
+import { ReplyLostError } from "../core/errors.js";
 import { type Deferred, deferred, waitAtMost } from "../core/waiting.js";
 import { fromErrorData } from "../link/error-serialization.js";
 import { KeeperLedger } from "./keeper-ledger.js";
-import type { FromHost, FromOwner, HostEnd, ToHost, ToOwner } from "./keeper-protocol.js";
+import type { FromHost, FromOwner, HostEnd, ReplicatedLease, ToHost, ToOwner } from "./keeper-protocol.js";
+import type { Acquired } from "./lock-scripts.js";
 import type { Loss } from "./lock-table.js";
 
 export interface KeeperLinkOptions {
@@ -26,6 +28,9 @@ export class KeeperLink {
   readonly #options: KeeperLinkOptions;
   /** By their numbers, the waiters for a turn. */
   readonly #turns = new Map<number, () => void>();
+  /** By their numbers, the acquires that the keeper was asked for. */
+  readonly #acquires = new Map<number, Deferred<Acquired>>();
+  #acquireId = 0;
   #host: MessagePort | undefined;
   #port: MessagePort | undefined;
   #ledger: KeeperLedger | undefined;
@@ -80,12 +85,27 @@ export class KeeperLink {
     return { come: waitAtMost(ms, promise, 0), stop };
   }
 
+  /**
+   * The keeper acquires the lock, and waits for its replicas.
+   * @throws as a command; REDTHREAD_REPLY_LOST if the keeper has ended meanwhile
+   */
+  async acquire(lease: ReplicatedLease): Promise<Acquired> {
+    await this.open();
+    const id = this.#acquireId++;
+    const asked = deferred<Acquired>();
+    this.#acquires.set(id, asked);
+    this.tell({ type: "acquire", id, lease });
+    if (!this.#port || this.#isClosed) this.#loseAcquires();
+    return asked.promise.finally(() => this.#acquires.delete(id));
+  }
+
   close(): void {
     this.#isClosed = true;
     this.tell({ type: "closing" });
     this.#port?.close();
     this.#tellHost({ type: "closing" });
     this.#host?.close();
+    this.#loseAcquires();
   }
 
   #tellHost(message: ToHost): void {
@@ -126,12 +146,14 @@ export class KeeperLink {
     this.#port = port;
     port.on("message", (message: ToOwner) => {
       if (message.type === "turn") this.#turns.get(message.id)?.();
+      else if (message.type === "acquired") this.#acquires.get(message.id)?.resolve(message.answer);
+      else if (message.type === "acquireFailed") this.#acquires.get(message.id)?.reject(fromErrorData(message.error));
       else this.#options.onLost(message.table, message.record);
     });
     port.unref();
     port.once("close", () => this.#gone(port));
     for (const [table, buffer] of this.#options.buffers().entries()) this.tell({ type: "table", table, buffer });
-    if (last) this.#passTurns();
+    if (last) this.#lastEnded();
     this.#asked?.resolve();
   }
 
@@ -139,12 +161,19 @@ export class KeeperLink {
   #gone(port: MessagePort): void {
     if (this.#port !== port) return;
     this.#port = undefined;
-    this.#passTurns();
+    this.#lastEnded();
     if (!this.#isClosed && this.#options.isNeeded()) this.openAgain();
   }
 
-  /** The waiters ask the next keeper. */
-  #passTurns(): void {
+  /** The callers ask the next keeper. */
+  #lastEnded(): void {
     for (const turn of this.#turns.values()) turn();
+    this.#loseAcquires();
+  }
+
+  #loseAcquires(): void {
+    const what = "the keeper ended before it had told whether the lock was acquired";
+    const lost = new ReplyLostError(what, { outcome: "unknown" });
+    for (const acquire of this.#acquires.values()) acquire.reject(lost);
   }
 }

@@ -1,6 +1,8 @@
 import type { MessagePort } from "node:worker_threads";
 import type { Config } from "../config/options.js";
 import type { ErrorData, FromHelper, LoginMessage } from "../link/protocol.js";
+import type { Acquired } from "./lock-scripts.js";
+import type { Lease } from "./lock-table.js";
 
 // The messages around the keeper: its host starts it, and each thread with locks has a port of its own to it.
 
@@ -9,6 +11,8 @@ export interface KeeperData {
   readonly config: Config;
   /** The gate's memory of the manager. Absent if no manager started the host's thread. */
   readonly gate?: SharedArrayBuffer;
+  /** Why there is no room for locks with replicas, if so. */
+  readonly replicasProblem?: string | undefined;
   /** Logins come from the host, and nothing connects before the first login. */
   readonly hasProvider: boolean;
   /** The memory of a `KeeperLedger`. */
@@ -72,6 +76,13 @@ export type FromHost =
   /** The answer to `wanted`: why there is no keeper. */
   | { readonly type: "failed"; readonly error: ErrorData };
 
+/** A lock that replicas have to acknowledge: the keeper acquires it. */
+export interface ReplicatedLease extends Pick<Lease, "kind" | "key" | "token" | "ttlMs" | "replicas"> {
+  readonly limit: number;
+  /** The name of its holder. */
+  readonly holder: string;
+}
+
 /** From a thread with locks, to the keeper. */
 export type FromOwner =
   | TableMessage
@@ -82,11 +93,16 @@ export type FromOwner =
   /** A waiter has tried in vain and waits for its turn: the lock lasts `ttlLeftMs`. */
   | { readonly type: "wait"; readonly id: number; readonly key: string | Uint8Array; readonly ttlLeftMs: number }
   /** The waiter has left, without the lock or with it (for `ttlMs`). */
-  | { readonly type: "leave"; readonly id: number; readonly key: string | Uint8Array; readonly ttlMs?: number };
+  | { readonly type: "leave"; readonly id: number; readonly key: string | Uint8Array; readonly ttlMs?: number }
+  /** The record of the lock was begun before. */
+  | { readonly type: "acquire"; readonly id: number; readonly lease: ReplicatedLease };
 
 /** To a thread with locks. */
 export type ToOwner =
   /** This lock was lost. The memory says it already; the message aborts its signal. */
   | { readonly type: "lost"; readonly table: number; readonly record: number }
   /** The waiter is to try now. */
-  | { readonly type: "turn"; readonly id: number };
+  | { readonly type: "turn"; readonly id: number }
+  /** What became of an acquire. */
+  | { readonly type: "acquired"; readonly id: number; readonly answer: Acquired }
+  | { readonly type: "acquireFailed"; readonly id: number; readonly error: ErrorData };

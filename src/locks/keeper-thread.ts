@@ -18,6 +18,8 @@ interface Logins {
 export interface KeeperThreadOptions {
   readonly config: Config;
   readonly gate?: SharedArrayBuffer;
+  /** Why there is no room for locks with replicas, if so. */
+  readonly replicasProblem?: string | undefined;
   readonly credentials?: Logins | undefined;
   readonly logger: Logger;
   /** The keeper's thread is gone, with its sockets. */
@@ -45,8 +47,9 @@ export class KeeperThread implements StartedKeeper {
   #isClosing = false;
 
   constructor(options: KeeperThreadOptions, ledger: SharedArrayBuffer, events: KeeperEvents) {
-    const { config, gate, credentials, logger, onGone } = options;
-    const data: KeeperData = { config, hasProvider: credentials !== undefined, ledger, ...(gate && { gate }) };
+    const { config, gate, replicasProblem, credentials, logger, onGone } = options;
+    const hasProvider = credentials !== undefined;
+    const data: KeeperData = { config, hasProvider, ledger, replicasProblem, ...(gate && { gate }) };
     // Nothing else of execArgv, as for a helper: what a process preloads is for the user's code.
     this.#worker = new Worker(threadFile("keeper-entry.js"), { workerData: data, execArgv: permissionFlags() });
     this.#worker.unref(); // an owner that waits for it holds the process

@@ -34,7 +34,30 @@ export function readTooLate(key: string, waitedMs: number): LockNotAcquiredError
   });
 }
 
-export function notAcquired(key: string, waitedMs: number, { held, ttlLeftMs }: Acquired, kind: LockKind): Error {
+/** In a Cluster a WAIT would have to go to the node of each lock, on the connection that has acquired it. */
+export function noReplicasInCluster(): ConfigInvalidError {
+  const problem = "locks with replicas are not possible with redis.clusterNodes: WAIT has no key, and so no node";
+  return new ConfigInvalidError(problem, { outcome: "not-sent", problems: [problem] });
+}
+
+function tooFewReplicas(key: string, waitedMs: number, wanted: number, acknowledged: number): LockNotAcquiredError {
+  const why = `${acknowledged} of ${wanted} replicas had acknowledged it; it was released again`;
+  return new LockNotAcquiredError(`no lock ${key} within ${Math.round(waitedMs)} ms: ${why}`, {
+    outcome: "refused",
+    key,
+    waitedMs,
+    replicas: { wanted, acknowledged },
+  });
+}
+
+/** Others hold it, or too few replicas have acknowledged it. */
+export function notAcquired(
+  key: string,
+  waitedMs: number,
+  { held, ttlLeftMs, acknowledged }: Acquired,
+  { kind, replicas }: { readonly kind: LockKind; readonly replicas: number },
+): Error {
+  if (acknowledged !== undefined) return tooFewReplicas(key, waitedMs, replicas, acknowledged);
   const { name, since } = holderOf(held, kind);
   const holds = kind === SHARED ? "is one of its holders" : "holds it";
   const how = since === undefined ? holds : `${holds} since ${new Date(since).toISOString()}`;

@@ -108,11 +108,19 @@ export interface Acquired {
   readonly held: string;
   /** How long the holder's lock lasts if it is not extended: Infinity if its key has no ttl. */
   readonly ttlLeftMs: number;
+  /** How many replicas have acknowledged the lock, if they were too few: it was released again. */
+  readonly acknowledged?: number;
 }
+
+/** What takes a command: a client, or what is written at once. */
+export type CommandTarget = Pick<RedisHandle, "sendCommand"> & {
+  /** Scripts are sent in full: nothing has to be sent again behind the other commands. */
+  readonly isPipeline?: true;
+};
 
 /** The same token again means that the lock was acquired before, and that the reply was lost. */
 export async function acquire(
-  redis: RedisHandle,
+  redis: CommandTarget,
   key: string | Buffer,
   token: string,
   ttlMs: number,
@@ -139,7 +147,7 @@ export function holderOf(held: string, kind: LockKind): Holder {
 
 /** Whether each lock was extended; false where its key is gone or another's. All are of this kind. */
 export async function extend(
-  redis: RedisHandle,
+  redis: CommandTarget,
   kind: LockKind,
   locks: readonly { readonly key: Buffer; readonly token: string; readonly ttlMs: number }[],
 ): Promise<boolean[]> {
@@ -150,7 +158,7 @@ export async function extend(
 
 /** As `acquire`, for one of `limit` holders. */
 export async function acquireShared(
-  redis: RedisHandle,
+  redis: CommandTarget,
   holders: string | Buffer,
   holder: string,
   ttlMs: number,
@@ -162,7 +170,7 @@ export async function acquireShared(
 }
 
 /** Does nothing if it is not this token's any more. */
-export function release(redis: RedisHandle, kind: LockKind, key: string | Buffer, token: string): Promise<unknown> {
+export function release(redis: CommandTarget, kind: LockKind, key: string | Buffer, token: string): Promise<unknown> {
   const script = kind === SHARED ? scripts.releaseShared : scripts.release;
   return run(redis, script, [key, token, kind === SHARED ? channelOfHolders(key) : channelOf(key)]);
 }
@@ -184,8 +192,9 @@ export function slotOf(key: Buffer): number | null {
 }
 
 /** The keys are whole: `redis.keyPrefix` is in them already, and the fence's key could not be found behind it in a Cluster. */
-function run(redis: RedisHandle, script: (...args: unknown[]) => unknown, args: unknown[]): Promise<unknown> {
-  const caller = { options: {}, sendCommand: (command: never) => redis.sendCommand(command) };
+function run(redis: CommandTarget, script: (...args: unknown[]) => unknown, args: unknown[]): Promise<unknown> {
+  const { isPipeline } = redis;
+  const caller = { options: {}, isPipeline, sendCommand: (command: never) => redis.sendCommand(command) };
   return Reflect.apply(script, caller, args) as Promise<unknown>;
 }
 

@@ -46,6 +46,8 @@ export interface Lease {
   readonly ttlMs: number;
   /** Infinity if there is no limit. */
   readonly maxHoldMs: number;
+  /** How many replicas have to acknowledge it. */
+  readonly replicas: number;
 }
 
 const STATE_BITS = 3;
@@ -68,6 +70,7 @@ const TOKEN_BYTES = 7;
 const KEY_BYTES = 8;
 const KIND = 9;
 const CONNECTION = 10; // two cells
+const REPLICAS = 12;
 const RECORD_CELLS = 16;
 
 const CELL_BYTES = Int32Array.BYTES_PER_ELEMENT;
@@ -160,6 +163,10 @@ export class LockRecord {
     return this.#cells[TTL]!;
   }
 
+  get replicas(): number {
+    return this.#cells[REPLICAS]!;
+  }
+
   /** When the latest command that extends the lock was sent. */
   get sentAt(): number {
     return Atomics.load(this.#cells, SENT_AT);
@@ -204,12 +211,13 @@ export class LockRecord {
    * FREE → ACQUIRING. All that the keeper needs is there before the state is. `connection` is the server's number of the
    * connection that acquires it; 0 if it is not known. Returns the new stamp.
    */
-  begin({ kind, key, token, ttlMs, maxHoldMs }: Lease, connection: number, now: number): number {
+  begin({ kind, key, token, ttlMs, maxHoldMs, replicas }: Lease, connection: number, now: number): number {
     const cells = this.#cells;
     const use = useOf(this.stamp) + 1;
     const stamp = stampOf(use, ACQUIRING);
     cells[KIND] = kind;
     cells[TTL] = ttlMs;
+    cells[REPLICAS] = replicas;
     this.#pairs[CONNECTION / CELLS_PER_PAIR] = BigInt(connection);
     cells[TOKEN_BYTES] = this.#text.write(token);
     const start = cells[TOKEN_BYTES];

@@ -11,7 +11,7 @@ import type { HostEnd } from "./keeper-protocol.js";
 import { KeptLock, type KeptLease, type LockKeeping } from "./kept-lock.js";
 import { isTtl, type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
 import { acquire, type Acquired, acquireShared, fenceOf, holdersKey, isUntaggable, release } from "./lock-scripts.js";
-import { noFunction, notAcquired, otherLimit, readTooLate, tooLong } from "./lock-refusals.js";
+import { noFunction, noReplicasInCluster, notAcquired, otherLimit, readTooLate, tooLong } from "./lock-refusals.js";
 import { type LockingTask, LockScopes, nameOf } from "./lock-scopes.js";
 import { FETCHED, KEPT, type Lease, type LockRecord, OWNED, SHARED } from "./lock-table.js";
 import { MAX_TEXT_BYTES, type Place, RecordPool } from "./record-pool.js";
@@ -147,6 +147,7 @@ export class Locker {
       const why = 'holds a "}" and no hash tag: its fence could not lie on the same node of the Cluster';
       throw new NotInClusterError(`the lock's key ${String(key)} ${why}`, { outcome: "not-sent", command: "withLock" });
     }
+    if (clusterNodes && times.replicas > 0) throw noReplicasInCluster();
     this.#life.signal.throwIfAborted();
     options.signal?.throwIfAborted();
     const leaveScope = this.#scopes.enter(task, nameOf(key));
@@ -190,7 +191,7 @@ export class Locker {
     if (!isTtl(ttlMs) || bytes > MAX_TEXT_BYTES || this.#life.signal.aborted) return undefined;
     const place = this.#records.take(bytes);
     const { record } = place;
-    const lease = { key: whole, token, ttlMs, maxHoldMs: Infinity };
+    const lease = { key: whole, token, ttlMs, maxHoldMs: Infinity, replicas: 0 };
     const now = sharedClock();
     const begun = record.begin({ ...lease, kind: kind === "job" ? KEPT : FETCHED }, 0, now);
     const stamp = kind === "job" ? record.confirm(begun, now)! : begun;
@@ -229,7 +230,7 @@ export class Locker {
         if (answer.otherLimit !== undefined) throw otherLimit(key, times.limit, answer.otherLimit);
         const waitedMs = monotonic() - startedAt;
         if (waitedMs >= waitMs)
-          throw answer.isAcquired ? readTooLate(key, waitedMs) : notAcquired(key, waitedMs, answer, lease.kind);
+          throw answer.isAcquired ? readTooLate(key, waitedMs) : notAcquired(key, waitedMs, answer, lease);
         isWaiting = true;
         await this.#turn(waiter, fullKey, answer.ttlLeftMs, waitMs - waitedMs, signal);
       }
@@ -239,10 +240,11 @@ export class Locker {
     }
   }
 
-  #leaseOf(fullKey: string | Buffer, { ttlMs, maxHoldMs, limit }: LockTimes): Lease {
+  #leaseOf(fullKey: string | Buffer, { ttlMs, maxHoldMs, limit, replicas }: LockTimes): Lease {
     const token = `${this.#tokenPrefix}${(this.#tokens++).toString(36)}`;
-    if (limit === 1) return { kind: OWNED, key: fullKey, token, ttlMs, maxHoldMs };
-    return { kind: SHARED, key: holdersKey(fullKey), token: `${token} ${this.#options.holder}`, ttlMs, maxHoldMs };
+    if (limit === 1) return { kind: OWNED, key: fullKey, token, ttlMs, maxHoldMs, replicas };
+    const holder = `${token} ${this.#options.holder}`;
+    return { kind: SHARED, key: holdersKey(fullKey), token: holder, ttlMs, maxHoldMs, replicas };
   }
 
   /** Resolves when the keeper says so, or after `ms`. */
@@ -264,23 +266,19 @@ export class Locker {
     deadline: number,
     signal: AbortSignal,
   ): Promise<[Acquired, stamp: number]> {
-    const { getRedis, holder } = this.#options;
+    const { getRedis } = this.#options;
     const { record } = place;
-    const { key, token, ttlMs } = lease;
     let stamp: number | undefined;
     let isInDoubt = false;
     let asking: Promise<unknown> = Promise.resolve();
     try {
       for (;;) {
         const redis = await getRedis(signal);
-        const connection = this.#connectionIdOf(redis);
+        const connection = lease.replicas > 0 ? 0 : this.#connectionIdOf(redis); // no command of it goes there
         if (stamp === undefined) stamp = record.begin(lease, connection, sharedClock());
         else record.sentAgain(stamp, sharedClock());
         this.#wake(place);
-        const answer =
-          lease.kind === SHARED
-            ? acquireShared(redis, key, token, ttlMs, limit)
-            : acquire(redis, key, token, ttlMs, holder);
+        const answer = this.#ask(redis, lease, limit);
         asking = answer;
         try {
           // The reply comes soon, and an abort by `close` can be told then: a race would cost more than the lock.
@@ -297,6 +295,15 @@ export class Locker {
       if (isInDoubt) this.#freeLater(place, asking, lease);
       throw error;
     }
+  }
+
+  /** The keeper has a connection for the locks that replicas have to acknowledge. */
+  #ask(redis: RedisHandle, lease: Lease, limit: number): Promise<Acquired> {
+    const { holder } = this.#options;
+    const { kind, key, token, ttlMs, replicas } = lease;
+    if (replicas > 0) return this.#keeper.acquire({ kind, key, token, ttlMs, replicas, limit, holder });
+    if (kind === SHARED) return acquireShared(redis, key, token, ttlMs, limit);
+    return acquire(redis, key, token, ttlMs, holder);
   }
 
   /** Until the release is sent the keeper knows the lock, and releases it if this thread ends. */

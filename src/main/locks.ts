@@ -1,5 +1,5 @@
 import type { RedisHandle } from "../commands/ioredis.js";
-import { noRoomForLocks } from "../config/capacity.js";
+import { noRoomForLocks, noRoomForReplicatedLocks } from "../config/capacity.js";
 import type { Config } from "../config/options.js";
 import { sharedClock } from "../core/clock.js";
 import { ConfigInvalidError, ShuttingDownError } from "../core/errors.js";
@@ -38,7 +38,7 @@ export class Locks {
   get stats(): KeeperStats | null {
     const { ledger, isKeeping = false } = this.#host ?? {};
     if (!ledger) return null;
-    const alive = this.open > 0 ? "connected" : "connecting";
+    const alive = ledger.get("open") > 0 ? "connected" : "connecting";
     return {
       state: isKeeping ? alive : "ended",
       held: ledger.held(sharedClock()),
@@ -51,7 +51,8 @@ export class Locks {
 
   /** How many connections the keeper has. */
   get open(): number {
-    return this.#host?.ledger?.get("open") ?? 0;
+    const ledger = this.#host?.ledger;
+    return ledger ? ledger.get("open") + ledger.get("replicasOpen") : 0;
   }
 
   /** Why the locks that are held cannot be extended at the moment, if so. */
@@ -113,6 +114,14 @@ export class Locks {
     const { KeeperHost } = await import("../locks/keeper-host.js");
     const { config, gateBuffer, gate, credentials, logger } = this.#options;
     const onGone = (): void => gate.sweep(ConnectGate.keeperRow(config));
-    return (this.#host = new KeeperHost({ config, gate: gateBuffer, credentials, logger, onGone }));
+    const replicasProblem = noRoomForReplicatedLocks(config);
+    return (this.#host = new KeeperHost({
+      config,
+      gate: gateBuffer,
+      replicasProblem,
+      credentials,
+      logger,
+      onGone,
+    }));
   }
 }

@@ -130,7 +130,7 @@ function attached(messages: readonly { readonly type: string }[] = []): AttachMe
 /** Memory in which one lock is held. */
 function heldTable(ttlMs = 60_000): SharedArrayBuffer {
   const table = LockTable.make(1, 64);
-  const lease = { kind: OWNED, key: "key", token: "token", ttlMs, maxHoldMs: Infinity } as const;
+  const lease = { kind: OWNED, key: "key", token: "token", ttlMs, maxHoldMs: Infinity, replicas: 0 } as const;
   const [record] = table.records;
   record!.confirm(record!.begin(lease, 0, sharedClock()), sharedClock());
   return table.buffer;

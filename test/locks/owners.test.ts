@@ -26,7 +26,7 @@ for (const rights of ["+@all", "+@all -client|kill", "+@all -client"]) {
     await manager.run("keep", { keys, ttlMs: 60_000 });
     assert.equal(await server.admin.exists(...keys), 20);
     const exited = new Promise<number>((resolve) => workers[0]!.once("exit", () => resolve(performance.now())));
-    await assert.rejects(manager.run("exitWhileAcquiring", "under way"), code("THREAD_DIED"));
+    await assert.rejects(manager.run("exitWhileAcquiring", { key: "under way", ttlMs: 60_000 }), code("THREAD_DIED"));
     const diedAt = await exited;
     await eventually(async () => (await server.admin.exists(...keys)) === 0, 5_000, "the locks are free");
     t.diagnostic(`free ${Math.round(performance.now() - diedAt)} ms after the exit`);

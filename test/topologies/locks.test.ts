@@ -32,6 +32,7 @@ test(
     await Promise.all([1, 2].map(() => manager.run("releaseAll")));
     await (await waiting).release();
     await assert.rejects(manager.acquireLock("a}b", {}), code("NOT_IN_CLUSTER"));
+    await assert.rejects(manager.acquireLock("a", { replicas: 1 }), code("CONFIG_INVALID"));
   },
 );
 
