@@ -146,6 +146,12 @@ export class ClusterClient implements HandleOwner {
     return ended.length > 0;
   }
 
+  /** The handle of the node that commands for this slot go to, as far as it is known. It stands for one connection. */
+  nodeOf(slot: number): Handle | undefined {
+    const owner = this.#slots.owner(slot);
+    return owner && this.#nodes.at(owner).client.redis;
+  }
+
   renewLogin(): void {
     for (const { client } of this.#nodes) client.renewLogin();
   }

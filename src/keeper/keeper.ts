@@ -15,7 +15,8 @@ import type {
   ToKeeperOfOwners,
   ToOwner,
 } from "../locks/keeper-protocol.js";
-import { acquire, type Acquired, acquireShared, BATCH, extend, release, slotOf } from "../locks/lock-scripts.js";
+import { nodeOf, slotOf } from "../locks/lock-nodes.js";
+import { acquire, type Acquired, acquireShared, BATCH, extend, release } from "../locks/lock-scripts.js";
 import {
   ACQUIRING,
   FREE,
@@ -323,14 +324,27 @@ export class Keeper {
     const left = records.filter(({ kind, state }) => isOurs(kind) && state !== FREE);
     const acquiring = left.filter(({ state }) => state === ACQUIRING);
     const inDoubt = acquiring.map(lockOf);
-    // Of a killed connection no more commands run: a lock that is being acquired is there by now, or will never be. The number
-    // is fresh. An older one may be another client's, because a server that was started again counts anew.
-    const connections = new Set(acquiring.map(({ connection }) => connection).filter((number) => number !== 0));
-    const { redis } = this.#client;
-    if (!owner.isClosing) for (const number of connections) redis.client("KILL", "ID", number).catch(() => {}); // it is gone, or there is no right
+    if (!owner.isClosing) this.#endConnections(acquiring);
     for (const record of left) void this.#release(lockOf(record));
-    // Without that right, or in a Cluster, the command may come after the release.
+    // Without the right to end connections, or from another node of a Cluster, the command may come after the release.
     if (inDoubt.length > 0) this.#releaseAgain(inDoubt);
+  }
+
+  /**
+   * Of a killed connection no more commands run: a lock that is being acquired is there by now, or will never be. The number is
+   * fresh. An older one may be another client's, because a server that was started again counts anew.
+   */
+  #endConnections(acquiring: readonly LockRecord[]): void {
+    const ended = new Map<object, Set<string>>();
+    for (const { key, connection } of acquiring) {
+      const node = connection && nodeOf(this.#client.redis, key); // the release follows on the same connection
+      if (!node) continue;
+      const known = ended.get(node) ?? new Set();
+      ended.set(node, known);
+      if (known.has(connection)) continue;
+      known.add(connection);
+      node.call("CLIENT", "KILL", ...connection.split(" ")).catch(() => {}); // it is gone, or there is no right
+    }
   }
 
   #releaseAgain(locks: readonly OwnLock[]): void {

@@ -5,6 +5,7 @@ import { randomBetween } from "../core/clock.js";
 import { errorCode, type Logger } from "../core/log.js";
 import type { KeeperLedger } from "../locks/keeper-ledger.js";
 import type { FromOwner, ToOwner } from "../locks/keeper-protocol.js";
+import { isCluster } from "../locks/lock-nodes.js";
 import { channelOf } from "../locks/lock-scripts.js";
 
 /** The waits of several processes for a lock that ends with its ttl vary by this much, so that they do not all ask at once. */
@@ -43,15 +44,17 @@ type LeaveMessage = Extract<FromOwner, { type: "leave" }>;
  */
 export class LockQueues {
   readonly #redis: Handle;
-  readonly #mayListen: () => boolean;
+  readonly #isCluster: boolean;
+  readonly #mayListen: (channel: Buffer) => Promise<boolean>;
   readonly #ledger: KeeperLedger;
   readonly #logger: Logger;
   readonly #queues = new Map<string, LockQueue>();
   #isListening = false;
 
-  /** `mayListen`: subscriptions leave the connection free for commands. */
-  constructor(redis: Handle, mayListen: () => boolean, ledger: KeeperLedger, logger: Logger) {
+  /** `mayListen`: a subscription leaves the connection of its node free for commands. */
+  constructor(redis: Handle, mayListen: (channel: Buffer) => Promise<boolean>, ledger: KeeperLedger, logger: Logger) {
     this.#redis = redis;
+    this.#isCluster = isCluster(redis);
     this.#mayListen = mayListen;
     this.#ledger = ledger;
     this.#logger = logger;
@@ -101,16 +104,18 @@ export class LockQueues {
     if (!queue) {
       queue = { channel, waiters: [], isTold: false, trying: new Set(), isMissed: false, timer: undefined };
       this.#queues.set(name, queue);
-      if (this.#mayListen()) void this.#subscribe(queue);
+      void this.#subscribe(queue);
     }
     return queue;
   }
 
-  /** Never rejects. Without the right to the channel the waiters look from time to time. */
+  /** Never rejects. Without the right to the channel, or a server that has such, the waiters look from time to time. */
   async #subscribe(queue: LockQueue): Promise<void> {
-    this.#listen();
+    const { channel } = queue;
     try {
-      await this.#redis.subscribe(queue.channel);
+      if (!(await this.#mayListen(channel)) || queue.waiters.length === 0) return;
+      this.#listen();
+      await (this.#isCluster ? this.#redis.ssubscribe(channel) : this.#redis.subscribe(channel));
       queue.isTold = true;
       if (queue.waiters.length === 0) this.#end(queue);
       else this.#next(queue); // a release before the subscription was not told
@@ -122,7 +127,7 @@ export class LockQueues {
   #listen(): void {
     if (this.#isListening) return;
     this.#isListening = true;
-    this.#redis.on("messageBuffer", (channel: Buffer) => {
+    this.#redis.on(this.#isCluster ? "smessageBuffer" : "messageBuffer", (channel: Buffer) => {
       const queue = this.#queues.get(channel.toString("latin1"));
       if (queue) this.#next(queue);
     });
@@ -169,7 +174,10 @@ export class LockQueues {
     const name = queue.channel.toString("latin1");
     clearTimeout(queue.timer);
     if (this.#queues.get(name) === queue) this.#queues.delete(name);
-    if (queue.isTold && !this.#queues.has(name)) this.#redis.unsubscribe(queue.channel).catch(() => {}); // it ends with the connection
+    if (!queue.isTold || this.#queues.has(name)) return;
+    const { channel } = queue;
+    const given = this.#isCluster ? this.#redis.sunsubscribe(channel) : this.#redis.unsubscribe(channel);
+    given.catch(() => {}); // it ends with the connection
   }
 }
 

@@ -5,6 +5,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import { clientMaker, openClient, type OpenOptions } from "../clients/open-client.js";
 import type { AskedChannel } from "../commands/asked-channels.js";
 import { freezeConfig } from "../config/options.js";
+import type { Handle } from "../commands/handle.js";
 import { Logins } from "../connection/credentials.js";
 import { isLogged, loggerOf, plainFields } from "../core/log.js";
 import { connectionName } from "../core/names.js";
@@ -12,6 +13,7 @@ import { ConnectGate, ownGate } from "../gate/connect-gate.js";
 import { fromErrorData, toErrorData } from "../link/error-serialization.js";
 import { KeeperLedger } from "../locks/keeper-ledger.js";
 import type { FromKeeper, KeeperData, ToKeeper } from "../locks/keeper-protocol.js";
+import { nodeOf } from "../locks/lock-nodes.js";
 import { Keeper } from "./keeper.js";
 import { LockQueues } from "./lock-queues.js";
 import { ReplicatedWrites } from "./replicated-writes.js";
@@ -81,9 +83,15 @@ async function connected(data: KeeperData, logins: Logins | undefined): Promise<
   const client = await openClient(main, shutdown.closeMs);
   const makeClient = await clientMaker(optionsOf("replicasOpen"), shutdown.closeMs);
   const replicated = new ReplicatedWrites({ makeClient, isWanted: () => gate.isWanted, problem: data.replicasProblem });
-  // With RESP2 a subscribed connection could not extend locks.
-  queues = new LockQueues(client.redis, () => !redis.clusterNodes && client.redis.speaksResp3, ledger, logger);
+  queues = new LockQueues(client.redis, (channel) => mayListen(client.redis, channel), ledger, logger);
   return new Keeper(client, queues, ledger, logger, Date.now, redis.clusterNodes ? undefined : replicated);
+}
+
+/** With RESP2 a subscribed connection could not extend locks. A node of a Cluster may not be connected yet. */
+async function mayListen(redis: Handle, channel: Buffer): Promise<boolean> {
+  const node = nodeOf(redis, channel);
+  await node?.connect();
+  return node?.speaksResp3 ?? false;
 }
 
 async function close(keeper: Promise<Keeper>, closeMs: number): Promise<void> {

@@ -1,7 +1,8 @@
-import { Command, type RedisHandle } from "../commands/ioredis.js";
+import type { RedisHandle } from "../commands/ioredis.js";
 import { type ScriptDefinition, scriptFunction } from "../commands/scripts.js";
+import { isCluster } from "./lock-nodes.js";
 import { FETCHED, KEPT, type LockKind, OWNED, SHARED } from "./lock-table.js";
-import { ACQUIRE_SHARED, EXTEND_SHARED, RELEASE_SHARED } from "./semaphore-scripts.js";
+import { ACQUIRE_SHARED, EXTEND_SHARED, releaseSharedBy } from "./semaphore-scripts.js";
 
 // What runs on the server. A lock is a string: token, fence, when it was acquired (ms since 1970) and its holder's name, with
 // spaces between. The lock of a BullMQ job is its token alone. A script knows its lock by the token and what is behind it.
@@ -61,14 +62,20 @@ end
 return done`,
 };
 
-/** KEYS: the lock. ARGV: its token, the channel of its waiters. A user may have no right to publish: waiters look by themselves. */
-export const RELEASE: ScriptDefinition = {
+/**
+ * KEYS: the lock. ARGV: its token, the channel of its waiters. In a Cluster PUBLISH would go to all nodes, and SPUBLISH stays on
+ * the lock's node. A user may have no right to publish, and a server before 7.0 has no SPUBLISH: waiters look by themselves.
+ * The channel is none of the KEYS, because then the user would need a right to a key of this name.
+ */
+const releaseBy = (publish: string): ScriptDefinition => ({
   numberOfKeys: 1,
   lua: `${OWN}if not own(KEYS[1], ARGV[1]) then return 0 end
 redis.call('DEL', KEYS[1])
-redis.pcall('PUBLISH', ARGV[2], '')
+redis.pcall('${publish}', ARGV[2], '')
 return 1`,
-};
+});
+
+export const RELEASE = releaseBy("PUBLISH");
 
 const scripts = {
   acquire: scriptFunction(ACQUIRE, "utf8"),
@@ -77,7 +84,9 @@ const scripts = {
   extendFetched: scriptFunction(EXTEND_FETCHED, "utf8"),
   extendShared: scriptFunction(EXTEND_SHARED, "utf8"),
   release: scriptFunction(RELEASE, "utf8"),
-  releaseShared: scriptFunction(RELEASE_SHARED, "utf8"),
+  releaseShared: scriptFunction(releaseSharedBy("PUBLISH"), "utf8"),
+  releaseInCluster: scriptFunction(releaseBy("SPUBLISH"), "utf8"),
+  releaseSharedInCluster: scriptFunction(releaseSharedBy("SPUBLISH"), "utf8"),
 };
 
 /** By the kind of the locks. */
@@ -171,8 +180,13 @@ export async function acquireShared(
 
 /** Does nothing if it is not this token's any more. */
 export function release(redis: CommandTarget, kind: LockKind, key: string | Buffer, token: string): Promise<unknown> {
-  const script = kind === SHARED ? scripts.releaseShared : scripts.release;
-  return run(redis, script, [key, token, kind === SHARED ? channelOfHolders(key) : channelOf(key)]);
+  const isSharded = isCluster(redis);
+  if (kind !== SHARED) {
+    const script = isSharded ? scripts.releaseInCluster : scripts.release;
+    return run(redis, script, [key, token, channelOf(key)]);
+  }
+  const script = isSharded ? scripts.releaseSharedInCluster : scripts.releaseShared;
+  return run(redis, script, [key, token, channelOfHolders(key)]);
 }
 
 /** The key of the holders of a lock with a limit. */
@@ -184,11 +198,6 @@ function channelOfHolders(holders: string | Buffer): string | Buffer {
   const end = holders.length - HOLDERS.length;
   if (typeof holders === "string") return holders.slice(0, end) + RELEASED;
   return Buffer.concat([holders.subarray(0, end), Buffer.from(RELEASED)]);
-}
-
-/** The hash slot of a Cluster. */
-export function slotOf(key: Buffer): number | null {
-  return new Command("get", [key]).getSlot();
 }
 
 /** The keys are whole: `redis.keyPrefix` is in them already, and the fence's key could not be found behind it in a Cluster. */

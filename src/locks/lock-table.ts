@@ -69,7 +69,7 @@ const HOLD_UNTIL = 6;
 const TOKEN_BYTES = 7;
 const KEY_BYTES = 8;
 const KIND = 9;
-const CONNECTION = 10; // two cells
+const CONNECTION_BYTES = 10;
 const REPLICAS = 12;
 const RECORD_CELLS = 16;
 
@@ -186,8 +186,9 @@ export class LockRecord {
     return Buffer.from(this.#text.subarray(start, start + this.#cells[KEY_BYTES]!));
   }
 
-  get connection(): number {
-    return Number(this.#pairs[CONNECTION / CELLS_PER_PAIR]);
+  get connection(): string {
+    const start = this.#cells[TOKEN_BYTES]! + this.#cells[KEY_BYTES]!;
+    return this.#text.toString("latin1", start, start + this.#cells[CONNECTION_BYTES]!);
   }
 
   get loss(): Loss {
@@ -208,20 +209,20 @@ export class LockRecord {
   // The owner
 
   /**
-   * FREE → ACQUIRING. All that the keeper needs is there before the state is. `connection` is the server's number of the
-   * connection that acquires it; 0 if it is not known. Returns the new stamp.
+   * FREE → ACQUIRING. All that the keeper needs is there before the state is. `connection` has the filters of CLIENT
+   * KILL that find the connection that acquires it; empty if they are not known. Returns the new stamp.
    */
-  begin({ kind, key, token, ttlMs, maxHoldMs, replicas }: Lease, connection: number, now: number): number {
+  begin({ kind, key, token, ttlMs, maxHoldMs, replicas }: Lease, connection: string, now: number): number {
     const cells = this.#cells;
     const use = useOf(this.stamp) + 1;
     const stamp = stampOf(use, ACQUIRING);
     cells[KIND] = kind;
     cells[TTL] = ttlMs;
     cells[REPLICAS] = replicas;
-    this.#pairs[CONNECTION / CELLS_PER_PAIR] = BigInt(connection);
     cells[TOKEN_BYTES] = this.#text.write(token);
     const start = cells[TOKEN_BYTES];
     cells[KEY_BYTES] = typeof key === "string" ? this.#text.write(key, start) : key.copy(this.#text, start);
+    cells[CONNECTION_BYTES] = this.#text.write(connection, start + cells[KEY_BYTES], "latin1");
     Atomics.store(cells, HOLD_UNTIL, maxHoldMs === Infinity ? 0 : timeWord(now + maxHoldMs));
     // Another client's lock is extended at once, because its age is not known.
     Atomics.store(cells, SENT_AT, kind === KEPT ? (now - ttlMs) | 0 : now);

@@ -10,6 +10,7 @@ import { KeeperLink } from "./keeper-link.js";
 import type { HostEnd } from "./keeper-protocol.js";
 import { KeptLock, type KeptLease, type LockKeeping } from "./kept-lock.js";
 import { isTtl, type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
+import { ConnectionFilters, FILTERS_BYTES, ID_BYTES } from "./lock-nodes.js";
 import { acquire, type Acquired, acquireShared, fenceOf, holdersKey, isUntaggable, release } from "./lock-scripts.js";
 import { noFunction, noReplicasInCluster, notAcquired, otherLimit, readTooLate, tooLong } from "./lock-refusals.js";
 import { type LockingTask, LockScopes, nameOf } from "./lock-scopes.js";
@@ -64,8 +65,7 @@ export class Locker {
   readonly #scopes = new LockScopes();
   readonly #life = new AbortController();
   readonly #keeper: KeeperLink;
-  /** The ids that the server has given to connections, by their streams. */
-  readonly #connections = new WeakMap<object, number>();
+  readonly #connections = new ConnectionFilters();
   /** The releases that nothing else waits for. */
   readonly #releasing = new Set<Promise<void>>();
   #waiters = 0;
@@ -180,9 +180,10 @@ export class Locker {
     return [both.signal, () => stops.forEach((stop) => stop())];
   }
 
-  /** For the token, and with a limit for the names of the key and the holder as well. */
+  /** For the token and the connection, and with a limit for the names of the key and the holder as well. */
   #roomFor({ limit }: LockTimes): number {
-    return limit === 1 ? TOKEN_BYTES : 2 * TOKEN_BYTES + Buffer.byteLength(this.#options.holder);
+    const bytes = TOKEN_BYTES + (this.#options.redis.clusterNodes ? FILTERS_BYTES : ID_BYTES);
+    return limit === 1 ? bytes : bytes + TOKEN_BYTES + Buffer.byteLength(this.#options.holder);
   }
 
   #keep({ kind, key, token, ttlMs, onLost }: KeptLease): KeptLock | undefined {
@@ -193,7 +194,7 @@ export class Locker {
     const { record } = place;
     const lease = { key: whole, token, ttlMs, maxHoldMs: Infinity, replicas: 0 };
     const now = sharedClock();
-    const begun = record.begin({ ...lease, kind: kind === "job" ? KEPT : FETCHED }, 0, now);
+    const begun = record.begin({ ...lease, kind: kind === "job" ? KEPT : FETCHED }, "", now);
     const stamp = kind === "job" ? record.confirm(begun, now)! : begun;
     const onEnd = (): void => {
       this.#held.delete(record);
@@ -274,7 +275,7 @@ export class Locker {
     try {
       for (;;) {
         const redis = await getRedis(signal);
-        const connection = lease.replicas > 0 ? 0 : this.#connectionIdOf(redis); // no command of it goes there
+        const connection = lease.replicas > 0 ? "" : this.#connections.of(redis, key); // no command of it goes there
         if (stamp === undefined) stamp = record.begin(lease, connection, sharedClock());
         else record.sentAgain(stamp, sharedClock());
         this.#wake(place);
@@ -321,20 +322,6 @@ export class Locker {
   #later(released: Promise<void>): void {
     const done = released.finally(() => this.#releasing.delete(done));
     this.#releasing.add(done);
-  }
-
-  /** The keeper needs it to end the connection, should this thread end while a command of its is on the way. */
-  #connectionIdOf(redis: RedisHandle): number {
-    const { stream } = redis as { stream?: object };
-    if (!stream) return 0; // of a Cluster
-    const known = this.#connections.get(stream);
-    if (known !== undefined) return known;
-    this.#connections.set(stream, 0); // not known yet, and the lock does not wait for it
-    redis.client("ID").then(
-      (id) => this.#connections.set(stream, id),
-      () => {}, // an old server, or a user without the right, does not tell
-    );
-    return 0;
   }
 
   #hold({ key, place, task, leaveScope }: Wanted, lease: Lease, stamp: number, held: string, waitMs: number): HeldLock {

@@ -42,10 +42,10 @@ return done`,
 };
 
 /** KEYS: holders. ARGV: the own holder, the channel of the waiters. */
-export const RELEASE_SHARED: ScriptDefinition = {
+export const releaseSharedBy = (publish: string): ScriptDefinition => ({
   numberOfKeys: 1,
   lua: `if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
 if redis.call('ZCOUNT', KEYS[1], '-inf', '(+inf') == 0 then redis.call('DEL', KEYS[1]) end
-redis.pcall('PUBLISH', ARGV[2], '')
+redis.pcall('${publish}', ARGV[2], '')
 return 1`,
-};
+});

@@ -132,7 +132,7 @@ function heldTable(ttlMs = 60_000): SharedArrayBuffer {
   const table = LockTable.make(1, 64);
   const lease = { kind: OWNED, key: "key", token: "token", ttlMs, maxHoldMs: Infinity, replicas: 0 } as const;
   const [record] = table.records;
-  record!.confirm(record!.begin(lease, 0, sharedClock()), sharedClock());
+  record!.confirm(record!.begin(lease, "", sharedClock()), sharedClock());
   return table.buffer;
 }
 

@@ -251,10 +251,13 @@ export class ModelConnection {
     });
   }
 
-  client(what: string, _by?: string, number?: number): Promise<unknown> {
-    if (what === "ID") return Promise.resolve(this.stream.number);
+  async client(_id: string): Promise<number> {
+    return this.stream.number;
+  }
+
+  call(_client: string, _kill: string, _id: string, number: string): Promise<unknown> {
     this.#world.in(this.delayMs, NETWORK, () => {
-      const end = this.#ends.get(number!);
+      const end = this.#ends.get(Number(number));
       if (end) end.isCut = true;
     });
     return Promise.resolve(1);
