@@ -18,6 +18,8 @@ export interface ClusterShape {
   readonly certificates?: Certificates;
   /** Nodes can be cut off from each other by `bus`. */
   readonly hasBus?: boolean;
+  /** Commands that the nodes do not know, as older servers do not. */
+  readonly without?: readonly string[];
   /** More settings of each node. */
   readonly flags?: Readonly<Record<string, string | number>>;
 }
@@ -246,7 +248,7 @@ async function busPortOf({ admin, port }: RedisServer): Promise<number> {
 
 /** Its bus uses a free port, not the port plus 10 000. */
 function startNode(
-  { password, certificates, flags: further = {} }: ClusterShape,
+  { password, certificates, without = [], flags: further = {} }: ClusterShape,
   replicas: number,
 ): Promise<RedisServer> {
   return launch({
@@ -266,7 +268,8 @@ function startNode(
         "repl-diskless-sync-delay": 0,
         ...further,
       };
-      return Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]);
+      const renamed = without.flatMap((command) => ["--rename-command", command, ""]);
+      return [...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]), ...renamed];
     },
   });
 }
