@@ -275,7 +275,7 @@ export class Locker {
     try {
       for (;;) {
         const redis = await getRedis(signal);
-        const connection = lease.replicas > 0 ? "" : this.#connections.of(redis, key); // no command of it goes there
+        const connection = lease.replicas > 0 ? "" : this.#connections.of(redis, lease.key); // no command of it goes there
         if (stamp === undefined) stamp = record.begin(lease, connection, sharedClock());
         else record.sentAgain(stamp, sharedClock());
         this.#wake(place);
