@@ -9,7 +9,6 @@ import { connect, disconnect } from "../../src/index.js";
 import { Keeper } from "../../src/keeper/keeper.js";
 import { LockQueues } from "../../src/keeper/lock-queues.js";
 import { KeeperLedger } from "../../src/locks/keeper-ledger.js";
-import type { FromOwner } from "../../src/locks/keeper-protocol.js";
 import { ConnectionFilters } from "../../src/locks/lock-nodes.js";
 import { acquire } from "../../src/locks/lock-scripts.js";
 import { type Lease, LockTable, OWNED } from "../../src/locks/lock-table.js";
@@ -63,12 +62,11 @@ async function connectionNumbered(number: number, { port }: RedisServer): Promis
 }
 
 /** Tells a keeper of a thread that was acquiring this lock, and has ended. */
-async function leave(keeper: Keeper, lease: Lease): Promise<void> {
+function leave(keeper: Keeper, lease: Lease): void {
   const table = LockTable.make(1, 512);
   table.records[0]!.begin(lease, 0);
   const { port1, port2 } = new MessageChannel();
-  keeper.attach(port1);
-  port2.postMessage({ type: "table", buffer: table.buffer } satisfies FromOwner);
+  keeper.receive({ type: "attach", owner: 1, port: port1, tables: [table.buffer] });
   port2.close();
 }
 
@@ -102,7 +100,7 @@ test("a connection's number on one node ends no client of the node that has the 
   await acquire(owner, key, lease.token, lease.ttlMs, "owner");
   await cluster.moveSlot(key, from, to);
   assert.ok(await redis.get(key)); // the keeper's client follows the slot
-  await leave(keeper, lease);
+  leave(keeper, lease);
   await eventually(async () => (await to.admin.exists(key)) === 0, 10_000, "the lock is released");
   assert.equal(await bystander.ping(), "PONG");
   await keeper.close(1_000);
