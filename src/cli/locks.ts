@@ -1,7 +1,9 @@
 import { createHash } from "node:crypto";
 import { clientOf } from "../clients/open-client.js";
+import type { Handle } from "../commands/handle.js";
 import type { RedisHandle } from "../commands/ioredis.js";
 import type { Config } from "../config/options.js";
+import { Client } from "../connection/client.js";
 import { errorReason } from "../core/log.js";
 import { isReplyError, isUnknown, replyCode } from "../core/replies.js";
 import { type Finding, ok, skip, warn } from "./report.js";
@@ -21,7 +23,10 @@ const WITHOUT: Readonly<Record<string, string>> = {
   DEL: "no lock is released, and each lasts until its ttl is over",
   PUBLISH: NOT_TOLD,
   SUBSCRIBE: NOT_TOLD,
+  SPUBLISH: NOT_TOLD,
+  SSUBSCRIBE: NOT_TOLD,
   "CLIENT ID": IN_DOUBT,
+  "CLIENT INFO": IN_DOUBT,
   "CLIENT KILL": IN_DOUBT,
 };
 
@@ -29,7 +34,7 @@ const WITHOUT: Readonly<Record<string, string>> = {
 const PROBE = `local refused = {}
 local commands = {
   {'GET', KEYS[1]}, {'SET', KEYS[1], '', 'XX'}, {'TIME'}, {'PTTL', KEYS[1]}, {'PEXPIRE', KEYS[1], 1}, {'DEL', KEYS[1]},
-  {'PUBLISH', ARGV[1], ''},
+  {ARGV[2], ARGV[1], ''},
 }
 for _, command in ipairs(commands) do
   local reply = redis.pcall(unpack(command))
@@ -37,12 +42,18 @@ for _, command in ipairs(commands) do
 end
 return refused`;
 
+/** What the two kinds of servers need differently: to tell of a release, to listen for it, and to know a connection. */
+const ON_ONE_SERVER = ["PUBLISH", "SUBSCRIBE", "CLIENT ID"] as const;
+const IN_A_CLUSTER = ["SPUBLISH", "SSUBSCRIBE", "CLIENT INFO"] as const;
+
 /** A connection id that no server has given yet. */
 const NO_CONNECTION = String(Number.MAX_SAFE_INTEGER);
 
 /** Tries what locks need, and reports what is refused and what does not work without it. Everything else works all the same. */
 export async function tryLocks(redis: RedisHandle, name: string, { redis: settings }: Config): Promise<Finding> {
   const channel = `{${settings.keyPrefix}${name}}:released`;
+  const [needs, others] = settings.clusterNodes ? [IN_A_CLUSTER, ON_ONE_SERVER] : [ON_ONE_SERVER, IN_A_CLUSTER];
+  const [publish, subscribe, know] = needs;
   const digest = createHash("sha1").update(PROBE).digest("hex");
   const refused: string[] = [];
   /** The answer, or undefined if the right is missing. */
@@ -52,25 +63,33 @@ export async function tryLocks(redis: RedisHandle, name: string, { redis: settin
     return answer;
   };
   try {
-    const errors = (await attempt("EVAL", redis.eval(PROBE, 1, name, channel))) as string[] | undefined;
+    const errors = (await attempt("EVAL", redis.eval(PROBE, 1, name, channel, publish))) as string[] | undefined;
     refused.push(...(errors ?? []).filter(isOfRights).map((text) => text.split(" ", 1)[0]!));
-    if (errors) await attempt("EVALSHA", redis.evalsha(digest, 1, name, channel));
+    if (errors) await attempt("EVALSHA", redis.evalsha(digest, 1, name, channel, publish));
   } catch (error) {
     if (!(error instanceof KeyError)) return skip("locks", `they could not be tried: ${errorReason(error)}`);
     return skip("locks", `the user may not use the key ${settings.keyPrefix}${name}, with which they would be tried`);
   }
-  const listens = !settings.clusterNodes && clientOf(redis)?.redis.speaksResp3 === true;
-  if (!settings.clusterNodes) {
-    await attempt("CLIENT ID", redis.call("CLIENT", "ID"));
-    await attempt("CLIENT KILL", redis.call("CLIENT", "KILL", "ID", NO_CONNECTION));
-  }
+  const node = nodeOf(redis, channel);
+  await attempt(know, node.call("CLIENT", know.slice("CLIENT ".length)));
+  await attempt("CLIENT KILL", node.call("CLIENT", "KILL", "ID", NO_CONNECTION));
   // With RESP2 a subscribed connection could not extend locks, so that waiters look anyway.
-  if (listens && (await attempt("SUBSCRIBE", redis.subscribe(channel))) !== undefined) await redis.unsubscribe(channel);
+  const listens = node.speaksResp3;
+  if (listens && (await attempt(subscribe, redis.call(subscribe, channel))) !== undefined)
+    await redis.call(subscribe.replace("SUB", "UNSUB"), channel);
   if (refused.length > 0) {
     const found = refused.map((right) => `${right}: ${WITHOUT[right]}`).join("; ");
     return warn("locks", `refused: ${found}`, "allow these to the ACL user, unless you use no locks");
   }
-  return ok("locks", `may send ${Object.keys(WITHOUT).join(", ")}${listens ? "" : `; ${NOT_TOLD}`}`);
+  const tried = Object.keys(WITHOUT).filter((right) => !(others as readonly string[]).includes(right));
+  return ok("locks", `may send ${tried.join(", ")}${listens ? "" : `; ${NOT_TOLD}`}`);
+}
+
+/** The handle whose connection the lock's commands use. */
+function nodeOf(redis: RedisHandle, channel: string): Handle {
+  const client = clientOf(redis)!;
+  const node = client instanceof Client ? client.redis : client.nodeOf(channel);
+  return node ?? client.redis;
 }
 
 class KeyError extends Error {}

@@ -8,7 +8,7 @@
 import { CommandErrors } from "../commands/command-errors.js";
 import { traitOf } from "../commands/traits.js";
 import { Handle, type HandleOwner } from "../commands/handle.js";
-import type { QueuedCommand } from "../commands/ioredis.js";
+import { Command, type QueuedCommand } from "../commands/ioredis.js";
 import { KeyPositions } from "../commands/key-positions.js";
 import { type Outgoing, PipedCommands, rejectOutgoing } from "../commands/pipelines.js";
 import type { ConnectionState } from "../connection/connection-state.js";
@@ -146,9 +146,9 @@ export class ClusterClient implements HandleOwner {
     return ended.length > 0;
   }
 
-  /** The handle of the node that commands for this slot go to, as far as it is known. It stands for one connection. */
-  nodeOf(slot: number): Handle | undefined {
-    const owner = this.#slots.owner(slot);
+  /** The handle of the node that commands with this key go to, as far as it is known. It stands for one connection. */
+  nodeOf(key: string | Buffer): Handle | undefined {
+    const owner = this.#slots.owner(new Command("get", [key]).getSlot());
     return owner && this.#nodes.at(owner).client.redis;
   }
 

@@ -332,7 +332,8 @@ export class Keeper {
 
   /**
    * Of a killed connection no more commands run: a lock that is being acquired is there by now, or will never be. The number is
-   * fresh. An older one may be another client's, because a server that was started again counts anew.
+   * fresh. An older one may be another client's, because a server that was started again counts anew. In a Cluster the slot may
+   * be another node's by now, whose numbers mean others: there the connection's addresses belong to what is killed.
    */
   #endConnections(acquiring: readonly LockRecord[]): void {
     const ended = new Map<object, Set<string>>();

@@ -28,7 +28,7 @@ export function slotOf(key: string | Buffer): number | null {
  */
 export function nodeOf<T extends RedisHandle>(redis: T, key: string | Buffer): T | Handle | undefined {
   const cluster = clusterOf(redis);
-  return cluster ? cluster.nodeOf(slotOf(key)!) : redis;
+  return cluster ? cluster.nodeOf(key) : redis;
 }
 
 /** By their streams, the filters with which CLIENT KILL finds connections of this thread, and never another client's. */

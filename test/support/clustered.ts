@@ -46,11 +46,12 @@ export function lockingOn(
   t: TestContext,
   cluster: Cluster,
   redis: ManagerOptions["redis"] = {},
+  logger: ManagerOptions["logger"] = silent,
 ): ConnectionManager<typeof LockTasks> {
   beginLeakCheck(t);
   const manager = new ConnectionManager<typeof LockTasks>({
     env: {},
-    logger: silent,
+    logger,
     tasks: fixture("lock-tasks"),
     redis: { ...cluster.redis, ...redis },
     threads: { count: 1, startTimeoutMs: 30_000 },

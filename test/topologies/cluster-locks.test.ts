@@ -15,9 +15,10 @@ async function two(
   t: TestContext,
   shape: ClusterShape = {},
   redis: ManagerOptions["redis"] = {},
+  logger?: ManagerOptions["logger"],
 ): Promise<[cluster: Cluster, holder: ConnectionManager<typeof Tasks>, waiter: ConnectionManager<typeof Tasks>]> {
   const cluster = await Cluster.start(shape);
-  const managers = [lockingOn(t, cluster, redis), lockingOn(t, cluster, redis)] as const;
+  const managers = [lockingOn(t, cluster, redis, logger), lockingOn(t, cluster, redis, logger)] as const;
   cluster.watch(t);
   return [cluster, ...managers];
 }
@@ -97,7 +98,10 @@ const MUTE: readonly [why: string, shape: ClusterShape, rights: readonly string[
 
 for (const [why, shape, rights] of MUTE) {
   test(`in a Cluster ${why} locks are released, and waiters look from time to time`, LIMIT, async (t) => {
-    const [cluster, holder, waiter] = await two(t, shape, { username: "mute", password: "secret" });
+    const lines: string[] = [];
+    const note = (message: string): void => void lines.push(message);
+    const logger = { debug: note, info: note, warn: note, error: note };
+    const [cluster, holder, waiter] = await two(t, shape, { username: "mute", password: "secret" }, logger);
     for (const { admin } of cluster.nodes)
       await admin.call("ACL", "SETUSER", "mute", "on", ">secret", "~*", "&*", "+@all", ...rights);
     const key = cluster.keyOn(2);
@@ -108,6 +112,7 @@ for (const [why, shape, rights] of MUTE) {
     await lock.release();
     await (await waiting).release();
     assert.equal(await node.admin.exists(key), 0);
+    assert.ok(!lines.some((line) => line.includes("could not be released")), lines.join("\n"));
   });
 }
 

@@ -25,6 +25,26 @@ test("the doctor checks each configured node of a Cluster, and masters that are 
   }
 });
 
+test("the doctor tries what locks need in a Cluster", LIMIT, async () => {
+  await using cluster = await Cluster.start({ masters: 3 });
+  const redis = { ...cluster.redis, username: "app", password: "secret" };
+  const locksWith = async (...rights: string[]) => {
+    for (const { admin } of cluster.nodes)
+      await admin.call("ACL", "SETUSER", "app", "reset", "on", ">secret", "~*", "&*", "+@all", ...rights);
+    const { checks } = await examine({ env: {}, redis });
+    return checks.find(({ check }) => check === "locks")!;
+  };
+  const allowed = await locksWith();
+  assert.equal(allowed.status, "ok", allowed.found);
+  assert.match(allowed.found, /DEL, SPUBLISH, SSUBSCRIBE, CLIENT INFO, CLIENT KILL$/);
+  const { status, found } = await locksWith("-spublish", "-ssubscribe", "-client|info", "-client|kill");
+  assert.equal(status, "warn", found);
+  assert.match(
+    found,
+    /^refused: SPUBLISH: .*; CLIENT INFO: .*; CLIENT KILL: .*; SSUBSCRIBE: waiters look for a release/,
+  );
+});
+
 test("the doctor reports a master that can be reached, but has lost the other nodes", LIMIT, async () => {
   await using cluster = await Cluster.start({ hasBus: true });
   await cluster.allowPartial();
