@@ -62,9 +62,9 @@ async function connectionNumbered(number: number, { port }: RedisServer): Promis
 }
 
 /** Tells a keeper of a thread that was acquiring this lock, and has ended. */
-function leave(keeper: Keeper, lease: Lease): void {
+function leave(keeper: Keeper, lease: Lease, connection: string): void {
   const table = LockTable.make(1, 512);
-  table.records[0]!.begin(lease, 0);
+  table.records[0]!.begin(lease, connection, 0);
   const { port1, port2 } = new MessageChannel();
   keeper.receive({ type: "attach", owner: 1, port: port1, tables: [table.buffer] });
   port2.close();
@@ -96,11 +96,11 @@ test("a connection's number on one node ends no client of the node that has the 
   const ledger = new KeeperLedger();
   const queues = new LockQueues(redis as unknown as Handle, async () => false, ledger, noopLogger);
   const keeper = new Keeper(client, queues, ledger, noopLogger);
-  const lease = { kind: OWNED as typeof OWNED, key, token: "token", ttlMs: 60_000, maxHoldMs: Infinity, connection };
+  const lease = { kind: OWNED as typeof OWNED, key, token: "token", ttlMs: 60_000, maxHoldMs: Infinity };
   await acquire(owner, key, lease.token, lease.ttlMs, "owner");
   await cluster.moveSlot(key, from, to);
   assert.ok(await redis.get(key)); // the keeper's client follows the slot
-  leave(keeper, lease);
+  leave(keeper, lease, connection);
   await eventually(async () => (await to.admin.exists(key)) === 0, 10_000, "the lock is released");
   assert.equal(await bystander.ping(), "PONG");
   await keeper.close(1_000);
