@@ -137,10 +137,26 @@ test("a thread that ends leaves no lock with replicas, nor what the keeper had s
     await assert.rejects(dying, code("THREAD_DIED"));
     await exited;
     await eventually(async () => (await server.admin.exists("dead 1", "dead 2")) === 0, 5_000, "its locks are free");
+    await new Promise((resolve) => setTimeout(resolve, 300)); // the releases for a dead thread are over
     return { acquiring };
   });
   await (await first.acquiring).release();
   await manager.withLock("behind it", { replicas: 1, waitMs: 5_000 }, async () => {});
+});
+
+test("when the keeper ends while it acquires a lock with replicas, the next one acquires it", LIMIT, async (t) => {
+  const workers = newWorkers(t);
+  const manager = manage<typeof Tasks>(t, server, { tasks, threads: { count: 1 } });
+  await manager.ready();
+  const keeper = workers.length;
+  const { acquiring } = await frozen(async () => {
+    const waiting = manager.acquireLock("next", { replicas: 1, waitMs: 50_000, ttlMs: 60_000 });
+    await server.waitForClients((all) => all.some(isBlocked), 30_000, "it waits for the replica");
+    await workers[keeper]!.terminate();
+    return { acquiring: waiting };
+  });
+  await (await acquiring).release();
+  assert.equal(await server.admin.exists("next"), 0);
 });
 
 test("without the right to WAIT a lock with replicas is refused as by the server, and released", LIMIT, async (t) => {

@@ -53,3 +53,22 @@ test("locks outlast a failover: the keeper follows the master", LIMIT, async (t)
   assert.equal(await master.admin.exists("outlasts"), 1); // as the new master's replica
   await Promise.all([1, 2].map(() => manager.run("releaseAll")));
 });
+
+test("a lock with replicas outlasts the death of its master, and needs a replica of the new one", LIMIT, async (t) => {
+  const watched = await Watched.start();
+  const { master, replica } = watched;
+  const manager = manage<typeof Tasks>(t, replica, { tasks: fixture("lock-tasks"), redis: watched.redis });
+  t.after(() => watched[Symbol.asyncDispose]());
+  const lock = await manager.acquireLock("survives", { replicas: 1, ttlMs: 40_000 });
+  await master.kill();
+  await watched.failedOver();
+  assert.equal(await replica.admin.exists("survives"), 1);
+  const rival = manager.run("tryOnce", { key: "survives" });
+  await assert.rejects(rival, code("LOCK_NOT_ACQUIRED"));
+  await assert.rejects(manager.acquireLock("other", { replicas: 1, waitMs: 0 }), /0 of 1 replicas/);
+  await master.start();
+  await watched.follow();
+  const { extended } = manager.stats().keeper!;
+  await eventually(() => manager.stats().keeper!.extended > extended, 30_000, "the new replica acknowledges it");
+  await lock.release(); // rejects if it was lost
+});
