@@ -132,10 +132,11 @@ test("a thread that ends leaves no lock with replicas, nor what the keeper had s
   const first = await frozen(async () => {
     const acquiring = manager.acquireLock("first", { replicas: 1, waitMs: 50_000, ttlMs: 60_000 });
     await server.waitForClients((all) => all.some(isBlocked), 30_000, "it waits for the replica");
-    const exited = new Promise((resolve) => workers[0]!.once("exit", resolve));
-    const dying = manager.run("exitWhileAcquiring", { key: "behind it", replicas: 1, ttlMs: 60_000 });
-    await assert.rejects(dying, code("THREAD_DIED"));
-    await exited;
+    const dying = manager.run("keep", { keys: ["behind it"], replicas: 1, waitMs: 50_000, ttlMs: 60_000 });
+    const died = assert.rejects(dying, code("THREAD_DIED"));
+    await new Promise((resolve) => setTimeout(resolve, 150)); // the keeper has its acquire
+    await workers[0]!.terminate();
+    await died;
     await eventually(async () => (await server.admin.exists("dead 1", "dead 2")) === 0, 5_000, "its locks are free");
     await new Promise((resolve) => setTimeout(resolve, 300)); // the releases for a dead thread are over
     return { acquiring };
