@@ -35,6 +35,8 @@ export interface HeldLockOptions {
   readonly stamp: number;
   readonly fence: number | undefined;
   readonly waitMs: number;
+  /** Gives it to another caller of this thread, if one waits and may have it. */
+  readonly passOn: () => boolean;
   /** Frees it on the server, and gives the record back. Never rejects. `isGone`: nothing has to be freed. */
   readonly end: (isGone: boolean) => Promise<void>;
   /** `isFound`: the owner has found it, and not the keeper. */
@@ -129,7 +131,12 @@ export class HeldLock implements SharedLock {
   }
 
   async #end(): Promise<LockLostError | undefined> {
-    const { record, stamp, end } = this.#options;
+    const { record, stamp, passOn, end } = this.#options;
+    if (!this.#loss && passOn()) {
+      this.#releasedAt = sharedClock();
+      tell("released", { heldMs: (this.#releasedAt - this.#acquiredAt) | 0 });
+      return undefined;
+    }
     if (!this.#loss && !record.beginRelease(stamp)) {
       await Promise.resolve(); // a listener that calls `end` then finds it under way
       this.#find(); // lost since the look

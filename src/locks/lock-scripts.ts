@@ -11,6 +11,9 @@ import { ACQUIRE_SHARED, EXTEND_SHARED, releaseSharedBy } from "./semaphore-scri
 const FENCE_TTL_MS = 24 * 3_600_000;
 const FENCE_TTLS = 10;
 
+/** A holder has so many fences: one for itself, the others for the callers of its thread that it passes the lock on to. */
+export const FENCES = 16;
+
 /** At most so many locks are extended by one script, because the server does nothing else meanwhile. */
 export const BATCH = 100;
 
@@ -30,7 +33,7 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local fence = string.format('%.0f', math.max((tonumber(redis.call('GET', KEYS[2])) or 0) + 1, now))
-redis.call('SET', KEYS[2], fence, 'PX', ARGV[3])
+redis.call('SET', KEYS[2], string.format('%.0f', fence + ${FENCES - 1}), 'PX', ARGV[3])
 held = ARGV[1] .. fence .. ' ' .. string.format('%.0f', math.floor(now / 1000)) .. ' ' .. ARGV[4]
 redis.call('SET', KEYS[1], held, 'PX', ARGV[2])
 return {1, held}`,

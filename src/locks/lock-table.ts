@@ -242,6 +242,24 @@ export class LockRecord {
     return isAhead(this.heldUntil, now) && this.#change(stamp, HELD) ? withState(stamp, HELD) : undefined;
   }
 
+  /**
+   * HELD → HELD of the next use: the same lock has another holder. The keeper extends it meanwhile as before. The new stamp, or
+   * undefined if it was lost.
+   */
+  passOn(stamp: number, maxHoldMs: number, now: number): number | undefined {
+    const begun = stampOf(useOf(stamp) + 1, ACQUIRING);
+    if (!this.isHeld(stamp, now) || Atomics.compareExchange(this.#cells, STATE, stamp, begun) !== stamp)
+      return undefined;
+    Atomics.store(this.#cells, HOLD_UNTIL, maxHoldMs === Infinity ? 0 : timeWord(now + maxHoldMs));
+    const at = HELD_UNTIL / CELLS_PER_PAIR;
+    for (;;) {
+      const pair = Atomics.load(this.#pairs, at);
+      const next = pairOf(begun, this.#within(Number(BigInt.asIntN(32, pair))));
+      if (Atomics.compareExchange(this.#pairs, at, pair, next) === pair) break;
+    }
+    return this.confirm(begun, now);
+  }
+
   /** HELD → RELEASING: from now on nobody extends it. False if it was lost. */
   beginRelease(stamp: number): boolean {
     return this.#change(stamp, RELEASING);

@@ -11,11 +11,21 @@ import type { HostEnd } from "./keeper-protocol.js";
 import { KeptLock, type KeptLease, type LockKeeping } from "./kept-lock.js";
 import { isTtl, type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
 import { ConnectionFilters, FILTERS_BYTES, ID_BYTES } from "./lock-nodes.js";
-import { acquire, type Acquired, acquireShared, fenceOf, holdersKey, isUntaggable, release } from "./lock-scripts.js";
+import {
+  acquire,
+  type Acquired,
+  acquireShared,
+  FENCES,
+  fenceOf,
+  holdersKey,
+  isUntaggable,
+  release,
+} from "./lock-scripts.js";
 import { noFunction, noReplicasInCluster, notAcquired, otherLimit, readTooLate, tooLong } from "./lock-refusals.js";
 import { type LockingTask, LockScopes, nameOf } from "./lock-scopes.js";
-import { FETCHED, KEPT, type Lease, type LockRecord, OWNED, SHARED } from "./lock-table.js";
+import { FETCHED, isAhead, KEPT, type Lease, type LockRecord, OWNED, SHARED } from "./lock-table.js";
 import { MAX_TEXT_BYTES, type Place, RecordPool } from "./record-pool.js";
+import { type FirstTurn, type PassedLock, type Passes, ThreadQueues } from "./thread-queues.js";
 
 /** The thread of a `Locker`. */
 export interface LockerThread {
@@ -47,6 +57,21 @@ interface Wanted {
   readonly leaveScope: () => void;
 }
 
+/** A lock that was acquired, or passed on by its holder. */
+interface Got {
+  readonly lease: Lease;
+  /** With the state HELD. */
+  readonly stamp: number;
+  readonly fence: number | undefined;
+  readonly passes: Passes;
+  /** Other callers of this thread wait behind its holder. */
+  readonly isFirst: boolean;
+  readonly waitMs: number;
+}
+
+/** For so long a lock is passed on within a thread: less than the least time until it is extended, and than others notice. */
+const PASS_MS = 100;
+const PASS_SHARE = 6;
 /** Room for a token of ours. */
 const TOKEN_BYTES = 32;
 /** The least time for the end of a keeper, whatever was waited for before. */
@@ -63,6 +88,7 @@ export class Locker {
   /** Nothing else tells a loss while the keeper is blocked or gone. One timer for all locks, because one for each would cost more. */
   readonly #lossWatch = new Deadlines({ graceMs: 0, isRef: false, expire: () => this.#lookAtAll() });
   readonly #scopes = new LockScopes();
+  readonly #queues = new ThreadQueues();
   readonly #life = new AbortController();
   readonly #keeper: KeeperLink;
   readonly #connections = new ConnectionFilters();
@@ -208,28 +234,67 @@ export class Locker {
   }
 
   async #acquireInTime(wanted: Wanted, times: LockTimes, signal: AbortSignal): Promise<HeldLock> {
+    const { fullKey } = wanted;
+    const startedAt = monotonic();
+    const name = nameOf(fullKey);
+    // Several holders do not wait for each other, and a caller that does not wait asks Redis in any case.
+    const isAlone = times.limit > 1 || this.#queues.enter(name);
+    if (isAlone || times.waitMs === 0)
+      return this.#contend(wanted, times, startedAt, signal, isAlone ? "ask" : undefined);
+    const turn = await this.#queues.wait(name, times, signal, (late) => this.#undo(wanted, times, late));
+    if (typeof turn === "object") {
+      this.#records.giveBack(wanted.place);
+      return this.#takeOver(wanted, times, turn, monotonic() - startedAt);
+    }
+    return this.#contend(wanted, times, startedAt, signal, turn);
+  }
+
+  /** The turn that a caller had when its signal aborted. */
+  #undo(wanted: Wanted, times: LockTimes, turn: FirstTurn): void {
+    if (typeof turn !== "object") return this.#queues.next(nameOf(wanted.fullKey), turn);
+    const lock = this.#takeOver({ ...wanted, leaveScope: () => {} }, times, turn, 0);
+    this.#later(lock.end().then(() => {}));
+  }
+
+  #takeOver(wanted: Wanted, { ttlMs, maxHoldMs, replicas }: LockTimes, passed: PassedLock, waitMs: number): HeldLock {
+    const { place, stamp, key, token, fence, passes } = passed;
+    const lease: Lease = { kind: OWNED, key, token, ttlMs, maxHoldMs, replicas };
+    return this.#hold({ ...wanted, place }, { lease, stamp, fence, passes, isFirst: true, waitMs });
+  }
+
+  /** Asks Redis until it has the lock. Without a `turn` other callers of this thread come before it. */
+  async #contend(
+    wanted: Wanted,
+    times: LockTimes,
+    startedAt: number,
+    signal: AbortSignal,
+    turn: "ask" | "wait" | undefined,
+  ): Promise<HeldLock> {
     const { key, fullKey, place } = wanted;
     const { record } = place;
-    const { waitMs } = times;
-    const startedAt = monotonic();
+    const { waitMs, ttlMs, limit } = times;
+    const isFirst = turn !== undefined && limit === 1;
     const waiter = this.#waiters++;
-    let isWaiting = false;
+    let isWaiting = turn === "wait";
     const leave = (acquired?: { ttlMs: number }): void => {
       if (isWaiting) this.#keeper.tell({ type: "leave", id: waiter, key: fullKey, ...acquired });
     };
     try {
+      if (isWaiting) await this.#turn(waiter, fullKey, ttlMs, startedAt + waitMs - monotonic(), signal);
       for (;;) {
         const lease = this.#leaseOf(fullKey, times);
-        const [answer, stamp] = await this.#send(place, lease, times.limit, startedAt + waitMs, signal);
-        const held = answer.isAcquired ? record.confirm(stamp, sharedClock()) : undefined;
-        if (held !== undefined) {
-          leave({ ttlMs: lease.kind === SHARED ? 0 : times.ttlMs });
-          return this.#hold(wanted, lease, held, answer.held, monotonic() - startedAt);
+        const [answer, sent] = await this.#send(place, lease, limit, startedAt + waitMs, signal);
+        const stamp = answer.isAcquired ? record.confirm(sent, sharedClock()) : undefined;
+        const waitedMs = monotonic() - startedAt;
+        if (stamp !== undefined) {
+          const isShared = lease.kind === SHARED;
+          leave({ ttlMs: isShared ? 0 : ttlMs });
+          const fence = isShared ? undefined : fenceOf(answer.held);
+          return this.#hold(wanted, { lease, stamp, fence, passes: passesOf(ttlMs), isFirst, waitMs: waitedMs });
         }
         record.free();
         if (answer.isAcquired) await this.#release(lease); // its time was over before the reply was read
-        if (answer.otherLimit !== undefined) throw otherLimit(key, times.limit, answer.otherLimit);
-        const waitedMs = monotonic() - startedAt;
+        if (answer.otherLimit !== undefined) throw otherLimit(key, limit, answer.otherLimit);
         if (waitedMs >= waitMs)
           throw answer.isAcquired ? readTooLate(key, waitedMs) : notAcquired(key, waitedMs, answer, lease);
         isWaiting = true;
@@ -237,6 +302,7 @@ export class Locker {
       }
     } catch (error) {
       leave();
+      if (isFirst) this.#queues.next(nameOf(fullKey), "ask");
       throw error;
     }
   }
@@ -324,22 +390,39 @@ export class Locker {
     this.#releasing.add(done);
   }
 
-  #hold({ key, place, task, leaveScope }: Wanted, lease: Lease, stamp: number, held: string, waitMs: number): HeldLock {
+  #hold({ key, fullKey, place, task, leaveScope }: Wanted, got: Got): HeldLock {
     const { record } = place;
+    const { lease, stamp, fence, waitMs } = got;
+    const name = nameOf(fullKey);
+    let { isFirst } = got;
+    const next = (turn: FirstTurn): void => {
+      if (isFirst) this.#queues.next(name, turn);
+      isFirst = false;
+    };
     const lock = new HeldLock({
       key,
       record,
       stamp,
-      fence: lease.kind === SHARED ? undefined : fenceOf(held),
+      fence,
       waitMs,
       onLost: (loss, isFound) => {
         if (isFound) this.#keeper.countLoss(record.loss);
         if (isFound && loss.reason === "maxHold") this.#later(this.#release(lease)); // its holder hangs
         this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs });
         task?.lostLock(loss);
+        next("ask");
+      },
+      passOn: () => {
+        const passed = isFirst ? this.#passOn(name, place, got) : undefined;
+        if (!passed) return false;
+        leaveScope(); // first: the task may ask for it again at once
+        this.#held.delete(record);
+        next(passed);
+        return true;
       },
       end: async (isGone) => {
-        leaveScope(); // first: the task may ask for it again at once
+        leaveScope();
+        next("wait"); // so that callers in other threads and processes have their turns, too
         if (!isGone) await this.#release(lease);
         this.#held.delete(record);
         this.#records.giveBack(place);
@@ -349,6 +432,18 @@ export class Locker {
     if (!this.#keeper.isOpen) this.#keeper.openAgain(); // it ended while the lock was acquired
     this.#lossWatch.arm(monotonic() + lock.untilLookMs());
     return lock;
+  }
+
+  /** The lock for the next caller of this thread, if it may have it. */
+  #passOn(name: string, place: Place, { lease, stamp, fence, passes }: Got): PassedLock | undefined {
+    const next = this.#queues.peek(name);
+    const now = sharedClock();
+    if (next?.ttlMs !== lease.ttlMs || next.replicas !== lease.replicas) return undefined;
+    if (passes.left === 0 || !isAhead(passes.until, now)) return undefined;
+    const passed = place.record.passOn(stamp, next.maxHoldMs, now);
+    if (passed === undefined) return undefined;
+    const { key, token } = lease;
+    return { place, stamp: passed, key, token, fence: fence! + 1, passes: { ...passes, left: passes.left - 1 } };
   }
 
   /** Returns when the next look is due. */
@@ -373,4 +468,8 @@ export class Locker {
   #wake(place: Place): void {
     if (this.#records.wake(place)) this.#keeper.tell({ type: "wake" });
   }
+}
+
+function passesOf(ttlMs: number): Passes {
+  return { left: FENCES - 1, until: (sharedClock() + Math.min(PASS_MS, ttlMs / PASS_SHARE)) | 0 };
 }

@@ -22,6 +22,8 @@ const TTL_MS = 500;
 const END_MS = 6_000;
 
 const holder = fc.record({
+  /** It shares the thread of the holder before it, and they may pass a lock on. */
+  isNeighbour: fc.boolean(),
   process: fc.integer({ min: 0, max: 1 }),
   key: fc.constantFrom("a", "a", "b"),
   startsIn: fc.integer({ min: 0, max: 2_000 }),
@@ -113,7 +115,13 @@ async function play(
   const all: Held[] = [];
   await world.run(END_MS, () => {
     const processes = [0, 1].map(() => new Process(world, server, ends));
-    const threads = holders.map((one) => {
+    const threads: { thread: ModelThread; connection: ModelConnection; owner: Process; locker: Locker }[] = [];
+    for (const one of holders) {
+      const before = threads.at(-1);
+      if (one.isNeighbour && before) {
+        world.in(one.startsIn, before.thread, () => void hold(world, before.thread, before.locker, one, all));
+        continue;
+      }
       const thread = new ModelThread();
       const connection = new ModelConnection(world, server, thread, ends);
       const owner = processes[one.process]!;
@@ -132,8 +140,8 @@ async function play(
         logger: noopLogger,
       });
       world.in(one.startsIn, thread, () => void hold(world, thread, locker, one, all));
-      return { thread, connection, owner };
-    });
+      threads.push({ thread, connection, owner, locker });
+    }
     for (const { at, on, what, ms } of faults) {
       world.in(at, new ModelThread(), () => {
         const { thread, connection, owner } = threads[on % threads.length]!;

@@ -1,3 +1,4 @@
+import { FENCES } from "../../src/locks/lock-scripts.js";
 import type { QueuedCommand } from "../../src/commands/ioredis.js";
 import { ReplyLostError } from "../../src/core/errors.js";
 
@@ -167,7 +168,7 @@ export class ModelServer {
       return [1, held];
     }
     const fence = Math.max(Number(this.get(fenceKey) ?? 0) + 1, Math.floor(this.#now * 1_000));
-    this.#set(fenceKey, String(fence), 1e9);
+    this.#set(fenceKey, String(fence + FENCES - 1), 1e9);
     const text = `${mark.trimEnd()} ${fence} ${Math.floor(this.#now)} ${name}`;
     this.#set(key, text, Number(ttl));
     return [1, text];
