@@ -93,7 +93,7 @@ export class Locker {
   readonly #keeper: KeeperLink;
   readonly #connections = new ConnectionFilters();
   /** The releases that nothing else waits for. */
-  readonly #releasing = new Set<Promise<void>>();
+  readonly #releasing = new Set<Promise<unknown>>();
   #waiters = 0;
   #tokens = 0;
   /** How many acquires are under way. */
@@ -253,7 +253,7 @@ export class Locker {
   #undo(wanted: Wanted, times: LockTimes, turn: FirstTurn): void {
     if (typeof turn !== "object") return this.#queues.next(nameOf(wanted.fullKey), turn);
     const lock = this.#takeOver({ ...wanted, leaveScope: () => {} }, times, turn, 0);
-    this.#later(lock.end().then(() => {}));
+    this.#later(lock.end());
   }
 
   #takeOver(wanted: Wanted, { ttlMs, maxHoldMs, replicas }: LockTimes, passed: PassedLock, waitMs: number): HeldLock {
@@ -385,7 +385,7 @@ export class Locker {
   }
 
   /** Never rejects. */
-  #later(released: Promise<void>): void {
+  #later(released: Promise<unknown>): void {
     const done = released.finally(() => this.#releasing.delete(done));
     this.#releasing.add(done);
   }
