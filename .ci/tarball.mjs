@@ -1,0 +1,23 @@
+// For the tarball: README's links to files of the repository become links under the homepage, since a package page has no
+// files beside it, and package.json is without what only the repository needs. `node .ci/tarball.mjs restore` takes that back.
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+
+const KEPT = ".cache/package.json";
+const manifest = JSON.parse(readFileSync("package.json", "utf8"));
+const relative = readFileSync("README.md", "utf8").replaceAll(`](${manifest.homepage}/`, "](");
+if (process.argv[2] === "restore") {
+  writeFileSync("README.md", relative);
+  if (!manifest.scripts) writeManifest("package.json", { ...JSON.parse(readFileSync(KEPT, "utf8")), ...manifest });
+} else {
+  writeFileSync("README.md", relative.replaceAll(/\]\((?=docs\/|[A-Z]+\.md)/g, `](${manifest.homepage}/`));
+  const { scripts, devDependencies, ...published } = manifest;
+  if (scripts) {
+    mkdirSync(".cache", { recursive: true });
+    writeManifest(KEPT, manifest);
+    writeManifest("package.json", published);
+  }
+}
+
+function writeManifest(file, value) {
+  writeFileSync(file, `${JSON.stringify(value, null, 2)}\n`);
+}
