@@ -10,11 +10,12 @@ if (process.argv[2] === "restore") {
   if (!manifest.scripts) writeManifest("package.json", { ...JSON.parse(readFileSync(KEPT, "utf8")), ...manifest });
 } else {
   writeFileSync("README.md", relative.replaceAll(/\]\((?=docs\/|[A-Z]+\.md)/g, `](${manifest.homepage}/`));
-  const { scripts, devDependencies, ...published } = manifest;
-  if (scripts) {
+  if (manifest.scripts) {
     mkdirSync(".cache", { recursive: true });
     writeManifest(KEPT, manifest);
-    writeManifest("package.json", published);
+    delete manifest.scripts;
+    delete manifest.devDependencies;
+    writeManifest("package.json", manifest);
   }
 }
 
