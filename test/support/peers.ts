@@ -8,7 +8,7 @@ import { dirname, join } from "node:path";
 import { root } from "./suites.js";
 
 const PEERS = { bullmq: "5", fastify: "4", "prom-client": "14" };
-const TESTS = ["bullmq", "faults/jobs", "fastify", "prometheus", "rolling"];
+const TESTS = ["adapters/bullmq", "adapters/bullmq-locks", "faults/jobs", "adapters/fastify", "adapters/prometheus", "main/rolling"];
 
 const USE = `
 import createFastify from "fastify";

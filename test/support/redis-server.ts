@@ -191,7 +191,7 @@ export class RedisServer implements AsyncDisposable {
   /** Waits until `predicate` holds for CLIENT LIST (without the observer) and returns the list. */
   async waitForClients(
     predicate: (clients: ListedClient[]) => boolean,
-    deadlineMs = 5_000,
+    deadlineMs = 20_000,
     awaited = predicate.toString(),
   ): Promise<ListedClient[]> {
     const check = async (): Promise<ListedClient[]> => {
