@@ -8,7 +8,14 @@ import { dirname, join } from "node:path";
 import { root } from "./suites.js";
 
 const PEERS = { bullmq: "5", fastify: "4", "prom-client": "14" };
-const TESTS = ["adapters/bullmq", "adapters/bullmq-locks", "faults/jobs", "adapters/fastify", "adapters/prometheus", "main/rolling"];
+const TESTS = [
+  "adapters/bullmq",
+  "adapters/bullmq-locks",
+  "faults/jobs",
+  "adapters/fastify",
+  "adapters/prometheus",
+  "main/rolling",
+];
 
 const USE = `
 import createFastify from "fastify";
