@@ -1,7 +1,7 @@
 // The room `locks` holds what the owner of a lock and the keeper thread share. It may import clients and the rooms below.
-// Start here, with the memory in which they meet. `locker.ts` is the owner's side: it acquires and releases; `keeper-link.ts` is
-// its link to the keeper. `held-lock.ts` is the lock in its user's hands, `lock-scripts.ts` what runs on the server,
-// `keeper-host.ts` starts the keeper.
+// Start here, with the memory in which they meet. `locker.ts` is the owner's side: it acquires and releases (by
+// `lock-requests.ts`, after a wait in `thread-queues.ts`), and `keeper-link.ts` is its link to the keeper. `held-lock.ts` is the
+// lock in its user's hands, `lock-scripts.ts` what runs on the server. `keeper-host.ts` starts the keeper.
 
 import type { LockLoss } from "../core/errors.js";
 

@@ -1,26 +1,17 @@
 import { randomBytes } from "node:crypto";
-import type { RedisHandle } from "../commands/ioredis.js";
 import type { RedisConfig } from "../config/options.js";
-import { errorCode, type Logger } from "../core/log.js";
-import { Deadlines, monotonic, randomBetween, sharedClock } from "../core/clock.js";
-import { NotInClusterError, type Outcome, ShuttingDownError } from "../core/errors.js";
-import { abortable, onAbort, sleep, waitAtMost } from "../core/waiting.js";
+import { errorCode } from "../core/log.js";
+import { Deadlines, monotonic, sharedClock } from "../core/clock.js";
+import { NotInClusterError, ShuttingDownError } from "../core/errors.js";
+import { abortable, onAbort, waitAtMost } from "../core/waiting.js";
 import { HeldLock, type Lock } from "./held-lock.js";
 import { KeeperLink } from "./keeper-link.js";
 import type { HostEnd } from "./keeper-protocol.js";
 import { KeptLock, type KeptLease, type LockKeeping } from "./kept-lock.js";
 import { isTtl, type LockOptions, lockTimes, type LockTimes } from "./lock-options.js";
-import { ConnectionFilters, FILTERS_BYTES, ID_BYTES } from "./lock-nodes.js";
-import {
-  acquire,
-  type Acquired,
-  acquireShared,
-  FENCES,
-  fenceOf,
-  holdersKey,
-  isUntaggable,
-  release,
-} from "./lock-scripts.js";
+import { FILTERS_BYTES, ID_BYTES } from "./lock-nodes.js";
+import { FENCES, fenceOf, holdersKey, isUntaggable } from "./lock-scripts.js";
+import { LockRequests, type LockRequestsOptions } from "./lock-requests.js";
 import { noFunction, noReplicasInCluster, notAcquired, otherLimit, readTooLate, tooLong } from "./lock-refusals.js";
 import { type LockingTask, LockScopes, nameOf } from "./lock-scopes.js";
 import { FETCHED, isAhead, KEPT, type Lease, type LockRecord, OWNED, SHARED } from "./lock-table.js";
@@ -35,15 +26,11 @@ export interface LockerThread {
   currentTask?(): LockingTask | undefined;
 }
 
-export interface LockerOptions {
+export interface LockerOptions extends LockRequestsOptions {
   readonly thread: LockerThread;
-  readonly getRedis: (signal?: AbortSignal) => Promise<RedisHandle>;
   readonly redis: RedisConfig;
-  /** What others are told of a holder. */
-  readonly holder: string;
   /** Ends a keeper of this thread's own. */
   readonly closeKeeper?: (ms: number) => Promise<void>;
-  readonly logger: Logger;
 }
 
 /** A lock that is asked for. */
@@ -76,8 +63,6 @@ const PASS_SHARE = 6;
 const TOKEN_BYTES = 32;
 /** The least time for the end of a keeper, whatever was waited for before. */
 const LAST_MS = 100;
-/** The longest pause before an acquire is sent again whose reply was lost. */
-const AGAIN_MS = 50;
 
 /** Acquires and releases the locks of one thread. The keeper extends them meanwhile. */
 export class Locker {
@@ -91,9 +76,7 @@ export class Locker {
   readonly #queues = new ThreadQueues();
   readonly #life = new AbortController();
   readonly #keeper: KeeperLink;
-  readonly #connections = new ConnectionFilters();
-  /** The releases that nothing else waits for. */
-  readonly #releasing = new Set<Promise<unknown>>();
+  readonly #requests: LockRequests;
   #waiters = 0;
   #tokens = 0;
   /** How many acquires are under way. */
@@ -111,6 +94,7 @@ export class Locker {
         options.logger.error("no thread extends the locks that are held", { code: errorCode(error) });
       },
     });
+    this.#requests = new LockRequests(options, this.#keeper, this.#records, this.#life.signal);
     onAbort(this.#life.signal, () => {}); // keeps the listener that all locks share, which costs more than a lock
   }
 
@@ -151,7 +135,7 @@ export class Locker {
     const deadline = monotonic() + ms;
     await waitAtMost(
       ms,
-      closed.then(() => Promise.all(this.#releasing)),
+      closed.then(() => this.#requests.settled()),
     ); // behind them, what was in doubt
     this.#lossWatch.stop();
     this.#keeper.close();
@@ -229,7 +213,7 @@ export class Locker {
     const lock = new KeptLock({ record, stamp, onLost, onEnd });
     this.#held.set(record, lock);
     if (!this.#keeper.isOpen) this.#keeper.openAgain();
-    this.#wake(place);
+    this.#requests.begun(place);
     return lock;
   }
 
@@ -253,7 +237,7 @@ export class Locker {
   #undo(wanted: Wanted, times: LockTimes, turn: FirstTurn): void {
     if (typeof turn !== "object") return this.#queues.next(nameOf(wanted.fullKey), turn);
     const lock = this.#takeOver({ ...wanted, leaveScope: () => {} }, times, turn, 0);
-    this.#later(lock.end());
+    this.#requests.later(lock.end());
   }
 
   #takeOver(wanted: Wanted, { ttlMs, maxHoldMs, replicas }: LockTimes, passed: PassedLock, waitMs: number): HeldLock {
@@ -283,7 +267,7 @@ export class Locker {
       if (isWaiting) await this.#turn(waiter, fullKey, ttlMs, startedAt + waitMs - monotonic(), signal);
       for (;;) {
         const lease = this.#leaseOf(fullKey, times);
-        const [answer, sent] = await this.#send(place, lease, limit, startedAt + waitMs, signal);
+        const [answer, sent] = await this.#requests.acquire(place, lease, limit, startedAt + waitMs, signal);
         const stamp = answer.isAcquired ? record.confirm(sent, sharedClock()) : undefined;
         const waitedMs = monotonic() - startedAt;
         if (stamp !== undefined) {
@@ -293,7 +277,7 @@ export class Locker {
           return this.#hold(wanted, { lease, stamp, fence, passes: passesOf(ttlMs), isFirst, waitMs: waitedMs });
         }
         record.free();
-        if (answer.isAcquired) await this.#release(lease); // its time was over before the reply was read
+        if (answer.isAcquired) await this.#requests.release(lease); // its time was over before the reply was read
         if (answer.otherLimit !== undefined) throw otherLimit(key, limit, answer.otherLimit);
         if (waitedMs >= waitMs)
           throw answer.isAcquired ? readTooLate(key, waitedMs) : notAcquired(key, waitedMs, answer, lease);
@@ -325,71 +309,6 @@ export class Locker {
     }
   }
 
-  /** Sends the acquire, and once more with the same token if its reply is lost: the first one may have acquired the lock. */
-  async #send(
-    place: Place,
-    lease: Lease,
-    limit: number,
-    deadline: number,
-    signal: AbortSignal,
-  ): Promise<[Acquired, stamp: number]> {
-    const { getRedis } = this.#options;
-    const { record } = place;
-    let stamp: number | undefined;
-    let isInDoubt = false;
-    let asking: Promise<unknown> = Promise.resolve();
-    try {
-      for (;;) {
-        const redis = await getRedis(signal);
-        const connection = lease.replicas > 0 ? "" : this.#connections.of(redis, lease.key); // no command of it goes there
-        if (stamp === undefined) stamp = record.begin(lease, connection, sharedClock());
-        else record.sentAgain(stamp, sharedClock());
-        this.#wake(place);
-        const answer = this.#ask(redis, lease, limit);
-        asking = answer;
-        try {
-          // The reply comes soon, and an abort by `close` can be told then: a race would cost more than the lock.
-          const acquired = await (signal === this.#life.signal ? answer : abortable(answer, signal));
-          signal.throwIfAborted();
-          return [acquired, stamp];
-        } catch (error) {
-          isInDoubt ||= signal.aborted || (error as { outcome?: Outcome }).outcome === "unknown";
-          if (!isInDoubt || signal.aborted || monotonic() >= deadline) throw error;
-        }
-        await sleep(randomBetween(0, AGAIN_MS), signal);
-      }
-    } catch (error) {
-      if (isInDoubt) this.#freeLater(place, asking, lease);
-      throw error;
-    }
-  }
-
-  /** The keeper has a connection for the locks that replicas have to acknowledge. */
-  #ask(redis: RedisHandle, lease: Lease, limit: number): Promise<Acquired> {
-    const { holder } = this.#options;
-    const { kind, key, token, ttlMs, replicas } = lease;
-    if (replicas > 0) return this.#keeper.acquire({ kind, key, token, ttlMs, replicas, limit, holder });
-    if (kind === SHARED) return acquireShared(redis, key, token, ttlMs, limit);
-    return acquire(redis, key, token, ttlMs, holder);
-  }
-
-  /** Until the release is sent the keeper knows the lock, and releases it if this thread ends. */
-  #freeLater(place: Place, asking: Promise<unknown>, lease: Lease): void {
-    place.isInDoubt = true;
-    const free = async (): Promise<void> => {
-      await this.#release(lease);
-      place.isInDoubt = false;
-      this.#records.giveBack(place);
-    };
-    this.#later(asking.then(free, free));
-  }
-
-  /** Never rejects. */
-  #later(released: Promise<unknown>): void {
-    const done = released.finally(() => this.#releasing.delete(done));
-    this.#releasing.add(done);
-  }
-
   #hold({ key, fullKey, place, task, leaveScope }: Wanted, got: Got): HeldLock {
     const { record } = place;
     const { lease, stamp, fence, waitMs } = got;
@@ -407,7 +326,7 @@ export class Locker {
       waitMs,
       onLost: (loss, isFound) => {
         if (isFound) this.#keeper.countLoss(record.loss);
-        if (isFound && loss.reason === "maxHold") this.#later(this.#release(lease)); // its holder hangs
+        if (isFound && loss.reason === "maxHold") this.#requests.releaseLater(lease); // its holder hangs
         this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs });
         task?.lostLock(loss);
         next("ask");
@@ -423,7 +342,7 @@ export class Locker {
       end: async (isGone) => {
         leaveScope();
         next("wait"); // so that callers in other threads and processes have their turns, too
-        if (!isGone) await this.#release(lease);
+        if (!isGone) await this.#requests.release(lease);
         this.#held.delete(record);
         this.#records.giveBack(place);
       },
@@ -452,21 +371,6 @@ export class Locker {
     for (const lock of this.#held.values())
       if (lock instanceof HeldLock) untilLookMs = Math.min(untilLookMs, lock.untilLookMs());
     return monotonic() + untilLookMs;
-  }
-
-  /** Never rejects: a lock that cannot be released ends with its ttl. */
-  async #release({ kind, key, token }: Lease): Promise<void> {
-    try {
-      const redis = await this.#options.getRedis();
-      await release(redis, kind, key, token);
-    } catch (error) {
-      this.#options.logger.warn("a lock could not be released, and ends with its ttl", { code: errorCode(error) });
-    }
-  }
-
-  /** A lock was begun. */
-  #wake(place: Place): void {
-    if (this.#records.wake(place)) this.#keeper.tell({ type: "wake" });
   }
 }
 
