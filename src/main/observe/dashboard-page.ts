@@ -44,7 +44,7 @@ ${trend("busy", "Loop busy, mean")}
 <i class="bar" id="budget" hidden></i></dd></div>
 <div><dt>Circuit breaker</dt><dd><b id="breaker">–</b><small id="breaker-note">&nbsp;</small></dd></div>
 <div><dt>Primary client</dt><dd><b id="primary">–</b><small id="primary-note">&nbsp;</small></dd></div>
-<div id="locks" hidden><dt>Locks held</dt><dd><b id="held">–</b><small id="held-note">&nbsp;</small></dd></div>
+<div id="locks" hidden><dt>Locks held</dt><dd><b id="held">–</b><small id="held-note">&nbsp;</small><small id="keeper">&nbsp;</small></dd></div>
 </dl>
 </section>
 <section aria-labelledby="threads">

@@ -1,6 +1,14 @@
 /**
  * What runs in the browser: asks for the numbers, one question at a time, and writes what changed. No backtick and no
- * dollar sign before a brace, since it is a template here; text goes in by textContent only.
+ * dollar sign before a brace, since it is a template here; text goes in by textContent only. It has no comments, because
+ * each page would bring them along:
+ * - `write` writes only what differs: a live region repeats itself to a screen reader otherwise.
+ * - `born`: a thread has no id before its first word; there can be several such threads.
+ * - `reasonsOf`: a manager that is ready may have reasons, too. They do not stop its tasks, but somebody should know.
+ * - `compare` tells what happened between two looks, as far as the numbers say.
+ * - `show`: there is no keeper before the first lock.
+ * - `url` keeps the query of the page's own url, such as an access token.
+ * - `look`: an answer that comes after a pause is not shown.
  */
 export const SCRIPT = `
 "use strict";
@@ -13,7 +21,6 @@ const whole = (value) => number.format(value);
 const percent = (share) => Math.round(share * 100) + NBSP + "%";
 let last, timer, failures = 0, isPaused = false, round = 0;
 
-// Writes only what differs: a live region repeats itself to a screen reader otherwise.
 function write(element, text, tone) {
   if (element.textContent !== text) element.textContent = text;
   if (tone !== undefined && element.dataset.tone !== tone) element.dataset.tone = tone;
@@ -54,15 +61,15 @@ function tell(atMs, text) {
 
 const many = (count, one, more) => count + " " + (count === 1 ? one : more);
 
-// A thread has no id before its first word; there can be several such.
 const born = ({ threads }) => threads.filter(({ threadId }) => threadId >= 0);
 
 const lostLocks = (keeper) => Object.values(keeper ? keeper.lost : {}).reduce((sum, count) => sum + count, 0);
 
-// What happened between two looks, as far as the numbers tell.
+const reasonsOf = ({ ready, reasons }) => reasons.length > 0 ? (ready ? ", but " : ": ") + reasons.join("; ") : "";
+
 function compare(before, now) {
   const say = (text) => tell(now.at, text);
-  const healthOf = ({ health }) => health.ready ? "ready" : "not ready: " + health.reasons.join("; ");
+  const healthOf = ({ health }) => (health.ready ? "ready" : "not ready") + reasonsOf(health);
   if (healthOf(before) !== healthOf(now)) say("The manager is " + healthOf(now));
   const [a, b] = [before.stats, now.stats];
   if (a.breaker.state === "closed" && b.breaker.state !== "closed") say("Redis is away: the breaker opened");
@@ -71,6 +78,7 @@ function compare(before, now) {
   if (b.recycled > a.recycled) say(many(b.recycled - a.recycled, "worn thread was", "worn threads were") + " recycled");
   const lost = lostLocks(b.keeper) - lostLocks(a.keeper);
   if (lost > 0) say(many(lost, "lock was", "locks were") + " lost");
+  if (a.keeper && a.keeper.state !== b.keeper.state) say("The keeper is now " + b.keeper.state);
   const old = new Map(born(a).map((thread) => [thread.threadId, thread]));
   for (const thread of born(b)) {
     const was = old.get(thread.threadId), name = "Thread " + thread.threadId;
@@ -133,9 +141,10 @@ function showThreads(threads) {
   for (const row of left) row.remove();
 }
 
-function showHealth({ live, ready, reasons }) {
-  if (ready) return write(at("health"), "Ready", "ok");
-  write(at("health"), (live ? "Not ready: " : "Ended: ") + reasons.join("; "), live ? "warn" : "bad");
+function showHealth(health) {
+  const { live, ready } = health, reasons = reasonsOf(health);
+  if (ready) return write(at("health"), "Ready" + reasons, reasons ? "warn" : "ok");
+  write(at("health"), (live ? "Not ready" : "Ended") + reasons, live ? "warn" : "bad");
 }
 
 function show(now) {
@@ -156,11 +165,12 @@ function show(now) {
   write(at("breaker-note"), breaker.state === "closed" ? "Redis answers connects" : "Redis is away, one prober tries for all");
   write(at("primary"), primary.state);
   write(at("primary-note"), "age " + duration(primary.ageMs) + ", " + many(primary.rotations, "rotation", "rotations"));
-  at("locks").hidden = !stats.keeper; // null before the first lock
+  at("locks").hidden = !stats.keeper;
   if (stats.keeper) {
     const { held, waiting, extended, state } = stats.keeper;
     write(at("held"), whole(held));
-    write(at("held-note"), whole(waiting) + " waiting, " + whole(extended) + " times extended, " + whole(lostLocks(stats.keeper)) + " lost; keeper " + state);
+    write(at("held-note"), whole(waiting) + " waiting, " + whole(extended) + " times extended, " + whole(lostLocks(stats.keeper)) + " lost");
+    write(at("keeper"), "keeper " + state, held === 0 || state === "connected" ? "idle" : state === "ended" ? "bad" : "warn");
   }
   write(at("recycled"), stats.recycled > 0 ? many(stats.recycled, "was", "were") + " recycled" : "");
   showThreads(threads);
@@ -169,7 +179,6 @@ function show(now) {
   last = now;
 }
 
-// Keeps the query of the page's own url, such as an access token.
 const url = new URL(location.href);
 url.searchParams.set("stats", "");
 
@@ -180,7 +189,7 @@ async function ask() {
 }
 
 async function look() {
-  const mine = ++round; // an answer that comes after a pause belongs to nobody
+  const mine = ++round;
   const [now, error] = await ask().then((now) => [now], (error) => [undefined, error]);
   if (mine !== round) return;
   if (now) {

@@ -38,7 +38,7 @@ tbody th,tbody td{border-top:1px solid var(--line)}
 tbody th{font-weight:650}
 td b,th b{font-weight:inherit}
 th:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
-td span{padding:.1rem .6rem;border-radius:1rem;font-size:.875rem;font-weight:600}
+td span,dd [data-tone=warn],dd [data-tone=bad]{padding:.1rem .6rem;border-radius:1rem;font-size:.875rem;font-weight:600}
 .bar{display:inline-block;width:5rem;height:.5rem;border-radius:.25rem;background:var(--area);overflow:hidden}
 .bar::before{content:"";display:block;height:100%;background:var(--accent);transform-origin:left;
 transform:scaleX(var(--share,0));transition:transform .4s}

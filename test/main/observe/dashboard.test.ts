@@ -204,32 +204,61 @@ function isExecutable(path: string): boolean {
 
 const browser = findBrowser();
 
+const inBrowser = { ...limit, skip: browser === undefined && "no Chromium on the PATH to open the page with" };
+
+/** What the page has become after 1.5 s of its own time. */
+async function shownInBrowser(t: TestContext, url: string): Promise<{ dom: string; log: string }> {
+  const profile = await mkdtemp(join(tmpdir(), "redthread-browser-"));
+  t.after(() => rm(profile, { recursive: true, force: true, maxRetries: 5 }));
+  const quiet = ["background-networking", "component-update", "sync", "gpu", "default-apps", "quic"];
+  const args = ["--headless", "--no-sandbox", "--no-first-run", ...quiet.map((what) => `--disable-${what}`)];
+  args.push(`--user-data-dir=${profile}`, "--virtual-time-budget=1500", "--enable-logging=stderr", "--dump-dom", url);
+  const child = spawn(browser!, args, { stdio: ["ignore", "pipe", "pipe"] });
+  const closed = once(child, "close");
+  t.after(() => child.kill("SIGKILL"));
+  const [dom, log] = await Promise.all([text(child.stdout), text(child.stderr)]);
+  await eventually(() => closed, 10_000, "the browser ends");
+  return { dom, log };
+}
+
+test("in a browser the page fills itself, under its own policy", inBrowser, async (t) => {
+  const manager = managed(t);
+  await manager.ready();
+  await Promise.all(Array.from({ length: 20 }, (_, n) => manager.run("echo", n)));
+  await manager.acquireLock("shown");
+  await eventually(() => manager.stats().keeper?.held === 1, 5_000, "the lock is held");
+  const url = await serve(t, manager.dashboard({ title: "Orders", intervalMs: 100 }));
+  const { dom, log } = await shownInBrowser(t, url);
+  assert.match(dom, /<h1>Orders<\/h1>/);
+  assert.match(dom, /id="health"[^>]*data-tone="ok"[^>]*>Ready</);
+  for (const { threadId } of manager.stats().threads) assert.ok(dom.includes(`id="thread-${threadId}"`), dom);
+  assert.match(dom, /<div id="locks"><dt>Locks held<\/dt><dd><b id="held">1<\/b>[^/]*0 lost</);
+  assert.match(dom, /<small id="keeper" data-tone="idle">keeper connected</);
+  assert.match(dom, /id="rate-curve"[\s\S]*?<polyline points="/);
+  assert.doesNotMatch(log, /Content Security Policy|Uncaught/, log);
+});
+
 test(
-  "in a browser the page fills itself, under its own policy",
-  { ...limit, skip: browser === undefined && "no Chromium on the PATH to open the page with" },
+  "the page says at its top, on the card and among the events that no keeper extends the locks",
+  inBrowser,
   async (t) => {
     const manager = managed(t);
     await manager.ready();
-    await Promise.all(Array.from({ length: 20 }, (_, n) => manager.run("echo", n)));
     await manager.acquireLock("shown");
-    await eventually(() => manager.stats().keeper?.held === 1, 5_000, "the lock is held");
-    const url = await serve(t, manager.dashboard({ title: "Orders", intervalMs: 100 }));
-    const profile = await mkdtemp(join(tmpdir(), "redthread-browser-"));
-    t.after(() => rm(profile, { recursive: true, force: true, maxRetries: 5 }));
-    const quiet = ["background-networking", "component-update", "sync", "gpu", "default-apps"];
-    const args = ["--headless", "--no-sandbox", "--no-first-run", ...quiet.map((what) => `--disable-${what}`)];
-    args.push(`--user-data-dir=${profile}`, "--virtual-time-budget=1500", "--enable-logging=stderr", "--dump-dom", url);
-    const child = spawn(browser!, args, { stdio: ["ignore", "pipe", "pipe"] });
-    const closed = once(child, "close");
-    t.after(() => child.kill("SIGKILL"));
-    const [dom, log] = await Promise.all([text(child.stdout), text(child.stderr)]);
-    await eventually(() => closed, 10_000, "the browser ends");
-    assert.match(dom, /<h1>Orders<\/h1>/);
-    assert.match(dom, /id="health"[^>]*data-tone="ok"[^>]*>Ready</);
-    for (const { threadId } of manager.stats().threads) assert.ok(dom.includes(`id="thread-${threadId}"`), dom);
-    assert.match(dom, /<div id="locks"><dt>Locks held<\/dt><dd><b id="held">1<\/b>[^/]*0 lost; keeper connected</);
-    assert.match(dom, /id="rate-curve"[\s\S]*?<polyline points="/);
-    assert.doesNotMatch(log, /Content Security Policy|Uncaught/, log);
+    const keeper = manager.stats().keeper!;
+    let looks = 0;
+    const ending: Pick<ConnectionManager, "stats" | "health"> = {
+      stats: () => ({
+        ...manager.stats(),
+        keeper: { ...keeper, held: 1, state: looks++ === 0 ? "connected" : "ended" },
+      }),
+      health: () => ({ live: true, ready: true, reasons: looks === 0 ? [] : ["no keeper runs"] }),
+    };
+    const { dom } = await shownInBrowser(t, await serve(t, dashboard(ending, { intervalMs: 100 })));
+    assert.match(dom, /id="health"[^>]*data-tone="warn"[^>]*>Ready, but no keeper runs</);
+    assert.match(dom, /<small id="keeper" data-tone="bad">keeper ended</);
+    assert.match(dom, /<span>The manager is ready, but no keeper runs</);
+    assert.match(dom, /<span>The keeper is now ended</);
   },
 );
 
