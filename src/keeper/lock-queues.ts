@@ -3,7 +3,6 @@ import type { AskedChannel } from "../commands/asked-channels.js";
 import type { Handle } from "../commands/handle.js";
 import { randomBetween } from "../core/clock.js";
 import { errorCode, type Logger } from "../core/log.js";
-import type { KeeperLedger } from "../locks/keeper-ledger.js";
 import type { FromOwner, ToOwner } from "../locks/keeper-protocol.js";
 import { isCluster } from "../locks/lock-nodes.js";
 import { channelOf } from "../locks/lock-scripts.js";
@@ -46,17 +45,15 @@ export class LockQueues {
   readonly #redis: Handle;
   readonly #isCluster: boolean;
   readonly #mayListen: (channel: Buffer) => Promise<boolean>;
-  readonly #ledger: KeeperLedger;
   readonly #logger: Logger;
   readonly #queues = new Map<string, LockQueue>();
   #isListening = false;
 
   /** `mayListen`: a subscription leaves the connection of its node free for commands. */
-  constructor(redis: Handle, mayListen: (channel: Buffer) => Promise<boolean>, ledger: KeeperLedger, logger: Logger) {
+  constructor(redis: Handle, mayListen: (channel: Buffer) => Promise<boolean>, logger: Logger) {
     this.#redis = redis;
     this.#isCluster = isCluster(redis);
     this.#mayListen = mayListen;
-    this.#ledger = ledger;
     this.#logger = logger;
   }
 
@@ -65,10 +62,7 @@ export class LockQueues {
     const queue = this.#queueOf(Buffer.from(key));
     const known = queue.waiters.find((one) => one.id === id && one.port === port);
     if (known) queue.trying.delete(known);
-    else {
-      queue.waiters.push({ port, id });
-      this.#ledger.add("waiting", 1);
-    }
+    else queue.waiters.push({ port, id });
     if (queue.isMissed) return this.#next(queue);
     // While another waiter has its turn, nothing puts off the look whether its thread is blocked.
     const isTrying = queue.trying.size > 0;
@@ -156,7 +150,6 @@ export class LockQueues {
     for (const waiter of waiters.filter(isGone)) {
       waiters.splice(waiters.indexOf(waiter), 1);
       hadTurn = trying.delete(waiter) || hadTurn;
-      this.#ledger.add("waiting", -1);
     }
     if (waiters.length === 0) this.#end(queue);
     else if (ttlMs !== undefined) this.#acquired(queue, ttlMs);

@@ -83,7 +83,7 @@ async function connected(data: KeeperData, logins: Logins | undefined): Promise<
   const client = await openClient(main, shutdown.closeMs);
   const makeClient = await clientMaker(optionsOf("replicasOpen"), shutdown.closeMs);
   const replicated = new ReplicatedWrites({ makeClient, isWanted: () => gate.isWanted, problem: data.replicasProblem });
-  queues = new LockQueues(client.redis, (channel) => mayListen(client.redis, channel), ledger, logger);
+  queues = new LockQueues(client.redis, (channel) => mayListen(client.redis, channel), logger);
   return new Keeper(client, queues, ledger, logger, Date.now, redis.clusterNodes ? undefined : replicated);
 }
 

@@ -70,6 +70,12 @@ export class KeeperHost {
     return this.#ledger;
   }
 
+  /** How many callers wait for a lock, in all threads. It is known without a keeper, too. */
+  get waiting(): number {
+    const tables = [...this.#owners].flatMap((owner) => (owner.isGone ? [] : owner.tables));
+    return tables.reduce((sum, buffer) => sum + new LockTable(buffer).waiting, 0);
+  }
+
   /**
    * One more thread with locks. It asks for a keeper by its port.
    * @throws REDTHREAD_SHUTTING_DOWN
@@ -197,7 +203,7 @@ export class KeeperHost {
     this.#keeper = undefined;
     this.#isConnected = false;
     for (const owner of this.#owners) forget(owner);
-    for (const field of ["open", "replicasOpen", "waiting"] as const) this.#ledger!.set(field, 0);
+    for (const field of ["open", "replicasOpen"] as const) this.#ledger!.set(field, 0);
     if (this.#isClosed) return this.#ledger!.set("held", 0);
     const now = monotonic();
     if (wasConnected && now - this.#startedAt >= SETTLED_MS) this.#quickEnds = 0;

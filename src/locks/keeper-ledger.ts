@@ -3,7 +3,6 @@ import { isAhead, type Loss, LOSSES } from "./lock-table.js";
 const FIELDS = [
   "open", // the keeper's main connection
   "replicasOpen", // its connection for locks with replicas
-  "waiting", // waiters for a turn
   "held", // locks at the keeper's last look …
   "heldUntil", // … and the latest time at which one of them ends if it is not extended
   "extended",

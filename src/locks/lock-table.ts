@@ -70,6 +70,7 @@ const TOKEN_BYTES = 7;
 const KEY_BYTES = 8;
 const KIND = 9;
 const CONNECTION_BYTES = 10;
+const IS_WAITING = 11;
 const REPLICAS = 12;
 const RECORD_CELLS = 16;
 
@@ -121,6 +122,11 @@ export class LockTable {
   /** Whether a lock in it is there, or on its way, and its time is not over. */
   isInUse(now: number): boolean {
     return this.records.some((record) => record.state !== FREE && isAhead(record.heldUntil, now));
+  }
+
+  /** How many callers wait for a lock. */
+  get waiting(): number {
+    return this.records.filter(({ isWaiting }) => isWaiting).length;
   }
 
   /** Called by the keeper before it stops looking at the table. It must look once more after this. */
@@ -195,6 +201,11 @@ export class LockRecord {
     return LOSSES[Atomics.load(this.#cells, LOSS)]!;
   }
 
+  /** Whether the record's caller waits for the lock. */
+  get isWaiting(): boolean {
+    return Atomics.load(this.#cells, IS_WAITING) === 1;
+  }
+
   /** Whether the lock of this stamp is held. Right at every moment, also while the keeper is blocked or gone: the clock decides. */
   isHeld(stamp: number, now: number): boolean {
     return Atomics.load(this.#cells, STATE) === stamp && isAhead(Atomics.load(this.#cells, TIME_CELL), now);
@@ -208,6 +219,11 @@ export class LockRecord {
 
   // The owner
 
+  /** The caller waits until it begins an acquire, or until the record is freed. */
+  wait(): void {
+    Atomics.store(this.#cells, IS_WAITING, 1);
+  }
+
   /**
    * FREE → ACQUIRING. All that the keeper needs is there before the state is. `connection` has the filters of CLIENT
    * KILL that find the connection that acquires it; empty if they are not known. Returns the new stamp.
@@ -216,6 +232,7 @@ export class LockRecord {
     const cells = this.#cells;
     const use = useOf(this.stamp) + 1;
     const stamp = stampOf(use, ACQUIRING);
+    cells[IS_WAITING] = 0;
     cells[KIND] = kind;
     cells[TTL] = ttlMs;
     cells[REPLICAS] = replicas;
@@ -267,6 +284,7 @@ export class LockRecord {
 
   /** The owner is done with it. */
   free(): void {
+    this.#cells[IS_WAITING] = 0;
     Atomics.store(this.#cells, STATE, withState(this.stamp, FREE));
   }
 

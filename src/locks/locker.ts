@@ -225,6 +225,7 @@ export class Locker {
     const isAlone = times.limit > 1 || this.#queues.enter(name);
     if (isAlone || times.waitMs === 0)
       return this.#contend(wanted, times, startedAt, signal, isAlone ? "ask" : undefined);
+    wanted.place.record.wait();
     const turn = await this.#queues.wait(name, times, signal, (late) => this.#undo(wanted, times, late));
     if (typeof turn === "object") {
       this.#records.giveBack(wanted.place);
@@ -264,7 +265,7 @@ export class Locker {
       if (isWaiting) this.#keeper.tell({ type: "leave", id: waiter, key: fullKey, ...acquired });
     };
     try {
-      if (isWaiting) await this.#turn(waiter, fullKey, ttlMs, startedAt + waitMs - monotonic(), signal);
+      if (isWaiting) await this.#turn(waiter, wanted, ttlMs, startedAt + waitMs - monotonic(), signal);
       for (;;) {
         const lease = this.#leaseOf(fullKey, times);
         const [answer, sent] = await this.#requests.acquire(place, lease, limit, startedAt + waitMs, signal);
@@ -282,7 +283,7 @@ export class Locker {
         if (waitedMs >= waitMs)
           throw answer.isAcquired ? readTooLate(key, waitedMs) : notAcquired(key, waitedMs, answer, lease);
         isWaiting = true;
-        await this.#turn(waiter, fullKey, answer.ttlLeftMs, waitMs - waitedMs, signal);
+        await this.#turn(waiter, wanted, answer.ttlLeftMs, waitMs - waitedMs, signal);
       }
     } catch (error) {
       leave();
@@ -299,7 +300,9 @@ export class Locker {
   }
 
   /** Resolves when the keeper says so, or after `ms`. */
-  async #turn(id: number, key: string | Buffer, ttlLeftMs: number, ms: number, signal: AbortSignal): Promise<void> {
+  async #turn(id: number, wanted: Wanted, ttlLeftMs: number, ms: number, signal: AbortSignal): Promise<void> {
+    const { fullKey: key, place } = wanted;
+    place.record.wait();
     await abortable(this.#keeper.open(), signal);
     const turn = this.#keeper.turn({ type: "wait", id, key, ttlLeftMs }, ms);
     try {

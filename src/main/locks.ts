@@ -36,13 +36,13 @@ export class Locks {
 
   /** Null before the first lock. */
   get stats(): KeeperStats | null {
-    const { ledger, isKeeping = false } = this.#host ?? {};
+    const { ledger, isKeeping = false, waiting = 0 } = this.#host ?? {};
     if (!ledger) return null;
     const alive = ledger.get("open") > 0 ? "connected" : "connecting";
     return {
       state: isKeeping ? alive : "ended",
       held: ledger.held(sharedClock()),
-      waiting: ledger.get("waiting"),
+      waiting,
       extended: ledger.get("extended"),
       extensionFailures: ledger.get("extensionFailures"),
       lost: ledger.losses,

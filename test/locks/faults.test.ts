@@ -165,7 +165,7 @@ test("when the clock on the wall jumps, as after a suspended machine, all locks 
   let jumpMs = 0;
   const thread = new KeeperHost({ config: configFor(server), logger: noopLogger }, (buffer, events) => {
     const ledger = new KeeperLedger(buffer);
-    const queues = new LockQueues(client.redis, async () => true, ledger, noopLogger);
+    const queues = new LockQueues(client.redis, async () => true, noopLogger);
     const keeper = new Keeper(client, queues, ledger, noopLogger, () => Date.now() + jumpMs);
     setImmediate(() => events.connected());
     return { post: (message) => keeper.receive(message as ToKeeperOfOwners), close: (ms) => keeper.close(ms) };

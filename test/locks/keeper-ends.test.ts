@@ -136,6 +136,21 @@ function heldTable(ttlMs = 60_000): SharedArrayBuffer {
   return table.buffer;
 }
 
+test(
+  "callers of a thread that has ended wait no more, although no keeper has released its locks yet",
+  LIMIT,
+  async (t) => {
+    const { host } = hosted(t);
+    const buffer = heldTable();
+    new LockTable(buffer).records[0]!.wait();
+    const { port } = await host.attach();
+    port.postMessage({ type: "table", table: 0, buffer });
+    await eventually(() => host.waiting === 1, 5_000, "one waits");
+    port.close();
+    await eventually(() => host.waiting === 0, 5_000, "none waits");
+  },
+);
+
 test("an owner that asks while its host hands it to the next keeper is one owner to that keeper", LIMIT, async (t) => {
   const { host, keepers } = hosted(t);
   const buffer = heldTable();

@@ -45,6 +45,47 @@ test("stats() counts the locks that are held, their waiters, extensions and loss
   assert.equal(keeper().extensionFailures, 0);
 });
 
+test("callers that wait in the thread of the holder count as waiting, also while no keeper runs", LIMIT, async (t) => {
+  const workers = newWorkers(t);
+  const manager = manage<typeof Tasks>(t, server, { tasks });
+  await manager.ready();
+  const threads = workers.length;
+  const waiting = (count: number) => (): boolean => manager.stats().keeper?.waiting === count;
+  const alone = await manager.acquireLock("alone", { ttlMs: 60_000 });
+  const shared = await manager.acquireLock("shared", { limit: 2, ttlMs: 60_000 });
+  const second = await manager.acquireLock("shared", { limit: 2, ttlMs: 60_000 });
+  assert.ok(waiting(0)());
+  const controller = new AbortController();
+  const { signal } = controller;
+  const given = [1, 2, 3].map(() => manager.acquireLock("alone", { ttlMs: 60_000, waitMs: 50_000 }));
+  const third = manager.acquireLock("shared", { limit: 2, ttlMs: 60_000, waitMs: 50_000 });
+  const impatient = manager.acquireLock("alone", { ttlMs: 60_000, waitMs: 50_000, signal });
+  await eventually(waiting(5), 5_000, "five wait");
+  await workers[threads]!.terminate();
+  await eventually(waiting(5), 5_000, "they wait for the next keeper's word, too");
+  controller.abort();
+  await assert.rejects(impatient);
+  assert.ok(waiting(4)(), "it waits no more");
+  await alone.release();
+  for (const lock of given) await (await lock).release();
+  await second.release();
+  await Promise.all([shared, await third].map((lock) => lock.release()));
+  await eventually(waiting(0), 5_000, "none waits");
+});
+
+test("a thread that ends while its callers wait leaves none of them in the count", LIMIT, async (t) => {
+  const manager = manage<typeof Tasks>(t, server, { tasks, threads: { count: 1 } });
+  const lock = await manager.acquireLock("held elsewhere", { ttlMs: 60_000 });
+  const tries = [1, 2].map(() => manager.run("count", { key: "held elsewhere", times: 1, waitMs: 50_000 }));
+  const failed = tries.map((waiting) => assert.rejects(waiting));
+  const waiters = (): number | undefined => manager.stats().keeper?.waiting;
+  await eventually(() => waiters() === 2, 10_000, "both wait");
+  await assert.rejects(manager.run("exit"));
+  await Promise.all(failed);
+  await eventually(() => waiters() === 0, 10_000, "none waits");
+  await lock.release();
+});
+
 test("the keeper's connection counts among the open ones", LIMIT, async (t) => {
   const manager = manage<typeof Tasks>(t, server, { tasks });
   await manager.run("tryOnce", { key: "opens" });

@@ -80,7 +80,7 @@ class Process {
       const ledger = new KeeperLedger(buffer);
       const connection = (this.keeperConnection = new ModelConnection(world, server, thread, ends));
       const redis = connection as unknown as Handle;
-      const queues = new LockQueues(redis, async () => false, ledger, noopLogger);
+      const queues = new LockQueues(redis, async () => false, noopLogger);
       let keeper: Keeper | undefined;
       const connectedAt = world.now + START_MS;
       world.at(connectedAt, thread, () => {

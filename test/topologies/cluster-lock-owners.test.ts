@@ -94,7 +94,7 @@ test("a connection's number on one node ends no client of the node that has the 
 
   const client = clientOf(redis) as AnyClient;
   const ledger = new KeeperLedger();
-  const queues = new LockQueues(redis as unknown as Handle, async () => false, ledger, noopLogger);
+  const queues = new LockQueues(redis as unknown as Handle, async () => false, noopLogger);
   const keeper = new Keeper(client, queues, ledger, noopLogger);
   const lease = { kind: OWNED as typeof OWNED, key, token: "token", ttlMs: 60_000, maxHoldMs: Infinity, replicas: 0 };
   await acquire(owner, key, lease.token, lease.ttlMs, "owner");
