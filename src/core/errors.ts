@@ -193,7 +193,7 @@ export class ThreadDiedError extends RedthreadError<ThreadDiedError> {
 export interface LockHolder {
   /** `<appName>:<host>:<pid>:<threadId>` of the holder. */
   readonly name: string;
-  /** When it acquired the lock, in ms since 1970, by the server's clock. Absent for a lock with a `limit`, and for another library's. */
+  /** When its thread acquired the lock, in ms since 1970, by the server's clock. Absent for a lock with a `limit`, and for another library's. */
   readonly since?: number;
   /** How long the lock lasts if it is not extended: Infinity if its key has no ttl. */
   readonly ttlLeftMs: number;
@@ -204,7 +204,7 @@ export class LockNotAcquiredError extends RedthreadError<LockNotAcquiredError> {
   override readonly code = "REDTHREAD_LOCK_NOT_ACQUIRED";
   declare readonly key: string;
   declare readonly waitedMs: number;
-  /** What held it at the last look. Absent if the caller itself holds or awaits it. */
+  /** What held it at the last look. Absent if the caller itself holds or awaits it, with `replicas`, and if the reply was read too late. */
   declare readonly holder?: LockHolder;
   /** Too few replicas had acknowledged the lock at the last try, so it was released again. */
   declare readonly replicas?: { readonly wanted: number; readonly acknowledged: number };

@@ -45,8 +45,6 @@ const IDLE_LOOKS = 20;
 const RETRY_MS = 100;
 /** What a dead thread has sent has come to the server by then. */
 const AGAIN_MS = 100;
-/** The pause before a lock is tried again that too few replicas have acknowledged. */
-const TOO_FEW_MS = 200;
 /** Two clocks are read within this time. */
 const READING_MS = 5;
 
@@ -162,7 +160,7 @@ export class Keeper {
     const jumpMs = Math.abs(this.#skewMs - (this.#skewMs = skew(this.#wallClock)));
     const all = [...this.#seen()];
     const least = Math.min(...all.map(({ record }) => record.ttlMs));
-    this.#count(all, now);
+    const queued = this.#count(all, now);
     const replicated = all.filter(({ record }) => record.replicas > 0);
     this.#replicated?.look(Math.min(...replicated.map(({ record }) => record.ttlMs)));
     const due: Seen[] = [];
@@ -185,12 +183,13 @@ export class Keeper {
       }
     }
     if (due.length > 0 && !isAhead(this.#retryAt, now)) this.#extendAll([...due, ...early]);
-    this.#idleLooks = all.length === 0 ? this.#idleLooks + 1 : 0;
+    this.#idleLooks = all.length === 0 && queued === 0 ? this.#idleLooks + 1 : 0;
     const sleeps = this.#idleLooks >= IDLE_LOOKS && !this.#replicated?.isOpen && this.#fallAsleep();
     this.#timer = sleeps ? undefined : setTimeout(() => this.#look(), Math.max(nextInMs, 1));
   }
 
-  #count(all: readonly Seen[], now: number): void {
+  /** Returns how many callers wait in the queues of their threads. */
+  #count(all: readonly Seen[], now: number): number {
     let held = 0;
     let longestMs = 0;
     for (const { record, stamp } of all) {
@@ -200,6 +199,10 @@ export class Keeper {
     }
     this.#ledger.set("heldUntil", (now + longestMs) | 0);
     this.#ledger.set("held", held);
+    const tables = [...this.#owners].flatMap((owner) => owner.tables);
+    const queued = tables.reduce((sum, table) => sum + table.waiting, 0);
+    this.#ledger.set("queued", queued);
+    return queued;
   }
 
   /** False if a lock was begun meanwhile. */
@@ -297,7 +300,7 @@ export class Keeper {
       const count = await acknowledged;
       if (count >= replicas) return answer;
       await this.#release(lease);
-      return { isAcquired: false, held: "", ttlLeftMs: TOO_FEW_MS, acknowledged: count };
+      return { isAcquired: false, held: "", ttlLeftMs: 0, acknowledged: count };
     } catch (error) {
       // If the reply is only lost, the owner sends the same acquire again.
       if ((error as { outcome?: Outcome }).outcome !== "unknown") await this.#release(lease);

@@ -109,8 +109,8 @@ export class HeldLock implements SharedLock {
 
   #fail(loss: LockLostError, isFound: boolean): LockLostError {
     this.#loss = loss;
+    this.#options.onLost(loss, isFound); // first: a listener may release the lock
     this.#controller?.abort(loss);
-    this.#options.onLost(loss, isFound);
     tell("lost", { reason: loss.reason, heldMs: loss.heldMs });
     return loss;
   }

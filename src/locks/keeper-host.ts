@@ -43,7 +43,7 @@ export class KeeperHost {
   #keeper: StartedKeeper | undefined;
   #isConnected = false;
   #startedAt = 0;
-  /** How many keepers ended quickly, one after the other. */
+  /** How many keepers have ended one after the other, of which none but the first one had lived for long. */
   #quickEnds = 0;
   /** The next one does not start before. */
   #notBefore = 0;
@@ -210,7 +210,8 @@ export class KeeperHost {
     this.#notBefore = this.#quickEnds === 0 ? now : now + pauseMs(this.#quickEnds);
     this.#quickEnds++;
     // After a long life also if nothing is held: an owner that has not heard of the end may begin a lock, and then compute.
-    if ((wasConnected && this.#notBefore === now) || this.#isNeeded) this.#startInTime();
+    const mayBeNeeded = wasConnected && this.#notBefore === now && this.#owners.size > 0;
+    if (mayBeNeeded || this.#isNeeded) this.#startInTime();
   }
 
   /** Whether a keeper is waited for, or could still save a lock. */

@@ -1,5 +1,5 @@
 import type { MessagePort } from "node:worker_threads";
-import { ReplyLostError } from "../core/errors.js";
+import { ReplyLostError, ShuttingDownError } from "../core/errors.js";
 import { type Deferred, deferred, waitAtMost } from "../core/waiting.js";
 import { fromErrorData } from "../link/error-serialization.js";
 import { KeeperLedger } from "./keeper-ledger.js";
@@ -105,6 +105,7 @@ export class KeeperLink {
     this.#port?.close();
     this.#tellHost({ type: "closing" });
     this.#host?.close();
+    this.#asked?.reject(new ShuttingDownError("no more locks are taken", { outcome: "not-sent" }));
     this.#loseAcquires();
   }
 

@@ -44,7 +44,7 @@ export class LockRequests {
     limit: number,
     deadline: number,
     signal: AbortSignal,
-  ): Promise<[Acquired, stamp: number]> {
+  ): Promise<[Acquired, stamp: number, sentAt: number]> {
     const { getRedis } = this.#options;
     const { record } = place;
     let stamp: number | undefined;
@@ -54,8 +54,9 @@ export class LockRequests {
       for (;;) {
         const redis = await getRedis(signal);
         const connection = lease.replicas > 0 ? "" : this.#connections.of(redis, lease.key); // no command of it goes there
-        if (stamp === undefined) stamp = record.begin(lease, connection, sharedClock());
-        else record.sentAgain(stamp, sharedClock());
+        const sentAt = sharedClock();
+        if (stamp === undefined) stamp = record.begin(lease, connection, sentAt);
+        else record.sentAgain(stamp, sentAt);
         this.begun(place);
         const answer = this.#ask(redis, lease, limit);
         asking = answer;
@@ -63,7 +64,7 @@ export class LockRequests {
           // The reply comes soon, and an abort by `close` can be told then: a race would cost more than the lock.
           const acquired = await (signal === this.#life ? answer : abortable(answer, signal));
           signal.throwIfAborted();
-          return [acquired, stamp];
+          return [acquired, stamp, sentAt];
         } catch (error) {
           isInDoubt ||= signal.aborted || (error as { outcome?: Outcome }).outcome === "unknown";
           if (!isInDoubt || signal.aborted || monotonic() >= deadline) throw error;
@@ -90,7 +91,6 @@ export class LockRequests {
     place.isInDoubt = true;
     const free = async (): Promise<void> => {
       await this.release(lease);
-      place.isInDoubt = false;
       this.#records.giveBack(place);
     };
     this.later(asking.then(free, free));

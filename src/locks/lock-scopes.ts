@@ -21,14 +21,14 @@ export class LockScopes {
   /** For callers outside of a task: the locks inside whose `withLock` the running code is. */
   readonly #inside = new AsyncLocalStorage<Scope>();
 
-  /** Returns the function that forgets the lock again. @throws REDTHREAD_LOCK_NOT_ACQUIRED */
-  enter(task: LockingTask | undefined, name: string): () => void {
+  /** `shown`: its name in an error. Returns the function that forgets the lock again. @throws REDTHREAD_LOCK_NOT_ACQUIRED */
+  enter(task: LockingTask | undefined, name: string, shown: string): () => void {
     if (!task) {
-      if (this.#isInside(name)) throw heldAlready(name);
+      if (this.#isInside(name)) throw heldAlready(shown);
       return () => {};
     }
     const names = this.#ofTask.get(task) ?? new Set();
-    if (names.has(name)) throw heldAlready(name);
+    if (names.has(name)) throw heldAlready(shown);
     names.add(name);
     this.#ofTask.set(task, names);
     return () => names.delete(name);
@@ -51,7 +51,10 @@ export class LockScopes {
   }
 }
 
-/** Different bytes have different names. */
+/** The same bytes have the same name, as text and as a Buffer. Different bytes have different names. */
 export function nameOf(key: string | Buffer): string {
-  return typeof key === "string" ? key : key.toString("latin1");
+  if (typeof key !== "string") return key.toString("latin1");
+  return ASCII.test(key) ? key : Buffer.from(key).toString("latin1");
 }
+
+const ASCII = /^[\0-\x7f]*$/;

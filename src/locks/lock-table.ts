@@ -57,6 +57,7 @@ const STATE_MASK = (1 << STATE_BITS) - 1;
 const COUNT = 0;
 const TEXT_BYTES = 1;
 const ASLEEP = 2;
+const WAITING = 3;
 const HEADER_CELLS = 16;
 
 // The cells of a record. HELD_UNTIL has two: the use count and the time, which are changed together.
@@ -124,9 +125,13 @@ export class LockTable {
     return this.records.some((record) => record.state !== FREE && isAhead(record.heldUntil, now));
   }
 
-  /** How many callers wait for a lock. */
+  /** How many callers wait in the queues of their thread, if this is its first table. */
   get waiting(): number {
-    return this.records.filter(({ isWaiting }) => isWaiting).length;
+    return Atomics.load(this.#header, WAITING);
+  }
+
+  countWaiting(by: number): void {
+    Atomics.add(this.#header, WAITING, by);
   }
 
   /** Called by the keeper before it stops looking at the table. It must look once more after this. */
@@ -248,8 +253,9 @@ export class LockRecord {
     return stamp;
   }
 
-  /** The same acquire is sent once more. */
+  /** The same acquire is sent once more, by a connection of which nothing is known here. */
   sentAgain(stamp: number, now: number): void {
+    this.#cells[CONNECTION_BYTES] = 0;
     this.extend(stamp, now);
     Atomics.store(this.#cells, SENT_AT, now);
   }
@@ -299,10 +305,10 @@ export class LockRecord {
 
   /** The command sent at `sentAt` has extended the lock. Says nothing of a later use of the record. */
   extend(stamp: number, sentAt: number): void {
-    const until = this.#within(heldUntil(sentAt, this.ttlMs));
     const at = HELD_UNTIL / CELLS_PER_PAIR;
     for (;;) {
       const pair = Atomics.load(this.#pairs, at);
+      const until = this.#within(heldUntil(sentAt, this.ttlMs)); // after the load: the next holder has another limit
       const { state } = this;
       if (state !== ACQUIRING && state !== HELD) return;
       const isCurrent = pair >> 32n === pairOf(stamp, 0) >> 32n;

@@ -3,7 +3,7 @@ import type { RedisConfig } from "../config/options.js";
 import { errorCode } from "../core/log.js";
 import { Deadlines, monotonic, sharedClock } from "../core/clock.js";
 import { NotInClusterError, ShuttingDownError } from "../core/errors.js";
-import { abortable, onAbort, waitAtMost } from "../core/waiting.js";
+import { abortable, onAbort, sleep, waitAtMost } from "../core/waiting.js";
 import { HeldLock, type Lock } from "./held-lock.js";
 import { KeeperLink } from "./keeper-link.js";
 import type { HostEnd } from "./keeper-protocol.js";
@@ -56,9 +56,11 @@ interface Got {
   readonly waitMs: number;
 }
 
-/** For so long a lock is passed on within a thread: less than the least time until it is extended, and than others notice. */
+/** For so long after its acquire was sent a lock is passed on within a thread. The keeper has not extended it by then. */
 const PASS_MS = 100;
 const PASS_SHARE = 6;
+/** The pause before a lock is tried again that too few replicas have acknowledged. */
+const TOO_FEW_MS = 200;
 /** Room for a token of ours. */
 const TOKEN_BYTES = 32;
 /** The least time for the end of a keeper, whatever was waited for before. */
@@ -73,7 +75,7 @@ export class Locker {
   /** Nothing else tells a loss while the keeper is blocked or gone. One timer for all locks, because one for each would cost more. */
   readonly #lossWatch = new Deadlines({ graceMs: 0, isRef: false, expire: () => this.#lookAtAll() });
   readonly #scopes = new LockScopes();
-  readonly #queues = new ThreadQueues();
+  readonly #queues = new ThreadQueues((by) => this.#records.countWaiting(by));
   readonly #life = new AbortController();
   readonly #keeper: KeeperLink;
   readonly #requests: LockRequests;
@@ -160,14 +162,15 @@ export class Locker {
     if (clusterNodes && times.replicas > 0) throw noReplicasInCluster();
     this.#life.signal.throwIfAborted();
     options.signal?.throwIfAborted();
-    const leaveScope = this.#scopes.enter(task, nameOf(key));
+    const shown = typeof key === "string" ? key : key.toString("latin1");
+    const leaveScope = this.#scopes.enter(task, nameOf(key), shown);
     const [signal, stop] = this.#signalOf(options.signal);
     this.#acquiring++;
     try {
       if (!this.#keeper.isOpen) await abortable(this.#keeper.open(), signal);
       const place = this.#records.take(textBytes);
       try {
-        return await this.#acquireInTime({ key: nameOf(key), fullKey, place, task, leaveScope }, times, signal);
+        return await this.#acquireInTime({ key: shown, fullKey, place, task, leaveScope }, times, signal);
       } catch (error) {
         if (!place.isInDoubt) this.#records.giveBack(place);
         throw error;
@@ -237,7 +240,7 @@ export class Locker {
   /** The turn that a caller had when its signal aborted. */
   #undo(wanted: Wanted, times: LockTimes, turn: FirstTurn): void {
     if (typeof turn !== "object") return this.#queues.next(nameOf(wanted.fullKey), turn);
-    const lock = this.#takeOver({ ...wanted, leaveScope: () => {} }, times, turn, 0);
+    const lock = this.#takeOver({ ...wanted, task: undefined, leaveScope: () => {} }, times, turn, 0);
     this.#requests.later(lock.end());
   }
 
@@ -268,20 +271,29 @@ export class Locker {
       if (isWaiting) await this.#turn(waiter, wanted, ttlMs, startedAt + waitMs - monotonic(), signal);
       for (;;) {
         const lease = this.#leaseOf(fullKey, times);
-        const [answer, sent] = await this.#requests.acquire(place, lease, limit, startedAt + waitMs, signal);
+        const [answer, sent, sentAt] = await this.#requests.acquire(place, lease, limit, startedAt + waitMs, signal);
         const stamp = answer.isAcquired ? record.confirm(sent, sharedClock()) : undefined;
         const waitedMs = monotonic() - startedAt;
         if (stamp !== undefined) {
           const isShared = lease.kind === SHARED;
           leave({ ttlMs: isShared ? 0 : ttlMs });
           const fence = isShared ? undefined : fenceOf(answer.held);
-          return this.#hold(wanted, { lease, stamp, fence, passes: passesOf(ttlMs), isFirst, waitMs: waitedMs });
+          return this.#hold(wanted, {
+            lease,
+            stamp,
+            fence,
+            passes: passesOf(sentAt, ttlMs),
+            isFirst,
+            waitMs: waitedMs,
+          });
         }
         record.free();
         if (answer.isAcquired) await this.#requests.release(lease); // its time was over before the reply was read
         if (answer.otherLimit !== undefined) throw otherLimit(key, limit, answer.otherLimit);
         if (waitedMs >= waitMs)
           throw answer.isAcquired ? readTooLate(key, waitedMs) : notAcquired(key, waitedMs, answer, lease);
+        // The lock is free: only a pause keeps this caller from loading the replicas.
+        if (answer.acknowledged !== undefined) await sleep(Math.min(TOO_FEW_MS, waitMs - waitedMs), signal);
         isWaiting = true;
         await this.#turn(waiter, wanted, answer.ttlLeftMs, waitMs - waitedMs, signal);
       }
@@ -328,11 +340,11 @@ export class Locker {
       fence,
       waitMs,
       onLost: (loss, isFound) => {
+        next("ask");
         if (isFound) this.#keeper.countLoss(record.loss);
         if (isFound && loss.reason === "maxHold") this.#requests.releaseLater(lease); // its holder hangs
         this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs });
         task?.lostLock(loss);
-        next("ask");
       },
       passOn: () => {
         const passed = isFirst ? this.#passOn(name, place, got) : undefined;
@@ -353,6 +365,7 @@ export class Locker {
     this.#held.set(record, lock);
     if (!this.#keeper.isOpen) this.#keeper.openAgain(); // it ended while the lock was acquired
     this.#lossWatch.arm(monotonic() + lock.untilLookMs());
+    if (this.#life.signal.aborted) this.#requests.later(lock.giveUp()); // `close` has not seen it
     return lock;
   }
 
@@ -377,6 +390,6 @@ export class Locker {
   }
 }
 
-function passesOf(ttlMs: number): Passes {
-  return { left: FENCES - 1, until: (sharedClock() + Math.min(PASS_MS, ttlMs / PASS_SHARE)) | 0 };
+function passesOf(sentAt: number, ttlMs: number): Passes {
+  return { left: FENCES - 1, until: (sentAt + Math.min(PASS_MS, ttlMs / PASS_SHARE)) | 0 };
 }

@@ -52,8 +52,14 @@ export class RecordPool {
   }
 
   giveBack(place: Place): void {
-    place.record.free();
-    this.#free.get(place.size)!.push(place);
+    const { record, table, size } = place;
+    record.free();
+    this.#free.get(size)!.push({ record, table, size }); // what is known of this use ends with it
+  }
+
+  /** So many callers more wait in the queues of this thread. They have taken places, so that there is a table. */
+  countWaiting(by: number): void {
+    this.#tables[0]!.countWaiting(by);
   }
 
   /** Whether the keeper has to be woken for a record that was begun. */

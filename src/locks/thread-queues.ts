@@ -20,22 +20,28 @@ export interface PassedLock {
   readonly passes: Passes;
 }
 
-/** What a caller does that comes first: it has the lock, or it asks Redis at once, or first waits among all threads. */
+/** How the first caller goes on: with the lock, by asking Redis at once, or by a wait among all threads of the process. */
 export type FirstTurn = PassedLock | "ask" | "wait";
 
 interface QueuedCaller {
   readonly times: LockTimes;
   turn: FirstTurn | undefined;
-  readonly come: (turn: FirstTurn) => void;
+  readonly first: (turn: FirstTurn) => void;
 }
 
 /**
  * The callers of one thread that want the same lock, first in, first out. Only the first one asks Redis and the keeper for it.
- * The others cost neither of them anything.
+ * Another one asks Redis once, if its time is over before it comes first.
  */
 export class ThreadQueues {
   /** Present while a caller comes first: it holds the lock or asks for it. The others wait behind it. */
   readonly #queues = new Map<string, QueuedCaller[]>();
+  readonly #count: (by: number) => void;
+
+  /** `count`: so many callers more wait. */
+  constructor(count: (by: number) => void) {
+    this.#count = count;
+  }
 
   /** Whether the caller comes first. Then it has to call `next` once. */
   enter(name: string): boolean {
@@ -59,13 +65,14 @@ export class ThreadQueues {
     const caller: QueuedCaller = {
       times,
       turn: undefined,
-      come: (turn) => {
+      first: (turn) => {
         caller.turn = turn;
         resolve();
       },
     };
     const queue = this.#queues.get(name)!;
     queue.push(caller);
+    this.#count(1);
     try {
       await abortable(waitAtMost(times.waitMs, promise, 0), signal);
       return caller.turn;
@@ -74,6 +81,7 @@ export class ThreadQueues {
       throw error;
     } finally {
       resolve(); // ends the timer
+      this.#count(-1);
       if (!caller.turn) queue.splice(queue.indexOf(caller), 1);
     }
   }
@@ -81,7 +89,7 @@ export class ThreadQueues {
   /** The next caller comes first, if there is one. */
   next(name: string, turn: FirstTurn): void {
     const caller = this.#queues.get(name)!.shift();
-    if (caller) caller.come(turn);
+    if (caller) caller.first(turn);
     else this.#queues.delete(name);
   }
 
