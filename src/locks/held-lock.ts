@@ -134,6 +134,7 @@ export class HeldLock implements SharedLock {
     const { record, stamp, passOn, end } = this.#options;
     if (!this.#loss && passOn()) {
       this.#releasedAt = sharedClock();
+      await Promise.resolve(); // a listener that calls `end` then finds it under way
       tell("released", { heldMs: (this.#releasedAt - this.#acquiredAt) | 0 });
       return undefined;
     }

@@ -267,10 +267,12 @@ export class LockRecord {
 
   /**
    * HELD → HELD of the next use: the same lock has another holder. The keeper extends it meanwhile as before. The new stamp, or
-   * undefined if it was lost.
+   * undefined if it was lost, or if its holder was to lose it before its ttl is over: the time that is left would be the old one.
    */
   passOn(stamp: number, maxHoldMs: number, now: number): number | undefined {
     const begun = stampOf(useOf(stamp) + 1, ACQUIRING);
+    const limit = Atomics.load(this.#cells, HOLD_UNTIL);
+    if (limit !== 0 && !isAhead(limit, this.heldUntil)) return undefined;
     if (!this.isHeld(stamp, now) || Atomics.compareExchange(this.#cells, STATE, stamp, begun) !== stamp)
       return undefined;
     Atomics.store(this.#cells, HOLD_UNTIL, maxHoldMs === Infinity ? 0 : timeWord(now + maxHoldMs));

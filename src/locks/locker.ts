@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import type { RedisConfig } from "../config/options.js";
 import { errorCode } from "../core/log.js";
+import { outside } from "../core/channels.js";
 import { Deadlines, monotonic, sharedClock } from "../core/clock.js";
 import { NotInClusterError, ShuttingDownError } from "../core/errors.js";
 import { abortable, onAbort, sleep, waitAtMost } from "../core/waiting.js";
@@ -38,7 +39,8 @@ interface Wanted {
   readonly key: string;
   /** With the `keyPrefix`. */
   readonly fullKey: string | Buffer;
-  readonly place: Place;
+  /** Of key and token, in shared memory. */
+  readonly textBytes: number;
   readonly task: LockingTask | undefined;
   /** Its caller may ask for it again. */
   readonly leaveScope: () => void;
@@ -46,6 +48,7 @@ interface Wanted {
 
 /** A lock that was acquired, or passed on by its holder. */
 interface Got {
+  readonly place: Place;
   readonly lease: Lease;
   /** With the state HELD. */
   readonly stamp: number;
@@ -73,7 +76,7 @@ export class Locker {
   readonly #records = new RecordPool((buffer, table) => this.#keeper.addTable(buffer, table));
   readonly #held = new Map<LockRecord, HeldLock | KeptLock>();
   /** Nothing else tells a loss while the keeper is blocked or gone. One timer for all locks, because one for each would cost more. */
-  readonly #lossWatch = new Deadlines({ graceMs: 0, isRef: false, expire: () => this.#lookAtAll() });
+  readonly #lossWatch = new Deadlines({ graceMs: 0, isRef: false, expire: () => outside(() => this.#lookAtAll()) });
   readonly #scopes = new LockScopes();
   readonly #queues = new ThreadQueues((by) => this.#records.countWaiting(by));
   readonly #life = new AbortController();
@@ -168,13 +171,7 @@ export class Locker {
     this.#acquiring++;
     try {
       if (!this.#keeper.isOpen) await abortable(this.#keeper.open(), signal);
-      const place = this.#records.take(textBytes);
-      try {
-        return await this.#acquireInTime({ key: shown, fullKey, place, task, leaveScope }, times, signal);
-      } catch (error) {
-        if (!place.isInDoubt) this.#records.giveBack(place);
-        throw error;
-      }
+      return await this.#acquireInTime({ key: shown, fullKey, textBytes, task, leaveScope }, times, signal);
     } catch (error) {
       leaveScope();
       throw error;
@@ -230,10 +227,11 @@ export class Locker {
       return this.#contend(wanted, times, startedAt, signal, isAlone ? "ask" : undefined);
     wanted.place.record.wait();
     const turn = await this.#queues.wait(name, times, signal, (late) => this.#undo(wanted, times, late));
-    if (typeof turn === "object") {
-      this.#records.giveBack(wanted.place);
-      return this.#takeOver(wanted, times, turn, monotonic() - startedAt);
+    if (turn && signal.aborted) {
+      this.#undo(wanted, times, turn);
+      signal.throwIfAborted();
     }
+    if (typeof turn === "object") return this.#takeOver(wanted, times, turn, monotonic() - startedAt);
     return this.#contend(wanted, times, startedAt, signal, turn);
   }
 
@@ -247,7 +245,7 @@ export class Locker {
   #takeOver(wanted: Wanted, { ttlMs, maxHoldMs, replicas }: LockTimes, passed: PassedLock, waitMs: number): HeldLock {
     const { place, stamp, key, token, fence, passes } = passed;
     const lease: Lease = { kind: OWNED, key, token, ttlMs, maxHoldMs, replicas };
-    return this.#hold({ ...wanted, place }, { lease, stamp, fence, passes, isFirst: true, waitMs });
+    return this.#hold(wanted, { place, lease, stamp, fence, passes, isFirst: true, waitMs });
   }
 
   /** Asks Redis until it has the lock. Without a `turn` other callers of this thread come before it. */
@@ -258,9 +256,10 @@ export class Locker {
     signal: AbortSignal,
     turn: "ask" | "wait" | undefined,
   ): Promise<HeldLock> {
-    const { key, fullKey, place } = wanted;
-    const { record } = place;
+    const { key, fullKey, textBytes } = wanted;
     const { waitMs, ttlMs, limit } = times;
+    const place = this.#records.take(textBytes);
+    const { record } = place;
     const isFirst = turn !== undefined && limit === 1;
     const waiter = this.#waiters++;
     let isWaiting = turn === "wait";
@@ -278,14 +277,8 @@ export class Locker {
           const isShared = lease.kind === SHARED;
           leave({ ttlMs: isShared ? 0 : ttlMs });
           const fence = isShared ? undefined : fenceOf(answer.held);
-          return this.#hold(wanted, {
-            lease,
-            stamp,
-            fence,
-            passes: passesOf(sentAt, ttlMs),
-            isFirst,
-            waitMs: waitedMs,
-          });
+          const passes = passesOf(sentAt, ttlMs);
+          return this.#hold(wanted, { place, lease, stamp, fence, passes, isFirst, waitMs: waitedMs });
         }
         record.free();
         if (answer.isAcquired) await this.#requests.release(lease); // its time was over before the reply was read
@@ -299,6 +292,7 @@ export class Locker {
       }
     } catch (error) {
       leave();
+      if (!place.isInDoubt) this.#records.giveBack(place);
       if (isFirst) this.#queues.next(nameOf(fullKey), "ask");
       throw error;
     }
@@ -324,9 +318,9 @@ export class Locker {
     }
   }
 
-  #hold({ key, fullKey, place, task, leaveScope }: Wanted, got: Got): HeldLock {
+  #hold({ key, fullKey, task, leaveScope }: Wanted, got: Got): HeldLock {
+    const { place, lease, stamp, fence, waitMs } = got;
     const { record } = place;
-    const { lease, stamp, fence, waitMs } = got;
     const name = nameOf(fullKey);
     let { isFirst } = got;
     const next = (turn: FirstTurn): void => {
@@ -343,11 +337,11 @@ export class Locker {
         next("ask");
         if (isFound) this.#keeper.countLoss(record.loss);
         if (isFound && loss.reason === "maxHold") this.#requests.releaseLater(lease); // its holder hangs
-        this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs });
         task?.lostLock(loss);
+        this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs });
       },
       passOn: () => {
-        const passed = isFirst ? this.#passOn(name, place, got) : undefined;
+        const passed = isFirst ? this.#passOn(name, got) : undefined;
         if (!passed) return false;
         leaveScope(); // first: the task may ask for it again at once
         this.#held.delete(record);
@@ -370,7 +364,7 @@ export class Locker {
   }
 
   /** The lock for the next caller of this thread, if it may have it. */
-  #passOn(name: string, place: Place, { lease, stamp, fence, passes }: Got): PassedLock | undefined {
+  #passOn(name: string, { place, lease, stamp, fence, passes }: Got): PassedLock | undefined {
     const next = this.#queues.peek(name);
     const now = sharedClock();
     if (next?.ttlMs !== lease.ttlMs || next.replicas !== lease.replicas) return undefined;
@@ -381,7 +375,7 @@ export class Locker {
     return { place, stamp: passed, key, token, fence: fence! + 1, passes: { ...passes, left: passes.left - 1 } };
   }
 
-  /** Returns when the next look is due. */
+  /** Returns when the next look is due. Called outside of the contexts of callers, because a listener hears of a loss in it. */
   #lookAtAll(): number {
     let untilLookMs = Infinity;
     for (const lock of this.#held.values())

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { AsyncLocalStorage } from "node:async_hooks";
 import { after, test } from "node:test";
 import type { ConnectionManager, Lock } from "../../src/index.js";
 import type * as Tasks from "../fixtures/lock-tasks.js";
@@ -160,6 +161,27 @@ test("a caller with another ttl acquires the lock anew, and each holder has its 
   await new Promise((resolve) => third.signal.addEventListener("abort", resolve));
   assert.equal((third.signal.reason as { reason: string }).reason, "maxHold");
   await eventually(isGone("terms"), 5_000, "it is free");
+  const short = await manager.acquireLock("terms", { ttlMs: 60_000, maxHoldMs: 20_000 });
+  const long = manager.acquireLock("terms", { ttlMs: 60_000, waitMs: 50_000 });
+  await new Promise((resolve) => setImmediate(resolve));
+  await short.release();
+  assert.ok((await long).fence >= short.fence + FENCES, "acquired anew: the time that was left was cut");
+  await (await long).release();
+});
+
+test("a loss is heard outside of the contexts of other callers", LIMIT, async (t) => {
+  const manager = manage<typeof Tasks>(t, server, { tasks });
+  const context = new AsyncLocalStorage<string>();
+  const one = await manager.acquireLock("one", { maxHoldMs: 500 });
+  const heard = new Promise((resolve) => one.signal.addEventListener("abort", () => resolve(context.getStore())));
+  await context.run("another caller", () =>
+    manager
+      .withLock("another", { maxHoldMs: 300 }, async (lock) => {
+        await new Promise((resolve) => lock.signal.addEventListener("abort", resolve)); // its time comes first
+      })
+      .catch(() => {}),
+  );
+  assert.equal(await heard, undefined);
 });
 
 test("a caller whose time is over behind others is told what holds the lock", LIMIT, async (t) => {

@@ -30,6 +30,9 @@ const holder = fc.record({
   rounds: fc.integer({ min: 1, max: 3 }),
   ttlMs: fc.constantFrom(TTL_MS, TTL_MS, 900),
   maxHoldMs: fc.constantFrom(Infinity, Infinity, 700),
+  waitMs: fc.constantFrom(1_500, 1_500, 300, 0),
+  /** Its signal aborts then. */
+  abortsIn: fc.option(fc.integer({ min: 0, max: 3_000 }), { freq: 4 }),
   /** It blocks its thread between two looks at the lock. */
   blocksMs: fc.array(fc.integer({ min: 0, max: 900 }), { minLength: 1, maxLength: 4 }),
 });
@@ -45,6 +48,7 @@ const fault = fc.record({
     "block host",
     "end keeper",
     "end thread",
+    "close thread",
   ),
   ms: fc.constantFrom(20, 120, 300, 700),
 });
@@ -144,7 +148,7 @@ async function play(
     }
     for (const { at, on, what, ms } of faults) {
       world.in(at, new ModelThread(), () => {
-        const { thread, connection, owner } = threads[on % threads.length]!;
+        const { thread, connection, owner, locker } = threads[on % threads.length]!;
         if (what === "cut") connection.cut();
         if (what === "cut keeper") owner.keeperConnection?.cut();
         if (what === "slow") slow(world, connection, ms);
@@ -153,6 +157,8 @@ async function play(
         if (what === "block host") owner.hostThread.blockedUntil = world.now + ms;
         if (what === "end keeper") owner.endKeeper();
         if (what === "end thread") world.end(thread);
+        // At a moment of the thread's own: right behind what its code does then.
+        if (what === "close thread") world.in(0, thread, () => void sleepTurns(ms % 7).then(() => locker.close(100)));
       });
     }
   });
@@ -174,11 +180,12 @@ function slow(world: World, connection: ModelConnection, ms: number): void {
 
 /** Never rejects. */
 async function hold(world: World, thread: ModelThread, locker: Locker, one: Holder, all: Held[]): Promise<void> {
+  const signal = abortedIn(world, thread, one.abortsIn);
   for (let round = 0; round < one.rounds; round++) {
-    const { key, ttlMs, maxHoldMs } = one;
+    const { key, ttlMs, waitMs, maxHoldMs } = one;
     let lock: Lock;
     try {
-      lock = await locker.acquire(key, { ttlMs, waitMs: 1_500, maxHoldMs });
+      lock = await locker.acquire(key, { ttlMs, waitMs, maxHoldMs, ...(signal && { signal }) });
     } catch {
       continue;
     }
@@ -204,6 +211,17 @@ async function hold(world: World, thread: ModelThread, locker: Locker, one: Hold
       held.loss = String((error as { reason?: string }).reason);
     }
   }
+}
+
+function abortedIn(world: World, thread: ModelThread, ms: number | null): AbortSignal | undefined {
+  if (ms === null) return undefined;
+  const controller = new AbortController();
+  world.in(ms, thread, () => controller.abort(new Error("the caller is gone")));
+  return controller.signal;
+}
+
+async function sleepTurns(count: number): Promise<void> {
+  for (let i = 0; i < count; i++) await Promise.resolve();
 }
 
 function check(all: readonly Held[]): void {
