@@ -147,11 +147,20 @@ const modules = defineConfig({
   },
 });
 
+/** The declarations of a file do not say in which files of dist they were. */
+const noFileNames = {
+  name: "no file names",
+  generateBundle(_options, bundle) {
+    for (const file of Object.values(bundle))
+      if (file.type === "chunk") file.code = file.code.replaceAll(/^\/\/ dist\/.*\n/gm, "");
+  },
+};
+
 /** Of what tsc wrote, what the public faces refer to. */
 const declarations = defineConfig({
   input: Object.fromEntries(faces.map((name) => [name, join(root, "dist", `${name}.d.ts`)])),
   external: (id) => !isOurs(id),
-  plugins: [dts({ dtsInput: true, tsconfig: false })],
+  plugins: [dts({ dtsInput: true, tsconfig: false }), noFileNames],
   output: { dir: "lib", chunkFileNames: "src/chunks/[name].d.ts" },
 });
 

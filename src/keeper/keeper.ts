@@ -160,7 +160,7 @@ export class Keeper {
     const jumpMs = Math.abs(this.#skewMs - (this.#skewMs = skew(this.#wallClock)));
     const all = [...this.#seen()];
     const least = Math.min(...all.map(({ record }) => record.ttlMs));
-    const queued = this.#count(all, now);
+    this.#count(all, now);
     const replicated = all.filter(({ record }) => record.replicas > 0);
     this.#replicated?.look(Math.min(...replicated.map(({ record }) => record.ttlMs)));
     const due: Seen[] = [];
@@ -183,13 +183,12 @@ export class Keeper {
       }
     }
     if (due.length > 0 && !isAhead(this.#retryAt, now)) this.#extendAll([...due, ...early]);
-    this.#idleLooks = all.length === 0 && queued === 0 ? this.#idleLooks + 1 : 0;
+    this.#idleLooks = all.length === 0 ? this.#idleLooks + 1 : 0;
     const sleeps = this.#idleLooks >= IDLE_LOOKS && !this.#replicated?.isOpen && this.#fallAsleep();
     this.#timer = sleeps ? undefined : setTimeout(() => this.#look(), Math.max(nextInMs, 1));
   }
 
-  /** Returns how many callers wait in the queues of their threads. */
-  #count(all: readonly Seen[], now: number): number {
+  #count(all: readonly Seen[], now: number): void {
     let held = 0;
     let longestMs = 0;
     for (const { record, stamp } of all) {
@@ -199,10 +198,6 @@ export class Keeper {
     }
     this.#ledger.set("heldUntil", (now + longestMs) | 0);
     this.#ledger.set("held", held);
-    const tables = [...this.#owners].flatMap((owner) => owner.tables);
-    const queued = tables.reduce((sum, table) => sum + table.waiting, 0);
-    this.#ledger.set("queued", queued);
-    return queued;
   }
 
   /** False if a lock was begun meanwhile. */

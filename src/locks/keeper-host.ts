@@ -5,7 +5,7 @@ import { toErrorData } from "../link/error-serialization.js";
 import { KeeperLedger } from "./keeper-ledger.js";
 import type { FromHost, HostEnd, ToHost } from "./keeper-protocol.js";
 import { type KeeperEvents, KeeperThread, type KeeperThreadOptions, type StartedKeeper } from "./keeper-thread.js";
-import { LockTable } from "./lock-table.js";
+import { LockTable, waitingIn } from "./lock-table.js";
 
 /** A keeper that lived for less ended quickly: the next one comes later each time. */
 const SETTLED_MS = 10_000;
@@ -73,7 +73,7 @@ export class KeeperHost {
   /** How many callers wait for a lock, in all threads. It is known without a keeper, too. */
   get waiting(): number {
     const tables = [...this.#owners].flatMap((owner) => (owner.isGone ? [] : owner.tables));
-    return tables.reduce((sum, buffer) => sum + new LockTable(buffer).waiting, 0);
+    return tables.reduce((sum, buffer) => sum + waitingIn(buffer), 0);
   }
 
   /**

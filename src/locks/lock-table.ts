@@ -71,7 +71,6 @@ const TOKEN_BYTES = 7;
 const KEY_BYTES = 8;
 const KIND = 9;
 const CONNECTION_BYTES = 10;
-const IS_WAITING = 11;
 const REPLICAS = 12;
 const RECORD_CELLS = 16;
 
@@ -125,11 +124,7 @@ export class LockTable {
     return this.records.some((record) => record.state !== FREE && isAhead(record.heldUntil, now));
   }
 
-  /** How many callers wait in the queues of their thread, if this is its first table. */
-  get waiting(): number {
-    return Atomics.load(this.#header, WAITING);
-  }
-
+  /** Whatever the number of a thread's tables is, its callers that wait are counted in the first one. */
   countWaiting(by: number): void {
     Atomics.add(this.#header, WAITING, by);
   }
@@ -143,6 +138,11 @@ export class LockTable {
   wake(): boolean {
     return Atomics.load(this.#header, ASLEEP) === 1 && Atomics.exchange(this.#header, ASLEEP, 0) === 1;
   }
+}
+
+/** How many callers wait for a lock, by the memory of a table. */
+export function waitingIn(buffer: SharedArrayBuffer): number {
+  return Atomics.load(new Int32Array(buffer), WAITING);
 }
 
 /** One lock in shared memory. A use count, in STATE and in HELD_UNTIL, tells this use of the record from an earlier one. */
@@ -206,11 +206,6 @@ export class LockRecord {
     return LOSSES[Atomics.load(this.#cells, LOSS)]!;
   }
 
-  /** Whether the record's caller waits for the lock. */
-  get isWaiting(): boolean {
-    return Atomics.load(this.#cells, IS_WAITING) === 1;
-  }
-
   /** Whether the lock of this stamp is held. Right at every moment, also while the keeper is blocked or gone: the clock decides. */
   isHeld(stamp: number, now: number): boolean {
     return Atomics.load(this.#cells, STATE) === stamp && isAhead(Atomics.load(this.#cells, TIME_CELL), now);
@@ -224,11 +219,6 @@ export class LockRecord {
 
   // The owner
 
-  /** The caller waits until it begins an acquire, or until the record is freed. */
-  wait(): void {
-    Atomics.store(this.#cells, IS_WAITING, 1);
-  }
-
   /**
    * FREE → ACQUIRING. All that the keeper needs is there before the state is. `connection` has the filters of CLIENT
    * KILL that find the connection that acquires it; empty if they are not known. Returns the new stamp.
@@ -237,7 +227,6 @@ export class LockRecord {
     const cells = this.#cells;
     const use = useOf(this.stamp) + 1;
     const stamp = stampOf(use, ACQUIRING);
-    cells[IS_WAITING] = 0;
     cells[KIND] = kind;
     cells[TTL] = ttlMs;
     cells[REPLICAS] = replicas;
@@ -292,7 +281,6 @@ export class LockRecord {
 
   /** The owner is done with it. */
   free(): void {
-    this.#cells[IS_WAITING] = 0;
     Atomics.store(this.#cells, STATE, withState(this.stamp, FREE));
   }
 

@@ -225,7 +225,6 @@ export class Locker {
     const isAlone = times.limit > 1 || this.#queues.enter(name);
     if (isAlone || times.waitMs === 0)
       return this.#contend(wanted, times, startedAt, signal, isAlone ? "ask" : undefined);
-    wanted.place.record.wait();
     const turn = await this.#queues.wait(name, times, signal, (late) => this.#undo(wanted, times, late));
     if (turn && signal.aborted) {
       this.#undo(wanted, times, turn);
@@ -267,7 +266,7 @@ export class Locker {
       if (isWaiting) this.#keeper.tell({ type: "leave", id: waiter, key: fullKey, ...acquired });
     };
     try {
-      if (isWaiting) await this.#turn(waiter, wanted, ttlMs, startedAt + waitMs - monotonic(), signal);
+      if (isWaiting) await this.#turn(waiter, fullKey, ttlMs, startedAt + waitMs - monotonic(), signal);
       for (;;) {
         const lease = this.#leaseOf(fullKey, times);
         const [answer, sent, sentAt] = await this.#requests.acquire(place, lease, limit, startedAt + waitMs, signal);
@@ -288,7 +287,7 @@ export class Locker {
         // The lock is free: only a pause keeps this caller from loading the replicas.
         if (answer.acknowledged !== undefined) await sleep(Math.min(TOO_FEW_MS, waitMs - waitedMs), signal);
         isWaiting = true;
-        await this.#turn(waiter, wanted, answer.ttlLeftMs, waitMs - waitedMs, signal);
+        await this.#turn(waiter, fullKey, answer.ttlLeftMs, waitMs - waitedMs, signal);
       }
     } catch (error) {
       leave();
@@ -306,15 +305,14 @@ export class Locker {
   }
 
   /** Resolves when the keeper says so, or after `ms`. */
-  async #turn(id: number, wanted: Wanted, ttlLeftMs: number, ms: number, signal: AbortSignal): Promise<void> {
-    const { fullKey: key, place } = wanted;
-    place.record.wait();
-    await abortable(this.#keeper.open(), signal);
-    const turn = this.#keeper.turn({ type: "wait", id, key, ttlLeftMs }, ms);
+  async #turn(id: number, key: string | Buffer, ttlLeftMs: number, ms: number, signal: AbortSignal): Promise<void> {
+    this.#records.countWaiting(1);
     try {
-      await abortable(turn.come, signal);
+      await abortable(this.#keeper.open(), signal);
+      const turn = this.#keeper.turn({ type: "wait", id, key, ttlLeftMs }, ms);
+      await abortable(turn.come, signal).finally(() => turn.stop());
     } finally {
-      turn.stop();
+      this.#records.countWaiting(-1);
     }
   }
 

@@ -57,7 +57,7 @@ export class RecordPool {
     this.#free.get(size)!.push({ record, table, size }); // what is known of this use ends with it
   }
 
-  /** So many callers more wait in the queues of this thread. They have taken places, so that there is a table. */
+  /** So many callers more wait. There is a table, because the first caller has taken a place. */
   countWaiting(by: number): void {
     this.#tables[0]!.countWaiting(by);
   }

@@ -142,7 +142,7 @@ test(
   async (t) => {
     const { host } = hosted(t);
     const buffer = heldTable();
-    new LockTable(buffer).records[0]!.wait();
+    new LockTable(buffer).countWaiting(1);
     const { port } = await host.attach();
     port.postMessage({ type: "table", table: 0, buffer });
     await eventually(() => host.waiting === 1, 5_000, "one waits");
