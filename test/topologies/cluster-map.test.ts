@@ -163,7 +163,9 @@ test(
     await dead!.start();
     await disconnect(client);
     const away = lines.find(([message]) => message === "no connection to a node of the Cluster");
-    assert.deepEqual([away?.[1]["address"], away?.[1]["code"]], [`127.0.0.1:${dead!.port}`, "ECONNREFUSED"]);
+    assert.equal(away?.[1]["address"], `127.0.0.1:${dead!.port}`);
+    // A connection that the kernel has accepted for a process that dies is closed without an answer.
+    assert.match(String(away?.[1]["code"]), /^(ECONNREFUSED|REDTHREAD_MAXCLIENTS_SUSPECTED)$/);
     const ofNodes = lines.filter(([message]) => message.startsWith("Redis: "));
     assert.ok(ofNodes.length > 0);
     for (const [message, { address }] of ofNodes) assert.match(String(address), /^127\.0\.0\.1:\d+$/, message);
