@@ -97,6 +97,8 @@ for (const [name, { server: how, options, is }] of Object.entries(TOPOLOGIES)) {
     assert.deepEqual(await load.problems(server), []);
 
     await server.restart();
+    // A thread that has not noticed yet would write to the connection that is gone.
+    await server.waitForClients((clients) => clients.length >= THREADS && clients.every(is));
     const counted = await Promise.all(Array.from({ length: 20 }, () => manager.run("incr", "after")));
     assert.equal(Math.max(...counted), 20);
     assert.equal(await manager.run("incrBlocking", "after"), 21);
