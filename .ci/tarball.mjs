@@ -2,7 +2,7 @@
 // files beside it, and package.json is without what only the repository needs. `node .ci/tarball.mjs restore` takes that back.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 
-const KEPT = ".cache/package.json";
+const KEPT = ".cache/manifest.json"; // not package.json, which would be the package of what lies there
 const manifest = JSON.parse(readFileSync("package.json", "utf8"));
 const relative = readFileSync("README.md", "utf8").replaceAll(`](${manifest.homepage}/`, "](");
 if (process.argv[2] === "restore") {
