@@ -150,6 +150,7 @@ test("a caller with another ttl acquires the lock anew, and each holder has its 
   const manager = manage<typeof Tasks>(t, server, { tasks });
   const first = await manager.acquireLock("terms", { ttlMs: 60_000 });
   const longer = manager.acquireLock("terms", { ttlMs: 80_000, waitMs: 50_000 });
+  await new Promise((resolve) => setImmediate(resolve)); // it is in the queue
   await first.release();
   const second = await longer;
   assert.ok((await server.admin.pttl("terms")) > 60_000);
