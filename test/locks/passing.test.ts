@@ -140,7 +140,7 @@ function newAbort(): { signal: AbortSignal; abort: () => void } {
 test("callers behind a holder that hangs get the lock when it is lost", LIMIT, async (t) => {
   const manager = manage<typeof Tasks>(t, server, { tasks });
   const hung = await manager.acquireLock("hung", { ttlMs: 60_000, maxHoldMs: 500 });
-  const other = await manager.acquireLock("hung", { ttlMs: 60_000, waitMs: 50_000 });
+  const other = await manager.acquireLock("hung", { ttlMs: 60_000, waitMs: 3_600_000 }); // at the end of this it would ask, too
   assert.throws(() => hung.assertHeld(), code("LOCK_LOST"));
   await other.release();
   await assert.rejects(hung.release(), code("LOCK_LOST"));
