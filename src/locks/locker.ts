@@ -3,7 +3,7 @@ import type { RedisConfig } from "../config/options.js";
 import { errorCode } from "../core/log.js";
 import { outside } from "../core/channels.js";
 import { Deadlines, monotonic, sharedClock } from "../core/clock.js";
-import { NotInClusterError, ShuttingDownError } from "../core/errors.js";
+import { type LockLostError, NotInClusterError, ShuttingDownError } from "../core/errors.js";
 import { abortable, onAbort, sleep, waitAtMost } from "../core/waiting.js";
 import { HeldLock, type Lock } from "./held-lock.js";
 import { KeeperLink } from "./keeper-link.js";
@@ -333,10 +333,7 @@ export class Locker {
       waitMs,
       onLost: (loss, isFound) => {
         next("ask");
-        if (isFound) this.#keeper.countLoss(record.loss);
-        if (isFound && loss.reason === "maxHold") this.#requests.releaseLater(lease); // its holder hangs
-        task?.lostLock(loss);
-        this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs });
+        this.#lost(loss, isFound, got, task);
       },
       passOn: () => {
         const passed = isFirst ? this.#passOn(name, got) : undefined;
@@ -359,6 +356,13 @@ export class Locker {
     this.#lossWatch.arm(monotonic() + lock.untilLookMs());
     if (this.#life.signal.aborted) this.#requests.later(lock.giveUp()); // `close` has not seen it
     return lock;
+  }
+
+  #lost(loss: LockLostError, isFound: boolean, { place, lease }: Got, task: LockingTask | undefined): void {
+    if (isFound) this.#keeper.countLoss(place.record.loss);
+    if (isFound && loss.reason === "maxHold") this.#requests.releaseLater(lease); // its holder hangs
+    task?.lostLock(loss);
+    this.#options.logger.warn("a lock was lost", { reason: loss.reason, heldMs: loss.heldMs });
   }
 
   /** The lock for the next caller of this thread, if it may have it. */
