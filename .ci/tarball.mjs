@@ -15,6 +15,7 @@ if (process.argv[2] === "restore") {
     writeManifest(KEPT, manifest);
     delete manifest.scripts;
     delete manifest.devDependencies;
+    delete manifest.overrides; // npm reads those of the root alone
     writeManifest("package.json", manifest);
   }
 }
