@@ -30,7 +30,7 @@ function chunkOf(id, graph) {
     if (file.startsWith("src/main/observe/dashboard-")) return undefined; // the page is loaded by the first look at it
     return closureOf(id, graph).packages.has("piscina") ? "main" : "dispatch";
   }
-  if (!/^src\/\w+\//.test(file) || /^src\/(?:helper|keeper|locks|adapters|cli)\//.test(file)) return undefined; // a face, too
+  if (!/^src\/\w+\//.test(file) || /^src\/(?:helper|keeper|locks|near|adapters|cli)\//.test(file)) return undefined; // a face, too
   const isLoadedWith = (...tops) => tops.some((top) => closureOf(join(root, top), graph).files.has(id));
   if (!isLoadedWith("src/thread/serve.ts", "src/worker.ts")) {
     if (isLoadedWith("src/sync.ts")) return "sync";

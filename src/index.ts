@@ -26,6 +26,7 @@ export type {
   TraceContext,
 } from "./core/channels.js";
 export type { ChainableCommander, RedisCommander, RedisHandle, Result } from "./commands/ioredis.js";
+export type { Near, NearOptions } from "./near/near-cache.js";
 export type { Lock, SharedLock } from "./locks/held-lock.js";
 export type { LockKeeping } from "./locks/kept-lock.js";
 export type { LockOptions, SharedLockOptions } from "./locks/lock-options.js";

@@ -5,7 +5,9 @@ import type { AcquireOptions } from "./config/options.js";
 import type { Lock, SharedLock } from "./locks/held-lock.js";
 import type { LockOptions, SharedLockOptions } from "./locks/lock-options.js";
 import type { Locker } from "./locks/locker.js";
-import { closeCurrent, currentClients, type DedicatedLease, madeClients } from "./thread/clients.js";
+import { closeCurrent, currentClients, type DedicatedLease, madeClients, madeNear } from "./thread/clients.js";
+import { ConfigInvalidError } from "./core/errors.js";
+import type { Near } from "./near/near-cache.js";
 import { Transfer } from "./thread/results.js";
 
 export * from "./core/errors.js";
@@ -17,6 +19,7 @@ export type { Logger } from "./core/log.js";
 export type { AcquireOptions, ConnectOptions, Credentials, CredentialsProvider } from "./config/options.js";
 export type { Lock, SharedLock } from "./locks/held-lock.js";
 export type { LockOptions, SharedLockOptions } from "./locks/lock-options.js";
+export type { Near, NearOptions } from "./near/near-cache.js";
 export type { DedicatedLease } from "./thread/clients.js";
 export type { TaskContext } from "./thread/task.js";
 
@@ -86,6 +89,24 @@ export function acquireLock(key: string | Buffer, options: LockOptions = {}): Pr
 
 async function firstLocker(): Promise<Locker> {
   return (await currentClients()).locker();
+}
+
+/** The near cache of this thread. `peek` in a thread without one gives undefined. */
+export const near: Near = {
+  get: (key, options) => madeNear()?.get(key, options) ?? noNear(),
+  getBuffer: (key, options) => madeNear()?.getBuffer(key, options) ?? noNear(),
+  json: (key, options) => madeNear()?.json(key, options) ?? noNear(),
+  mget: (keys, options) => madeNear()?.mget(keys, options) ?? noNear(),
+  peek: (key) => madeNear()?.peek(key),
+};
+
+async function noNear(): Promise<never> {
+  throw new ConfigInvalidError(
+    "this thread has no near cache: nearCache.prefixes is missing, or no manager started it",
+    {
+      outcome: "not-sent",
+    },
+  );
 }
 
 /**

@@ -1,6 +1,7 @@
 import type { ClusterClient } from "../cluster/client.js";
 import type { ClusterOptions } from "../cluster/nodes.js";
 import type { RedisHandle } from "../commands/ioredis.js";
+import { ownWrites } from "../commands/own-writes.js";
 import { Client } from "../connection/client.js";
 
 /** A client of one server, or of a Cluster. */
@@ -11,6 +12,7 @@ const clients = new WeakMap<object, AnyClient>();
 
 /** A function that makes clients which are not connected yet. The code for a Cluster or a `keyPrefix` is loaded only where the options need it. */
 export async function clientMaker(options: OpenOptions, closeMs: number): Promise<() => AnyClient> {
+  await ownWrites.ready;
   const Cluster = options.redis.clusterNodes && (await import("../cluster/client.js")).ClusterClient;
   const KeyPositions = options.redis.keyPrefix
     ? (await import("../commands/key-positions.js")).KeyPositions

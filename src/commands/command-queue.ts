@@ -16,6 +16,7 @@ import { CommandErrors, markResent, wasSent } from "./command-errors.js";
 import type { Handle } from "./handle.js";
 import { type CommandStream, isReadOnly, type QueuedCommand } from "./ioredis.js";
 import { OfflineQueue } from "./offline-queue.js";
+import { ownWrites } from "./own-writes.js";
 import { commandsOf, type ErrorFor, type Outgoing, PipedCommands, rejectOutgoing } from "./pipelines.js";
 import { rememberScripts } from "./scripts.js";
 import { Session } from "./session.js";
@@ -140,6 +141,7 @@ export class CommandQueue {
   #prepare(command: QueuedCommand, trait: CommandTrait): void {
     if (trait === "subscription") this.channels.sent(command);
     else if (trait === "monitor") this.#handle.expectMonitor(command);
+    ownWrites.note?.(this, command, trait);
     this.#deadlines.start(command);
   }
 

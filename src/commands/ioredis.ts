@@ -26,6 +26,39 @@ export function withCallback<T>(promise: Promise<T>, callback?: Callback<T>): Pr
   return promise;
 }
 
+/** ioredis' reader of a connection. It drops what the server pushes, unless it is of a subscription. */
+interface Reader {
+  readonly redis: object;
+  returnPush: (this: Reader, push: unknown) => void;
+}
+type OnInvalidated = (keys: readonly Buffer[] | null) => void;
+
+let invalidated: WeakMap<object, OnInvalidated> | undefined;
+
+/**
+ * From now on `listener` is called with the keys of each invalidation that the server pushes to this client, or with null for all
+ * keys, in the order of the replies. Only for a thread that tracks, because all its pushes are looked at.
+ */
+export function listenToInvalidations(redis: object, listener: OnInvalidated): void {
+  invalidated ??= interceptPushes();
+  invalidated.set(redis, listener);
+}
+
+function interceptPushes(): WeakMap<object, OnInvalidated> {
+  const listeners = new WeakMap<object, OnInvalidated>();
+  const { prototype } = requirePackage<{ default: { prototype: Reader } }>(
+    "ioredis/built/DataHandler",
+    "ioredis",
+  ).default;
+  const { returnPush } = prototype;
+  prototype.returnPush = function (push) {
+    const listener = listeners.get(this.redis);
+    if (listener && Array.isArray(push) && String(push[0]) === "invalidate") listener(push[1] as Buffer[] | null);
+    else Reflect.apply(returnPush, this, [push]);
+  };
+  return listeners;
+}
+
 interface CommandTable {
   exists(name: string, options: { caseInsensitive: boolean }): boolean;
   hasFlag(name: string, flag: "readonly", options: { nameCaseInsensitive: boolean }): boolean;

@@ -31,6 +31,21 @@ export function noRoomForReplicatedLocks(config: Config): string | undefined {
   return noRoom(config, 4, "locks with replicas", "two connections of their own extend locks");
 }
 
+/** The same for a process with a near cache. */
+export function noRoomForNearCache(config: Config): string | undefined {
+  return noRoom(config, 3, "a near cache", "a connection of its own hears of writes");
+}
+
+/** A thread fills a segment of the near cache alone, so that a segment has to hold many of the largest values. */
+export function nearSegmentBytes(maxValueBytes: number): number {
+  return Math.max(256 * 1024, 16 * Math.ceil(maxValueBytes / 64) * 64);
+}
+
+/** Each thread and its successor fill a segment, the main thread as well, and one more is read. */
+export function leastNearBytes(threads: number, maxValueBytes: number): number {
+  return (2 * threads + 2) * nearSegmentBytes(maxValueBytes);
+}
+
 function noRoom({ threads, connections }: Config, more: number, what: string, why: string): string | undefined {
   const isRecycled = isRecycling(threads);
   const needed = threads.count + Number(isRecycled) + more;

@@ -1,5 +1,6 @@
 import { isAbsolute } from "node:path";
 import { pathToFileURL } from "node:url";
+import { leastNearBytes, noRoomForNearCache } from "./capacity.js";
 import { isPlainObject, typeOf } from "./option-kinds.js";
 import { OPTION_PATHS, OPTIONS, type OptionPath } from "./option-table.js";
 import type { Config } from "./options.js";
@@ -25,6 +26,7 @@ export function resolveConfig(settings: Settings, { hasProvider }: { readonly ha
     if (value !== undefined) values.set(path, value);
   }
   crossCheck(values, settings);
+  checkNearCache(values, settings);
   return nest(values);
 }
 
@@ -165,6 +167,41 @@ function crossCheck(values: Values, { problems }: Settings): void {
     refuseIf(isCrossed, `${path}.minVersion: must not exceed ${path}.maxVersion`);
   }
 }
+
+const NEAR_BYTES = 64 * 2 ** 20;
+
+/** Finds what is wrong with the near cache, and gives it its size. */
+function checkNearCache(values: Values, settings: Settings): void {
+  const refuse = (path: string, what: string): void => void settings.problems.push(`${path}: ${what}`);
+  const given = values.get("nearCache.prefixes") as readonly (string | undefined)[] | undefined;
+  const prefixes = given?.filter((prefix) => prefix !== undefined); // the others are complained of
+  const least = leastNearBytes(Number(values.get("threads.count")), Number(values.get("nearCache.maxValueBytes")));
+  const maxBytes = values.get("nearCache.maxBytes");
+  if (maxBytes === undefined) values.set("nearCache.maxBytes", Math.max(NEAR_BYTES, least));
+  if (!prefixes) {
+    const [other] = NEAR_CACHE.flatMap((path) => settings.of(path));
+    if (other) settings.complain(other, "means nothing without nearCache.prefixes");
+    return;
+  }
+  if (Number(maxBytes) < least)
+    refuse("nearCache.maxBytes", `must be at least ${least}: 2 x threads.count + 2 parts, each of 16 x maxValueBytes`);
+  for (const [i, one] of prefixes.entries())
+    for (const other of prefixes.slice(i + 1))
+      if (one.startsWith(other) || other.startsWith(one))
+        refuse("nearCache.prefixes", "must not overlap, because the server refuses that: one begins with another one");
+  const whyNot = "cannot be used with redis.clusterNodes: writes to several nodes cannot be heard of by one connection";
+  if (values.has("redis.clusterNodes")) refuse("nearCache.prefixes", whyNot);
+  const problem = settings.problems.length === 0 ? noRoomForNearCache(nest(values)) : undefined;
+  if (problem !== undefined) settings.problems.push(problem);
+}
+
+const NEAR_CACHE = [
+  "nearCache.maxBytes",
+  "nearCache.ownTableBytes",
+  "nearCache.maxValueBytes",
+  "nearCache.maxStaleMs",
+  "nearCache.maxAgeMs",
+] as const satisfies readonly OptionPath[];
 
 function nest(values: Values): Config {
   const config: Record<string, unknown> = {};

@@ -79,6 +79,12 @@ const NAT_MAP = mapOfText(
 );
 const APP_NAME = text(/^/, "must be text", (name) => name.replace(/[^A-Za-z0-9_.-]/g, "-").slice(0, 64));
 
+/** Times in words that threads share wrap, so that they are compared only within a day. */
+const DAY_MS = 24 * 60 * 60 * 1_000;
+const NEAR_PREFIXES = someOf(
+  text(/^(?!\p{Cs})[^]/u, "must be the beginning of a key, at least one character", (prefix) => prefix),
+);
+
 /** Every option once: its values, its floor, its default. */
 export const OPTIONS: Readonly<Record<OptionPath, Option>> = {
   appName: { kind: APP_NAME, initial: "app" },
@@ -122,6 +128,12 @@ export const OPTIONS: Readonly<Record<OptionPath, Option>> = {
   "dedicated.idleTimeoutMs": { kind: integer(10), initial: 600_000 },
   "dedicated.maxLifetimeMs": { kind: integer(10), initial: 1_800_000 },
   "dedicated.leakWarnMs": { kind: integer(100) },
+  "nearCache.prefixes": { kind: NEAR_PREFIXES },
+  "nearCache.maxBytes": { kind: integer(2 ** 20, 2 ** 31) },
+  "nearCache.ownTableBytes": { kind: integer(0, 2 ** 31), initial: 2 ** 20 },
+  "nearCache.maxValueBytes": { kind: integer(64, 2 ** 24), initial: 64 * 1024 },
+  "nearCache.maxStaleMs": { kind: integer(20, DAY_MS), initial: 250 },
+  "nearCache.maxAgeMs": { kind: integer(1, DAY_MS), initial: 60_000 },
   "retry.deadlineMs": { kind: integer(1), initial: 30_000 },
   "retry.baseDelayMs": { kind: integer(1), initial: 50 },
   "retry.maxDelayMs": { kind: integer(1), initial: 1_000 },

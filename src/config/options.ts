@@ -12,6 +12,7 @@ export interface Config {
   readonly primary: PrimaryConfig;
   readonly threads: ThreadsConfig;
   readonly dedicated: DedicatedConfig;
+  readonly nearCache: NearCacheConfig;
   readonly retry: RetryConfig;
   readonly connections: ConnectionsConfig;
   readonly queue: QueueConfig;
@@ -159,6 +160,22 @@ export type DedicatedConfig = {
   readonly leakWarnMs?: number;
 };
 
+/** The near cache of hot keys, which all threads share; see `near`. */
+export type NearCacheConfig = {
+  /** The beginnings of the keys that are read through it, without `redis.keyPrefix`. Default: none, and no near cache. */
+  readonly prefixes?: readonly string[];
+  /** Memory for the values, once a process. Default: 64 MiB, or more if so many threads need more. */
+  readonly maxBytes: number;
+  /** Memory of each thread for the values that it has decoded. Default 1 MiB. */
+  readonly ownTableBytes: number;
+  /** A larger value is read from Redis each time. Default 64 KiB. */
+  readonly maxValueBytes: number;
+  /** A value that was served was the server's at most this long before the read began; from 20 to 24 h. Default 250. */
+  readonly maxStaleMs: number;
+  /** A value is read from Redis again after this time, also if nobody wrote it; up to 24 h. Default 60 000. */
+  readonly maxAgeMs: number;
+};
+
 /** How connects are retried; see connRetry. */
 export type RetryConfig = {
   /** Default 30 000. */
@@ -260,6 +277,7 @@ export interface ConnectOptions {
   readonly primary?: Optional<PrimaryConfig> | undefined;
   readonly threads?: Optional<ThreadsConfig> | undefined;
   readonly dedicated?: Optional<DedicatedConfig> | undefined;
+  readonly nearCache?: Optional<NearCacheConfig> | undefined;
   readonly retry?: Optional<RetryConfig> | undefined;
   readonly connections?: Optional<ConnectionsConfig> | undefined;
   readonly queue?: Optional<QueueConfig> | undefined;

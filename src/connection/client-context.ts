@@ -23,6 +23,8 @@ export interface ClientOptions {
   readonly logins?: Logins | undefined;
   readonly onState?: (state: ConnectionState, previous: ConnectionState) => void;
   readonly onReconnected?: () => void;
+  /** Makes each connection ask for the server's run id, and is told of it; undefined if the server does not tell. */
+  readonly onIdentified?: ((server: string | undefined) => void) | undefined;
   readonly onResubscribed?: OnResubscribed | undefined;
   /** This client leads to a node of a Cluster: the ClusterClient decides where subscriptions are restored. Default false. */
   readonly isNode?: boolean;
@@ -45,6 +47,8 @@ export interface ClientContext {
   lastError: Error | undefined;
   /** Why the last attempt to connect failed. */
   lastFailure: Error | undefined;
+  /** The run id of the server that it is connected to; see `onIdentified`. */
+  server: string | undefined;
   isAlive(): boolean;
   /** Writes what was held, unless the connection is about to be replaced. */
   release(): void;

@@ -39,6 +39,7 @@ export class Client implements HandleOwner, DialingClient {
   readonly life: AbortSignal;
   lastError: Error | undefined;
   lastFailure: Error | undefined;
+  server: string | undefined;
   readonly #end = new AbortController();
   readonly #states: StateMachine;
   readonly #login: ConnectionLogin;

@@ -4,7 +4,7 @@ import type { Login, RetryConfig } from "../config/options.js";
 import { AuthFailedError, ConfigInvalidError, ConnectFailedError, MaxclientsSuspectedError } from "../core/errors.js";
 import { errorCode, quiet } from "../core/log.js";
 import { isDenied } from "../core/failures.js";
-import { helloFields, isAuthReply, isFull, isReplyError, isServed, replyCode } from "../core/replies.js";
+import { helloFields, runIdIn, isAuthReply, isFull, isReplyError, isServed, replyCode } from "../core/replies.js";
 import { connRetry, isRetryableError } from "../core/retry.js";
 import { monotonic } from "../core/clock.js";
 import { abortable, sleep, within } from "../core/waiting.js";
@@ -255,7 +255,21 @@ export class Dialer {
       // NOPERM and MISCONF refuse the PING, but show a server that answers this user.
       if (!isServed(error)) throw error;
     });
-    await Promise.all([named, pinged, this.#failoverMonitor && this.#checkRole()]);
+    await Promise.all([
+      named,
+      pinged,
+      this.#failoverMonitor && this.#checkRole(),
+      options.onIdentified && this.#identify(),
+    ]);
+  }
+
+  async #identify(): Promise<void> {
+    const client = this.#client;
+    const info = await client.redis.own("info", "server").catch((error: unknown) => {
+      if (!isReplyError(error)) throw error;
+    });
+    client.server = runIdIn(info);
+    client.options.onIdentified!(client.server);
   }
 
   /** Sentinels can be late: for a while they go on naming a demoted master. */

@@ -70,6 +70,11 @@ export function helloFields(reply: unknown): { readonly mode?: string; readonly 
   return { mode: String(valueOf("mode")), role: String(valueOf("role")) };
 }
 
+/** The server's run id in the reply to INFO server: 40 hexadecimal digits. */
+export function runIdIn(info: unknown): string | undefined {
+  return /^run_id:([0-9a-f]{40})\b/m.exec(String(info))?.[1];
+}
+
 /** The codes because of which a transaction was dropped: in the reply to EXEC, or in the replies to its commands. */
 function abortReasons(error: Error): string[] {
   const [, stated] = /because of: -?([A-Z]+) /.exec(error.message) ?? [];

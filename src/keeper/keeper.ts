@@ -1,9 +1,10 @@
 import type { MessagePort } from "node:worker_threads";
 import type { AnyClient } from "../clients/open-client.js";
 import { Client } from "../connection/client.js";
-import { monotonic, sharedClock } from "../core/clock.js";
+import { sharedClock } from "../core/clock.js";
 import type { Outcome } from "../core/errors.js";
 import { errorCode, type Logger } from "../core/log.js";
+import { isAhead } from "../core/shared-time.js";
 import { sleep, waitAtMost } from "../core/waiting.js";
 import { toErrorData } from "../link/error-serialization.js";
 import type { KeeperLedger } from "../locks/keeper-ledger.js";
@@ -21,7 +22,6 @@ import {
   ACQUIRING,
   FREE,
   HELD,
-  isAhead,
   isSameUse,
   isOurs,
   type LockRecord,
@@ -32,6 +32,7 @@ import {
 } from "../locks/lock-table.js";
 import type { LockQueues } from "./lock-queues.js";
 import type { ReplicatedWrites } from "./replicated-writes.js";
+import { clockSkew } from "./wall-clock.js";
 
 /** A lock is extended when a third of its ttl is over … */
 const SHARE = 3;
@@ -45,8 +46,6 @@ const IDLE_LOOKS = 20;
 const RETRY_MS = 100;
 /** What a dead thread has sent has come to the server by then. */
 const AGAIN_MS = 100;
-/** Two clocks are read within this time. */
-const READING_MS = 5;
 
 /** A thread with locks. */
 interface Owner {
@@ -102,7 +101,7 @@ export class Keeper {
     this.#logger = logger;
     this.#wallClock = wallClock;
     this.#replicated = replicated;
-    this.#skewMs = skew(wallClock);
+    this.#skewMs = clockSkew(wallClock);
     this.#isCluster = !(client instanceof Client);
   }
 
@@ -141,7 +140,7 @@ export class Keeper {
   #wake(): void {
     this.#idleLooks = 0;
     if (this.#timer) return;
-    this.#skewMs = skew(this.#wallClock); // in a long sleep the clocks drift apart
+    this.#skewMs = clockSkew(this.#wallClock); // in a long sleep the clocks drift apart
     this.#look();
   }
 
@@ -157,7 +156,7 @@ export class Keeper {
 
   #look(): void {
     const now = sharedClock();
-    const jumpMs = Math.abs(this.#skewMs - (this.#skewMs = skew(this.#wallClock)));
+    const jumpMs = Math.abs(this.#skewMs - (this.#skewMs = clockSkew(this.#wallClock)));
     const all = [...this.#seen()];
     const least = Math.min(...all.map(({ record }) => record.ttlMs));
     this.#count(all, now);
@@ -377,14 +376,4 @@ export class Keeper {
 /** A copy, because the owner may begin the record's next use. */
 function lockOf({ kind, key, token }: LockRecord): OwnLock {
   return { kind, key, token };
-}
-
-/** The clock of locks stands while the machine is suspended, and the clock on the wall does not. */
-function skew(wallClock: () => number): number {
-  for (;;) {
-    const before = monotonic();
-    const wall = wallClock();
-    // Between two readings the thread may have had no processor.
-    if (monotonic() - before < READING_MS) return wall - before;
-  }
 }

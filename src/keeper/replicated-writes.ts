@@ -5,7 +5,7 @@ import { sharedClock } from "../core/clock.js";
 import { ConfigInvalidError } from "../core/errors.js";
 import { type Deferred, deferred } from "../core/waiting.js";
 import type { CommandTarget } from "../locks/lock-scripts.js";
-import { isAhead } from "../locks/lock-table.js";
+import { isAhead } from "../core/shared-time.js";
 
 /**
  * A wait for replicas blocks the connection, and so the other locks with replicas: at most for this part of the shortest ttl.

@@ -4,19 +4,21 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { clientMaker, openClient, type OpenOptions } from "../clients/open-client.js";
 import type { AskedChannel } from "../commands/asked-channels.js";
-import { freezeConfig } from "../config/options.js";
+import { type Config, freezeConfig } from "../config/options.js";
 import type { Handle } from "../commands/handle.js";
 import { Logins } from "../connection/credentials.js";
-import { isLogged, loggerOf, plainFields } from "../core/log.js";
+import { Client } from "../connection/client.js";
+import { isLogged, type Logger, loggerOf, plainFields } from "../core/log.js";
 import { connectionName } from "../core/names.js";
 import { ConnectGate, ownGate } from "../gate/connect-gate.js";
 import { fromErrorData, toErrorData } from "../link/error-serialization.js";
 import { KeeperLedger } from "../locks/keeper-ledger.js";
-import type { FromKeeper, KeeperData, ToKeeper } from "../locks/keeper-protocol.js";
+import type { FromKeeper, KeeperData, KeeperNear, ToKeeper } from "../locks/keeper-protocol.js";
 import { nodeOf } from "../locks/lock-nodes.js";
 import { Keeper } from "./keeper.js";
 import { LockQueues } from "./lock-queues.js";
 import { ReplicatedWrites } from "./replicated-writes.js";
+import type { Tracking } from "./tracking.js";
 
 const post = (message: FromKeeper): void => parentPort!.postMessage(message);
 
@@ -77,14 +79,45 @@ async function connected(data: KeeperData, logins: Logins | undefined): Promise<
     onState: (state, previous) => {
       if (previous === "connected") ledger.add(field, -1);
       if (state === "connected") ledger.add(field, 1);
+      if (field !== "open") return;
+      if (previous === "connected") tracking?.lost();
+      if (state === "connected") tracking?.connected();
     },
   });
+  let tracking: Tracking | undefined;
   const main = { ...optionsOf("open"), onResubscribed: (asked: AskedChannel) => queues?.resubscribed(asked) };
   const client = await openClient(main, shutdown.closeMs);
+  if (data.near && client instanceof Client) tracking = await track(client, data.near, config, logger);
+  logins?.listen(whenUserChanges(logins, () => tracking?.userChanged()));
   const makeClient = await clientMaker(optionsOf("replicasOpen"), shutdown.closeMs);
   const replicated = new ReplicatedWrites({ makeClient, isWanted: () => gate.isWanted, problem: data.replicasProblem });
   queues = new LockQueues(client.redis, (channel) => mayListen(client.redis, channel), logger);
   return new Keeper(client, queues, ledger, logger, Date.now, redis.clusterNodes ? undefined : replicated);
+}
+
+/** The code is loaded only where there is a near cache. */
+async function track(client: Client, near: KeeperNear, config: Config, logger: Logger): Promise<Tracking> {
+  const [{ Tracking }, { NearMemory }] = await Promise.all([import("./tracking.js"), import("../near/near-memory.js")]);
+  const { nearCache, redis } = config;
+  const tracking = new Tracking({
+    client,
+    memory: new NearMemory(near),
+    generation: near.generation,
+    prefixes: nearCache.prefixes!.map((prefix) => redis.keyPrefix + prefix),
+    maxStaleMs: nearCache.maxStaleMs,
+    logger,
+  });
+  if (client.state === "connected") tracking.connected();
+  return tracking;
+}
+
+function whenUserChanges(logins: Logins, act: () => void): () => void {
+  let username = logins.latest?.username;
+  return () => {
+    if (logins.latest?.username === username) return;
+    username = logins.latest?.username;
+    act();
+  };
 }
 
 /** With RESP2 a subscribed connection could not extend locks. A node of a Cluster may not be connected yet. */

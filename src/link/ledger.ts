@@ -1,3 +1,16 @@
+/** What a thread counts of the near cache. */
+export const NEAR_FIELDS = [
+  "nearOwnHits",
+  "nearSharedHits",
+  "nearMisses",
+  "nearUnleased", // misses because nothing may be served at the moment
+  "nearFills",
+  "nearOutdated", // replies that were not kept: the key was written meanwhile
+  "nearElsewhere", // … they came from another server than the tracked one
+  "nearOversize", // … they are too large
+] as const;
+export type NearField = (typeof NEAR_FIELDS)[number];
+
 /** What only a thread itself knows, in the order of the row. Each field is written by the thread, unless it says otherwise. */
 export const LEDGER_FIELDS = [
   "messagesRead", // messages of the manager
@@ -18,6 +31,7 @@ export const LEDGER_FIELDS = [
   "closedFailed",
   "closedShutdown",
   "heapMb",
+  ...NEAR_FIELDS,
   "logsMade", // dropped records included
   "logsTaken", // records that the manager wrote or was told of; the only field that the manager writes
 ] as const;

@@ -17,6 +17,8 @@ export interface ThreadData {
     readonly config: Config & { readonly tasks: string };
     readonly ledger: SharedArrayBuffer;
     readonly gate: SharedArrayBuffer;
+    /** The memory of the near cache. */
+    readonly near?: { readonly words: SharedArrayBuffer; readonly log: SharedArrayBuffer } | undefined;
     /** Logins come over the link, and nothing connects before the first login. */
     readonly hasProvider: boolean;
     /** A task's `taskId` is this prefix and the task's number. */

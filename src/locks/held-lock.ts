@@ -2,7 +2,8 @@ import { threadId } from "node:worker_threads";
 import { lockChannel, type LockMessage } from "../core/channels.js";
 import { sharedClock } from "../core/clock.js";
 import { LockLostError, type LockLoss } from "../core/errors.js";
-import { isAhead, type LockRecord } from "./lock-table.js";
+import { isAhead } from "../core/shared-time.js";
+import type { LockRecord } from "./lock-table.js";
 
 /** A lock that is held, in the hands of its user: with a `limit`, one of several. */
 export interface SharedLock extends AsyncDisposable {

@@ -51,6 +51,8 @@ export class KeeperHost {
   #ledger: KeeperLedger | undefined;
   #ids = 0;
   #isClosed = false;
+  /** There is a near cache: a keeper is needed from the start to the end. */
+  readonly #isAlwaysNeeded: boolean;
 
   /** `start` starts a keeper. */
   constructor(
@@ -58,6 +60,13 @@ export class KeeperHost {
     start: StartKeeper = (ledger, events) => new KeeperThread(options, ledger, events),
   ) {
     this.#start = start;
+    this.#isAlwaysNeeded = options.near !== undefined;
+  }
+
+  /** Starts the keeper of a near cache. */
+  begin(): void {
+    this.#ledger ??= new KeeperLedger();
+    this.#startInTime();
   }
 
   /** Whether a keeper lives, connected or not. */
@@ -216,6 +225,7 @@ export class KeeperHost {
 
   /** Whether a keeper is waited for, or could still save a lock. */
   get #isNeeded(): boolean {
+    if (this.#isAlwaysNeeded) return true;
     const now = sharedClock();
     return [...this.#owners].some((owner) => owner.isWaiting || isInUse(owner, now));
   }

@@ -1,4 +1,5 @@
-import { isAhead, type Loss, LOSSES } from "./lock-table.js";
+import { isAhead } from "../core/shared-time.js";
+import { type Loss, LOSSES } from "./lock-table.js";
 
 const FIELDS = [
   "open", // the keeper's main connection

@@ -1,6 +1,7 @@
 import type { MessagePort } from "node:worker_threads";
 import type { Config } from "../config/options.js";
 import type { ErrorData, FromHelper, LoginMessage } from "../link/protocol.js";
+import type { NearBuffers } from "../near/near-buffers.js";
 import type { Acquired } from "./lock-scripts.js";
 import type { Lease } from "./lock-table.js";
 
@@ -17,6 +18,13 @@ export interface KeeperData {
   readonly hasProvider: boolean;
   /** The memory of a `KeeperLedger`. */
   readonly ledger: SharedArrayBuffer;
+  readonly near?: KeeperNear | undefined;
+}
+
+/** The near cache that a keeper keeps true. */
+export interface KeeperNear extends Pick<NearBuffers, "words"> {
+  /** Of this keeper; see `NearMemory.nextGeneration`. */
+  readonly generation: number;
 }
 
 /** What a thread with locks gets. */

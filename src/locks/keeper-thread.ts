@@ -6,6 +6,7 @@ import { permissionFlags, threadFile } from "../core/packages.js";
 import { waitAtMost } from "../core/waiting.js";
 import { fromErrorData } from "../link/error-serialization.js";
 import type { LoginMessage } from "../link/protocol.js";
+import type { NearMemory } from "../near/near-memory.js";
 import type { FromKeeper, KeeperData, ToKeeper } from "./keeper-protocol.js";
 
 /** What sends logins to threads. */
@@ -22,6 +23,8 @@ export interface KeeperThreadOptions {
   readonly replicasProblem?: string | undefined;
   readonly credentials?: Logins | undefined;
   readonly logger: Logger;
+  /** Without one the keeper only extends locks. */
+  readonly near?: NearMemory | undefined;
   /** The keeper's thread is gone, with its sockets. */
   readonly onGone?: () => void;
 }
@@ -47,9 +50,16 @@ export class KeeperThread implements StartedKeeper {
   #isClosing = false;
 
   constructor(options: KeeperThreadOptions, ledger: SharedArrayBuffer, events: KeeperEvents) {
-    const { config, gate, replicasProblem, credentials, logger, onGone } = options;
+    const { config, gate, replicasProblem, credentials, logger, near, onGone } = options;
     const hasProvider = credentials !== undefined;
-    const data: KeeperData = { config, hasProvider, ledger, replicasProblem, ...(gate && { gate }) };
+    const data: KeeperData = {
+      config,
+      hasProvider,
+      ledger,
+      replicasProblem,
+      near: near && { words: near.words, generation: near.nextGeneration() },
+      ...(gate && { gate }),
+    };
     // Nothing else of execArgv, as for a helper: what a process preloads is for the user's code.
     this.#worker = new Worker(threadFile("keeper-entry.js"), { workerData: data, execArgv: permissionFlags() });
     this.#worker.unref(); // an owner that waits for it holds the process
@@ -65,6 +75,7 @@ export class KeeperThread implements StartedKeeper {
     this.#worker.on("error", (error) => (cause = error));
     this.#exited = new Promise((resolve) => {
       this.#worker.once("exit", () => {
+        near?.nextGeneration(); // nothing is served any more
         credentials?.gone(this);
         onGone?.();
         if (!this.#isClosing) logger.error("the keeper, which extends locks, has ended", { code: errorCode(cause) });

@@ -4,6 +4,7 @@
 // lock in its user's hands, `lock-scripts.ts` what runs on the server. `keeper-host.ts` starts the keeper.
 
 import type { LockLoss } from "../core/errors.js";
+import { isAhead, timeWord } from "../core/shared-time.js";
 
 /**
  * The life of a record. The owner begins it (`ACQUIRING`) before the command is written, so that the keeper can extend the
@@ -87,11 +88,6 @@ const LEAST_DRIFT_MS = 3;
 /** How long a lock counts as held that was extended by a command sent at `sentAt`. */
 function heldUntil(sentAt: number, ttlMs: number): number {
   return timeWord(sentAt + ttlMs - Math.ceil(ttlMs * DRIFT) - LEAST_DRIFT_MS);
-}
-
-/** Whether a time of the shared clock is still to come. The clock wraps, so times are compared by their distance. */
-export function isAhead(time: number, now: number): boolean {
-  return ((time - now) | 0) > 0;
 }
 
 /** The locks of one thread in shared memory. Its owner begins and ends records, the keeper extends them. */
@@ -347,9 +343,4 @@ function stampOf(use: number, state: LockState): number {
 /** The use count above, the time below. */
 function pairOf(stamp: number, time: number): bigint {
   return (BigInt(useOf(stamp)) << 32n) | BigInt(time >>> 0);
-}
-
-/** 0 is never a time: it means that there is none. */
-function timeWord(time: number): number {
-  return time | 0 || -1;
 }

@@ -15,7 +15,8 @@ import { FENCES, fenceOf, holdersKey, isUntaggable } from "./lock-scripts.js";
 import { LockRequests, type LockRequestsOptions } from "./lock-requests.js";
 import { noFunction, noReplicasInCluster, notAcquired, otherLimit, readTooLate, tooLong } from "./lock-refusals.js";
 import { type LockingTask, LockScopes, nameOf } from "./lock-scopes.js";
-import { FETCHED, isAhead, KEPT, type Lease, type LockRecord, OWNED, SHARED } from "./lock-table.js";
+import { isAhead } from "../core/shared-time.js";
+import { FETCHED, KEPT, type Lease, type LockRecord, OWNED, SHARED } from "./lock-table.js";
 import { MAX_TEXT_BYTES, type Place, RecordPool } from "./record-pool.js";
 import { type FirstTurn, type PassedLock, type Passes, ThreadQueues } from "./thread-queues.js";
 

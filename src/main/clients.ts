@@ -1,3 +1,4 @@
+import type { OpenOptions } from "../clients/open-client.js";
 import { SharedClient } from "../clients/shared-client.js";
 import type { OnResubscribed } from "../commands/asked-channels.js";
 import type { Config } from "../config/options.js";
@@ -22,8 +23,8 @@ export class MainClients {
   #open = 0;
 
   /** `onResubscribed`: the subscriber has a channel again, on another connection, and may have missed messages. */
-  constructor(shared: Shared, onResubscribed: OnResubscribed) {
-    this.primary = this.#client(shared, "primary", shared.config.primary);
+  constructor(shared: Shared, onResubscribed: OnResubscribed, onIdentified?: (server: string | undefined) => void) {
+    this.primary = this.#client(shared, "primary", { ...shared.config.primary, onIdentified });
     this.subscriber = this.#client(shared, "subscriber", {}, onResubscribed);
   }
 
@@ -35,7 +36,7 @@ export class MainClients {
   #client(
     { config, gate, logins, logger }: Shared,
     role: ClientRole,
-    lifetime: { ttlMs?: number; jitter?: number },
+    { onIdentified, ...lifetime }: { ttlMs?: number; jitter?: number; onIdentified?: OpenOptions["onIdentified"] },
     onResubscribed?: OnResubscribed,
   ): SharedClient {
     const { redis, retry, appName, shutdown } = config;
@@ -49,7 +50,7 @@ export class MainClients {
         // Loaded here and not at start, so that the threads load their ioredis at the same time.
         const { openClient } = await import("../clients/open-client.js");
         const name = connectionName(appName, role);
-        const options = { redis, retry, role, logger, name, gate, logins, onState, onResubscribed };
+        const options = { redis, retry, role, logger, name, gate, logins, onState, onResubscribed, onIdentified };
         return openClient(options, shutdown.closeMs, signal, mayBeAway);
       },
       closeMs: shutdown.closeMs,

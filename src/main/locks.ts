@@ -8,6 +8,7 @@ import { ConnectGate } from "../gate/connect-gate.js";
 import { toErrorData } from "../link/error-serialization.js";
 import type { KeeperHost } from "../locks/keeper-host.js";
 import type { Locker } from "../locks/locker.js";
+import type { NearBuffers } from "../near/near-buffers.js";
 import type { KeeperStats } from "./observe/stats.js";
 import type { Thread } from "./threads/thread.js";
 import type { ThreadCredentials } from "./threads/thread-credentials.js";
@@ -18,6 +19,8 @@ export interface LocksOptions {
   readonly gate: ConnectGate;
   readonly credentials: ThreadCredentials | undefined;
   readonly logger: Logger;
+  /** The keeper keeps it true, and lives as long as the manager. */
+  readonly near?: NearBuffers | undefined;
 }
 
 type GetRedis = (signal?: AbortSignal) => Promise<RedisHandle>;
@@ -32,6 +35,7 @@ export class Locks {
 
   constructor(options: LocksOptions) {
     this.#options = options;
+    if (options.near) void this.#keeperHost().then((host) => host.begin());
   }
 
   /** Null before the first lock. */
@@ -112,7 +116,8 @@ export class Locks {
 
   async #makeHost(): Promise<KeeperHost> {
     const { KeeperHost } = await import("../locks/keeper-host.js");
-    const { config, gateBuffer, gate, credentials, logger } = this.#options;
+    const { config, gateBuffer, gate, credentials, logger, near } = this.#options;
+    const memory = near && new (await import("../near/near-memory.js")).NearMemory(near);
     const onGone = (): void => gate.sweep(ConnectGate.keeperRow(config));
     const replicasProblem = noRoomForReplicatedLocks(config);
     return (this.#host = new KeeperHost({
@@ -121,6 +126,7 @@ export class Locks {
       replicasProblem,
       credentials,
       logger,
+      near: memory,
       onGone,
     }));
   }

@@ -13,6 +13,7 @@ import type { Lock, SharedLock } from "../locks/held-lock.js";
 import type { LockKeeping } from "../locks/kept-lock.js";
 import type { Locker } from "../locks/locker.js";
 import type { LockOptions, SharedLockOptions } from "../locks/lock-options.js";
+import type { Near } from "../near/near-cache.js";
 import { MainClients } from "./clients.js";
 import { Dispatcher } from "./dispatch/dispatcher.js";
 import { type MapOptions, type MapOutcome, TaskMap } from "./dispatch/task-map.js";
@@ -20,6 +21,7 @@ import { badRunOptions, type RunOptions } from "./dispatch/task-run.js";
 import type { AnyTasks, TaskInput, TaskName, TaskResult } from "./dispatch/task-types.js";
 import { dashboard, type DashboardOptions, type RequestHandler } from "./observe/dashboard.js";
 import { Locks } from "./locks.js";
+import { MainNear } from "./near.js";
 import { createLogger } from "./observe/logger.js";
 import { collectStats, type Stats } from "./observe/stats.js";
 import { Readiness } from "./readiness.js";
@@ -68,6 +70,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
   readonly #clients: MainClients;
   readonly #subscriptions: Subscriptions;
   readonly #locks: Locks;
+  readonly #near: MainNear;
   readonly #readiness: Readiness;
   readonly #stopSignals: (() => void) | undefined;
   #phase: "serving" | "lame duck" | "refusing" | "closed" = "serving";
@@ -96,7 +99,9 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
     this.#credentials = provider && new ThreadCredentials({ provider, limitMs, retry, logger: this.#logger });
     this.#dispatcher = new Dispatcher(this.id, this.#config, this.#logger);
     const shared = { config: this.#config, gate: this.#gate, logins: this.#credentials?.logins, logger: this.#logger };
-    this.#clients = new MainClients(shared, (asked) => this.#subscriptions.resubscribed(asked));
+    this.#near = new MainNear(this.#config, () => this.#clients.primary.get());
+    const { onIdentified } = this.#near;
+    this.#clients = new MainClients(shared, (asked) => this.#subscriptions.resubscribed(asked), onIdentified);
     const { primary, subscriber } = this.#clients;
     this.#subscriptions = new Subscriptions(subscriber, this.#logger, redis.keyPrefix);
     this.#readiness = new Readiness(this.#config, this.#logger, primary, () => this.#phase === "serving");
@@ -106,6 +111,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       gate: this.#gate,
       credentials: this.#credentials,
       logger: this.#logger,
+      near: this.#near.buffers,
     });
     this.#threads = this.#startThreads(gateBuffer);
     this.#recycler = new Recycler(this.#config, this.#threads, this.#dispatcher, this.#logger);
@@ -227,6 +233,11 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
     return (await this.#locker()).keeping();
   }
 
+  /** Hot keys, from memory that all threads share; see `near` of `redthread/worker`. */
+  get near(): Near {
+    return this.#near.face;
+  }
+
   stats(): Stats {
     return collectStats({
       clients: this.#clients,
@@ -301,6 +312,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
     } finally {
       this.#phase = "closed";
       this.#credentials?.stop();
+      this.#near.close();
       this.#stopSignals?.();
     }
   }
@@ -332,9 +344,11 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       config: this.#config,
       taskPrefix: this.#dispatcher.taskPrefix,
       gateBuffer,
+      near: this.#near.buffers,
       gate: this.#gate,
       logger: this.#logger,
       credentials: this.#credentials,
+      onExit: (threadId) => void this.#near.threadExited(threadId),
       onKeeperWanted: (thread) => void this.#locks.attach(thread),
       onReady: (thread) => {
         this.#dispatcher.threadReady(thread);

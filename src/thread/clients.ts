@@ -13,6 +13,7 @@ import { onAbort } from "../core/waiting.js";
 import { ConnectGate, ownGate } from "../gate/connect-gate.js";
 import { CLOSED_FIELDS, type LedgerRow } from "../link/ledger.js";
 import type { Locker, LockerThread } from "../locks/locker.js";
+import type { NearCache } from "../near/near-cache.js";
 import { ClientPool, type Lease } from "../pool/pool.js";
 import { closeSync } from "./sync/sync-registry.js";
 
@@ -189,6 +190,7 @@ export class ThreadClients {
       logger,
       name: connectionName(config.appName, role),
       onState: (state, previous) => this.#count(state, previous),
+      onIdentified: role === "thread" && registry.near ? (server) => registry.near?.identified(server) : undefined,
       onReconnected: () => this.#row?.add("reconnects", 1),
     };
     return openClient(options, this.#closeMs, signal, mayBeAway);
@@ -217,6 +219,7 @@ function clientsClosed(): ShuttingDownError {
 interface Registry {
   clients: ThreadClients | undefined;
   opening: Promise<ThreadClients> | undefined;
+  near?: NearCache | undefined;
   /** In a manager's thread: makes clients of the manager's configuration. */
   make?: (() => ThreadClients) | undefined;
 }
@@ -243,9 +246,18 @@ export function adopt(make: () => ThreadClients): void {
   registry.clients = make();
 }
 
+/** The near cache of this thread, if it has one. */
+export function madeNear(): NearCache | undefined {
+  return registry.near;
+}
+
+export function adoptNear(near: NearCache): void {
+  registry.near = near;
+}
+
 /** The next clients of this thread are configured by the environment again. */
 export function disown(): void {
-  registry.make = undefined;
+  registry.make = registry.near = undefined;
 }
 
 /** Closes this thread's clients, if there are any; the next acquire starts afresh. Connects nothing. */

@@ -1,6 +1,7 @@
 import { AsyncLocalStorage, AsyncResource } from "node:async_hooks";
 import { getHeapStatistics } from "node:v8";
 import { threadId, type MessagePort, type Transferable } from "node:worker_threads";
+import type { RedisHandle } from "../commands/ioredis.js";
 import { freezeConfig } from "../config/options.js";
 import { Logins } from "../connection/credentials.js";
 import { ArrayMap } from "../core/array-map.js";
@@ -9,11 +10,11 @@ import { ShuttingDownError, TaskNotFoundError } from "../core/errors.js";
 import { suggest } from "../core/names.js";
 import { type Deferred, deferred, within } from "../core/waiting.js";
 import { fromErrorData, toErrorData } from "../link/error-serialization.js";
-import { LedgerRow } from "../link/ledger.js";
+import { LedgerRow, type NearField } from "../link/ledger.js";
 import { type Make, restored } from "../link/crossing.js";
 import type { FromThread, TaskList, ThreadData, ToThread } from "../link/protocol.js";
 import type { HostEnd } from "../locks/keeper-protocol.js";
-import { adopt, madeClients, ThreadClients } from "./clients.js";
+import { adopt, adoptNear, currentClients, madeClients, madeNear, ThreadClients } from "./clients.js";
 import { ConcurrencyLimiter } from "./concurrency-limiter.js";
 import { LogPort } from "./log-port.js";
 import { Results } from "./results.js";
@@ -27,6 +28,7 @@ const SAMPLE_MS = 1_000;
 export class Runtime {
   readonly #port: MessagePort;
   readonly #config: ThreadData["redthread"]["config"];
+  readonly #nearBuffers: ThreadData["redthread"]["near"];
   readonly #row: LedgerRow;
   readonly #logs: LogPort;
   readonly #thread: TaskThread;
@@ -54,11 +56,12 @@ export class Runtime {
 
   constructor(
     port: MessagePort,
-    { config, ledger, gate, hasProvider, taskPrefix }: ThreadData["redthread"],
+    { config, ledger, gate, near, hasProvider, taskPrefix }: ThreadData["redthread"],
     row: number,
   ) {
     this.#port = port;
     this.#config = freezeConfig(config);
+    this.#nearBuffers = near;
     this.#limiter = new ConcurrencyLimiter(
       config.threads.concurrency,
       () => this.#results.areLong,
@@ -90,6 +93,7 @@ export class Runtime {
   /** Loads the tasks module, runs its `setup`, and tells the manager "ready" or "failed". Never rejects. */
   async start(load: (tasks: string) => Promise<TasksModule> = loadTasks): Promise<void> {
     try {
+      await this.#openNear();
       this.#module = exportsOf(await load(this.#config.tasks));
       for (const [name, task] of tasksOf(this.#module)) this.#tasks.set(name, task);
       await new AsyncResource("redthread.setup").runInAsyncScope(() => this.#hook("setup"));
@@ -97,6 +101,14 @@ export class Runtime {
     } catch (error) {
       this.#post({ type: "failed", error: toErrorData(error) });
     }
+  }
+
+  async #openNear(): Promise<void> {
+    const buffers = this.#nearBuffers;
+    if (!buffers) return;
+    const { openNear } = await import("../near/open-near.js");
+    const counter = (field: NearField): (() => void) => this.#row.counter(field);
+    adoptNear(openNear({ config: this.#config, buffers, threadId, getRedis: ofThread, counter }));
   }
 
   #receive(message: ToThread): void {
@@ -238,6 +250,7 @@ export class Runtime {
     await this.#step("clients", leftMs(), () =>
       Promise.all([madeClients()?.close(leftMs()), closeSync(leftMs(), "for good")]),
     );
+    madeNear()?.close();
     clearInterval(this.#sampling);
     this.#results.flush();
     this.#logs.flush();
@@ -278,4 +291,8 @@ export class Runtime {
     const { used_heap_size: onHeap, external_memory: outside } = getHeapStatistics();
     this.#row.set("heapMb", (onHeap + outside) / 2 ** 20);
   }
+}
+
+async function ofThread(): Promise<RedisHandle> {
+  return (await currentClients()).getRedis();
 }

@@ -29,6 +29,7 @@ test("without options everything has the documented default", () => {
     primary: { ttlMs: 3_600_000, jitter: 0.1 },
     threads: { count: 3, concurrency: 32, startTimeoutMs: 10_000 },
     dedicated: { max: 4, acquireTimeoutMs: 30_000, idleTimeoutMs: 600_000, maxLifetimeMs: 1_800_000 },
+    nearCache: { maxBytes: 2 ** 26, ownTableBytes: 2 ** 20, maxValueBytes: 2 ** 16, maxStaleMs: 250, maxAgeMs: 60_000 },
     retry: { deadlineMs: 30_000, baseDelayMs: 50, maxDelayMs: 1_000, attempts: Infinity },
     connections: { connecting: 4 },
     queue: { max: 10_000 },

@@ -37,9 +37,12 @@ export interface ThreadsOptions {
   readonly config: ThreadData["redthread"]["config"];
   readonly taskPrefix: string;
   readonly gateBuffer: SharedArrayBuffer;
+  readonly near?: ThreadData["redthread"]["near"];
   readonly gate: ConnectGate;
   readonly logger: Logger;
   readonly credentials: ThreadCredentials | undefined;
+  /** The thread of this id has exited: nothing of it runs any more. */
+  readonly onExit?: (threadId: number) => void;
   readonly onReady: (thread: Thread) => void;
   readonly onMessage: (thread: Thread, message: WorkMessage) => void;
   readonly onKeeperWanted: (thread: Thread) => void;
@@ -78,12 +81,12 @@ export class Threads {
     // On Deno a thread's first message would end the process: its port has no `on`.
     if ("deno" in process.versions) throw startFailed(new Error("redthread's threads need Node or Bun, not Deno"));
     this.#options = options;
-    const { config, taskPrefix, gateBuffer, credentials } = options;
+    const { config, taskPrefix, gateBuffer, near, credentials } = options;
     const { count, resourceLimits, execArgv, env } = config.threads;
     this.#ledger = new Ledger(count);
     const hasProvider = credentials !== undefined;
     const data: ThreadData = {
-      redthread: { config, ledger: this.#ledger.buffer, gate: gateBuffer, hasProvider, taskPrefix },
+      redthread: { config, ledger: this.#ledger.buffer, gate: gateBuffer, near, hasProvider, taskPrefix },
     };
     this.#poolOptions = {
       filename: threadFile("entry.cjs"),
@@ -216,7 +219,9 @@ export class Threads {
       [worker] = pool.threads;
       thread.spawned(() => void pool.destroy());
       worker!.once("error", () => (hasThrown = true));
+      const { threadId } = worker!;
       worker!.once("exit", (exitCode) => {
+        this.#options.onExit?.(threadId);
         exit = new ThreadExit(exitCode);
         // Piscina does not tell of a thread that ends before it has begun its `serve`.
         this.#startFailed(thread, exit);

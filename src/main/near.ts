@@ -1,0 +1,78 @@
+import type { RedisHandle } from "../commands/ioredis.js";
+import { ownWrites } from "../commands/own-writes.js";
+import type { Config } from "../config/options.js";
+import { ConfigInvalidError } from "../core/errors.js";
+import type { NearField } from "../link/ledger.js";
+import { makeNearBuffers, type NearBuffers } from "../near/near-buffers.js";
+import type { Near, NearCache } from "../near/near-cache.js";
+
+type GetRedis = () => Promise<RedisHandle>;
+
+/** The memory of the near cache, and the near cache of the main thread. Without `nearCache.prefixes` nothing is made or loaded. */
+export class MainNear {
+  readonly buffers: NearBuffers | undefined;
+  readonly counts: Partial<Record<NearField, number>> = {};
+  readonly #opening: Promise<NearCache> | undefined;
+  #cache: NearCache | undefined;
+
+  constructor(config: Config, getRedis: GetRedis) {
+    if (!config.nearCache.prefixes) return;
+    this.buffers = makeNearBuffers(config.nearCache);
+    this.#opening = this.#open(config, this.buffers, getRedis);
+    ownWrites.ready = Promise.all([ownWrites.ready, this.#opening]);
+  }
+
+  /** Told of each connection of the primary client. Undefined without a near cache. */
+  get onIdentified(): ((server: string | undefined) => void) | undefined {
+    return this.buffers && ((server): void => this.#cache?.identified(server));
+  }
+
+  /** What the manager's user gets. */
+  readonly face: Near = {
+    get: (key, options) => this.#cache?.get(key, options) ?? this.#opened().then((near) => near.get(key, options)),
+    getBuffer: (key, options) =>
+      this.#cache?.getBuffer(key, options) ?? this.#opened().then((near) => near.getBuffer(key, options)),
+    json: (key, options) => this.#cache?.json(key, options) ?? this.#opened().then((near) => near.json(key, options)),
+    mget: (keys, options) =>
+      this.#cache?.mget(keys, options) ?? this.#opened().then((near) => near.mget(keys, options)),
+    peek: (key) => {
+      if (!this.#opening) throw noNearCache();
+      return this.#cache?.peek(key);
+    },
+  };
+
+  /** What the thread was filling may be filled by others. It has exited. */
+  async threadExited(threadId: number): Promise<void> {
+    if (!this.buffers) return;
+    const [{ closeSegments }, { NearMemory }, { ownerOf }] = await Promise.all([
+      import("../near/near-log.js"),
+      import("../near/near-memory.js"),
+      import("../near/open-near.js"),
+    ]);
+    closeSegments(new NearMemory(this.buffers), ownerOf(threadId));
+  }
+
+  close(): void {
+    this.#cache?.close();
+  }
+
+  async #opened(): Promise<NearCache> {
+    if (!this.#opening) throw noNearCache();
+    return this.#opening;
+  }
+
+  async #open(config: Config, buffers: NearBuffers, getRedis: GetRedis): Promise<NearCache> {
+    const { openNear } = await import("../near/open-near.js");
+    const counter = (field: NearField): (() => void) => {
+      this.counts[field] = 0;
+      return () => {
+        this.counts[field] = (this.counts[field] ?? 0) + 1;
+      };
+    };
+    return (this.#cache = openNear({ config, buffers, threadId: 0, getRedis, counter }));
+  }
+}
+
+function noNearCache(): ConfigInvalidError {
+  return new ConfigInvalidError("there is no near cache: nearCache.prefixes is missing", { outcome: "not-sent" });
+}

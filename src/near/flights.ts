@@ -1,0 +1,158 @@
+import { type AnyClient, clientOf } from "../clients/open-client.js";
+import type { RedisHandle } from "../commands/ioredis.js";
+import { sharedClock } from "../core/clock.js";
+import { timeWord } from "../core/shared-time.js";
+import type { NearField } from "../link/ledger.js";
+import type { KeyInBytes, NearLog, Ticket } from "./near-log.js";
+import { type NearMemory, TRACKING } from "./near-memory.js";
+
+type Key = string | Buffer;
+
+export type NearCounters = Readonly<Record<NearField, () => void>>;
+
+export interface FlightsOptions {
+  readonly memory: NearMemory;
+  readonly log: NearLog;
+  readonly getRedis: () => Promise<RedisHandle>;
+  readonly maxValueBytes: number;
+  readonly maxAgeMs: number;
+  readonly count: NearCounters;
+}
+
+/** The answer to a GET. Those who share it must not change it. */
+export class Reply {
+  readonly bytes: Buffer | null;
+  /** Undefined: it is not kept. */
+  readonly kept: (Ticket & { readonly bucket: number; readonly deadline: number }) | undefined;
+  #text: string | null | undefined;
+  #json: unknown;
+
+  constructor(bytes: Buffer | null, kept: Reply["kept"]) {
+    this.bytes = bytes;
+    this.kept = kept;
+  }
+
+  get text(): string | null {
+    return (this.#text ??= this.bytes && this.bytes.toString());
+  }
+
+  /** What the text takes in memory. */
+  get textBytes(): number {
+    const { length } = this.text ?? "";
+    return length === this.bytes?.length ? length : 2 * length; // V8 has two bytes for each character, unless all are Latin-1
+  }
+
+  /** What `parse` makes of the text, once. */
+  json(parse: (text: string | null) => unknown): unknown {
+    return (this.#json ??= parse(this.text));
+  }
+}
+
+interface Flight {
+  readonly bucket: number;
+  /** What the key was when the command was sent; undefined before that. */
+  ticket: Ticket | undefined;
+  isWritten: boolean;
+}
+
+/** A reply of the server, and the connection that it came on. */
+interface Received<T> {
+  readonly value: T;
+  readonly stream: unknown;
+  readonly server: string | undefined;
+}
+
+/** The GETs of a thread that are under way. Callers who miss the same key share one, and its value is kept for all threads. */
+export class Flights {
+  readonly #options: FlightsOptions;
+  /** The latest one for each key. */
+  readonly #flights = new Map<string, { readonly flight: Flight; readonly reply: Promise<Reply> }>();
+
+  constructor(options: FlightsOptions) {
+    this.#options = options;
+  }
+
+  /** `place`: where the key is, if it can be kept. `mayJoin`: the lease says that writes since then would be known. */
+  get(id: string, key: Key, place: KeyInBytes | undefined, mayJoin: boolean): Promise<Reply> {
+    const last = this.#flights.get(id);
+    if (last && this.#isShared(last.flight, mayJoin)) return last.reply;
+    const flight: Flight = { bucket: place?.bucket ?? -1, ticket: undefined, isWritten: false };
+    const reply = this.#ask(
+      flight,
+      key,
+      place && { ...place, bytes: Buffer.from(place.bytes.subarray(0, place.length)) },
+    );
+    const joined = { flight, reply };
+    this.#flights.set(id, joined);
+    const landed = (): void => {
+      if (this.#flights.get(id) === joined) this.#flights.delete(id);
+    };
+    reply.then(landed, landed);
+    return reply;
+  }
+
+  /**
+   * A caller may join a command that has not left yet, because it will be answered after this moment. Later its answer is as good
+   * as a value in memory: only while its ticket is current, and while writes of others are known.
+   */
+  #isShared({ bucket, ticket, isWritten }: Flight, mayJoin: boolean): boolean {
+    if (!ticket) return true;
+    return bucket !== -1 && this.#isCurrent(bucket, ticket) && (!isWritten || mayJoin);
+  }
+
+  #isCurrent(bucket: number, { version, epoch }: Ticket): boolean {
+    const { memory } = this.#options;
+    return memory.epoch === epoch && memory.versionOf(bucket) === version;
+  }
+
+  async #ask(flight: Flight, key: Key, place: KeyInBytes | undefined): Promise<Reply> {
+    const { memory, getRedis } = this.#options;
+    const redis = await getRedis();
+    if (!place || memory.state !== TRACKING) {
+      flight.ticket = { version: 0, epoch: memory.epoch }; // nobody joins it from now on
+      return new Reply(await redis.getBuffer(key), undefined);
+    }
+    // Before the command is written: a write that the reply does not have yet changes what the ticket says.
+    const ticket = (flight.ticket = { version: memory.versionOf(place.bucket), epoch: memory.epoch });
+    const sentAt = sharedClock();
+    const client = clientOf(redis);
+    const ttl = received(client, redis.pttl(key)).catch(() => undefined); // without the right to ask nothing is kept
+    const asked = received(client, redis.getBuffer(key));
+    // With the next tick the commands of this turn leave.
+    process.nextTick(() => (flight.isWritten = true));
+    const got = await asked;
+    const deadline = this.#deadline(sentAt, got, await ttl);
+    if (deadline === undefined || !this.#keep(place, ticket, deadline, got)) return new Reply(got.value, undefined);
+    return new Reply(got.value, { ...ticket, bucket: place.bucket, deadline });
+  }
+
+  /** Undefined if the two replies do not belong together, or the value is at its end. */
+  #deadline(sentAt: number, got: Received<Buffer | null>, ttl: Received<number> | undefined): number | undefined {
+    if (!ttl || ttl.stream !== got.stream) return undefined;
+    if (ttl.value === -2 && got.value) return undefined; // it was made in between: its end is not known
+    const { maxAgeMs } = this.#options;
+    const ms = ttl.value < 0 ? maxAgeMs : Math.min(ttl.value, maxAgeMs);
+    return ms > 0 ? timeWord(sentAt + ms) : undefined;
+  }
+
+  #keep(place: KeyInBytes, ticket: Ticket, deadline: number, { value, server }: Received<Buffer | null>): boolean {
+    const { memory, log, maxValueBytes, count } = this.#options;
+    if (server === undefined || !memory.isServer(server)) return refuse(count.nearElsewhere);
+    if (value && value.length > maxValueBytes) return refuse(count.nearOversize);
+    if (!this.#isCurrent(place.bucket, ticket)) return refuse(count.nearOutdated);
+    count.nearFills();
+    return log.append(place, ticket, deadline, value);
+  }
+}
+
+function refuse(count: () => void): false {
+  count();
+  return false;
+}
+
+/** The reply with the connection of the moment in which it came: its promise settles in the turn that reads it. */
+async function received<T>(client: AnyClient | undefined, reply: Promise<T>): Promise<Received<T>> {
+  const value = await reply;
+  const { server } = (client ?? {}) as { server?: string };
+  return { value, stream: client?.redis.stream, server };
+}
