@@ -9,24 +9,22 @@ export interface Sized {
  */
 export class BlockCache<T extends Sized> {
   readonly #maxBytes: number;
-  readonly #load: (key: string) => Promise<T>;
   readonly #loading = new Map<string, Promise<T>>();
   /** In the order of use, because a Map keeps the order of insertion. */
   readonly #blocks = new Map<string, T>();
   #bytes = 0;
 
-  constructor(maxBytes: number, load: (key: string) => Promise<T>) {
+  constructor(maxBytes: number) {
     this.#maxBytes = maxBytes;
-    this.#load = load;
   }
 
   get bytes(): number {
     return this.#bytes;
   }
 
-  get(key: string): Promise<T> | T {
+  get(key: string, load: () => Promise<T>): Promise<T> | T {
     const block = this.#blocks.get(key);
-    if (!block) return this.#loadOnce(key);
+    if (!block) return this.#loadOnce(key, load);
     this.#blocks.delete(key);
     this.#blocks.set(key, block);
     return block;
@@ -37,10 +35,10 @@ export class BlockCache<T extends Sized> {
     this.#bytes = 0;
   }
 
-  #loadOnce(key: string): Promise<T> {
+  #loadOnce(key: string, load: () => Promise<T>): Promise<T> {
     const running = this.#loading.get(key);
     if (running) return running;
-    const loading = this.#load(key)
+    const loading = load()
       .then((block) => this.#keep(key, block))
       .finally(() => this.#loading.delete(key));
     this.#loading.set(key, loading);

@@ -13,6 +13,7 @@ import {
   unpackTensor,
   writeHeader,
 } from "../../workers/tensor.js";
+import { PART_BYTES, PartReader, partKeys } from "../../workers/tensor-parts.js";
 import { TopK } from "../../workers/top-k.js";
 import { startRedis } from "../support/redis-server.js";
 
@@ -209,25 +210,46 @@ test("the best k are the rows that a sort would put first", () => {
 
 test("concurrent readers of a block share one load, and the bytes kept stay within their bound", async () => {
   let loads = 0;
-  const cache = new BlockCache(250, async (key: string) => ({ key, bytes: 100, load: ++loads }));
-  const both = await Promise.all([cache.get("a"), cache.get("a")]);
+  const cache = new BlockCache<{ bytes: number; load: number }>(250);
+  const get = async (key: string) => cache.get(key, async () => ({ bytes: 100, load: ++loads }));
+  const both = await Promise.all([get("a"), get("a")]);
   assert.equal(both[0], both[1]);
-  await cache.get("b");
-  await cache.get("a");
-  await cache.get("c"); // over the bound: b is the least recently used
+  await get("b");
+  await get("a");
+  await get("c"); // over the bound: b is the least recently used
   assert.equal(cache.bytes, 200);
-  await cache.get("a");
+  await get("a");
   assert.equal(loads, 3);
-  await cache.get("b");
+  await get("b");
   assert.equal(loads, 4);
 });
 
 test("a failed load of a block is not kept", async () => {
-  let loads = 0;
-  const cache = new BlockCache(100, async () => {
-    if (++loads === 1) throw new Error("no Redis");
-    return { bytes: 1 };
-  });
-  await assert.rejects(async () => cache.get("a"), /no Redis/);
-  assert.deepEqual(await cache.get("a"), { bytes: 1 });
+  const cache = new BlockCache(100);
+  await assert.rejects(async () => cache.get("a", () => Promise.reject(new Error("no Redis"))), /no Redis/);
+  assert.deepEqual(await cache.get("a", async () => ({ bytes: 1 })), { bytes: 1 });
+});
+
+test("a tensor in parts is read as if it were under one key, also where a part is missing", async () => {
+  const whole = Buffer.from(Uint8Array.from({ length: 3 * PART_BYTES + 100 }, (_, at) => at % 251));
+  const parts = new Map(
+    partKeys("block", whole.length).map((key, part) => [
+      key,
+      whole.subarray(part * PART_BYTES, (part + 1) * PART_BYTES),
+    ]),
+  );
+  const reader = new PartReader({ getBuffer: async (key) => parts.get(key) ?? null });
+  const bound = fc.nat(whole.length + PART_BYTES);
+  const compare = (end: number): Promise<void> =>
+    fc.assert(
+      fc.asyncProperty(bound, bound, async (one, other) => {
+        const [from, to] = [Math.min(one, other), Math.max(one, other)];
+        const expected = whole.subarray(0, end).subarray(from, to + 1);
+        assert.deepEqual(await reader.getrangeBuffer("block", from, to), expected);
+      }),
+    );
+  assert.equal(parts.size, 4);
+  await compare(whole.length);
+  parts.delete("block:3");
+  await compare(3 * PART_BYTES);
 });

@@ -27,6 +27,8 @@ export interface DemoSetting {
 type Measured = Omit<DemoReport, "connectionsLeft" | "shutdown">;
 
 const NEIGHBOURS = 10;
+/** More than all words take as int8, with any number of threads; what is not used costs nothing. */
+const NEAR_BYTES = 256 * 2 ** 20;
 const SHUTDOWN = { drainMs: 2_000, closeMs: 2_000 };
 
 /**
@@ -53,9 +55,9 @@ async function run(
   const { options, progress, signal } = setting;
   const id = randomBytes(4).toString("hex");
   const appName = `demo-${id}`;
-  const manager = createManager(setting, redis, appName);
   const prefix = `redthread:demo:${id}:`;
-  const store = new VectorStore({ manager, prefix, vectors, words: options.words, signal });
+  const manager = createManager(setting, redis, appName, prefix);
+  const store = new VectorStore({ manager, prefix, vectors, words: options.words, signal, isNear: true });
   let measured: Measured;
   let shutdown: ShutdownReport;
   try {
@@ -70,7 +72,12 @@ async function run(
   return { ...measured, connectionsLeft, shutdown };
 }
 
-function createManager({ options, env, logger }: DemoSetting, { url }: DemoRedis, appName: string): VectorManager {
+function createManager(
+  { options, env, logger }: DemoSetting,
+  { url }: DemoRedis,
+  appName: string,
+  prefix: string,
+): VectorManager {
   return new ConnectionManager<typeof import("../vector-tasks.js")>({
     tasks: new URL("../vector-tasks.js", import.meta.url),
     appName,
@@ -79,6 +86,7 @@ function createManager({ options, env, logger }: DemoSetting, { url }: DemoRedis
     // The embedded server is slow, and gets all requests at once.
     redis: { url, commandTimeoutMs: 30_000 },
     threads: { count: options.threads },
+    nearCache: { prefixes: [`${prefix}int8:`], maxBytes: NEAR_BYTES },
     logger,
   });
 }

@@ -1,6 +1,9 @@
 import type { ConnectionManager } from "../../src/index.js";
 import { QUANTIZERS, type QuantizerName } from "../quantize.js";
+import { partKeys } from "../tensor-parts.js";
+import { HEADER_BYTES } from "../tensor.js";
 import { TopK, type Hits } from "../top-k.js";
+import type { Storage } from "../vector-tasks.js";
 import type { VectorFile } from "./vector-file.js";
 
 export type VectorManager = ConnectionManager<typeof import("../vector-tasks.js")>;
@@ -13,6 +16,8 @@ export interface VectorStoreOptions {
   /** The number of words. */
   readonly words: number;
   readonly signal: AbortSignal;
+  /** The int8 vectors are read through the near cache. Default false. */
+  readonly isNear?: boolean;
 }
 
 interface Block {
@@ -48,7 +53,12 @@ export class VectorStore {
 
   /** Every key that `store` may have set, so that they can be deleted without a search on a shared server. */
   keys(): string[] {
-    return STRATEGIES.flatMap((strategy) => this.blocks.map((block) => this.#key(strategy, block)));
+    return STRATEGIES.flatMap((strategy) =>
+      this.blocks.flatMap((block) => {
+        const key = this.#key(strategy, block);
+        return this.#storage(strategy) === "key" ? [key] : partKeys(key, this.#bytes(strategy, block));
+      }),
+    );
   }
 
   async store(quantizer: QuantizerName, onBlock: () => void): Promise<void> {
@@ -56,7 +66,9 @@ export class VectorStore {
     const { dimensions } = vectors;
     await eachOf(this.blocks, async (block) => {
       const values = await vectors.rows(block.firstRow, block.rows);
-      const input = { key: this.#key(quantizer, block), quantizer, dimensions, values, ttlSeconds: TTL_SECONDS };
+      const key = this.#key(quantizer, block);
+      const storage = this.#storage(quantizer);
+      const input = { key, storage, quantizer, dimensions, values, ttlSeconds: TTL_SECONDS };
       await manager.run("store", input, { transferList: [values.buffer], signal });
       onBlock();
     });
@@ -67,10 +79,12 @@ export class VectorStore {
     const query = await this.#options.vectors.rows(row, 1);
     const { manager, signal } = this.#options;
     const found = this.blocks.map((block) => {
-      const input = { key: this.#key(strategy, block), firstRow: block.firstRow, query, k: k + 1 };
+      const key = this.#key(strategy, block);
+      const input = { key, storage: this.#storage(strategy), firstRow: block.firstRow, query, k: k + 1 };
       if (strategy !== "sign") return manager.run("search", input, { signal });
       const candidates = Math.max(MIN_CANDIDATES, Math.ceil(block.rows / ROWS_PER_CANDIDATE));
-      return manager.run("searchSigns", { ...input, rankKey: this.#key("int8", block), candidates }, { signal });
+      const rankBy = { rankKey: this.#key("int8", block), rankStorage: this.#storage("int8") };
+      return manager.run("searchSigns", { ...input, ...rankBy, candidates }, { signal });
     });
     return merge(await Promise.all(found), row, k);
   }
@@ -92,6 +106,14 @@ export class VectorStore {
         k,
       ),
     );
+  }
+
+  #storage(strategy: QuantizerName): Storage {
+    return strategy === "int8" && this.#options.isNear ? "near" : "key";
+  }
+
+  #bytes(strategy: QuantizerName, { rows }: Block): number {
+    return HEADER_BYTES + rows * QUANTIZERS[strategy].bytesPerVector(this.#options.vectors.dimensions);
   }
 
   #key(strategy: QuantizerName, { firstRow }: Block): string {
