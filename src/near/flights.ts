@@ -52,7 +52,8 @@ interface Flight {
   readonly bucket: number;
   /** What the key was when the command was sent; undefined before that. */
   ticket: Ticket | undefined;
-  isWritten: boolean;
+  /** The command may have left. */
+  hasLeft: boolean;
 }
 
 /** A reply of the server, and the connection that it came on. */
@@ -76,12 +77,11 @@ export class Flights {
   get(id: string, key: Key, place: KeyInBytes | undefined, mayJoin: boolean): Promise<Reply> {
     const last = this.#flights.get(id);
     if (last && this.#isShared(last.flight, mayJoin)) return last.reply;
-    const flight: Flight = { bucket: place?.bucket ?? -1, ticket: undefined, isWritten: false };
-    const reply = this.#ask(
-      flight,
-      key,
-      place && { ...place, bytes: Buffer.from(place.bytes.subarray(0, place.length)) },
-    );
+    const flight: Flight = { bucket: place?.bucket ?? -1, ticket: undefined, hasLeft: false };
+    // Copies: the place is used for each key, and the caller may change the bytes of its key before the command leaves.
+    const asked = typeof key === "string" ? key : Buffer.from(key);
+    const kept = place && { ...place, bytes: Buffer.from(place.bytes.subarray(0, place.length)) };
+    const reply = this.#ask(flight, asked, kept);
     const joined = { flight, reply };
     this.#flights.set(id, joined);
     const landed = (): void => {
@@ -95,9 +95,9 @@ export class Flights {
    * A caller may join a command that has not left yet, because it will be answered after this moment. Later its answer is as good
    * as a value in memory: only while its ticket is current, and while writes of others are known.
    */
-  #isShared({ bucket, ticket, isWritten }: Flight, mayJoin: boolean): boolean {
-    if (!ticket) return true;
-    return bucket !== -1 && this.#isCurrent(bucket, ticket) && (!isWritten || mayJoin);
+  #isShared({ bucket, ticket, hasLeft }: Flight, mayJoin: boolean): boolean {
+    if (!hasLeft) return true;
+    return ticket !== undefined && mayJoin && this.#isCurrent(bucket, ticket);
   }
 
   #isCurrent(bucket: number, { version, epoch }: Ticket): boolean {
@@ -108,19 +108,14 @@ export class Flights {
   async #ask(flight: Flight, key: Key, place: KeyInBytes | undefined): Promise<Reply> {
     const { memory, getRedis } = this.#options;
     const redis = await getRedis();
-    if (!place || memory.state !== TRACKING) {
-      flight.ticket = { version: 0, epoch: memory.epoch }; // nobody joins it from now on
-      return new Reply(await redis.getBuffer(key), undefined);
-    }
-    // Before the command is written: a write that the reply does not have yet changes what the ticket says.
+    // The commands of this turn leave with the next tick, and not before the ticket is taken.
+    process.nextTick(() => (flight.hasLeft = true));
+    if (!place || memory.state !== TRACKING) return new Reply(await redis.getBuffer(key), undefined);
     const ticket = (flight.ticket = { version: memory.versionOf(place.bucket), epoch: memory.epoch });
     const sentAt = sharedClock();
     const client = clientOf(redis);
     const ttl = received(client, redis.pttl(key)).catch(() => undefined); // without the right to ask nothing is kept
-    const asked = received(client, redis.getBuffer(key));
-    // With the next tick the commands of this turn leave.
-    process.nextTick(() => (flight.isWritten = true));
-    const got = await asked;
+    const got = await received(client, redis.getBuffer(key));
     const deadline = this.#deadline(sentAt, got, await ttl);
     if (deadline === undefined || !this.#keep(place, ticket, deadline, got)) return new Reply(got.value, undefined);
     return new Reply(got.value, { ...ticket, bucket: place.bucket, deadline });
@@ -129,9 +124,10 @@ export class Flights {
   /** Undefined if the two replies do not belong together, or the value is at its end. */
   #deadline(sentAt: number, got: Received<Buffer | null>, ttl: Received<number> | undefined): number | undefined {
     if (!ttl || ttl.stream !== got.stream) return undefined;
-    if (ttl.value === -2 && got.value) return undefined; // it was made in between: its end is not known
+    const leftMs = Number(ttl.value); // with `stringNumbers` it is a text
+    if (leftMs === -2 && got.value) return undefined; // it was made in between: its end is not known
     const { maxAgeMs } = this.#options;
-    const ms = ttl.value < 0 ? maxAgeMs : Math.min(ttl.value, maxAgeMs);
+    const ms = leftMs < 0 ? maxAgeMs : Math.min(leftMs, maxAgeMs);
     return ms > 0 ? timeWord(sentAt + ms) : undefined;
   }
 

@@ -146,7 +146,7 @@ export class NearCache implements Near {
 
   #ask(key: Key, id: string, isFresh: boolean): Promise<Reply> {
     const place = this.#locate(key) ? this.#place : undefined;
-    const isServing = this.#memory.isServing(sharedClock());
+    const isServing = this.#memory.isServing(sharedClock()) && this.#isServed(this.#memory.epoch);
     this.#count.nearMisses();
     if (!isServing) this.#count.nearUnleased();
     return this.#flights.get(id, key, place, isServing && !isFresh);
@@ -213,7 +213,7 @@ export class NearCache implements Near {
   #find(key: Key, now: number): boolean {
     if (!this.#locate(key) || !this.#memory.isServing(now)) return false;
     const { epoch } = this.#memory;
-    if (epoch !== this.#servedEpoch && !this.#mayServe(epoch)) return false;
+    if (!this.#isServed(epoch)) return false;
     return this.#log.find(this.#place, epoch, now);
   }
 
@@ -229,7 +229,8 @@ export class NearCache implements Near {
     return { bucket: this.#place.bucket, version, epoch: this.#servedEpoch!, deadline, value };
   }
 
-  #mayServe(epoch: number): boolean {
+  #isServed(epoch: number): boolean {
+    if (epoch === this.#servedEpoch) return true;
     if (this.#server !== undefined && !this.#memory.isServer(this.#server)) return false;
     this.#servedEpoch = epoch;
     return true;
@@ -237,6 +238,8 @@ export class NearCache implements Near {
 
   /** Encodes the key. False if it is too long to be kept. @throws REDTHREAD_COMMAND_REFUSED */
   #locate(key: Key): boolean {
+    if (typeof key !== "string" && !Buffer.isBuffer(key))
+      throw new TypeError("a key of the near cache must be text or a Buffer");
     if (!this.#prefixes.some((prefix) => beginsWith(key, prefix))) throw outside(key);
     const { bytes } = this.#place;
     const room = MAX_KEY_BYTES - this.#prefixLength;
@@ -251,8 +254,9 @@ export class NearCache implements Near {
   }
 }
 
+/** A key that is neither is refused where it is looked up. */
 function idOf(key: Key): string {
-  return typeof key === "string" ? key : IN_BYTES + key.toString("latin1");
+  return Buffer.isBuffer(key) ? IN_BYTES + key.toString("latin1") : key;
 }
 
 function beginsWith(key: Key, prefix: string): boolean {

@@ -4,6 +4,7 @@ import type { NearField } from "../link/ledger.js";
 import type { NearBuffers } from "./near-buffers.js";
 import { NearCache } from "./near-cache.js";
 import { NearMemory } from "./near-memory.js";
+import { UnknownCommands } from "./unknown-commands.js";
 import { watchOwnWrites } from "./own-writes.js";
 
 export interface OpenNearOptions {
@@ -18,7 +19,9 @@ export interface OpenNearOptions {
 /** The near cache of the calling thread. From now on the thread's own writes are seen by all threads at once. */
 export function openNear({ config, buffers, threadId, getRedis, counter }: OpenNearOptions): NearCache {
   const memory = new NearMemory(buffers);
-  const onClose = watchOwnWrites(memory, config.redis.keyPrefix, config.nearCache.prefixes!);
+  const unknown = new UnknownCommands(getRedis);
+  const onlyReads = (name: string): boolean => unknown.onlyReads(name);
+  const onClose = watchOwnWrites(memory, config.redis.keyPrefix, config.nearCache.prefixes!, onlyReads);
   return new NearCache({ config, buffers, memory, owner: ownerOf(threadId), getRedis, counter, onClose });
 }
 

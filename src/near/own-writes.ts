@@ -1,32 +1,45 @@
-import { type QueuedCommand, isInTable, isReadOnly } from "../commands/ioredis.js";
+import { isInTable, isReadOnly, type QueuedCommand } from "../commands/ioredis.js";
 import { ownWrites } from "../commands/own-writes.js";
 import type { CommandTrait } from "../commands/traits.js";
+import { MAX_KEY_BYTES } from "./near-log.js";
 import type { NearMemory } from "./near-memory.js";
+
+interface Prefix {
+  readonly text: string;
+  readonly bytes: Buffer;
+}
 
 interface Watcher {
   readonly memory: NearMemory;
-  readonly prefixes: readonly Buffer[];
+  readonly prefixes: readonly Prefix[];
+  /** Whether the server says that a command which ioredis does not know only reads. */
+  readonly onlyReads: (name: string) => boolean;
 }
 
 /** The near caches of the process, which this thread's writes concern. */
 const watchers = new Set<Watcher>();
-/** The keys of the MULTI that is open on a connection: they are written with its EXEC. */
-const transactions = new WeakMap<object, Dropped>();
+/** What the commands of the MULTI that is open on a connection change, with its EXEC. */
+const transactions = new WeakMap<object, Changes>();
 
 /** These name no keys and change many. */
 const FLUSHING: ReadonlySet<string> = new Set(["flushall", "flushdb", "swapdb", "function", "debug"]);
 /** By its flags it only reads, but it stores what it has counted. */
 const COUNTING = "pfcount";
-
-/** A transaction with more keys drops everything. */
-const MAX_BUCKETS = 10_000;
+/** A transaction that changes more keys drops everything. */
+const MAX_CHANGES = 10_000;
 
 /**
- * From now on this thread's writes drop what they change before their promises settle, because the server's own word comes later
- * than its reply. Gives the function that ends this. `keyPrefix` stands before the prefixes.
+ * From now on what this thread's writes change is dropped before their promises settle, because the server tells of a write only
+ * after its reply. `keyPrefix` stands before the prefixes. Gives the function that ends this.
  */
-export function watchOwnWrites(memory: NearMemory, keyPrefix: string, prefixes: readonly string[]): () => void {
-  const watcher: Watcher = { memory, prefixes: prefixes.map((prefix) => Buffer.from(keyPrefix + prefix)) };
+export function watchOwnWrites(
+  memory: NearMemory,
+  keyPrefix: string,
+  prefixes: readonly string[],
+  onlyReads: (name: string) => boolean,
+): () => void {
+  const whole = prefixes.map((prefix) => keyPrefix + prefix);
+  const watcher = { memory, prefixes: whole.map((text) => ({ text, bytes: Buffer.from(text) })), onlyReads };
   watchers.add(watcher);
   ownWrites.note = note;
   return () => {
@@ -35,81 +48,83 @@ export function watchOwnWrites(memory: NearMemory, keyPrefix: string, prefixes: 
   };
 }
 
-/** What a command may have changed. */
-class Dropped {
-  readonly #buckets: [NearMemory, bucket: number][] = [];
-  #isAll = false;
-
-  get isEmpty(): boolean {
-    return this.#buckets.length === 0 && !this.#isAll;
-  }
+/** What commands may have changed: places in near caches, or everything. */
+class Changes {
+  readonly #places: [memory: NearMemory, bucket: number][] = [];
+  #areAll = false;
 
   add(memory: NearMemory, bucket: number): void {
-    if (this.#buckets.length >= MAX_BUCKETS) this.#isAll = true;
-    else this.#buckets.push([memory, bucket]);
+    if (this.#places.length < MAX_CHANGES) this.#places.push([memory, bucket]);
+    else this.#areAll = true;
   }
 
-  addAll(other?: Dropped): void {
-    if (!other || other.#isAll) this.#isAll = true;
-    else for (const [memory, bucket] of other.#buckets) this.add(memory, bucket);
+  addAll(other?: Changes): void {
+    if (!other || other.#areAll) this.#areAll = true;
+    else for (const [memory, bucket] of other.#places) this.add(memory, bucket);
   }
 
   drop(): void {
-    if (this.#isAll) for (const { memory } of watchers) memory.flush();
-    else for (const [memory, bucket] of this.#buckets) memory.invalidate(bucket);
+    if (this.#areAll) for (const { memory } of watchers) memory.flush();
+    else for (const [memory, bucket] of this.#places) memory.invalidate(bucket);
   }
 }
 
 function note(queue: object, command: QueuedCommand, trait: CommandTrait): void {
-  if (trait === "multi") return void transactions.set(queue, new Dropped());
+  if (trait === "multi") return void transactions.set(queue, new Changes());
   const open = transactions.get(queue);
   if (trait === "exec" || trait === "discard") {
     transactions.delete(queue);
-    if (open && !open.isEmpty) beforeItSettles(command, () => open.drop());
-    return;
+    if (open) dropBeforeItSettles(command, open);
+  } else if (trait === "plain" || trait === "blocking") {
+    const changes = changesBy(command);
+    if (!changes) return;
+    open?.addAll(changes);
+    dropBeforeItSettles(command, changes);
   }
-  if (trait !== "plain" && trait !== "blocking") return;
-  const dropped = droppedBy(command);
-  if (!dropped) return;
-  open?.addAll(dropped);
-  beforeItSettles(command, () => dropped.drop());
 }
 
 /** Also if it fails or is given up: it may have run. */
-function beforeItSettles(command: QueuedCommand, act: () => void): void {
+function dropBeforeItSettles(command: QueuedCommand, changes: Changes): void {
   for (const way of ["resolve", "reject"] as const) {
     const settle = command[way] as (outcome: unknown) => unknown;
     command[way] = (outcome: unknown) => {
-      act();
+      changes.drop();
       return Reflect.apply(settle, command, [outcome]);
     };
   }
 }
 
 /**
- * Every argument that could be a key of the cache counts as one, wherever it stands. Where a command has its keys is then not
- * asked: a value that reads like a key drops too much, and never too little.
+ * Every argument that could be a key of the cache counts as one, wherever it stands. So it need not be known where a command has its
+ * keys: a value that reads like a key drops too much, and never too little.
  */
-function droppedBy({ name, args }: QueuedCommand): Dropped | undefined {
+function changesBy({ name, args }: QueuedCommand): Changes | undefined {
   const lower = name.toLowerCase();
   if (isReadOnly(name) && lower !== COUNTING) return undefined;
-  const dropped = new Dropped();
-  if (FLUSHING.has(lower)) dropped.addAll();
-  else
-    for (const watcher of watchers)
-      for (const arg of args as readonly unknown[]) {
-        const key = keyIn(arg, watcher.prefixes);
-        if (key) dropped.add(watcher.memory, watcher.memory.bucketOf(watcher.memory.hashOf(key, key.length)));
-      }
-  // A command of a module may change keys that it does not name.
-  if (dropped.isEmpty && !isInTable(name)) dropped.addAll();
-  return dropped.isEmpty ? undefined : dropped;
+  let changes: Changes | undefined;
+  if (FLUSHING.has(lower)) (changes = new Changes()).addAll();
+  for (const { memory, prefixes } of watchers)
+    for (const arg of args as readonly unknown[]) {
+      const key = keyIn(arg, prefixes);
+      if (key) (changes ??= new Changes()).add(memory, memory.bucketOf(memory.hashOf(key, key.length)));
+    }
+  // The command of a module may change keys that it does not name.
+  if (!changes && !isInTable(name) && [...watchers].some(({ onlyReads }) => !onlyReads(lower)))
+    (changes = new Changes()).addAll();
+  return changes;
 }
 
-function keyIn(arg: unknown, prefixes: readonly Buffer[]): Buffer | undefined {
-  const bytes = Buffer.isBuffer(arg) ? arg : Buffer.from(String(arg as string | number));
-  const isKey = prefixes.some(
-    (prefix) => bytes.length >= prefix.length && prefix.compare(bytes, 0, prefix.length) === 0,
-  );
-  return isKey ? bytes : undefined;
+/** The bytes of an argument that could be a key. Longer keys are not kept. */
+function keyIn(arg: unknown, prefixes: readonly Prefix[]): Buffer | undefined {
+  if (Buffer.isBuffer(arg)) {
+    const isKey = arg.length <= MAX_KEY_BYTES && prefixes.some(({ bytes }) => beginsWith(arg, bytes));
+    return isKey ? arg : undefined;
+  }
+  const text = typeof arg === "string" ? arg : String(arg);
+  const isKey = text.length <= MAX_KEY_BYTES && prefixes.some((prefix) => text.startsWith(prefix.text));
+  return isKey ? Buffer.from(text) : undefined;
+}
+
+function beginsWith(bytes: Buffer, prefix: Buffer): boolean {
+  return bytes.length >= prefix.length && prefix.compare(bytes, 0, prefix.length) === 0;
 }

@@ -1,0 +1,141 @@
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+import type { ConnectionManager } from "../../src/index.js";
+import type * as Tasks from "../fixtures/near-face-tasks.js";
+import { loadConfig } from "../../src/config/env.js";
+import { eventually } from "../support/gate.js";
+import { code, fixture, manage } from "../support/manage.js";
+import { startRedis } from "../support/redis-server.js";
+
+const LIMIT = { timeout: 60_000 };
+const server = await startRedis();
+after(() => server.stop());
+
+type Manager = ConnectionManager<typeof Tasks>;
+const tasks = fixture("near-face-tasks");
+const nearCache = { prefixes: ["hot:", "flags:"] };
+
+test(
+  "a value that one thread has read is in the memory of all, and a write by others drops it everywhere",
+  LIMIT,
+  async (t) => {
+    await server.admin.set("hot:a", "one");
+    const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+    await manager.ready();
+    assert.equal(await manager.run("readUntilHit", "hot:a"), "one");
+    await eventually(async () => manager.near.peek("hot:a") === "one", 10_000, "the main thread has it without a GET");
+    await server.admin.set("hot:a", "two");
+    await eventually(async () => (await manager.near.get("hot:a")) === "two", 10_000, "the write was told of");
+    assert.equal(await manager.run("readUntilHit", "hot:a"), "two");
+  },
+);
+
+test("a key that is missing is known to be missing, until it is made", LIMIT, async (t) => {
+  await server.admin.del("hot:none");
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+  await manager.ready();
+  assert.equal(await manager.run("readUntilHit", "hot:none"), null);
+  await server.admin.set("hot:none", "made");
+  await eventually(async () => (await manager.near.get("hot:none")) === "made", 10_000, "it is made");
+});
+
+test("own writes are seen at once, by the thread that wrote and by the others", LIMIT, async (t) => {
+  await server.admin.set("hot:own", "0");
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+  await manager.ready();
+  for (let i = 1; i <= 200; i++) {
+    await manager.run("get", "hot:own");
+    const seen = await manager.run("write", { key: "hot:own", value: String(i) });
+    assert.ok(seen === undefined || seen === String(i));
+    const all = await Promise.all([
+      manager.near.get("hot:own"),
+      manager.run("get", "hot:own"),
+      manager.run("get", "hot:own"),
+    ]);
+    assert.deepEqual(all, [String(i), String(i), String(i)]);
+  }
+});
+
+test("the parsed object of a value is one for all callers of a thread, frozen in depth", LIMIT, async (t) => {
+  await server.admin.set("hot:json", '{"list":[1,{"deep":true}]}');
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+  await manager.ready();
+  await manager.run("readUntilHit", "hot:json");
+  assert.deepEqual(await manager.run("sameObject", "hot:json"), { isSame: true, isFrozen: true });
+  await server.admin.set("hot:bad", '{"password":"secret"');
+  await assert.rejects(manager.near.json("hot:bad"), (error: Error) => {
+    return error.name === "SyntaxError" && error.message.includes("hot:bad") && !error.message.includes("secret");
+  });
+});
+
+test(
+  "callers that share a GET share no memory, and a key that is changed after the call is not the key that was read",
+  LIMIT,
+  async (t) => {
+    await server.admin.mset("hot:bytes", "bytes", "hot:key", "its value");
+    const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+    await manager.ready();
+    assert.deepEqual(await manager.run("getManyBuffers", "hot:bytes"), ["bytes", "bytes"]);
+    assert.equal(await manager.run("getThenChangeKey", "hot:key"), "its value");
+    assert.equal(await manager.run("getFresh", "hot:key"), "its value");
+  },
+);
+
+test("a key beside the prefixes is refused by name", LIMIT, async (t) => {
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+  await manager.ready();
+  await assert.rejects(
+    manager.run("get", "cold:a"),
+    (error: Error) => code("COMMAND_REFUSED")(error) && error.message.includes("cold:a"),
+  );
+  assert.throws(() => manager.near.peek("cold:a"), code("COMMAND_REFUSED"));
+  await assert.rejects(manager.near.get(7 as never), TypeError);
+});
+
+test("without prefixes there is no near cache, and who asks for it is told so", LIMIT, async (t) => {
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks });
+  await manager.ready();
+  await assert.rejects(manager.run("get", "hot:a"), code("CONFIG_INVALID"));
+  await assert.rejects(manager.near.get("hot:a"), code("CONFIG_INVALID"));
+});
+
+test(
+  "commands that ioredis does not know drop everything, until the server has said that they only read",
+  LIMIT,
+  async (t) => {
+    await server.admin.set("hot:kept", "kept");
+    const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+    await manager.ready();
+    const redis = await manager.getRedis();
+    const isKeptAfter = async (...command: [string, ...string[]]): Promise<boolean> => {
+      await manager.run("readUntilHit", "hot:kept");
+      await redis.call(...command).catch(() => {});
+      return manager.near.peek("hot:kept") === "kept";
+    };
+    assert.equal(await isKeptAfter("no.such.command"), false);
+    assert.equal(await isKeptAfter("get", "hot:kept"), true);
+    assert.equal(await isKeptAfter("set", "cold:a", "x"), true);
+    assert.equal(await isKeptAfter("no.such.command"), false, "the server does not know it either");
+  },
+);
+
+test("with a Cluster, with prefixes that overlap, and without a place for its connection it is refused before anything opens", () => {
+  const problemsOf = (more: object): string => {
+    try {
+      return String(void loadConfig({ env: {}, tasks: String(tasks), nearCache, ...more }, { requireTasks: true }));
+    } catch (error) {
+      return String((error as { problems?: string[] }).problems);
+    }
+  };
+  assert.match(
+    problemsOf({ redis: { clusterNodes: [{ host: "a" }] } }),
+    /nearCache.prefixes: cannot be used with redis.clusterNodes/,
+  );
+  assert.match(problemsOf({ nearCache: { prefixes: ["a:", "a:b"] } }), /must not overlap/);
+  assert.match(problemsOf({ nearCache: { maxStaleMs: 100 } }), /means nothing without nearCache.prefixes/);
+  assert.match(problemsOf({ threads: { count: 2 }, connections: { max: 4 } }), /at least 5 for a near cache/);
+  assert.match(
+    problemsOf({ threads: { count: 2 }, nearCache: { ...nearCache, maxBytes: 2 ** 20 } }),
+    /must be at least 6291456/,
+  );
+});
