@@ -125,6 +125,8 @@ export class Tracking {
     if (!this.#handle.speaksResp3) throw new Refused("RESP3 is not spoken (redis.ioredis.protocol, or the server)");
     const server = runIdIn(await this.#asked("INFO server", this.#handle.own("info", "server")));
     if (server === undefined) throw new Refused("INFO server names no run_id");
+    // After an error it may be on: the server would say that the prefixes overlap with those that it has.
+    await this.#asked("CLIENT TRACKING", this.#handle.own("client", "TRACKING", "OFF"));
     const each = prefixes.flatMap((prefix) => ["PREFIX", prefix]);
     await this.#asked("CLIENT TRACKING", this.#handle.own("client", "TRACKING", "ON", "BCAST", ...each));
     if (session.isOver) return;

@@ -83,27 +83,29 @@ export class NearLog {
   }
 
   /** Whether there is a value for the key. Read it, and then ask `isStill`. */
-  find({ bytes, length, hash, bucket }: KeyInBytes, epoch: number, now: number): boolean {
+  find(key: KeyInBytes, epoch: number, now: number): boolean {
     const { index, marks } = this.#memory;
+    const { bucket, length } = key;
     const version = this.#memory.versionOf(bucket);
     const cells = this.#cells;
     for (let place = bucket * WAYS; place < (bucket + 1) * WAYS; place++) {
       const position = Atomics.load(index, place);
       if (position === 0 || !this.#enter(position)) continue;
       const at = (position - 1) * CELLS_PER_UNIT;
-      if (cells[at + HASH] !== hash || cells[at + VERSION] !== version || cells[at + EPOCH] !== epoch) continue;
-      if (cells[at + POSITION] !== position || cells[at + KEY_BYTES] !== length) continue;
-      if (!isAhead(cells[at + DEADLINE]!, now) || !this.#hasKey((position - 1) * UNIT + HEADER_BYTES, bytes, length))
-        continue;
+      if (cells[at + POSITION] !== position || !this.#isOf(position, key)) continue;
+      if (cells[at + VERSION] !== version || cells[at + EPOCH] !== epoch) continue;
+      const deadline = cells[at + DEADLINE]!;
+      const valueBytes = cells[at + VALUE_BYTES]!;
+      if (!isAhead(deadline, now)) continue;
       this.version = version;
-      this.deadline = cells[at + DEADLINE]!;
+      this.deadline = deadline;
       this.#form = cells[at + FORM]!;
       this.#valueAt = valueAt(position, length);
-      this.#valueBytes = cells[at + VALUE_BYTES]!;
-      // The lengths may be of two records if one is being overwritten: `isStill` would tell, but only after the copy.
+      this.#valueBytes = valueBytes;
+      // The length may be of another record that is being written: `isStill` would tell, but only after the copy.
       const end = (this.#segment + 1) * this.#memory.segmentBytes;
-      if (this.#valueBytes < 0 || this.#valueAt + this.#valueBytes > end) continue;
-      if (marks[place] === 0) marks[place] = 1; // hot, and kept when its segment is taken again
+      if (valueBytes < 0 || this.#valueAt + valueBytes > end) continue;
+      if (marks[place] === 0) marks[place] = 1; // it is read, and kept when its segment is taken again
       return true;
     }
     return false;
@@ -211,28 +213,34 @@ export class NearLog {
     Atomics.store(this.#memory.segmentWords, this.#own * WORDS_PER_SEGMENT + HEAD, this.#ownHead);
   }
 
-  /** The place of the key's last record, else a place without a record that counts, else the one that was not read for longest. */
-  #place({ bytes, length, hash, bucket }: KeyInBytes, position: number): void {
-    const { index, marks } = this.#memory;
-    const first = bucket * WAYS;
+  /** The place of the key's last record, else a place whose record counts no more, else the one that was not read for longest. */
+  #place(key: KeyInBytes, position: number): void {
+    const { index, marks, epoch } = this.#memory;
+    const first = key.bucket * WAYS;
+    const version = this.#memory.versionOf(key.bucket);
     let chosen = -1;
     for (let place = first; place < first + WAYS; place++) {
       const other = Atomics.load(index, place);
       const at = (other - 1) * CELLS_PER_UNIT;
-      const isLive = other !== 0 && this.#enter(other) && this.#cells[at + POSITION] === other;
-      if (!isLive) chosen = chosen === -1 ? place : chosen;
-      else if (
-        this.#cells[at + HASH] === hash &&
-        this.#cells[at + KEY_BYTES] === length &&
-        this.#hasKey((other - 1) * UNIT + HEADER_BYTES, bytes, length)
-      ) {
+      const cells = this.#cells;
+      const isThere = other !== 0 && this.#enter(other) && cells[at + POSITION] === other;
+      const counts = isThere && cells[at + VERSION] === version && cells[at + EPOCH] === epoch;
+      if (counts && this.#isOf(other, key)) {
         chosen = place;
         break;
       }
+      if (!counts && chosen === -1) chosen = place;
     }
     if (chosen === -1) chosen = this.#oldestOf(first);
     marks[chosen] = 0;
     Atomics.store(index, chosen, position);
+  }
+
+  /** Whether the record at the position has this key. */
+  #isOf(position: number, { bytes, length, hash }: KeyInBytes): boolean {
+    const at = (position - 1) * CELLS_PER_UNIT;
+    if (this.#cells[at + HASH] !== hash || this.#cells[at + KEY_BYTES] !== length) return false;
+    return this.#hasKey((position - 1) * UNIT + HEADER_BYTES, bytes, length);
   }
 
   #oldestOf(first: number): number {
