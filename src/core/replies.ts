@@ -75,6 +75,11 @@ export function runIdIn(info: unknown): string | undefined {
   return /^run_id:([0-9a-f]{40})\b/m.exec(String(info))?.[1];
 }
 
+/** The server's role in the reply to INFO replication: master or slave. */
+export function roleIn(info: unknown): string | undefined {
+  return /^role:(\w+)/m.exec(String(info))?.[1];
+}
+
 /** The codes because of which a transaction was dropped: in the reply to EXEC, or in the replies to its commands. */
 function abortReasons(error: Error): string[] {
   const [, stated] = /because of: -?([A-Z]+) /.exec(error.message) ?? [];

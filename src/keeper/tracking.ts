@@ -3,7 +3,7 @@ import { listenToInvalidations } from "../commands/ioredis.js";
 import type { Client } from "../connection/client.js";
 import { monotonic, sharedClock } from "../core/clock.js";
 import type { Logger } from "../core/log.js";
-import { helloFields, isReplyError, replyCode, runIdIn } from "../core/replies.js";
+import { classifyReply, isReplyError, replyCode, roleIn, runIdIn } from "../core/replies.js";
 import { sleep, waitAtMost } from "../core/waiting.js";
 import { type NearMemory, OFF, STARTING, TRACKING } from "../near/near-memory.js";
 import { clockSkew } from "./wall-clock.js";
@@ -21,6 +21,8 @@ const JUMP_MS = 1_000;
 const SWEEP_MS = 7 * 24 * 60 * 60 * 1_000;
 /** The shortest time between two connections that are given up because other threads are connected to another server. */
 const MOVE_MS = 5_000;
+/** In place of a role: the server refuses to answer now. */
+const BUSY = "busy";
 /** A word holds whole milliseconds, and so does the clock that it is compared with. */
 const ROUNDING_MS = 1;
 
@@ -112,10 +114,12 @@ export class Tracking {
         return await this.#prove(session);
       } catch (error) {
         if (session.isOver || !isReplyError(error)) return; // the connection is gone, and another one comes
-        this.#stop();
-        this.#off(error);
+        if (!isPassing(error)) {
+          this.#stop();
+          this.#off(error);
+        }
+        await pause(isPassing(error) ? REPLICA_MS : REFUSED_MS);
       }
-      await pause(REFUSED_MS);
     }
   }
 
@@ -140,16 +144,22 @@ export class Tracking {
   /**
    * A question that is answered proves that everything was heard that the server did before it had read the question before: the
    * invalidations of one cycle of its loop are sent at the end of the cycle, after the answers. For the same reason one question is
-   * asked at a time: several that are read in one cycle would all overtake the invalidations.
+   * asked at a time: several that are read in one cycle would all overtake the invalidations. A server that is busy with a script
+   * answers some commands in the middle of the cycle, such as HELLO. INFO it refuses.
    */
   async #prove(session: Session): Promise<void> {
     const { memory, generation, maxStaleMs } = this.#options;
     let before: number | undefined;
     while (!session.isOver) {
       const sentAt = sharedClock();
-      const { role } = helloFields(await this.#answered(this.#handle.own("hello")));
+      const role = await this.#role();
       if (session.isOver) return;
       this.#look();
+      if (role === BUSY) {
+        before = undefined;
+        await pause(maxStaleMs / QUESTIONS);
+        continue;
+      }
       if (role !== "master") {
         before = undefined;
         await this.#isReplica();
@@ -160,6 +170,15 @@ export class Tracking {
       if (before !== undefined) memory.set("provedAt", before);
       before = sentAt;
       await pause(maxStaleMs / QUESTIONS - (sharedClock() - sentAt));
+    }
+  }
+
+  async #role(): Promise<string | undefined> {
+    try {
+      return roleIn(await this.#answered(this.#handle.own("info", "replication")));
+    } catch (error) {
+      if (isPassing(error)) return BUSY;
+      throw error;
     }
   }
 
@@ -206,7 +225,9 @@ export class Tracking {
 
   async #asked(command: string, reply: Promise<unknown>): Promise<unknown> {
     return reply.catch((error: unknown) => {
-      throw isReplyError(error) ? new Refused(`${command} was refused (${replyCode(error)})`) : error;
+      throw isReplyError(error) && !isPassing(error)
+        ? new Refused(`${command} was refused (${replyCode(error)})`)
+        : error;
     });
   }
 }
@@ -214,6 +235,11 @@ export class Tracking {
 /** Why nothing can be tracked. It has the name of a server's error reply, as which it counts. */
 class Refused extends Error {
   override readonly name = "ReplyError";
+}
+
+/** The server is busy, or loads its data. */
+function isPassing(error: unknown): boolean {
+  return isReplyError(error) && classifyReply(error) === "wait";
 }
 
 async function pause(ms: number): Promise<void> {

@@ -25,8 +25,13 @@ export function sharedBuffers(t: TestContext): string[] {
   return stacks;
 }
 
-/** Blocks the keeper's thread for `ms` in `Atomics.wait`, by the inspector. Resolves when it is blocked. */
-export async function blockKeeper(t: TestContext, ms: number): Promise<void> {
+/** Blocks the keeper's thread for `ms` in `Atomics.wait`. Resolves when it is blocked. */
+export function blockKeeper(t: Pick<TestContext, "after">, ms: number): Promise<void> {
+  return inKeeper(t, `Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ${ms})`);
+}
+
+/** Evaluates an expression in the keeper's thread, by the inspector. */
+async function inKeeper(t: Pick<TestContext, "after">, expression: string): Promise<void> {
   const session = new Session();
   session.connect();
   t.after(() => session.disconnect());
@@ -41,7 +46,6 @@ export async function blockKeeper(t: TestContext, ms: number): Promise<void> {
     });
   await post("NodeWorker.enable", { waitForDebuggerOnStart: false });
   const sessionId = await found;
-  const cells = "new Int32Array(new SharedArrayBuffer(4))";
-  const message = { id: 1, method: "Runtime.evaluate", params: { expression: `Atomics.wait(${cells}, 0, 0, ${ms})` } };
+  const message = { id: 1, method: "Runtime.evaluate", params: { expression } };
   await post("NodeWorker.sendMessageToWorker", { sessionId, message: JSON.stringify(message) });
 }

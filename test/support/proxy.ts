@@ -71,6 +71,11 @@ export class Proxy implements AsyncDisposable {
     for (const link of this.#links) darken(link, true);
   }
 
+  /** As `strand`, for the connection with this port at the server. */
+  strandOne(portAtServer: number): void {
+    for (const link of this.#links) if (link.upstream.localPort === portAtServer) darken(link, true);
+  }
+
   /** Sends RST to every client, as a crashed host does. */
   reset(): void {
     for (const { client, upstream } of this.#links) {
