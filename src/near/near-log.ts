@@ -156,7 +156,8 @@ export class NearLog {
     const text = value && !isAscii(value) && isUtf8(value) ? value.toString() : undefined;
     const form = formOf(value, text);
     const valueBytes = form === UTF16 ? text!.length * 2 : form === LATIN1 ? text!.length : (value?.length ?? 0);
-    const units = Math.ceil((valueAt(1, key.length) + valueBytes) / UNIT);
+    const bytes = valueAt(1, key.length) + valueBytes;
+    const units = Math.ceil(bytes / UNIT);
     if (!this.#makeRoom(units)) return false;
     const unit = this.#own * this.#unitsPerSegment + this.#ownHead;
     const position = unit + 1;
@@ -170,6 +171,8 @@ export class NearLog {
     if (form === UTF16) this.#bytes.write(text!, at, "utf16le");
     else if (form === LATIN1) this.#bytes.write(text!, at, "latin1");
     else if (value) this.#bytes.set(value, at);
+    // An older record may have begun in the last unit, and its position may still be in the index. Of its head nothing is left.
+    this.#bytes.fill(0, unit * UNIT + bytes, (unit + units) * UNIT);
     this.#publish(units);
     this.#place(key, position);
     return true;
@@ -215,25 +218,36 @@ export class NearLog {
 
   /** The place of the key's last record, else a place whose record counts no more, else the one that was not read for longest. */
   #place(key: KeyInBytes, position: number): void {
-    const { index, marks, epoch } = this.#memory;
+    const { index, marks } = this.#memory;
     const first = key.bucket * WAYS;
-    const version = this.#memory.versionOf(key.bucket);
-    let chosen = -1;
+    let own = -1;
+    let free = -1;
     for (let place = first; place < first + WAYS; place++) {
       const other = Atomics.load(index, place);
-      const at = (other - 1) * CELLS_PER_UNIT;
-      const cells = this.#cells;
-      const isThere = other !== 0 && this.#enter(other) && cells[at + POSITION] === other;
-      const counts = isThere && cells[at + VERSION] === version && cells[at + EPOCH] === epoch;
-      if (counts && this.#isOf(other, key)) {
-        chosen = place;
-        break;
+      if (!this.#counts(other, key.bucket)) free = place;
+      else if (this.#isOf(other, key)) {
+        // A record that was kept has moved to where another place had led before.
+        if (own !== -1) Atomics.store(index, own, 0);
+        own = place;
       }
-      if (!counts && chosen === -1) chosen = place;
     }
-    if (chosen === -1) chosen = this.#oldestOf(first);
+    const chosen = own !== -1 ? own : free !== -1 ? free : this.#oldestOf(first);
     marks[chosen] = 0;
     Atomics.store(index, chosen, position);
+  }
+
+  /** Whether a record of this bucket is there that could be found now. */
+  #counts(position: number, bucket: number): boolean {
+    if (position === 0 || !this.#enter(position)) return false;
+    const memory = this.#memory;
+    const cells = this.#cells;
+    const at = (position - 1) * CELLS_PER_UNIT;
+    return (
+      cells[at + POSITION] === position &&
+      cells[at + VERSION] === memory.versionOf(bucket) &&
+      cells[at + EPOCH] === memory.epoch &&
+      memory.bucketOf(cells[at + HASH]!) === bucket
+    );
   }
 
   /** Whether the record at the position has this key. */
