@@ -52,7 +52,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "main/observe": [...CLIENTS, "main/observe", "main/threads", "main/dispatch", "main/clients.ts"],
   thread: [...LOCKS, "thread"],
   "thread/sync": [...CLIENTS, "thread/sync"],
-  helper: [...CLIENTS, "helper"],
+  helper: [...NEAR, "helper"],
   keeper: [...LOCKS, "keeper"],
   cli: [...CLIENTS, "cli"],
   // The faces, as users do, and tools without state that both sides have.

@@ -1,8 +1,9 @@
 // helper is the thread that does the I/O while a thread of tasks is blocked in its synchronous calls (redthread/sync).
 // Start here: SyncServer takes one request at a time out of the memory it shares with the calling thread, and answers it;
-// sync-connection.ts carries it out. The room may import clients and everything below it, and never main or thread.
+// sync-connection.ts carries it out. The room may import near and everything below it, and never main or thread.
 import { parentPort, workerData } from "node:worker_threads";
 import type { OpenOptions } from "../clients/open-client.js";
+import type { RedisHandle } from "../commands/ioredis.js";
 import { type Config, freezeConfig } from "../config/options.js";
 import { Logins } from "../connection/credentials.js";
 import { NotSentError, ShuttingDownError } from "../core/errors.js";
@@ -14,6 +15,7 @@ import { LedgerRow } from "../link/ledger.js";
 import type { FromHelper, HelperData, SyncOpen, ToHelper, ToHelperFromCaller } from "../link/protocol.js";
 import { type Asked, BY_PORT, SyncArea } from "../link/sync-area.js";
 import { crossing, readSync, SyncWriter } from "../link/sync-codec.js";
+import type { NearBuffers } from "../near/near-buffers.js";
 import { SyncConnection } from "./sync-connection.js";
 
 /** Serves the requests of the thread that started this helper, until that thread says close or ends. */
@@ -39,7 +41,7 @@ class SyncServer {
     this.#data = data;
     this.#area = new SyncArea(data.area);
     this.#writer = new SyncWriter(this.#area.data);
-    this.#setup = setUp(data);
+    this.#setup = setUp(data, async () => [...this.#connections.values()][0]!.redis);
     this.#setup.then(
       ({ options }) =>
         options.gate.whenWanted(() => {
@@ -146,12 +148,13 @@ interface Setup {
 }
 
 /** In a thread that no manager started, the environment is the configuration, and only then is dotenv loaded. */
-async function setUp({ managed, threadId }: HelperData): Promise<Setup> {
+async function setUp({ managed, threadId }: HelperData, getRedis: () => Promise<RedisHandle>): Promise<Setup> {
   const config = managed ? freezeConfig(managed.config) : (await import("../config/env.js")).loadConfig();
   const role = "sync";
   const name = connectionName(config.appName, role, threadId);
   if (!managed) return { config, options: { role, name, logger: noopLogger, gate: ownGate(config) } };
-  const { port, ledger, hasProvider } = managed;
+  const { port, ledger, hasProvider, near } = managed;
+  if (near) await watchWrites(near, config, getRedis);
   const row = new LedgerRow(ledger, managed.row);
   const post = (message: FromHelper): void => port.postMessage(message);
   const options: Setup["options"] = {
@@ -173,6 +176,18 @@ async function setUp({ managed, threadId }: HelperData): Promise<Setup> {
     if (message.type === "loginFailed") options.logins?.failed(fromErrorData(message.error));
   });
   return { config, options };
+}
+
+/** As the writes of the calling thread, those of this one are seen by all threads at once. Loaded only with a near cache. */
+async function watchWrites(near: NearBuffers, config: Config, getRedis: () => Promise<RedisHandle>): Promise<void> {
+  const [{ NearMemory }, { watchOwnWrites }, { UnknownCommands }] = await Promise.all([
+    import("../near/near-memory.js"),
+    import("../near/own-writes.js"),
+    import("../near/unknown-commands.js"),
+  ]);
+  const unknown = new UnknownCommands(getRedis);
+  const onlyReads = (name: string): boolean => unknown.onlyReads(name);
+  watchOwnWrites(new NearMemory(near), config.redis.keyPrefix, config.nearCache.prefixes!, onlyReads);
 }
 
 function shuttingDown(outcome: "not-sent" | "unknown"): ShuttingDownError {

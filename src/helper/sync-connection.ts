@@ -29,6 +29,10 @@ export class SyncConnection {
     this.#client = client;
   }
 
+  get redis(): RedisHandle {
+    return this.#client.redis;
+  }
+
   /** Resolves to what ioredis gives for the same call. */
   async run(kind: Exclude<SyncKind, "open" | "close">, request: unknown): Promise<unknown> {
     this.#calls++;

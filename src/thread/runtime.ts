@@ -80,6 +80,7 @@ export class Runtime {
       config: this.#config,
       ledger,
       gate,
+      near,
       row,
       hasProvider,
       giveWay: () => madeClients()?.giveWay(),

@@ -56,6 +56,13 @@ test("own writes are seen at once, by the thread that wrote and by the others", 
   }
 });
 
+test("a synchronous write is seen at once, too", LIMIT, async (t) => {
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+  await manager.ready();
+  await manager.run("readUntilHit", "hot:sync");
+  assert.equal(await manager.run("writesUnseenAfterSync", { key: "hot:sync", count: 200 }), 0);
+});
+
 test("the parsed object of a value is one for all callers of a thread, frozen in depth", LIMIT, async (t) => {
   await server.admin.set("hot:json", '{"list":[1,{"deep":true}]}');
   const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
