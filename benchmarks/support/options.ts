@@ -36,6 +36,7 @@ export const BENCHMARKS: Readonly<Record<string, { readonly canBeside: boolean }
   sync: { canBeside: true },
   pipeline: { canBeside: true },
   leases: { canBeside: false }, // it imports the scripts, and older builds have no locks
+  "near-cache": { canBeside: false }, // older builds have none
 };
 
 export const USAGE =

@@ -15,7 +15,7 @@ export type Decoded = Omit<OwnEntry, "bytes">;
 
 /** An entry and its place take so much beside key and value, roughly. */
 const ENTRY_BYTES = 160;
-/** Of the texts that are read while the table is full, one of so many is kept, at random. */
+/** Of the values that are read while the table is full, one of so many is kept, at random. */
 const ONE_OF = 4;
 /** So many empty entries are kept anyway. */
 const MIN_EMPTY = 1_000;
@@ -49,16 +49,12 @@ export class OwnTable {
     return this.#objects.get(key);
   }
 
-  /**
-   * Where more is read than there is room for, most texts would be dropped before they are read again, and each costs the garbage
-   * collector more than a copy from shared memory does. What is read often gets in all the same.
-   */
   setText(key: string, decoded: Decoded, valueBytes: number): void {
-    if (!this.#wasFull || this.#random() * ONE_OF < 1) this.#set(this.#texts, key, decoded, valueBytes);
+    this.#offer(this.#texts, key, decoded, valueBytes);
   }
 
   setObject(key: string, decoded: Decoded, valueBytes: number): void {
-    this.#set(this.#objects, key, decoded, valueBytes);
+    this.#offer(this.#objects, key, decoded, valueBytes);
   }
 
   clear(): void {
@@ -68,10 +64,20 @@ export class OwnTable {
     this.#bytes = 0;
   }
 
-  #set(entries: Entries, key: string, decoded: Decoded, valueBytes: number): void {
+  /**
+   * Where more is read than there is room for, a new value would drop one that is read before it is read again itself: of keys
+   * that are read in turn, none would ever be a hit. So most of the new ones stay outside. What is read often gets in all the same.
+   */
+  #offer(entries: Entries, key: string, decoded: Decoded, valueBytes: number): void {
     const bytes = ENTRY_BYTES + key.length + valueBytes;
     if (bytes > this.#maxBytes) return;
     const known = entries.get(key);
+    // An outdated value makes room for its successor.
+    if (this.#wasFull && known?.value === undefined && this.#random() * ONE_OF >= 1) return;
+    this.#set(entries, known, key, decoded, bytes);
+  }
+
+  #set(entries: Entries, known: OwnEntry | undefined, key: string, decoded: Decoded, bytes: number): void {
     if (known) {
       if (known.value === undefined) this.#queue.push(known);
       else this.#bytes -= known.bytes;
