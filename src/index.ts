@@ -36,6 +36,8 @@ export type { DashboardOptions, RequestHandler } from "./main/observe/dashboard.
 export type { RunOptions } from "./main/dispatch/task-run.js";
 export type { ShutdownReport } from "./main/shutdown.js";
 export type { KeeperStats, Stats, ThreadStats, Totals } from "./main/observe/stats.js";
+export type { OffReason } from "./near/near-memory.js";
+export type { NearCounts, NearStats } from "./near/near-stats.js";
 export type { OnMessage, SubscribeOptions } from "./main/subscriptions.js";
 export type { MapOptions, MapOutcome } from "./main/dispatch/task-map.js";
 export type { AnyTasks, TaskInput, TaskName, TaskResult } from "./main/dispatch/task-types.js";

@@ -14,6 +14,7 @@ import { badRunOptions } from "./main/dispatch/task-run.js";
 import type { AnyTasks } from "./main/dispatch/task-types.js";
 import { Locks } from "./main/locks.js";
 import type { ConnectionManager } from "./main/manager.js";
+import { MainNear } from "./main/near.js";
 import { collectStats, type Stats } from "./main/observe/stats.js";
 import { type OpenMessage, Thread } from "./main/threads/thread.js";
 import { closeCurrent, disown } from "./thread/clients.js";
@@ -67,6 +68,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
   readonly #totals = new LedgerTotals();
   readonly #gateBuffer: SharedArrayBuffer;
   readonly #gate: ConnectGate;
+  readonly #near: MainNear;
   readonly #locks: Locks;
   #hangUp: (() => void) | undefined;
   readonly #ready = deferred();
@@ -81,7 +83,8 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
     this.#gateBuffer = ConnectGate.buffer(config);
     this.#gate = new ConnectGate(this.#gateBuffer, config, ConnectGate.mainRow(config));
     const gates = { gateBuffer: this.#gateBuffer, gate: this.#gate };
-    this.#locks = new Locks({ config, ...gates, credentials: undefined, logger });
+    this.#near = new MainNear(config);
+    this.#locks = new Locks({ config, ...gates, credentials: undefined, logger, near: this.#near.buffers });
   }
 
   /** Resolves at once, because `setup` has run. @throws REDTHREAD_SHUTTING_DOWN */
@@ -111,6 +114,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
       totals: this.#totals,
       recycled: 0,
       locks: this.#locks,
+      near: this.#near,
       maxDedicated: this.#config.dedicated.max,
       places: 1,
     });
@@ -160,7 +164,7 @@ export class InProcess<Tasks extends object> implements AsyncDisposable {
     this.#hangUp = () => port2.close();
     const config = { tasks: "", ...this.#config }; // a module that is loaded already has no name
     const { taskPrefix } = this.#dispatcher;
-    const shared = { ledger: this.#ledger.buffer, gate: this.#gateBuffer };
+    const shared = { ledger: this.#ledger.buffer, gate: this.#gateBuffer, near: this.#near.buffers };
     return new Runtime(port1, { config, ...shared, hasProvider: false, taskPrefix }, 0);
   }
 

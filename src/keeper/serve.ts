@@ -26,7 +26,8 @@ const post = (message: FromKeeper): void => parentPort!.postMessage(message);
 export function keep(): void {
   const data = workerData as KeeperData;
   const logins = data.hasProvider ? new Logins((refused) => post({ type: "loginWanted", refused })) : undefined;
-  const keeper = connected(data, logins);
+  const life = new AbortController();
+  const keeper = connected(data, logins, life.signal);
   keeper.then(
     () => post({ type: "ready" }),
     (error: unknown) => {
@@ -51,13 +52,14 @@ export function keep(): void {
         logins?.failed(fromErrorData(message.error));
         break;
       case "close":
+        life.abort(); // if it is not connected yet
         void close(keeper, message.closeMs);
         break;
     }
   });
 }
 
-async function connected(data: KeeperData, logins: Logins | undefined): Promise<Keeper> {
+async function connected(data: KeeperData, logins: Logins | undefined, life: AbortSignal): Promise<Keeper> {
   const config = freezeConfig(data.config);
   const { redis, retry, appName, shutdown } = config;
   const role = "keeper";
@@ -85,8 +87,13 @@ async function connected(data: KeeperData, logins: Logins | undefined): Promise<
     },
   });
   let tracking: Tracking | undefined;
-  const main = { ...optionsOf("open"), onResubscribed: (asked: AskedChannel) => queues?.resubscribed(asked) };
-  const client = await openClient(main, shutdown.closeMs);
+  const main = {
+    ...optionsOf("open"),
+    // The host tells of a failure, once for all keepers that meet it.
+    logger: loggerOf((level, message, fields) => logger[level === "error" ? "debug" : level](message, fields)),
+    onResubscribed: (asked: AskedChannel) => queues?.resubscribed(asked),
+  };
+  const client = await openClient(main, shutdown.closeMs, life);
   if (data.near && client instanceof Client) tracking = await track(client, data.near, config, logger);
   logins?.listen(whenUserChanges(logins, () => tracking?.userChanged()));
   const makeClient = await clientMaker(optionsOf("replicasOpen"), shutdown.closeMs);

@@ -5,7 +5,7 @@ import { monotonic, sharedClock } from "../core/clock.js";
 import type { Logger } from "../core/log.js";
 import { classifyReply, isReplyError, replyCode, roleIn, runIdIn } from "../core/replies.js";
 import { sleep, waitAtMost } from "../core/waiting.js";
-import { type NearMemory, OFF, STARTING, TRACKING } from "../near/near-memory.js";
+import { type NearMemory, OFF_REASONS, type OffReason, STARTING, TRACKING } from "../near/near-memory.js";
 import { clockSkew } from "./wall-clock.js";
 
 /** So many questions are answered within `maxStaleMs`. */
@@ -54,7 +54,7 @@ export class Tracking {
   #skewMs: number;
   #sweptAt = monotonic();
   #movedAt = -Infinity;
-  #told = "";
+  #told: OffReason | undefined;
 
   constructor(options: TrackingOptions) {
     this.#options = options;
@@ -113,12 +113,10 @@ export class Tracking {
         await this.#track(session);
         return await this.#prove(session);
       } catch (error) {
-        if (session.isOver || !isReplyError(error)) return; // the connection is gone, and another one comes
-        if (!isPassing(error)) {
-          this.#stop();
-          this.#off(error);
-        }
-        await pause(isPassing(error) ? REPLICA_MS : REFUSED_MS);
+        if (session.isOver) return;
+        if (isPassing(error)) await pause(REPLICA_MS);
+        else if (error instanceof Refused) await this.#refused(error);
+        else return; // the connection is gone, and another one comes
       }
     }
   }
@@ -126,19 +124,18 @@ export class Tracking {
   /** Everything that was asked for before the server has begun to tell is dropped. */
   async #track(session: Session): Promise<void> {
     const { memory, prefixes } = this.#options;
-    if (!this.#handle.speaksResp3) throw new Refused("RESP3 is not spoken (redis.ioredis.protocol, or the server)");
-    const server = runIdIn(await this.#asked("INFO server", this.#handle.own("info", "server")));
-    if (server === undefined) throw new Refused("INFO server names no run_id");
+    if (!this.#handle.speaksResp3) throw new Refused("RESP3");
+    const server = runIdIn(await allowed("INFO", this.#handle.own("info", "server")));
+    if (server === undefined) throw new Refused("INFO");
     // After an error it may be on: the server would say that the prefixes overlap with those that it has.
-    await this.#asked("CLIENT TRACKING", this.#handle.own("client", "TRACKING", "OFF"));
+    await allowed("CLIENT TRACKING", this.#handle.own("client", "TRACKING", "OFF"));
     const each = prefixes.flatMap((prefix) => ["PREFIX", prefix]);
-    await this.#asked("CLIENT TRACKING", this.#handle.own("client", "TRACKING", "ON", "BCAST", ...each));
+    await allowed("CLIENT TRACKING", this.#handle.own("client", "TRACKING", "ON", "BCAST", ...each));
     if (session.isOver) return;
     memory.setServer(server);
     this.#drop();
     memory.setState(TRACKING);
     memory.add("connects", 1);
-    this.#told = "";
   }
 
   /**
@@ -166,6 +163,7 @@ export class Tracking {
         continue;
       }
       memory.setState(TRACKING);
+      this.#told = undefined;
       if (before !== undefined && !memory.setLease(generation, before + maxStaleMs - ROUNDING_MS)) return;
       if (before !== undefined) memory.set("provedAt", before);
       before = sentAt;
@@ -175,7 +173,7 @@ export class Tracking {
 
   async #role(): Promise<string | undefined> {
     try {
-      return roleIn(await this.#answered(this.#handle.own("info", "replication")));
+      return roleIn(await this.#answered(allowed("INFO", this.#handle.own("info", "replication"))));
     } catch (error) {
       if (isPassing(error)) return BUSY;
       throw error;
@@ -210,31 +208,44 @@ export class Tracking {
     const { memory, generation } = this.#options;
     memory.setLease(generation, 0);
     if (memory.state === TRACKING) this.#drop();
-    this.#off(new Refused("the server is no master"));
+    this.#off(new Refused("replica"));
     await pause(REPLICA_MS);
   }
 
-  #off(error: Error): void {
-    const { memory, logger } = this.#options;
-    memory.setState(OFF);
-    const reason = error instanceof Refused ? error.message : replyCode(error);
-    if (reason === this.#told) return;
-    this.#told = reason;
-    logger.warn("the near cache is off: every read asks Redis", { reason });
+  async #refused(error: Refused): Promise<void> {
+    this.#stop();
+    this.#off(error);
+    await pause(REFUSED_MS);
   }
 
-  async #asked(command: string, reply: Promise<unknown>): Promise<unknown> {
-    return reply.catch((error: unknown) => {
-      throw isReplyError(error) && !isPassing(error)
-        ? new Refused(`${command} was refused (${replyCode(error)})`)
-        : error;
-    });
+  /** Logs a reason once, until it is tracked again. */
+  #off({ reason, code }: Refused): void {
+    const { memory, logger } = this.#options;
+    memory.setOff(reason);
+    if (reason === this.#told) return;
+    this.#told = reason;
+    logger.warn("the near cache is off: every read asks Redis", { reason: OFF_REASONS[reason], code });
   }
 }
 
-/** Why nothing can be tracked. It has the name of a server's error reply, as which it counts. */
+/** Why nothing can be tracked. */
 class Refused extends Error {
-  override readonly name = "ReplyError";
+  readonly reason: OffReason;
+  /** Of the server's error reply, if it was one. */
+  readonly code: string | undefined;
+
+  constructor(reason: OffReason, code?: string) {
+    super(OFF_REASONS[reason]);
+    this.reason = reason;
+    this.code = code;
+  }
+}
+
+/** The reply to a command that the near cache cannot do without. */
+async function allowed(reason: OffReason, reply: Promise<unknown>): Promise<unknown> {
+  return reply.catch((error: unknown) => {
+    throw isReplyError(error) && !isPassing(error) ? new Refused(reason, replyCode(error)) : error;
+  });
 }
 
 /** The server is busy, or loads its data. */

@@ -1,6 +1,7 @@
 import type { MessagePort } from "node:worker_threads";
 import { monotonic, randomBetween, sharedClock } from "../core/clock.js";
 import { ShuttingDownError, ThreadStartFailedError } from "../core/errors.js";
+import { errorCode, type LogFields } from "../core/log.js";
 import { toErrorData } from "../link/error-serialization.js";
 import { KeeperLedger } from "./keeper-ledger.js";
 import type { FromHost, HostEnd, ToHost } from "./keeper-protocol.js";
@@ -34,10 +35,11 @@ interface Owner {
 }
 
 /**
- * Starts the keeper with the first lock. After its end it starts the next one, with the locks of all owners, also of owners
- * that compute and hear nothing.
+ * Starts the keeper with the first lock, or with the near cache. After its end it starts the next one, with the locks of all
+ * owners, also of owners that compute and hear nothing.
  */
 export class KeeperHost {
+  readonly #options: KeeperThreadOptions;
   readonly #start: StartKeeper;
   readonly #owners = new Set<Owner>();
   #keeper: StartedKeeper | undefined;
@@ -51,16 +53,16 @@ export class KeeperHost {
   #ledger: KeeperLedger | undefined;
   #ids = 0;
   #isClosed = false;
-  /** There is a near cache: a keeper is needed from the start to the end. */
-  readonly #isAlwaysNeeded: boolean;
+  /** Why no keeper could be connected, as the log has it. */
+  #told: string | undefined;
 
   /** `start` starts a keeper. */
   constructor(
     options: KeeperThreadOptions,
     start: StartKeeper = (ledger, events) => new KeeperThread(options, ledger, events),
   ) {
+    this.#options = options;
     this.#start = start;
-    this.#isAlwaysNeeded = options.near !== undefined;
   }
 
   /** Starts the keeper of a near cache. */
@@ -158,15 +160,15 @@ export class KeeperHost {
     this.#isConnected = false;
     const events: KeeperEvents = {
       connected: () => this.#connected(),
-      failed: (error) => this.#fail(error),
-      ended: () => this.#ended(),
+      failed: (error) => this.#failed(error),
+      ended: (cause) => this.#ended(cause),
     };
     try {
       const keeper = (this.#keeper = this.#start(this.#ledger!.buffer, events));
       for (const owner of this.#owners) this.#present(owner, keeper);
     } catch (cause) {
-      this.#fail(new ThreadStartFailedError("the keeper could not start", { outcome: "not-sent", cause }));
-      this.#ended();
+      this.#failed(new ThreadStartFailedError("the keeper could not start", { outcome: "not-sent", cause }));
+      this.#ended(cause);
     }
   }
 
@@ -183,6 +185,7 @@ export class KeeperHost {
 
   #connected(): void {
     this.#isConnected = true;
+    this.#told = undefined;
     for (const owner of this.#owners) {
       if (owner.isGone) this.#owners.delete(owner);
       else this.#give(owner);
@@ -198,6 +201,22 @@ export class KeeperHost {
     owner.link.postMessage(message, [port]);
   }
 
+  /** One line for each reason, because the next keeper mostly fails as this one did. */
+  #failed(error: unknown): void {
+    if (this.#isClosed) return;
+    const { cause } = error as { cause?: unknown };
+    const code = errorCode(cause ?? error);
+    if (code !== this.#told) this.#log("could not be connected", { code });
+    this.#told = code;
+    this.#options.near?.setOff("keeper");
+    this.#fail(error);
+  }
+
+  #log(what: string, fields: LogFields): void {
+    const { near, logger } = this.#options;
+    logger.error(`the keeper, which extends locks${near ? " and keeps the near cache true" : ""}, ${what}`, fields);
+  }
+
   /** To the owners that wait for a keeper. */
   #fail(error: unknown): void {
     const message: FromHost = { type: "failed", error: toErrorData(error) };
@@ -207,8 +226,9 @@ export class KeeperHost {
     }
   }
 
-  #ended(): void {
+  #ended(cause: unknown): void {
     const wasConnected = this.#isConnected;
+    if (wasConnected && !this.#isClosed) this.#log("has ended", cause === undefined ? {} : { code: errorCode(cause) });
     this.#keeper = undefined;
     this.#isConnected = false;
     for (const owner of this.#owners) forget(owner);
@@ -223,9 +243,9 @@ export class KeeperHost {
     if (mayBeNeeded || this.#isNeeded) this.#startInTime();
   }
 
-  /** Whether a keeper is waited for, or could still save a lock. */
+  /** Whether a keeper is waited for, could still save a lock, or has a near cache to keep true. */
   get #isNeeded(): boolean {
-    if (this.#isAlwaysNeeded) return true;
+    if (this.#options.near) return true;
     const now = sharedClock();
     return [...this.#owners].some((owner) => owner.isWaiting || isInUse(owner, now));
   }

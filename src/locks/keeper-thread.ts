@@ -1,7 +1,7 @@
 import { type MessagePort, Worker } from "node:worker_threads";
 import type { Config } from "../config/options.js";
 import { ThreadStartFailedError } from "../core/errors.js";
-import { errorCode, type Logger } from "../core/log.js";
+import type { Logger } from "../core/log.js";
 import { permissionFlags, threadFile } from "../core/packages.js";
 import { waitAtMost } from "../core/waiting.js";
 import { fromErrorData } from "../link/error-serialization.js";
@@ -34,7 +34,7 @@ export interface KeeperEvents {
   connected(): void;
   /** It could not be connected, and ends. */
   failed(error: unknown): void;
-  ended(): void;
+  ended(cause?: unknown): void;
 }
 
 /** A keeper as its host sees it. */
@@ -47,7 +47,6 @@ export interface StartedKeeper {
 export class KeeperThread implements StartedKeeper {
   readonly #worker: Worker;
   readonly #exited: Promise<void>;
-  #isClosing = false;
 
   constructor(options: KeeperThreadOptions, ledger: SharedArrayBuffer, events: KeeperEvents) {
     const { config, gate, replicasProblem, credentials, logger, near, onGone } = options;
@@ -78,10 +77,9 @@ export class KeeperThread implements StartedKeeper {
         near?.nextGeneration(); // nothing is served any more
         credentials?.gone(this);
         onGone?.();
-        if (!this.#isClosing) logger.error("the keeper, which extends locks, has ended", { code: errorCode(cause) });
-        const ended = "the keeper, which extends locks, ended before it was connected";
+        const ended = "the keeper ended before it was connected";
         if (!isAnswered) events.failed(new ThreadStartFailedError(ended, { outcome: "not-sent", cause }));
-        events.ended(); // the place of its connection is free for the next one
+        events.ended(cause); // the place of its connection is free for the next one
         resolve();
       });
     });
@@ -94,7 +92,6 @@ export class KeeperThread implements StartedKeeper {
 
   /** Ends it, by force after `ms`. What is still held is released before. Never rejects. */
   async close(ms: number): Promise<void> {
-    this.#isClosing = true;
     this.post({ type: "close", closeMs: ms });
     if (!(await waitAtMost(ms, this.#exited))) await this.#worker.terminate();
   }

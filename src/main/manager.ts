@@ -36,7 +36,7 @@ export interface Health {
   readonly live: boolean;
   /** Whether new work should be sent here. */
   readonly ready: boolean;
-  /** Why it is not ready. Also while it is ready: a node of a Cluster is away, subscriptions are not back, locks are not extended. */
+  /** Why it is not ready. Also while it is ready: a node of a Cluster is away, subscriptions are not back, locks are not extended, the near cache is off. */
   readonly reasons: readonly string[];
 }
 
@@ -248,6 +248,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
       totals: this.#threads.totals,
       recycled: this.#recycler.recycled,
       locks: this.#locks,
+      near: this.#near,
       maxDedicated: this.#config.dedicated.max,
       places: this.#config.threads.count,
     });
@@ -270,6 +271,7 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
     // The threads serve. Each holder of a lock is told of the loss, if it comes to that.
     const { problem } = this.#locks;
     if (problem !== undefined) reasons.push(problem);
+    if (this.#near.problem !== undefined) reasons.push(this.#near.problem); // Redis is asked instead
     return { live: this.#phase !== "closed", ready, reasons };
   }
 

@@ -334,6 +334,19 @@ export class NearLog {
   }
 }
 
+/** How many bytes records take, and how often a segment was emptied to be filled again. */
+export function usageOf({ segments, segmentWords }: NearMemory): {
+  readonly usedBytes: number;
+  readonly wraps: number;
+} {
+  let [units, wraps] = [0, 0];
+  for (let word = 0; word < segments * WORDS_PER_SEGMENT; word += WORDS_PER_SEGMENT) {
+    units += Atomics.load(segmentWords, word + HEAD);
+    wraps += Math.max(Atomics.load(segmentWords, word + USE) - 1, 0);
+  }
+  return { usedBytes: units * UNIT, wraps };
+}
+
 /** Closes what a thread was filling when it ended. */
 export function closeSegments(memory: NearMemory, owner: number): void {
   for (let segment = 0; segment < memory.segments; segment++) closeSegment(memory, segment, owner);

@@ -21,6 +21,18 @@ export const TRACKING = 1;
 export const OFF = 2;
 export type TrackingState = typeof STARTING | typeof TRACKING | typeof OFF;
 
+/** Why it is off. */
+export const OFF_REASONS = {
+  RESP3: "the connection does not speak RESP3 (redis.ioredis.protocol, or an old server)",
+  INFO: "INFO is refused, or names no run_id",
+  "CLIENT TRACKING": "CLIENT TRACKING is refused",
+  replica: "the server is no master",
+  keeper: "no keeper could be started, or none could be connected",
+} as const;
+export type OffReason = keyof typeof OFF_REASONS;
+/** Behind the state, in its word. */
+const REASON_SHIFT = 2;
+
 /** Numbers of the keeper, which it alone writes. */
 const NUMBERS = ["invalidated", "flushes", "connects", "provedAt"] as const;
 type NumberField = (typeof NUMBERS)[number];
@@ -96,7 +108,13 @@ export class NearMemory {
   }
 
   get state(): TrackingState {
-    return Atomics.load(this.#cells, STATE) as TrackingState;
+    return (Atomics.load(this.#cells, STATE) & (2 ** REASON_SHIFT - 1)) as TrackingState;
+  }
+
+  /** Undefined unless it is off. */
+  get offReason(): OffReason | undefined {
+    const word = Atomics.load(this.#cells, STATE);
+    return (Object.keys(OFF_REASONS) as OffReason[])[(word >> REASON_SHIFT) - 1];
   }
 
   versionOf(bucket: number): number {
@@ -170,7 +188,7 @@ export class NearMemory {
       const next = BigInt.asIntN(32, (current >> 32n) + 1n);
       const changed = Atomics.compareExchange(this.#leases, LEASE / 2, current, next << 32n);
       if (changed !== current) continue;
-      Atomics.store(this.#cells, STATE, STARTING);
+      if (this.state === TRACKING) this.setState(STARTING); // what was off stays off, until a keeper knows better
       return Number(next);
     }
   }
@@ -191,8 +209,13 @@ export class NearMemory {
     return Atomics.exchange(this.#cells, ELSEWHERE, 0) > 0;
   }
 
-  setState(state: TrackingState): void {
+  setState(state: typeof STARTING | typeof TRACKING): void {
     Atomics.store(this.#cells, STATE, state);
+  }
+
+  setOff(reason: OffReason): void {
+    const place = Object.keys(OFF_REASONS).indexOf(reason) + 1;
+    Atomics.store(this.#cells, STATE, OFF | (place << REASON_SHIFT));
   }
 
   /** The server whose writes are told. Undefined: none. A thread that reads meanwhile finds no server. */

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { after, before, test, type TestContext } from "node:test";
-import { disconnect, getRedis } from "../../src/worker.js";
+import { disconnect, getRedis, near } from "../../src/worker.js";
 import { type InProcessOptions, runInProcess } from "../../src/testing.js";
 import type * as InProcessTasks from "../fixtures/in-process-tasks.js";
+import * as nearTasks from "../fixtures/near-observed-tasks.js";
 import * as tasks from "../fixtures/tasks.js";
 import { eventually } from "../support/gate.js";
 import { leakCheck } from "../support/leak-check.js";
@@ -109,6 +110,20 @@ test("map, stats and ready work as in a manager", DEADLINE, async (t) => {
   await run.close();
   await assert.rejects(run.ready(), code("SHUTTING_DOWN"));
   await assert.rejects(run.map("echo", [1]).next(), code("SHUTTING_DOWN"));
+});
+
+test("the near cache works as in a thread, and close ends its keeper", DEADLINE, async (t) => {
+  const run = await runInProcess(nearTasks, { ...options(t), nearCache: { prefixes: ["model:"] } });
+  await eventually(() => (run.stats().near?.leaseMs ?? 0) > 0, WAIT_MS, "values may be served");
+  await run.run("write", { key: "model:1", value: "first" });
+  for (const _ of [1, 2]) assert.equal(await run.run("read", "model:1"), "first");
+  await run.run("write", { key: "model:1", value: "second" });
+  assert.equal(await run.run("read", "model:1"), "second");
+  const { near: numbers, threads } = run.stats();
+  assert.ok(numbers!.totals.hits.own > 0);
+  assert.deepEqual(threads[0]!.near, numbers!.totals);
+  await run.close();
+  await assert.rejects(near.get("model:1"), code("CONFIG_INVALID"));
 });
 
 test("close waits for the running tasks, and then no task is taken", DEADLINE, async (t) => {

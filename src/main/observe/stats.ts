@@ -2,7 +2,8 @@ import type { ConnectionState } from "../../connection/connection-state.js";
 import type { LockLoss } from "../../core/errors.js";
 import type { BreakerState } from "../../gate/breaker.js";
 import type { ConnectGate } from "../../gate/connect-gate.js";
-import { CLOSED_FIELDS, type LedgerField, type LedgerTotals } from "../../link/ledger.js";
+import { CLOSED_FIELDS, type LedgerField, type LedgerTotals, type NearField } from "../../link/ledger.js";
+import type { NearCounts, NearStats } from "../../near/near-stats.js";
 import type { CloseReason } from "../../pool/pool.js";
 import type { MainClients } from "../clients.js";
 import type { Dispatcher, TaskTally } from "../dispatch/dispatcher.js";
@@ -21,8 +22,10 @@ export interface Stats {
   readonly recycled: number;
   /** How many threads ended without being asked to close. */
   readonly died: number;
-  /** The locks of this process, and the keeper that extends them. Null before the first lock. */
+  /** The locks of this process, and the keeper that extends them. Null before the first lock, unless there is a near cache. */
   readonly keeper: KeeperStats | null;
+  /** Null without `nearCache.prefixes`, and until the code of the near cache is loaded. */
+  readonly near: NearStats | null;
   /** Sums over all threads so far, including threads that are gone. */
   readonly totals: Totals;
   /** `threads.count`. */
@@ -31,7 +34,7 @@ export interface Stats {
 }
 
 export interface KeeperStats {
-  /** Of its connection; in a Cluster connected to at least one node. `ended`: no keeper lives. Another one is started while a lock is held, and with the next lock. */
+  /** Of its connection; in a Cluster connected to at least one node. `ended`: no keeper lives. Another one is started while a lock is held or there is a near cache, and with the next lock. */
   readonly state: "connecting" | "connected" | "ended";
   /** Locks that all threads held when the keeper last looked, at most 50 ms ago while any is held. */
   readonly held: number;
@@ -81,6 +84,8 @@ export interface ThreadStats {
     /** Clients that were closed so far, by reason. */
     readonly closed: Readonly<Record<CloseReason, number>>;
   };
+  /** Null where `Stats.near` is. */
+  readonly near: NearCounts | null;
 }
 
 export interface StatsSources {
@@ -92,13 +97,28 @@ export interface StatsSources {
   readonly totals: LedgerTotals;
   readonly recycled: number;
   readonly locks: { readonly stats: KeeperStats | null; readonly open: number };
+  readonly near: {
+    countsOf(count: (field: NearField) => number): NearCounts | null;
+    stats(count: (field: NearField) => number): NearStats | null;
+  };
   readonly maxDedicated: number;
   readonly places: number;
 }
 
 /** All numbers at once and without a message to threads, so that a thread blocked by CPU shows its last numbers. */
 export function collectStats(sources: StatsSources): Stats {
-  const { clients, gate, maxConnections = null, dispatcher, threads, totals, locks, maxDedicated, places } = sources;
+  const {
+    clients,
+    gate,
+    maxConnections = null,
+    dispatcher,
+    threads,
+    totals,
+    locks,
+    near,
+    maxDedicated,
+    places,
+  } = sources;
   const { primary } = clients;
   const living = [...threads];
   const rows = living.map(({ row }) => row);
@@ -113,6 +133,7 @@ export function collectStats(sources: StatsSources): Stats {
     recycled: sources.recycled,
     died: threads.died,
     keeper: locks.stats,
+    near: near.stats(total),
     totals: {
       acquires: total("acquires"),
       acquireTimeouts: total("acquireTimeouts"),
@@ -138,6 +159,7 @@ export function collectStats(sources: StatsSources): Stats {
         max: maxDedicated,
         closed: closedBy((field) => thread.row.get(field)),
       },
+      near: near.countsOf((field) => thread.row.get(field)),
     })),
   };
 }
