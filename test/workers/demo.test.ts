@@ -71,8 +71,29 @@ test("the demo stores, searches, shuts down, and leaves neither a connection nor
   assert.equal(report.connectionsLeft, 0);
   assert.equal(report.shutdown.tasks.abandoned, 0);
   assert.match(output, /CLIENT LIST of the server: 0 connections/);
+  assert.ok(report.nearCache.hitRate > 0.5, output);
+  assert.match(output, /near cache: \d+\.\d % of \d+ reads of int8 vectors asked nothing of Redis/);
   assert.deepEqual(await server.admin.keys("*"), ["somebody's"]);
   assert.deepEqual(await server.clients(), []);
+});
+
+test("on the embedded server, which tells of no writes, the demo says that the near cache is off, and finds the same", async (t) => {
+  const root = await repositoryWithVectors(t);
+  let output = "";
+  const { nearCache, strategies } = await runDemo({
+    options: optionsFor({}),
+    root,
+    env: { PATH: "" },
+    progress: new Progress({ write: (text) => (output += text) }),
+    logger: noopLogger,
+    signal: new AbortController().signal,
+  });
+  assert.deepEqual(
+    { ...nearCache, reads: 0 },
+    { off: "the near cache is off: INFO is refused, or names no run_id", reads: 0, hitRate: 0 },
+  );
+  assert.match(output, /the near cache is off: INFO .*; \d+ reads went to Redis/);
+  for (const { name, recallAt10 } of strategies) assert.ok(recallAt10 > (name === "sign" ? 0.2 : 0.95), name);
 });
 
 test("a demo that is stopped in the middle leaves neither a connection nor a key on the server", async (t) => {

@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { ConnectionManager, type Logger, type ShutdownReport } from "../../src/index.js";
 import { QUANTIZERS, type QuantizerName } from "../quantize.js";
 import type { Hits } from "../top-k.js";
@@ -9,7 +10,14 @@ import type { Progress } from "./progress.js";
 import { chooseQueries, sampleRows, type Query } from "./queries.js";
 import { recall } from "./recall.js";
 import { withRedis, type DemoRedis } from "./redis-source.js";
-import { printNeighbours, printStrategies, type DemoReport, type StrategyReport } from "./report.js";
+import {
+  printNear,
+  printNeighbours,
+  printStrategies,
+  type DemoReport,
+  type NearReport,
+  type StrategyReport,
+} from "./report.js";
 import type { VectorFile } from "./vector-file.js";
 import { eachOf, STRATEGIES, VectorStore, type VectorManager } from "./vector-store.js";
 import { openVectors } from "./vectors-source.js";
@@ -29,6 +37,7 @@ type Measured = Omit<DemoReport, "connectionsLeft" | "shutdown">;
 const NEIGHBOURS = 10;
 /** More than all words take as int8, with any number of threads; what is not used costs nothing. */
 const NEAR_BYTES = 256 * 2 ** 20;
+const NEAR_START_MS = 5_000;
 const SHUTDOWN = { drainMs: 2_000, closeMs: 2_000 };
 
 /**
@@ -100,6 +109,7 @@ async function measure(
   redis: DemoRedis,
 ): Promise<Measured> {
   await manager.ready();
+  await nearSettled(manager);
   signal.throwIfAborted();
   const threads = manager.stats().threads.length;
   progress.line(`${options.words} words, ${vectors.dimensions} dimensions, ${threads} threads, on ${redis.name}`);
@@ -110,15 +120,24 @@ async function measure(
   printNeighbours(progress, neighbours);
   const strategies = await searchAll(store, progress, sampleRows(options.words), vectors.dimensions);
   printStrategies(progress, strategies);
+  const nearCache = countReads(manager);
+  printNear(progress, nearCache);
   const tasksPerSecond = countTasks(manager, progress, (performance.now() - startedAt) / 1_000);
   return {
     words: options.words,
     dimensions: vectors.dimensions,
     strategies,
+    nearCache,
     queries: neighbours,
     threads,
     tasksPerSecond,
   };
+}
+
+/** The near cache is on or off as soon as its keeper is connected, which no one waits for. Here its hits are counted. */
+async function nearSettled(manager: VectorManager): Promise<void> {
+  const giveUpAt = performance.now() + NEAR_START_MS;
+  while ((manager.stats().near?.state ?? "starting") === "starting" && performance.now() < giveUpAt) await sleep(10);
 }
 
 async function storeAll(store: VectorStore, progress: Progress): Promise<void> {
@@ -166,6 +185,13 @@ async function search(
     }),
   );
   return { found, seconds: (performance.now() - startedAt) / 1_000 };
+}
+
+function countReads(manager: VectorManager): NearReport {
+  const { hits, misses } = manager.stats().near!.totals;
+  const reads = hits.own + hits.shared + misses;
+  const off = manager.health().reasons.find((reason) => reason.startsWith("the near cache")) ?? null;
+  return { off, reads, hitRate: round((reads - misses) / reads, 4) };
 }
 
 function countTasks(manager: VectorManager, progress: Progress, seconds: number): number {

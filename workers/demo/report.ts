@@ -6,12 +6,22 @@ export interface DemoReport {
   readonly words: number;
   readonly dimensions: number;
   readonly strategies: readonly StrategyReport[];
+  readonly nearCache: NearReport;
   readonly queries: readonly { word: string; neighbours: readonly { word: string; score: number }[] }[];
   readonly threads: number;
   /** All threads together, from the first stored block to the last answered query. */
   readonly tasksPerSecond: number;
   readonly connectionsLeft: number;
   readonly shutdown: ShutdownReport;
+}
+
+/** The near cache, through which the rows of int8 are read. */
+export interface NearReport {
+  /** Why it is off; null if it is on. */
+  readonly off: string | null;
+  readonly reads: number;
+  /** The share of the reads that asked nothing of Redis. */
+  readonly hitRate: number;
 }
 
 export interface StrategyReport {
@@ -40,4 +50,9 @@ export function printStrategies(progress: Progress, strategies: readonly Strateg
   }
   progress.line("  (sign: 1 bit per dimension to choose candidates, which are then ranked by their int8 rows)");
   progress.line();
+}
+
+export function printNear(progress: Progress, { off, reads, hitRate }: NearReport): void {
+  const rate = `${(hitRate * 100).toFixed(1)} % of ${reads} reads of int8 vectors`;
+  progress.line(off === null ? `near cache: ${rate} asked nothing of Redis` : `${off}; ${reads} reads went to Redis`);
 }
