@@ -1,12 +1,14 @@
 import { bullmq } from "./bullmq/bullmq.js";
 import { inBatches, perCall, proxy, TUNED } from "./by-hand/by-hand.js";
 import type { Contender, ContenderOptions } from "./contender.js";
-import { redthread, redthreadMap } from "./redthread/redthread.js";
+import { redthread, redthreadMap, redthreadNear } from "./redthread/redthread.js";
 
 /** All ways to run tasks in threads, by name. */
 export const ROSTER = {
   "redthread run()": redthread,
   "redthread map()": redthreadMap,
+  // Not with an older build, which may have no near cache.
+  "near cache in redthread run()": redthreadNear,
   // As the documentation of both has it, no option set.
   "piscina + global ioredis": perCall("by-hand/tasks.js", { name: "item" }),
   "piscina tuned + global ioredis": perCall("by-hand/tasks.js", { ...TUNED, name: "item" }),

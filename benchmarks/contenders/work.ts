@@ -10,7 +10,7 @@ export interface Item {
 /** The unit of work of every contender: GET 4 kB, `rounds` x sha256, SET. */
 export async function work(redis: Redis, { key, rounds }: Item): Promise<number> {
   const value = (await redis.getBuffer(key)) ?? Buffer.alloc(0);
-  await redis.set(`${key}:out`, digest(value, rounds));
+  await redis.set(`out:${key}`, digest(value, rounds));
   return value.length;
 }
 

@@ -37,6 +37,7 @@ export const BENCHMARKS: Readonly<Record<string, { readonly canBeside: boolean }
   pipeline: { canBeside: true },
   leases: { canBeside: false }, // it imports the scripts, and older builds have no locks
   "near-cache": { canBeside: false }, // older builds have none
+  "near-memory": { canBeside: false },
 };
 
 export const USAGE =

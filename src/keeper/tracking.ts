@@ -164,9 +164,11 @@ export class Tracking {
       }
       memory.setState(TRACKING);
       this.#told = undefined;
+      const isFirst = before === undefined;
       if (before !== undefined && !memory.setLease(generation, before + maxStaleMs - ROUNDING_MS)) return;
       if (before !== undefined) memory.set("provedAt", before);
       before = sentAt;
+      if (isFirst) continue; // nothing is served before the second answer
       await pause(maxStaleMs / QUESTIONS - (sharedClock() - sentAt));
     }
   }

@@ -30,6 +30,21 @@ test(
   },
 );
 
+test("values are served as soon as the server has answered twice, however old they may become", LIMIT, async (t) => {
+  await server.admin.set("hot:soon", "one");
+  const maxStaleMs = 3_600_000; // the questions that follow are 12 minutes apart
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache: { ...nearCache, maxStaleMs } });
+  await manager.ready();
+  await eventually(
+    async () => {
+      await manager.near.get("hot:soon");
+      return manager.near.peek("hot:soon") === "one";
+    },
+    20_000,
+    "it is served",
+  );
+});
+
 test("a key that is missing is known to be missing, until it is made", LIMIT, async (t) => {
   await server.admin.del("hot:none");
   const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });

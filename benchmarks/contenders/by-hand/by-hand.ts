@@ -42,7 +42,7 @@ export function proxy(options: ContenderOptions): Contender {
     drive: byCallers(async ({ key, rounds }) => {
       const value = await redis.getBuffer(key);
       const hashed = (await threads.run({ value, rounds })) as Uint8Array;
-      await redis.set(`${key}:out`, Buffer.from(hashed.buffer, hashed.byteOffset, hashed.length));
+      await redis.set(`out:${key}`, Buffer.from(hashed.buffer, hashed.byteOffset, hashed.length));
     }),
     close: () => Promise.all([redis.quit(), threads.destroy()]),
   };

@@ -11,6 +11,6 @@ const connecting = GlideClient.createClient({
 export default async function item({ key, rounds }: Item): Promise<number> {
   const redis = await connecting;
   const value = ((await redis.get(key)) as Buffer | null) ?? Buffer.alloc(0);
-  await redis.set(`${key}:out`, digest(value, rounds));
+  await redis.set(`out:${key}`, digest(value, rounds));
   return value.length;
 }

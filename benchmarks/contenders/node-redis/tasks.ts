@@ -10,6 +10,6 @@ const connecting = createClient({ socket: { host: "127.0.0.1", port: placeOfThre
 export default async function item({ key, rounds }: Item): Promise<number> {
   const redis = await connecting;
   const value = (await redis.get(key)) ?? Buffer.alloc(0);
-  await redis.set(`${key}:out`, digest(value, rounds));
+  await redis.set(`out:${key}`, digest(value, rounds));
   return value.length;
 }

@@ -2,6 +2,7 @@ import { ConnectionManager, type ManagerOptions } from "redthread";
 import { silent } from "../../../test/support/silent.js";
 import type { Build } from "../../support/build.js";
 import { byCallers, type Contender, type ContenderOptions } from "../contender.js";
+import type * as NearTasks from "./near-tasks.js";
 import type * as Tasks from "./tasks.js";
 
 const TASKS = "contenders/redthread/tasks.js";
@@ -9,6 +10,16 @@ const TASKS = "contenders/redthread/tasks.js";
 /** Callers of `run()`; all options have their defaults. */
 export function redthread({ port, threads }: ContenderOptions): Contender {
   const manager = openManager<typeof Tasks>({ redis: { port }, threads: { count: threads } });
+  return {
+    drive: byCallers((item) => manager.run("item", item)),
+    close: () => manager.shutdown(),
+  };
+}
+
+/** The same, but that the keys are read through the near cache. */
+export function redthreadNear({ port, threads }: ContenderOptions): Contender {
+  const options = { redis: { port }, threads: { count: threads }, nearCache: { prefixes: ["bench:"] } };
+  const manager = openManager<typeof NearTasks>(options, "contenders/redthread/near-tasks.js");
   return {
     drive: byCallers((item) => manager.run("item", item)),
     close: () => manager.shutdown(),
