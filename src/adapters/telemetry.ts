@@ -199,6 +199,45 @@ export const MEASURES: readonly Measure[] = [
     help: "Locks that were lost while they were held, by reason",
     ...by("redthread.reason", ({ keeper }) => Object.entries(keeper?.lost ?? {})),
   },
+  // Absent without a near cache
+  ...plain("min", "{flag}", {
+    "redthread.near.serving": ["1 while the near cache may serve", ({ near }) => near && Number(near.leaseMs > 0)],
+  }),
+  {
+    kind: "counter",
+    name: "redthread.near.reads",
+    unit: "{read}",
+    help: "Reads of the near cache by result; missed and unleased ones asked Redis",
+    ...by("redthread.near.result", ({ near }) => {
+      if (!near) return [];
+      const { hits, misses, unleased } = near.totals;
+      return Object.entries({ ...hits, missed: misses - unleased, unleased });
+    }),
+  },
+  {
+    kind: "counter",
+    name: "redthread.near.replies",
+    unit: "{reply}",
+    help: "Replies to reads of the near cache by what became of them",
+    ...by("redthread.near.outcome", ({ near }) => {
+      if (!near) return [];
+      const { fills: kept, outdated, elsewhere, oversize } = near.totals;
+      return Object.entries({ kept, outdated, elsewhere, oversize });
+    }),
+  },
+  ...plain("counter", "{key}", {
+    "redthread.near.invalidated": ["Keys that the server told were written", ({ near }) => near?.invalidated],
+  }),
+  ...plain("counter", "{flush}", {
+    "redthread.near.flushes": ["Times that all values were dropped", ({ near }) => near?.flushes],
+  }),
+  ...plain("sum", "By", {
+    "redthread.near.size": ["Memory of values and their keys", ({ near }) => near?.usedBytes],
+    "redthread.near.limit": ["nearCache.maxBytes", ({ near }) => near?.maxBytes],
+  }),
+  ...plain("counter", "{segment}", {
+    "redthread.near.wraps": ["Segments that were emptied to be filled again", ({ near }) => near?.wraps],
+  }),
 ];
 
 /** Measures of one number each, which is absent where there is none. */

@@ -11,6 +11,7 @@ import { ForeignError } from "../connection/foreign.js";
 import { errorCode } from "../core/log.js";
 import { connectionName } from "../core/names.js";
 import { tryLocks } from "./locks.js";
+import { tryNearCache } from "./near.js";
 import { examineNodes } from "./nodes.js";
 import { type Check, CHECKS, codeAndText, fail, type Finding, ok, type Report, skip } from "./report.js";
 import { judgeIdle, judgeInfo, measureLatency, tryPermissions } from "./server.js";
@@ -69,6 +70,8 @@ async function examineServer(options: ConnectOptions, config: Config): Promise<F
     // The permissions come last, because RESP2 allows hardly any command after a SUBSCRIBE.
     check = "locks";
     findings.push(await tryLocks(redis, name, config));
+    check = "near cache";
+    findings.push(await tryNearCache(redis, name, config));
     check = "permissions";
     findings.push(await tryPermissions(redis, name, settings.db));
   } catch (error) {

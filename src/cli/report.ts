@@ -15,6 +15,7 @@ export const CHECKS = [
   "idle connections",
   "permissions",
   "locks",
+  "near cache",
 ] as const;
 
 export type Check = (typeof CHECKS)[number];

@@ -286,7 +286,9 @@ test("a thread's own meter has how long its locks were waited for and held", LIM
   for (const key of ["first", "second"]) await manager.run("locked", key);
   const { "redthread.lock.wait": waits, "redthread.lock.duration": holds } = await manager.run("histograms");
   assert.deepEqual([waits, holds], [2, 2]);
-  assert.deepEqual(pointsOf((await metrics()).get("redthread.keeper.connected")), [[1, {}]]);
+  const all = await metrics();
+  assert.deepEqual(pointsOf(all.get("redthread.keeper.connected")), [[1, {}]]);
+  assert.equal(all.get("redthread.near.reads"), undefined, "there is no near cache");
 });
 
 test("managers that share a meter provider can be told apart", LIMIT, async (t) => {

@@ -103,7 +103,8 @@ test("numbers of locks are absent before the first one, and those of stats() the
   const { manager, registry } = scraped(t, { count: 1 });
   await manager.ready();
   const samples = (name: string): Promise<Record<string, number>> => scrape(registry, `redthread_${name}`);
-  for (const name of ["keeper_connected", "locks_held", "locks_extended_total", "locks_lost_total"])
+  const near = ["near_serving", "near_reads_total", "near_replies_total", "near_size_bytes"]; // absent, too
+  for (const name of ["keeper_connected", "locks_held", "locks_extended_total", "locks_lost_total", ...near])
     assert.deepEqual(await samples(name), {}, name);
   const lock = await manager.acquireLock("scraped", { ttlMs: 2_000 });
   await eventually(() => (manager.stats().keeper?.extended ?? 0) > 0, 5_000, "it is held and was extended");
@@ -120,6 +121,36 @@ test("numbers of locks are absent before the first one, and those of stats() the
     'manager="main",reason="maxHold"': 0,
     'manager="main",reason="clock"': 0,
   });
+});
+
+test("numbers of the near cache are those of stats()", LIMIT, async (t) => {
+  await server.admin.set("near:read", "1");
+  const nearCache = { prefixes: ["near:"] };
+  const manager = manage<typeof Tasks>(t, server, { tasks: fixture("tasks"), threads: { count: 1 }, nearCache });
+  await manager.ready();
+  const registry = new Registry();
+  t.after(register(manager, { registry, name: "main" }));
+  const samples = (name: string): Promise<Record<string, number>> => scrape(registry, `redthread_near_${name}`);
+  await eventually(async () => (await samples("serving"))['manager="main"'] === 1, 20_000, "values may be served");
+  for (const _ of [1, 2, 3]) await manager.near.get("near:read");
+  assert.deepEqual(await samples("reads_total"), {
+    'manager="main",near_result="own"': 2,
+    'manager="main",near_result="shared"': 0,
+    'manager="main",near_result="missed"': 1,
+    'manager="main",near_result="unleased"': 0,
+  });
+  assert.deepEqual(await samples("replies_total"), {
+    'manager="main",near_outcome="kept"': 1,
+    'manager="main",near_outcome="outdated"': 0,
+    'manager="main",near_outcome="elsewhere"': 0,
+    'manager="main",near_outcome="oversize"': 0,
+  });
+  await server.admin.set("near:written", "1");
+  await eventually(async () => (await samples("invalidated_total"))['manager="main"'] === 1, 20_000, "it is told");
+  assert.deepEqual(await samples("limit_bytes"), { 'manager="main"': 2 ** 26 });
+  assert.ok((await samples("size_bytes"))['manager="main"']! > 0);
+  assert.ok((await samples("flushes_total"))['manager="main"']! > 0);
+  assert.deepEqual(await samples("wraps_total"), { 'manager="main"': 0 });
 });
 
 test("a scrape over http while all threads are blocked answers with the numbers of this moment", LIMIT, async (t) => {

@@ -338,6 +338,50 @@ test("locks are not judged by a key that the user may not use", limit, async (t)
   assert.deepEqual(find(prefixed, "locks").status, "ok", find(prefixed, "locks").found);
 });
 
+const NEAR = "+get +pttl +client|tracking";
+const asReader = (strict: RedisServer): NodeJS.ProcessEnv => ({
+  ...asLocker(strict),
+  REDTHREAD_NEAR_CACHE_PREFIXES: "model:,flags:",
+});
+
+test("what a near cache needs is tried: for a user with exactly these rights it is on", limit, async (t) => {
+  await using strict = await startWithUser(NEAR, "~shop:model:* ~shop:flags:*");
+  const env = { ...asReader(strict), REDTHREAD_REDIS_KEY_PREFIX: "shop:" };
+  const { code, report } = await examine(t, env);
+  assert.deepEqual([code, find(report, "near cache").status], [0, "ok"], find(report, "near cache").found);
+  await using manager = new ConnectionManager({ env, logger: silent, tasks: fixture("tasks"), threads: { count: 1 } });
+  await eventually(() => manager.stats().near?.state === "on", 10_000, "it is on");
+});
+
+for (const [rights, keys, told] of [
+  [NEAR.replace("+client|tracking", ""), "~*", /^missing: CLIENT TRACKING \(NOPERM\): the cache is off/],
+  [NEAR.replace("+pttl", ""), "~*", /^missing: PTTL model:\* \(NOPERM\): nothing is kept.*; PTTL flags:\* \(NOPERM\)/],
+  [`${NEAR} -info`, "~*", /^missing: INFO \(NOPERM\): the cache is off, and every read asks Redis$/],
+  [NEAR, "~model:*", /^missing: PTTL flags:\* \(NOPERM\): .*; GET flags:\* \(NOPERM\): no read succeeds$/],
+] as const) {
+  test(
+    `a near cache's user with ${rights} and ${keys} is told what is missing, and no check fails`,
+    limit,
+    async (t) => {
+      await using strict = await startWithUser(rights, keys);
+      const { code, report } = await examine(t, asReader(strict));
+      const { status, found } = find(report, "near cache");
+      assert.deepEqual([code, status], [0, "warn"], found);
+      assert.match(found, told);
+    },
+  );
+}
+
+test("a near cache without RESP3 gets a warning, and none is tried where none is configured", limit, async (t) => {
+  const config = file("resp2.json");
+  await writeFile(config, JSON.stringify({ redis: { ioredis: { protocol: 2 } }, nearCache: { prefixes: ["model:"] } }));
+  const { report } = await examine(t, { REDIS_URL: server.url, REDTHREAD_CONFIG_FILE: config });
+  assert.deepEqual([find(report, "near cache").status, find(report, "permissions").status], ["warn", "ok"]);
+  assert.match(find(report, "near cache").found, /^missing: RESP3: the cache is off/);
+  const { report: without } = await examine(t, { REDIS_URL: server.url });
+  assert.deepEqual(find(without, "near cache"), { check: "near cache", status: "skip", found: "none configured" });
+});
+
 test("wrong usage is exit code 2 with the usage on stderr; --help is 0 on stdout", limit, async (t) => {
   for (const args of [[], ["docter"], ["doctor", "--jsn"], ["doctor", "now"]]) {
     const { code, stdout, stderr } = await run(t, args);

@@ -45,6 +45,7 @@ ${trend("busy", "Loop busy, mean")}
 <div><dt>Circuit breaker</dt><dd><b id="breaker">–</b><small id="breaker-note">&nbsp;</small></dd></div>
 <div><dt>Primary client</dt><dd><b id="primary">–</b><small id="primary-note">&nbsp;</small></dd></div>
 <div id="locks" hidden><dt>Locks held</dt><dd><b id="held">–</b><small id="held-note">&nbsp;</small><small id="keeper">&nbsp;</small></dd></div>
+<div id="near" hidden><dt>Near cache, hits</dt><dd><b id="hits">–</b><small id="hits-note">&nbsp;</small><small id="near-note">&nbsp;</small></dd></div>
 </dl>
 </section>
 <section aria-labelledby="threads">

@@ -6,7 +6,7 @@
  * - `born`: a thread has no id before its first word; there can be several such threads.
  * - `reasonsOf`: a manager that is ready may have reasons, too. They do not stop its tasks, but somebody should know.
  * - `compare` tells what happened between two looks, as far as the numbers say.
- * - `show`: there is no keeper before the first lock.
+ * - `show`: there is no keeper before the first lock, and no near cache without `nearCache.prefixes`.
  * - `url` keeps the query of the page's own url, such as an access token.
  * - `look`: an answer that comes after a pause is not shown.
  */
@@ -65,6 +65,8 @@ const born = ({ threads }) => threads.filter(({ threadId }) => threadId >= 0);
 
 const lostLocks = (keeper) => Object.values(keeper ? keeper.lost : {}).reduce((sum, count) => sum + count, 0);
 
+const nearState = ({ state, reason }) => state + (reason ? ": " + reason : "");
+
 const reasonsOf = ({ ready, reasons }) => reasons.length > 0 ? (ready ? ", but " : ": ") + reasons.join("; ") : "";
 
 function compare(before, now) {
@@ -78,6 +80,7 @@ function compare(before, now) {
   if (b.recycled > a.recycled) say(many(b.recycled - a.recycled, "worn thread was", "worn threads were") + " recycled");
   const lost = lostLocks(b.keeper) - lostLocks(a.keeper);
   if (lost > 0) say(many(lost, "lock was", "locks were") + " lost");
+  if (a.near && b.near && a.near.state !== b.near.state) say("The near cache is now " + nearState(b.near));
   if (a.keeper && a.keeper.state !== b.keeper.state) say("The keeper is now " + b.keeper.state);
   const old = new Map(born(a).map((thread) => [thread.threadId, thread]));
   for (const thread of born(b)) {
@@ -147,6 +150,14 @@ function showHealth(health) {
   write(at("health"), (live ? "Not ready" : "Ended") + reasons, live ? "warn" : "bad");
 }
 
+function showNear(near) {
+  const { hits, misses } = near.totals, hit = hits.own + hits.shared;
+  write(at("hits"), hit + misses > 0 ? percent(hit / (hit + misses)) : "–");
+  const size = whole(near.usedBytes / 2 ** 20) + " of " + whole(near.maxBytes / 2 ** 20) + NBSP + "MB";
+  write(at("hits-note"), "of " + whole(hit + misses) + " reads, " + whole(near.invalidated) + " invalidated, " + size);
+  write(at("near-note"), near.advice || nearState(near), near.advice || near.state !== "on" ? "warn" : "idle");
+}
+
 function show(now) {
   const { stats } = now, { connections, primary, breaker, threads } = stats;
   if (last) compare(last, now);
@@ -172,6 +183,8 @@ function show(now) {
     write(at("held-note"), whole(waiting) + " waiting, " + whole(extended) + " times extended, " + whole(lostLocks(stats.keeper)) + " lost");
     write(at("keeper"), "keeper " + state, held === 0 || state === "connected" ? "idle" : state === "ended" ? "bad" : "warn");
   }
+  at("near").hidden = !stats.near;
+  if (stats.near) showNear(stats.near);
   write(at("recycled"), stats.recycled > 0 ? many(stats.recycled, "was", "were") + " recycled" : "");
   showThreads(threads);
   showHealth(now.health);

@@ -78,7 +78,7 @@ test("the dashboard's numbers are the manager's current ones, and no cache may s
   assert.equal(stats.threads.length, 2);
   const sum = (name: "done" | "failed"): number => stats.threads.reduce((total, thread) => total + thread[name], 0);
   assert.deepEqual([sum("done"), sum("failed")], [1, 1]);
-  assert.equal(stats.keeper, null);
+  assert.deepEqual([stats.keeper, stats.near], [null, null]);
   await manager.withLock("shown", {}, async () => {});
   assert.equal((await look(url)).stats.keeper?.state, "connected");
   assert.equal((await ask(url)).headers["cache-control"], "no-store");
@@ -261,6 +261,30 @@ test(
     assert.match(dom, /<span>The keeper is now ended</);
   },
 );
+
+test("the page shows what the near cache does, and tells when it is off", inBrowser, async (t) => {
+  const manager = managed(t, { nearCache: { prefixes: ["model:"] } });
+  await eventually(() => manager.stats().near?.state === "on", 20_000, "it is on");
+  const near = manager.stats().near!;
+  const totals = { ...near.totals, hits: { own: 2, shared: 1 }, misses: 1 };
+  let looks = 0;
+  const ending: Pick<ConnectionManager, "stats" | "health"> = {
+    stats: () => {
+      const isOn = looks++ === 0;
+      const word = isOn ? ({ state: "on", reason: null } as const) : ({ state: "off", reason: "INFO" } as const);
+      return { ...manager.stats(), near: { ...near, totals, ...word } };
+    },
+    health: () => manager.health(),
+  };
+  const { dom, log } = await shownInBrowser(t, await serve(t, dashboard(ending, { intervalMs: 100 })));
+  assert.match(
+    dom,
+    /<div id="near"><dt>Near cache, hits<\/dt><dd><b id="hits">75&nbsp;%<\/b>[^/]*of 4 reads, 0 invalidated, 0 of 64&nbsp;MB</,
+  );
+  assert.match(dom, /<small id="near-note" data-tone="warn">off: INFO</);
+  assert.match(dom, /<span>The near cache is now off: INFO</);
+  assert.doesNotMatch(log, /Content Security Policy|Uncaught/, log);
+});
 
 test("numbers that cannot be read are answered with 500, without an unhandled rejection", limit, async (t) => {
   const broken = {
