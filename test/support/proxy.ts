@@ -27,6 +27,8 @@ export class Proxy implements AsyncDisposable {
   latencyMs = 0;
   /** For each connection, in each direction. */
   bytesPerSecond = Infinity;
+  /** What is left of the bytes that the server sends. It can also cut the connection, or let it fall into a black hole. */
+  filterReplies: ((chunk: Buffer, end: (how: "cut" | "dark") => void) => Buffer) | undefined;
   /** The target of new connections; open connections stay. */
   targetPort: number;
   readonly #host: string;
@@ -151,7 +153,14 @@ export class Proxy implements AsyncDisposable {
     this.#links.add(link);
     client.setNoDelay(true);
     this.#pump(link, client, upstream, (chunk) => this.#pass("requests", link, chunk));
-    this.#pump(link, upstream, client, (chunk) => this.#pass("replies", link, chunk));
+    this.#pump(link, upstream, client, (chunk) => {
+      const end = (how: "cut" | "dark"): void => {
+        if (how === "dark") darken(link, true);
+        else client.resetAndDestroy();
+      };
+      const left = this.filterReplies?.(chunk, end) ?? chunk;
+      return left.length === 0 || this.#pass("replies", link, left);
+    });
     for (const [socket, other] of [
       [client, upstream],
       [upstream, client],

@@ -1,0 +1,172 @@
+import assert from "node:assert/strict";
+import { after, test, type TestContext } from "node:test";
+import { connect, type ConnectionManager, disconnect, type ManagerOptions } from "../../src/index.js";
+import type * as Tasks from "../fixtures/near-own-tasks.js";
+import { eventually } from "../support/gate.js";
+import { fixture, manage } from "../support/manage.js";
+import { type Mode, send } from "../support/near-runners.js";
+import { NearRounds } from "../support/near-watch.js";
+import { type Command, failing, LIBRARY, PATHS, RENAMED } from "../support/near-writes.js";
+import { startProxy } from "../support/proxy.js";
+import { startRedis } from "../support/redis-server.js";
+
+// Nobody hears of a write from the server in these tests, and still the lease goes on: what a thread sees of a write, it owes to the
+// client that wrote. So a value that is not dropped stays, and is seen.
+
+const LIMIT = { timeout: 120_000 };
+const THREADS = 2;
+const MODES: readonly Mode[] = ["one by one", "pipeline", "transaction", "MULTI and EXEC"];
+const SHARED_MODES = MODES.slice(0, 3);
+
+const renamed = Object.entries(RENAMED).flatMap(([name, to]) => ["--rename-command", name, to]);
+const server = await startRedis({ args: renamed });
+const proxy = await startProxy(server.port);
+after(async () => {
+  proxy.close();
+  await server.stop();
+});
+proxy.filterReplies = (chunk, end) => {
+  if (chunk.includes("no reply")) end("cut");
+  else if (chunk.includes("late reply")) end("dark");
+  else return withoutInvalidations(chunk);
+  return Buffer.alloc(0);
+};
+await server.admin.call("FUNCTION", "LOAD", LIBRARY);
+
+/** Of the ways to change a key, one of each kind. */
+const SOME = pick("set", "unlink", "flushdb", "rename", "append", "fcall", "the command of a module");
+
+function pick(...names: string[]): typeof PATHS {
+  return Object.fromEntries(names.map((name) => [name, PATHS[name]!]));
+}
+
+/** The server sends an invalidation as a whole, behind or before replies. */
+function withoutInvalidations(chunk: Buffer): Buffer {
+  const text = chunk.toString("latin1");
+  const rest = text.replace(/>2\r\n\$10\r\ninvalidate\r\n(?:_\r\n|\*\d+\r\n(?:\$\d+\r\n[^\r]*\r\n)+)/g, "");
+  return Buffer.from(rest, "latin1");
+}
+
+type Manager = ConnectionManager<typeof Tasks>;
+type World = Awaited<ReturnType<typeof watched>>;
+type Write = (commands: readonly Command[]) => Promise<unknown>;
+
+/** A manager with a watcher in each thread, until it is disposed of. */
+async function watched(t: TestContext, options: Partial<ManagerOptions> = {}) {
+  const manager: Manager = manage<typeof Tasks>(t, server, {
+    tasks: fixture("near-own-tasks"),
+    nearCache: { prefixes: ["near:"] },
+    ...options,
+    redis: { port: proxy.port, ...options.redis },
+  });
+  await manager.ready();
+  const own = await connect({ env: {}, redis: { port: proxy.port } });
+  const rounds = new NearRounds();
+  const watching = Promise.all(manager.stats().threads.map(() => manager.run("watch", rounds.buffer)));
+  const isInEach = (): boolean => manager.stats().threads.every(({ running }) => running === 1);
+  await eventually(() => rounds.joined === THREADS && isInEach());
+  return {
+    manager,
+    own,
+    rounds,
+    async [Symbol.asyncDispose]() {
+      rounds.end();
+      const problems = (await watching).flat();
+      await disconnect(own);
+      assert.deepEqual(problems, []);
+    },
+  };
+}
+
+/** The clients of a process, and in how many ways each sends commands. */
+function clientsOf({ manager, own }: World): Record<string, readonly [readonly Mode[], (mode: Mode) => Write]> {
+  const { port } = proxy;
+  const inThread =
+    (client: Parameters<typeof Tasks.write>[0]["client"]) =>
+    (mode: Mode): Write =>
+    (commands) =>
+      manager.run("write", { client, mode, port, commands });
+  return {
+    primary: [SHARED_MODES, (mode) => (commands) => manager.use((redis) => send(redis, mode, commands))],
+    "connect() on the main thread": [MODES, (mode) => (commands) => send(own, mode, commands)],
+    getRedis: [SHARED_MODES, inThread("thread")],
+    withDedicated: [MODES, inThread("dedicated")],
+    "connect() in a thread": [MODES, inThread("connect")],
+    sync: [SHARED_MODES, inThread("sync")],
+  };
+}
+
+async function step(
+  { manager, rounds }: World,
+  key: string,
+  write: () => Promise<unknown>,
+  keyPrefix = "",
+): Promise<void> {
+  await rounds.warm(key, THREADS);
+  await manager.near.get(key);
+  await write();
+  const seen = [manager.near.peek(key), await manager.near.get(key)];
+  const truth = await server.admin.getBuffer(keyPrefix + key).catch(() => undefined);
+  if (truth === undefined) return; // no text
+  const text = truth && truth.toString();
+  assert.deepEqual(seen, [seen[0] === undefined ? undefined : text, text], `on the main thread: ${key}`);
+  await rounds.look(key, truth, THREADS);
+}
+
+test("in these tests the server's word does not come", LIMIT, async (t) => {
+  await using world = await watched(t);
+  const { manager } = world;
+  await eventually(async () => (await manager.near.get("near:untold"), manager.near.peek("near:untold") === null));
+  await server.admin.set("near:untold", "by others");
+  for (let i = 0; i < 100; i++) {
+    assert.equal(await manager.near.get("near:untold"), null);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+});
+
+test(
+  "a write that has resolved is seen by all threads at once, by whatever client and command it was written",
+  LIMIT,
+  async (t) => {
+    await using world = await watched(t);
+    for (const [client, [modes, writeIn]] of Object.entries(clientsOf(world)))
+      for (const mode of modes)
+        for (const [name, path] of Object.entries(mode === "one by one" ? PATHS : SOME)) {
+          const key = `near:${client}, ${mode}, ${name}`;
+          for (const n of [1, 2]) await step(world, key, () => writeIn(mode)(path(key, n)));
+        }
+  },
+);
+
+test("keys with redis.keyPrefix are seen at once, too", LIMIT, async (t) => {
+  const keyPrefix = "app:";
+  await using world = await watched(t, { redis: { keyPrefix } });
+  const { primary, getRedis, withDedicated, sync } = clientsOf(world);
+  for (const [, writeIn] of [primary!, getRedis!, withDedicated!, sync!])
+    for (const mode of SHARED_MODES)
+      for (const [name, path] of Object.entries(SOME)) {
+        const key = `near:${keyPrefix} ${mode}, ${name}`;
+        for (const n of [1, 2]) await step(world, key, () => writeIn(mode)(path(key, n)), keyPrefix);
+      }
+});
+
+function saying(what: RegExp) {
+  return ({ code, message }: { code?: string; message: string }): boolean => what.test(`${code} ${message}`);
+}
+
+for (const [how, error] of [
+  ["error", /ERR after the write/],
+  ["no reply", /REDTHREAD_REPLY_LOST/],
+  ["late reply", /REDTHREAD_(?:COMMAND_TIMEOUT|REPLY_LOST)/],
+] as const)
+  test(`a write that rejects has changed its key perhaps, which is then asked for: ${how}`, LIMIT, async (t) => {
+    await using world = await watched(t, { redis: { commandTimeoutMs: 500 } });
+    for (const [client, [, writeIn]] of Object.entries(clientsOf(world))) {
+      if (client.startsWith("connect()")) continue; // it has other deadlines
+      if (how === "late reply" && client !== "withDedicated") continue; // the readers' commands wait on the same connection
+      const key = `near:rejected, ${client}`; // without a name that the proxy looks for
+      for (const n of [1, 2])
+        await step(world, key, () => assert.rejects(async () => writeIn("one by one")(failing(how)(key, n)), saying(error)));
+    }
+    proxy.blackhole(false);
+  });
