@@ -154,7 +154,6 @@ async function setUp({ managed, threadId }: HelperData, getRedis: () => Promise<
   const name = connectionName(config.appName, role, threadId);
   if (!managed) return { config, options: { role, name, logger: noopLogger, gate: ownGate(config) } };
   const { port, ledger, hasProvider, near } = managed;
-  if (near) await watchWrites(near, config, getRedis);
   const row = new LedgerRow(ledger, managed.row);
   const post = (message: FromHelper): void => port.postMessage(message);
   const options: Setup["options"] = {
@@ -175,6 +174,8 @@ async function setUp({ managed, threadId }: HelperData, getRedis: () => Promise<
     if (message.type === "login") options.logins?.came(message.login);
     if (message.type === "loginFailed") options.logins?.failed(fromErrorData(message.error));
   });
+  // Behind the listener, which else would miss the login that has come meanwhile.
+  if (near) await watchWrites(near, config, getRedis);
   return { config, options };
 }
 

@@ -150,6 +150,20 @@ test("keys with redis.keyPrefix are seen at once, too", LIMIT, async (t) => {
       }
 });
 
+test("what was read between a transaction's commands and its EXEC is dropped with the EXEC", LIMIT, async (t) => {
+  await using world = await watched(t);
+  const { manager, own, rounds } = world;
+  const key = "near:transaction";
+  await own.set(key, "before");
+  await step(world, key, async () => {
+    await own.multi({ pipeline: false });
+    await own.set(key, "after");
+    await rounds.warm(key, THREADS);
+    assert.equal(await manager.near.get(key), "before");
+    await own.exec();
+  });
+});
+
 function saying(what: RegExp) {
   return ({ code, message }: { code?: string; message: string }): boolean => what.test(`${code} ${message}`);
 }
@@ -166,7 +180,23 @@ for (const [how, error] of [
       if (how === "late reply" && client !== "withDedicated") continue; // the readers' commands wait on the same connection
       const key = `near:rejected, ${client}`; // without a name that the proxy looks for
       for (const n of [1, 2])
-        await step(world, key, () => assert.rejects(async () => writeIn("one by one")(failing(how)(key, n)), saying(error)));
+        await step(world, key, () =>
+          assert.rejects(async () => writeIn("one by one")(failing(how)(key, n)), saying(error)),
+        );
     }
     proxy.blackhole(false);
   });
+
+test("a synchronous client gets its login beside a near cache, too", LIMIT, async (t) => {
+  const locked = await startRedis({ args: ["--requirepass", "secret"], observer: { password: "secret" } });
+  after(() => locked.stop());
+  const manager: Manager = manage<typeof Tasks>(t, locked, {
+    tasks: fixture("near-own-tasks"),
+    nearCache: { prefixes: ["near:"] },
+    redis: { credentials: () => Promise.resolve({ password: "secret" }), commandTimeoutMs: 2_000 },
+  });
+  await manager.ready();
+  const commands = [["set", "near:sync", 1]] as const;
+  await manager.run("write", { client: "sync", mode: "one by one", port: locked.port, commands });
+  assert.equal(await manager.near.get("near:sync"), "1");
+});
