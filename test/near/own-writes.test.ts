@@ -20,10 +20,11 @@ const SHARED_MODES = MODES.slice(0, 3);
 
 const renamed = Object.entries(RENAMED).flatMap(([name, to]) => ["--rename-command", name, to]);
 const server = await startRedis({ args: renamed });
+const locked = await startRedis({ args: ["--requirepass", "secret"], observer: { password: "secret" } });
 const proxy = await startProxy(server.port);
 after(async () => {
   proxy.close();
-  await server.stop();
+  await Promise.all([server.stop(), locked.stop()]);
 });
 proxy.filterReplies = (chunk, end) => {
   if (chunk.includes("no reply")) end("cut");
@@ -188,8 +189,6 @@ for (const [how, error] of [
   });
 
 test("a synchronous client gets its login beside a near cache, too", LIMIT, async (t) => {
-  const locked = await startRedis({ args: ["--requirepass", "secret"], observer: { password: "secret" } });
-  after(() => locked.stop());
   const manager: Manager = manage<typeof Tasks>(t, locked, {
     tasks: fixture("near-own-tasks"),
     nearCache: { prefixes: ["near:"] },
