@@ -54,9 +54,13 @@ function noRoom({ threads, connections }: Config, more: number, what: string, wh
   return `connections.max: must be at least ${needed} for ${what} (${sum}), because ${why}`;
 }
 
-/** The clients of each thread (and of the successor of a recycled thread), the primary client, its successor, and the subscriber. */
-function mostConnections({ threads, dedicated, connections }: Config): number {
-  return connections.max ?? (threads.count + Number(isRecycling(threads))) * (1 + dedicated.max) + 3;
+/**
+ * The clients of each thread (and of the successor of a recycled thread), the primary client, its successor, the subscriber, and the
+ * keeper of a near cache.
+ */
+function mostConnections({ threads, dedicated, connections, nearCache }: Config): number {
+  const most = (threads.count + Number(isRecycling(threads))) * (1 + dedicated.max) + 3;
+  return connections.max ?? most + Number(nearCache.prefixes !== undefined);
 }
 
 function isRecycling({ maxTasks, maxHeapMb }: Config["threads"]): boolean {

@@ -375,7 +375,9 @@ for (const [rights, keys, told] of [
 test("a near cache without RESP3 gets a warning, and none is tried where none is configured", limit, async (t) => {
   const config = file("resp2.json");
   await writeFile(config, JSON.stringify({ redis: { ioredis: { protocol: 2 } }, nearCache: { prefixes: ["model:"] } }));
-  const { report } = await examine(t, { REDIS_URL: server.url, REDTHREAD_CONFIG_FILE: config });
+  const env = { REDIS_URL: server.url, REDTHREAD_CONFIG_FILE: config, REDTHREAD_THREADS_COUNT: "2" };
+  const { report } = await examine(t, env);
+  assert.match(find(report, "maxclients").found, /this process may open 14$/, "its keeper's connection, too");
   assert.deepEqual([find(report, "near cache").status, find(report, "permissions").status], ["warn", "ok"]);
   assert.match(find(report, "near cache").found, /^missing: RESP3: the cache is off/);
   const { report: without } = await examine(t, { REDIS_URL: server.url });
