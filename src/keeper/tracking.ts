@@ -8,8 +8,10 @@ import { sleep, waitAtMost } from "../core/waiting.js";
 import { type NearMemory, OFF_REASONS, type OffReason, STARTING, TRACKING } from "../near/near-memory.js";
 import { clockSkew } from "./wall-clock.js";
 
-/** So many questions are answered within `maxStaleMs`. */
+/** So many questions are asked within `maxStaleMs`. */
 const QUESTIONS = 5;
+/** The longest pause between two: with each one it is seen whether the machine was suspended, and which role the server has. */
+const LOOK_MS = 1_000;
 /** A question that is not answered for so long makes the connection be checked. */
 const SILENT_MS = 1_000;
 /** The pause before tracking is tried again where it was refused, and between two questions to a server that is no master. */
@@ -164,12 +166,12 @@ export class Tracking {
       }
       memory.setState(TRACKING);
       this.#told = undefined;
-      const isFirst = before === undefined;
-      if (before !== undefined && !memory.setLease(generation, before + maxStaleMs - ROUNDING_MS)) return;
-      if (before !== undefined) memory.set("provedAt", before);
-      before = sentAt;
-      if (isFirst) continue; // nothing is served before the second answer
-      await pause(maxStaleMs / QUESTIONS - (sharedClock() - sentAt));
+      if (before !== undefined) {
+        if (!memory.setLease(generation, before + maxStaleMs - ROUNDING_MS)) return;
+        memory.set("provedAt", before);
+        await pause(Math.min(maxStaleMs / QUESTIONS, LOOK_MS) - (sharedClock() - sentAt));
+      }
+      before = sentAt; // the second question leaves at once, because nothing is served before its answer
     }
   }
 
