@@ -41,8 +41,21 @@ export interface TrackingOptions {
 }
 
 /** What is asked of one connection. */
-interface Session {
-  isOver: boolean;
+class Session {
+  readonly #end = new AbortController();
+
+  get isOver(): boolean {
+    return this.#end.signal.aborted;
+  }
+
+  end(): void {
+    this.#end.abort();
+  }
+
+  /** Ends early with the session. */
+  async pause(ms: number): Promise<void> {
+    if (ms > 0) await sleep(ms, this.#end.signal).catch(() => {});
+  }
 }
 
 /**
@@ -67,14 +80,14 @@ export class Tracking {
 
   /** The connection is up. */
   connected(): void {
-    const session = (this.#session = { isOver: false });
+    const session = (this.#session = new Session());
     void this.#run(session); // never rejects
   }
 
   /** The connection is gone, and with it what the server was going to tell. */
   lost(): void {
     if (!this.#session) return;
-    this.#session.isOver = true;
+    this.#session.end();
     this.#session = undefined;
     this.#stop();
     this.#options.memory.setState(STARTING);
@@ -116,8 +129,8 @@ export class Tracking {
         return await this.#prove(session);
       } catch (error) {
         if (session.isOver) return;
-        if (isPassing(error)) await pause(REPLICA_MS);
-        else if (error instanceof Refused) await this.#refused(error);
+        if (isPassing(error)) await session.pause(REPLICA_MS);
+        else if (error instanceof Refused) await this.#refused(session, error);
         else return; // the connection is gone, and another one comes
       }
     }
@@ -156,12 +169,12 @@ export class Tracking {
       this.#look();
       if (role === BUSY) {
         before = undefined;
-        await pause(maxStaleMs / QUESTIONS);
+        await session.pause(maxStaleMs / QUESTIONS);
         continue;
       }
       if (role !== "master") {
         before = undefined;
-        await this.#isReplica();
+        await this.#isReplica(session);
         continue;
       }
       memory.setState(TRACKING);
@@ -169,7 +182,7 @@ export class Tracking {
       if (before !== undefined) {
         if (!memory.setLease(generation, before + maxStaleMs - ROUNDING_MS)) return;
         memory.set("provedAt", before);
-        await pause(Math.min(maxStaleMs / QUESTIONS, LOOK_MS) - (sharedClock() - sentAt));
+        await session.pause(Math.min(maxStaleMs / QUESTIONS, LOOK_MS) - (sharedClock() - sentAt));
       }
       before = sentAt; // the second question leaves at once, because nothing is served before its answer
     }
@@ -208,18 +221,18 @@ export class Tracking {
     this.#handle.stream.destroy();
   }
 
-  async #isReplica(): Promise<void> {
+  async #isReplica(session: Session): Promise<void> {
     const { memory, generation } = this.#options;
     memory.setLease(generation, 0);
     if (memory.state === TRACKING) this.#drop();
     this.#off(new Refused("replica"));
-    await pause(REPLICA_MS);
+    await session.pause(REPLICA_MS);
   }
 
-  async #refused(error: Refused): Promise<void> {
+  async #refused(session: Session, error: Refused): Promise<void> {
     this.#stop();
     this.#off(error);
-    await pause(REFUSED_MS);
+    await session.pause(REFUSED_MS);
   }
 
   /** Logs a reason once, until it is tracked again. */
@@ -255,8 +268,4 @@ async function allowed(reason: OffReason, reply: Promise<unknown>): Promise<unkn
 /** The server is busy, or loads its data. */
 function isPassing(error: unknown): boolean {
   return isReplyError(error) && classifyReply(error) === "wait";
-}
-
-async function pause(ms: number): Promise<void> {
-  if (ms > 0) await sleep(ms);
 }

@@ -22,6 +22,8 @@ interface NearSetup extends Pick<Given, "redis" | "nearCache"> {
   readonly caches?: number;
   /** The port of the tracking connection, if it is another one. */
   readonly trackedPort?: number;
+  /** Called with the tracking connection before anything is asked of it. */
+  readonly onTracker?: (tracker: Client) => void;
   readonly logger?: Logger;
   readonly wallClock?: () => number;
 }
@@ -34,6 +36,7 @@ export interface NearWorld {
   readonly clients: readonly Client[];
   /** Of the keeper that there would be. */
   readonly tracker: Client;
+  readonly tracking: Tracking;
   readonly counts: Record<NearField, number>;
   /** Resolves when values are served. */
   readonly served: () => Promise<void>;
@@ -41,7 +44,15 @@ export interface NearWorld {
 
 /** All of a near cache in one thread: several caches with one memory, and the tracking of a keeper. It is closed after the test. */
 export async function openNearWorld(t: TestContext, server: RedisServer, setup: NearSetup = {}): Promise<NearWorld> {
-  const { redis = {}, nearCache = {}, caches = 2, trackedPort = server.port, logger = noopLogger, wallClock } = setup;
+  const {
+    redis = {},
+    nearCache = {},
+    caches = 2,
+    trackedPort = server.port,
+    logger = noopLogger,
+    wallClock,
+    onTracker,
+  } = setup;
   beginLeakCheck(t);
   const config = configFor(server, {
     redis,
@@ -75,6 +86,7 @@ export async function openNearWorld(t: TestContext, server: RedisServer, setup: 
       if (state === "connected") tracking?.connected();
     },
   });
+  onTracker?.(tracker);
   tracking = new Tracking({
     client: tracker,
     memory,
@@ -90,5 +102,5 @@ export async function openNearWorld(t: TestContext, server: RedisServer, setup: 
   const served = async (): Promise<void> => {
     await eventually(() => memory.leaseUntil !== 0, 20_000, "values are served");
   };
-  return { config, memory, caches: made, clients, tracker, counts, served };
+  return { config, memory, caches: made, clients, tracker, tracking, counts, served };
 }
