@@ -263,6 +263,24 @@ test("a key has one place, also when its record was moved to where another place
   assert.equal(one.get("a"), "2");
 });
 
+test("keys with one hash are told apart", () => {
+  const { memory, log } = world(2);
+  const one = placeOf(memory, "one");
+  for (const [other, length] of [
+    ["two", 3],
+    ["oneself", 3],
+    ["on", 2],
+  ] as const) {
+    log.append(one, ticketOf(memory, one), 1_000, Buffer.from("1"));
+    const like = { ...one, bytes: Buffer.from(other), length };
+    assert.equal(lookUp(memory, log, like, 0)?.text, other === "oneself" ? "1" : undefined);
+    if (other === "oneself") continue;
+    log.append(like, ticketOf(memory, like), 1_000, Buffer.from(other));
+    assert.equal(lookUp(memory, log, like, 0)?.text, other);
+    assert.equal(lookUp(memory, log, one, 0)?.text, "1");
+  }
+});
+
 test("a place whose record was invalidated is taken before one with a record that counts", () => {
   const one = world(4, 1);
   for (const key of ["a", "b", "c", "d"]) one.put(key, key);

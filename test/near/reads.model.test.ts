@@ -37,6 +37,9 @@ const KEYS: readonly (string | Buffer)[] = [
   `near:${"k".repeat(1_019)}`, // as long as a key may be
   `near:${"k".repeat(1_020)}`,
   `near:${"ю".repeat(600)}`, // short enough in characters, too long in bytes
+  `near:${"ю".repeat(601)}`,
+  "near:ÿ",
+  Buffer.from([...Buffer.from("near:"), 0xff]), // its bytes have the numbers of the characters of the one before
   Buffer.from(`near:${"k".repeat(5_000)}`),
 ];
 const OUTSIDE: readonly (string | Buffer)[] = [
