@@ -56,7 +56,7 @@ type Write = (commands: readonly Command[]) => Promise<unknown>;
 async function watched(t: TestContext, options: Partial<ManagerOptions> = {}) {
   const manager: Manager = manage<typeof Tasks>(t, server, {
     tasks: fixture("near-own-tasks"),
-    nearCache: { prefixes: ["near:"] },
+    nearCache: { prefixes: ["near:"], maxStaleMs: 10_000 }, // a busy machine does not end the lease
     ...options,
     redis: { port: proxy.port, ...options.redis },
   });

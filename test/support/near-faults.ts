@@ -4,6 +4,10 @@ import type { RedisServer } from "./redis-server.js";
 
 type Fault = (ms: number) => void | Promise<void>;
 
+/** After so many faults there is a while without, so that values are served from memory again. */
+const REST_AFTER = 4;
+const REST_MS = 1_500;
+
 /** What can happen to a process with a near cache and to its server. Each takes at most about `ms`. */
 export class NearFaults {
   readonly counts: Record<string, number> = {};
@@ -48,8 +52,8 @@ export class NearFaults {
 
   async disturbUntil(endAt: number): Promise<void> {
     const names = Object.keys(this.#faults);
-    while (performance.now() < endAt) {
-      await pause(30 + this.#below(500));
+    for (let i = 1; performance.now() < endAt; i++) {
+      await pause(i % REST_AFTER === 0 ? REST_MS : 30 + this.#below(500));
       const name = names[this.#below(names.length)]!;
       this.counts[name] = (this.counts[name] ?? 0) + 1;
       const acting = this.#faults[name]!(20 + this.#below(400));

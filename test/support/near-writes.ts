@@ -73,7 +73,7 @@ export const PATHS: Readonly<Record<string, Path>> = {
   eval: (key, n) => [["eval", SET, 1, key, n]],
   fcall: (key, n) => [["fcall", "near_set", 1, key, n]],
   "the command of a module": (key, n) => [["near.set", key, 100_000, n]],
-  "the command of a module that names no key": () => [["near.swap", 0, 1]],
+  "the command of a module that names no key": taking(() => [["near.swap", 0, 1]]),
 };
 
 /** The key is changed, and then the command fails: by an error, or because the proxy keeps this reply. */
