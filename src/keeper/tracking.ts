@@ -169,7 +169,7 @@ export class Tracking {
       this.#look();
       if (role === BUSY) {
         before = undefined;
-          await session.pause(Math.min(maxStaleMs / QUESTIONS, REPLICA_MS));
+        await session.pause(Math.min(maxStaleMs / QUESTIONS, REPLICA_MS));
         continue;
       }
       if (role !== "master") {
