@@ -91,17 +91,21 @@ async function firstLocker(): Promise<Locker> {
   return (await currentClients()).locker();
 }
 
-/** The near cache of this thread. `peek` in a thread without one gives undefined. */
+/** The near cache of this thread. */
 export const near: Near = {
-  get: (key, options) => madeNear()?.get(key, options) ?? noNear(),
-  getBuffer: (key, options) => madeNear()?.getBuffer(key, options) ?? noNear(),
-  json: (key, options) => madeNear()?.json(key, options) ?? noNear(),
-  mget: (keys, options) => madeNear()?.mget(keys, options) ?? noNear(),
-  peek: (key) => madeNear()?.peek(key),
+  get: (key, options) => madeNear()?.get(key, options) ?? Promise.reject(noNear()),
+  getBuffer: (key, options) => madeNear()?.getBuffer(key, options) ?? Promise.reject(noNear()),
+  json: (key, options) => madeNear()?.json(key, options) ?? Promise.reject(noNear()),
+  mget: (keys, options) => madeNear()?.mget(keys, options) ?? Promise.reject(noNear()),
+  peek(key) {
+    const cache = madeNear();
+    if (!cache) throw noNear();
+    return cache.peek(key);
+  },
 };
 
-async function noNear(): Promise<never> {
-  throw new ConfigInvalidError(
+function noNear(): ConfigInvalidError {
+  return new ConfigInvalidError(
     "this thread has no near cache: nearCache.prefixes is missing, or no manager started it",
     {
       outcome: "not-sent",

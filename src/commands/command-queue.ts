@@ -141,7 +141,7 @@ export class CommandQueue {
   #prepare(command: QueuedCommand, trait: CommandTrait): void {
     if (trait === "subscription") this.channels.sent(command);
     else if (trait === "monitor") this.#handle.expectMonitor(command);
-    ownWrites.note?.(this, command, trait);
+    ownWrites.note?.(this.#handle.stream, command, trait);
     this.#deadlines.start(command);
   }
 

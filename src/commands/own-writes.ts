@@ -1,10 +1,15 @@
 import type { QueuedCommand } from "./ioredis.js";
 import type { CommandTrait } from "./traits.js";
 
-/** What a near cache does with the commands of this thread. */
+/** Called with each command that is about to be written to the connection. */
+export type Note = (connection: object, command: QueuedCommand, trait: CommandTrait) => void;
+
+/** What near caches do with the commands of this thread. */
 export interface OwnWrites {
-  /** Called with each command that is about to be written to the connection of `queue`. */
-  note?: (queue: object, command: QueuedCommand, trait: CommandTrait) => void;
+  /** Calls all of `notes`. Undefined without any. */
+  note?: Note | undefined;
+  /** One of each copy of this package that has a near cache. */
+  notes?: Set<Note>;
   /** No client is opened before: a near cache is being loaded. */
   ready?: Promise<unknown>;
 }

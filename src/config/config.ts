@@ -169,6 +169,8 @@ function crossCheck(values: Values, { problems }: Settings): void {
 }
 
 const NEAR_BYTES = 64 * 2 ** 20;
+/** As the option's kind says. */
+const MAX_NEAR_BYTES = 2 ** 31;
 
 /** Finds what is wrong with the near cache, and gives it its size. */
 function checkNearCache(values: Values, settings: Settings): void {
@@ -183,7 +185,10 @@ function checkNearCache(values: Values, settings: Settings): void {
     if (other) settings.complain(other, "means nothing without nearCache.prefixes");
     return;
   }
-  if (Number(maxBytes) < least)
+  const count = Number(values.get("threads.count"));
+  if (least > MAX_NEAR_BYTES)
+    refuse("nearCache.maxValueBytes", `is too large for ${count} threads: maxBytes would have to be ${least}`);
+  else if (Number(maxBytes) < least)
     refuse("nearCache.maxBytes", `must be at least ${least}: 2 x threads.count + 2 parts, each of 16 x maxValueBytes`);
   for (const [i, one] of prefixes.entries())
     for (const other of prefixes.slice(i + 1))

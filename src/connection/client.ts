@@ -10,7 +10,7 @@ import { Handle, type HandleOwner } from "../commands/handle.js";
 import type { QueuedCommand } from "../commands/ioredis.js";
 import type { KeyPositions } from "../commands/key-positions.js";
 import { type Outgoing, PipedCommands, rejectOutgoing } from "../commands/pipelines.js";
-import { classifyReply, replyCode } from "../core/replies.js";
+import { classifyReply, isReplyError, replyCode, runIdIn } from "../core/replies.js";
 import { monotonic } from "../core/clock.js";
 import { abortable, waitAtMost, within } from "../core/waiting.js";
 import { type ClientOptions, connectFailed } from "./client-context.js";
@@ -304,6 +304,15 @@ export class Client implements HandleOwner, DialingClient {
     if (!this.options.isNode) await this.#sessionRestore.subscribe();
   }
 
+  async identify(): Promise<void> {
+    const info = await this.redis.own("info", "server").catch((error: unknown) => {
+      if (!isReplyError(error)) throw error;
+    });
+    this.server = runIdIn(info);
+    // During the handshake it is not certain yet that this server is used.
+    if (this.state === "connected") this.options.onIdentified?.(this.server);
+  }
+
   onConnected(): void {
     this.redis.stream.on("data", ({ buffer }: Buffer) => {
       // Replies are views of this buffer, also replies to other tasks: moving it to a thread would take the bytes of all.
@@ -316,6 +325,7 @@ export class Client implements HandleOwner, DialingClient {
     this.#liveness.received();
     this.commandQueue.connected();
     this.#states.become("connected");
+    this.options.onIdentified?.(this.server);
     this.renewLogin(); // if a new login came during the handshake
     this.#liveness.start();
     this.#sessionRestore.connected();

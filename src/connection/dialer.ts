@@ -4,7 +4,7 @@ import type { Login, RetryConfig } from "../config/options.js";
 import { AuthFailedError, ConfigInvalidError, ConnectFailedError, MaxclientsSuspectedError } from "../core/errors.js";
 import { errorCode, quiet } from "../core/log.js";
 import { isDenied } from "../core/failures.js";
-import { helloFields, runIdIn, isAuthReply, isFull, isReplyError, isServed, replyCode } from "../core/replies.js";
+import { helloFields, isAuthReply, isFull, isReplyError, isServed, replyCode } from "../core/replies.js";
 import { connRetry, isRetryableError } from "../core/retry.js";
 import { monotonic } from "../core/clock.js";
 import { abortable, sleep, within } from "../core/waiting.js";
@@ -19,6 +19,8 @@ import { Sentinels } from "./sentinels.js";
 export interface DialingClient extends ClientContext {
   /** The server answers: what has to be sent before the connection counts as connected. */
   onServed(): Promise<void>;
+  /** Asks for the server's run id. */
+  identify(): Promise<void>;
   /** Called in the same turn in which the connection was found good, so that its close event is not missed. */
   onConnected(): void;
   onLost(): void;
@@ -259,17 +261,8 @@ export class Dialer {
       named,
       pinged,
       this.#failoverMonitor && this.#checkRole(),
-      options.onIdentified && this.#identify(),
+      options.onIdentified && this.#client.identify(),
     ]);
-  }
-
-  async #identify(): Promise<void> {
-    const client = this.#client;
-    const info = await client.redis.own("info", "server").catch((error: unknown) => {
-      if (!isReplyError(error)) throw error;
-    });
-    client.server = runIdIn(info);
-    client.options.onIdentified!(client.server);
   }
 
   /** Sentinels can be late: for a while they go on naming a demoted master. */

@@ -112,7 +112,6 @@ export class Tracking {
   #drop(): void {
     const { memory } = this.#options;
     memory.flush();
-    memory.add("flushes", 1);
   }
 
   #stop(): void {
@@ -182,7 +181,7 @@ export class Tracking {
       if (before !== undefined) {
         if (!memory.setLease(generation, before + maxStaleMs - ROUNDING_MS)) return;
         memory.set("provedAt", before);
-        await session.pause(Math.min(maxStaleMs / QUESTIONS, LOOK_MS) - (sharedClock() - sentAt));
+        await session.pause(Math.min(maxStaleMs / QUESTIONS, LOOK_MS) - ((sharedClock() - sentAt) | 0));
       }
       before = sentAt; // the second question leaves at once, because nothing is served before its answer
     }
@@ -199,7 +198,8 @@ export class Tracking {
 
   /** A connection that says nothing is checked, and replaced if it is half open. */
   async #answered(asked: Promise<unknown>): Promise<unknown> {
-    if (!(await waitAtMost(SILENT_MS, asked))) void this.#options.client.check();
+    const answered = asked.catch(() => {}); // also by an error
+    if (!(await waitAtMost(SILENT_MS, answered))) void this.#options.client.check();
     return asked;
   }
 
@@ -212,7 +212,7 @@ export class Tracking {
     const isDue = monotonic() - this.#sweptAt > SWEEP_MS;
     if (isDue) this.#sweptAt = monotonic();
     if (hasJumped || isDue) this.#drop();
-    if (memory.takeElsewhere() && monotonic() - this.#movedAt > MOVE_MS) this.#move();
+    if (monotonic() - this.#movedAt > MOVE_MS && memory.takeElsewhere()) this.#move();
   }
 
   /** Other threads were led to another server: perhaps a new connection is led there, too. */

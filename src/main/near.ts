@@ -31,7 +31,7 @@ export class MainNear {
     void this.#observe(this.buffers);
     if (!getRedis) return;
     this.#opening = this.#open(config, this.buffers, getRedis);
-    ownWrites.ready = Promise.all([ownWrites.ready, this.#opening]);
+    ownWrites.ready = Promise.all([ownWrites.ready, this.#opening]).then(() => undefined); // it outlives this cache
   }
 
   /** The counts of one thread, read by `count`. Null without a near cache, and until its code is loaded. */
@@ -83,7 +83,7 @@ export class MainNear {
   }
 
   close(): void {
-    this.#cache?.close();
+    void this.#opening?.then((cache) => cache.close());
   }
 
   async #opened(): Promise<NearCache> {

@@ -1,12 +1,16 @@
 import { type AnyClient, clientOf } from "../clients/open-client.js";
 import type { RedisHandle } from "../commands/ioredis.js";
-import { sharedClock } from "../core/clock.js";
+import { Client } from "../connection/client.js";
+import { monotonic, sharedClock } from "../core/clock.js";
 import { timeWord } from "../core/shared-time.js";
 import type { NearField } from "../link/ledger.js";
 import type { KeyInBytes, NearLog, Ticket } from "./near-log.js";
 import { type NearMemory, TRACKING } from "./near-memory.js";
 
 type Key = string | Buffer;
+
+/** The pause between two questions for a server's name. */
+const IDENTIFY_MS = 10_000;
 
 export type NearCounters = Readonly<Record<NearField, () => void>>;
 
@@ -69,6 +73,8 @@ export class Flights {
   /** The latest one for each key. */
   readonly #flights = new Map<string, { readonly flight: Flight; readonly reply: Promise<Reply> }>();
 
+  #identifyAt = 0;
+
   constructor(options: FlightsOptions) {
     this.#options = options;
   }
@@ -108,12 +114,12 @@ export class Flights {
   async #ask(flight: Flight, key: Key, place: KeyInBytes | undefined): Promise<Reply> {
     const { memory, getRedis } = this.#options;
     const redis = await getRedis();
-    // The commands of this turn leave with the next tick, and not before the ticket is taken.
-    process.nextTick(() => (flight.hasLeft = true));
+    flight.hasLeft = true; // the socket may be written to in this very turn
     if (!place || memory.state !== TRACKING) return new Reply(await redis.getBuffer(key), undefined);
     const ticket = (flight.ticket = { version: memory.versionOf(place.bucket), epoch: memory.epoch });
     const sentAt = sharedClock();
     const client = clientOf(redis);
+    this.#identify(client);
     const ttl = received(client, redis.pttl(key)).catch(() => undefined); // without the right to ask nothing is kept
     const got = await received(client, redis.getBuffer(key));
     const deadline = this.#deadline(sentAt, got, await ttl);
@@ -136,8 +142,16 @@ export class Flights {
     if (server === undefined || !memory.isServer(server)) return refuse(count.nearElsewhere);
     if (value && value.length > maxValueBytes) return refuse(count.nearOversize);
     if (!this.#isCurrent(place.bucket, ticket)) return refuse(count.nearOutdated);
-    count.nearFills();
-    return log.append(place, ticket, deadline, value);
+    const isKept = log.append(place, ticket, deadline, value);
+    if (isKept) count.nearFills();
+    return isKept;
+  }
+
+  /** The server did not tell its name when the connection was made: it may by now, because the keeper has learnt it. */
+  #identify(client: AnyClient | undefined): void {
+    if (!(client instanceof Client) || client.server !== undefined || monotonic() < this.#identifyAt) return;
+    this.#identifyAt = monotonic() + IDENTIFY_MS;
+    client.identify().catch(() => {}); // the connection is gone, and the next one is asked
   }
 }
 
@@ -149,6 +163,5 @@ function refuse(count: () => void): false {
 /** The reply with the connection of the moment in which it came: its promise settles in the turn that reads it. */
 async function received<T>(client: AnyClient | undefined, reply: Promise<T>): Promise<Received<T>> {
   const value = await reply;
-  const { server } = (client ?? {}) as { server?: string };
-  return { value, stream: client?.redis.stream, server };
+  return { value, stream: client?.redis.stream, server: client instanceof Client ? client.server : undefined };
 }

@@ -22,7 +22,7 @@ export interface NearOptions {
 export interface Near {
   /**
    * The value of a key as text, or null if there is none. It was the server's at most `nearCache.maxStaleMs` before this call, and
-   * no older than a write of this process that has resolved. Where that is not known, Redis is asked, as with GET.
+   * is no older than a write of this manager or one of its threads that has resolved. Where that is not known, Redis is asked.
    * @throws REDTHREAD_COMMAND_REFUSED if the key begins with none of `nearCache.prefixes`; REDTHREAD_CONFIG_INVALID without
    * `nearCache.prefixes`; what getRedis() and GET reject with
    */
@@ -36,7 +36,10 @@ export interface Near {
   json<T = unknown>(key: string | Buffer, options?: NearOptions): Promise<T | null>;
   /** As `get`, for many keys: those that are not in memory are asked for together. */
   mget(keys: readonly (string | Buffer)[], options?: NearOptions): Promise<(string | null)[]>;
-  /** As `get`, but at once, also in a computation that does not return to the loop. Undefined where Redis would have to be asked. */
+  /**
+   * As `get`, but at once, also in a computation that does not return to the loop. Undefined where Redis would have to be asked.
+   * @throws REDTHREAD_COMMAND_REFUSED, REDTHREAD_CONFIG_INVALID, as `get`
+   */
   peek(key: string | Buffer): string | null | undefined;
 }
 
@@ -273,7 +276,8 @@ function encode(key: string, bytes: Buffer, at: number): number {
 
 /** A key that is neither is refused where it is looked up. */
 function idOf(key: Key): string {
-  return typeof key !== "string" && Buffer.isBuffer(key) ? IN_BYTES + key.toString("latin1") : key;
+  if (typeof key === "string") return key.charCodeAt(0) === IN_BYTES.charCodeAt(0) ? IN_BYTES + key : key;
+  return Buffer.isBuffer(key) ? IN_BYTES + key.toString("latin1") : key;
 }
 
 function beginsWith(key: Key, prefix: string): boolean {

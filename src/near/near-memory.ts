@@ -34,7 +34,7 @@ export type OffReason = keyof typeof OFF_REASONS;
 const REASON_SHIFT = 2;
 
 /** Numbers of the keeper, which it alone writes. */
-const NUMBERS = ["invalidated", "flushes", "connects", "provedAt"] as const;
+const NUMBERS = ["invalidated", "connects", "provedAt"] as const;
 type NumberField = (typeof NUMBERS)[number];
 
 const EPOCH = 0;
@@ -220,10 +220,12 @@ export class NearMemory {
 
   /** The server whose writes are told. Undefined: none. A thread that reads meanwhile finds no server. */
   setServer(server: string | undefined): void {
-    Atomics.add(this.#cells, SERVER_CHANGES, 1);
+    // A keeper that ended in the middle has left an odd number.
+    const changing = Atomics.load(this.#cells, SERVER_CHANGES) | 1;
+    Atomics.store(this.#cells, SERVER_CHANGES, changing);
     const words = server === undefined ? [0, 0, 0, 0, 0] : wordsOf(server);
     for (const [i, word] of words.entries()) Atomics.store(this.#cells, SERVER + i, word);
-    Atomics.add(this.#cells, SERVER_CHANGES, 1);
+    Atomics.store(this.#cells, SERVER_CHANGES, changing + 1);
   }
 
   isServer(server: string): boolean {

@@ -37,7 +37,7 @@ export interface NearStats {
   readonly wraps: number;
   /** Keys that the server told were written. */
   readonly invalidated: number;
-  /** How many times all values were dropped: at each connect, FLUSHALL and the like. */
+  /** How many times all values were dropped: at each connect, by FLUSHALL, by a command of this process with keys that are not known … */
   readonly flushes: number;
   /** How many times the keeper began to hear of writes. */
   readonly connects: number;
@@ -77,7 +77,7 @@ export function nearStats(memory: NearMemory, main: NearCounts, totals: NearCoun
     maxBytes: segments * segmentBytes,
     wraps,
     invalidated,
-    flushes: memory.get("flushes"),
+    flushes: memory.epoch >>> 0,
     connects: memory.get("connects"),
     main,
     totals,

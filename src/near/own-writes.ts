@@ -41,11 +41,18 @@ export function watchOwnWrites(
   const whole = prefixes.map((prefix) => keyPrefix + prefix);
   const watcher = { memory, prefixes: whole.map((text) => ({ text, bytes: Buffer.from(text) })), onlyReads };
   watchers.add(watcher);
-  ownWrites.note = note;
+  setNoting(true);
   return () => {
     watchers.delete(watcher);
-    if (watchers.size === 0) delete ownWrites.note;
+    if (watchers.size === 0) setNoting(false);
   };
+}
+
+function setNoting(isWanted: boolean): void {
+  const notes = (ownWrites.notes ??= new Set());
+  if (isWanted) notes.add(note);
+  else notes.delete(note);
+  ownWrites.note = notes.size === 0 ? undefined : (...noted) => notes.forEach((one) => one(...noted));
 }
 
 /** What commands may have changed: places in near caches, or everything. */
@@ -69,11 +76,12 @@ class Changes {
   }
 }
 
-function note(queue: object, command: QueuedCommand, trait: CommandTrait): void {
-  if (trait === "multi") return void transactions.set(queue, new Changes());
-  const open = transactions.get(queue);
+function note(connection: object, command: QueuedCommand, trait: CommandTrait): void {
+  const open = transactions.get(connection);
+  // Inside a MULTI the server refuses another one and goes on with the first.
+  if (trait === "multi") return void (open ?? transactions.set(connection, new Changes()));
   if (trait === "exec" || trait === "discard") {
-    transactions.delete(queue);
+    transactions.delete(connection);
     if (open) dropBeforeItSettles(command, open);
   } else if (trait === "plain" || trait === "blocking") {
     const changes = changesBy(command);

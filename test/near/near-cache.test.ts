@@ -3,6 +3,7 @@ import { after, test } from "node:test";
 import type { ConnectionManager } from "../../src/index.js";
 import type * as Tasks from "../fixtures/near-face-tasks.js";
 import { loadConfig } from "../../src/config/env.js";
+import { ownWrites } from "../../src/commands/own-writes.js";
 import { eventually } from "../support/gate.js";
 import { code, fixture, manage } from "../support/manage.js";
 import { startRedis } from "../support/redis-server.js";
@@ -154,10 +155,67 @@ test("with a Cluster, with prefixes that overlap, and without a place for its co
     /nearCache.prefixes: cannot be used with redis.clusterNodes/,
   );
   assert.match(problemsOf({ nearCache: { prefixes: ["a:", "a:b"] } }), /must not overlap/);
+  assert.match(problemsOf({ nearCache: { prefixes: ["a\ud800"] } }), /nearCache.prefixes\[0\]/);
+  const large = { threads: { count: 8 }, nearCache: { ...nearCache, maxValueBytes: 2 ** 24 } };
+  assert.match(problemsOf(large), /nearCache.maxValueBytes: is too large for 8 threads/);
   assert.match(problemsOf({ nearCache: { maxStaleMs: 100 } }), /means nothing without nearCache.prefixes/);
   assert.match(problemsOf({ threads: { count: 2 }, connections: { max: 4 } }), /at least 5 for a near cache/);
   assert.match(
     problemsOf({ threads: { count: 2 }, nearCache: { ...nearCache, maxBytes: 2 ** 20 } }),
     /must be at least 6291456/,
   );
+});
+
+for (const fresh of [false, true])
+  test(
+    `a read does not join a GET that left long ago in the same turn${fresh ? ", above all no fresh one" : ""}`,
+    LIMIT,
+    async (t) => {
+      const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+      await manager.ready();
+      const key = "hot:turn";
+      await server.admin.set(key, "old");
+      await manager.near.get(key, { fresh: true });
+      const gates = new Int32Array(new SharedArrayBuffer(8));
+      const writing = manager.run("writeAtGate", { gates, key, value: "new" });
+      const redis = await manager.getRedis();
+      // Where turns compute, a command leaves at once and not at the end of its turn.
+      await Promise.all([redis.get("cold:a"), redis.get("cold:b")]);
+      for (const end = performance.now() + 20; performance.now() < end;);
+      await redis.get("cold:c");
+      await new Promise(setImmediate);
+      await server.admin.set(key, "old"); // the next read misses
+      const first = manager.near.get(key, { fresh: true });
+      for (let i = 0; i < 20; i++) await Promise.resolve();
+      Atomics.store(gates, 0, 1);
+      Atomics.notify(gates, 0);
+      while (Atomics.load(gates, 1) === 0);
+      assert.equal(await manager.near.get(key, { fresh }), "new");
+      await Promise.all([first, writing]);
+    },
+  );
+
+test("an EXEC drops what its transaction wrote, also if a second MULTI was refused in it", LIMIT, async (t) => {
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+  await manager.ready();
+  assert.equal(await manager.run("nestedMulti", { key: "hot:multi", rounds: 200 }), 0);
+});
+
+test("a cache that is closed is garbage, as its manager is", LIMIT, async (t) => {
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+  await manager.ready();
+  assert.equal(await ownWrites.ready, undefined, "it lives as long as the process");
+  await manager.shutdown();
+  assert.equal(ownWrites.note, undefined);
+});
+
+test("text that is no text names no key of bytes", LIMIT, async (t) => {
+  await server.admin.set("hot:bytes", "bytes");
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+  await manager.ready();
+  await eventually(async () => {
+    await manager.near.get(Buffer.from("hot:bytes"));
+    return manager.near.peek(Buffer.from("hot:bytes")) === "bytes";
+  });
+  assert.throws(() => manager.near.peek("\udc00hot:bytes"), code("COMMAND_REFUSED"));
 });
