@@ -82,7 +82,7 @@ const APP_NAME = text(/^/, "must be text", (name) => name.replace(/[^A-Za-z0-9_.
 /** Times in words that threads share wrap, so that they are compared only within a day. */
 const DAY_MS = 24 * 60 * 60 * 1_000;
 const NEAR_PREFIXES = someOf(
-  text(/^\P{Cs}+$/u, "must be the beginning of a key, at least one character", (prefix) => prefix),
+  text(/^\P{Cs}+$/u, "must be well-formed text, at least one character", (prefix) => prefix),
 );
 
 /** Every option once: its values, its floor, its default. */

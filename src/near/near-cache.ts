@@ -34,7 +34,7 @@ export interface Near {
    * @throws SyntaxError if the value is no JSON
    */
   json<T = unknown>(key: string | Buffer, options?: NearOptions): Promise<T | null>;
-  /** As `get`, for many keys: those that are not in memory are asked for together. */
+  /** As `get`, for many keys: those that are not in memory are asked for together. It rejects if one of them holds no text. */
   mget(keys: readonly (string | Buffer)[], options?: NearOptions): Promise<(string | null)[]>;
   /**
    * As `get`, but at once, also in a computation that does not return to the loop. Undefined where Redis would have to be asked.
@@ -56,6 +56,9 @@ export interface NearCacheOptions {
 
 /** No text that is well formed begins with it: what was asked for in bytes cannot be taken for a text. */
 const IN_BYTES = "\udc00";
+
+/** So much of a key is shown in a message. */
+const NAMED = 100;
 
 /** A parsed value takes about as many times the bytes of its text. */
 const OBJECT_SHARE = 2;
@@ -107,7 +110,7 @@ export class NearCache implements Near {
     return this.#read(key, options, this.#jsonNow, this.#jsonOf) as Promise<T | null>;
   }
 
-  mget(keys: readonly Key[], options?: NearOptions): Promise<(string | null)[]> {
+  async mget(keys: readonly Key[], options?: NearOptions): Promise<(string | null)[]> {
     return Promise.all(keys.map((key) => this.get(key, options)));
   }
 
@@ -288,11 +291,17 @@ function beginsWith(key: Key, prefix: string): boolean {
 
 function outside(key: Key): CommandRefusedError {
   const reason = "it begins with none of nearCache.prefixes, so that nobody would tell of its writes";
-  return new CommandRefusedError(`"${String(key)}" is not read through the near cache: ${reason}`, {
+  return new CommandRefusedError(`${named(key)} is not read through the near cache: ${reason}`, {
     outcome: "refused",
     command: "get",
     reason,
   });
+}
+
+/** A key for a message: keys from outside may be long, and have line breaks in them. */
+function named(key: Key): string {
+  const text = (typeof key === "string" ? key : key.subarray(0, NAMED).toString()).slice(0, NAMED);
+  return JSON.stringify(text) + (key.length > NAMED ? " …" : "");
 }
 
 /** V8's own message would show a part of the value. @throws SyntaxError */
@@ -302,7 +311,7 @@ function parse(text: string | null, key: Key): unknown {
   try {
     value = JSON.parse(text);
   } catch {
-    throw new SyntaxError(`the value of "${String(key)}" is no JSON`);
+    throw new SyntaxError(`the value of ${named(key)} is no JSON`);
   }
   return deepFreeze(value);
 }

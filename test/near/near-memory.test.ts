@@ -154,7 +154,7 @@ test("a server is the tracked one only with its whole run id, and not while the 
 
 test("each counter, version and state is a word of its own", () => {
   const memory = memoryOf([1, 2]);
-  const names = ["invalidated", "flushes", "connects", "provedAt"] as const;
+  const names = ["invalidated", "connects", "provedAt"] as const;
   names.forEach((name, i) => memory.set(name, 1_000 * (i + 1)));
   const generation = memory.nextGeneration();
   memory.setLease(generation, 77);
@@ -165,8 +165,8 @@ test("each counter, version and state is a word of its own", () => {
   memory.nextInOrder();
   memory.foundElsewhere();
   names.forEach((name, i) => assert.equal(memory.get(name), 1_000 * (i + 1)));
-  memory.add("flushes", 5);
-  assert.equal(memory.get("flushes"), 2_005);
+  memory.add("connects", 5);
+  assert.equal(memory.get("connects"), 2_005);
   assert.deepEqual([memory.epoch, memory.leaseUntil, memory.state], [1, 77, TRACKING]);
   assert.ok(memory.versions.every((version) => version === 1));
   assert.ok(memory.index.every((position) => position === 0));
