@@ -323,13 +323,38 @@ test("a thread without a free segment keeps nothing, and fails nothing", () => {
 });
 
 test("an invalidated record is not kept", () => {
+  for (const isInvalidated of [false, true]) {
+    const one = world(2, 4_096);
+    one.put("hot", "1");
+    assert.equal(one.get("hot"), "1");
+    if (isInvalidated) one.memory.invalidate(placeOf(one.memory, "hot").bucket);
+    takeAgain(one);
+    assert.deepEqual(headsOf(one.memory), [isInvalidated ? 1 : 2, SEGMENT_UNITS]);
+  }
+});
+
+test("a segment that is taken again is empty and another use, before one of its bytes changes", () => {
   const one = world(2, 4_096);
-  one.put("hot", "1");
-  assert.equal(one.get("hot"), "1");
-  const { bucket } = placeOf(one.memory, "hot");
-  one.memory.invalidate(bucket);
-  takeAgain(one);
-  assert.equal(one.get("hot"), undefined);
+  one.put("a", "1");
+  const place = placeOf(one.memory, "a");
+  const [before, meanwhile] = [one.open(), one.open()];
+  for (let i = 0; i < 2; i++) fillUp(one);
+  assert.ok(before.find(place, one.memory.epoch, 0));
+  assert.equal(before.text(), "1");
+  assert.equal(before.isStill(), true);
+  let looks = 0;
+  const nextInOrder = one.memory.nextInOrder.bind(one.memory);
+  // The moment between the two, as another thread sees it.
+  one.memory.nextInOrder = () => {
+    looks++;
+    assert.equal(before.text(), "1");
+    assert.equal(before.isStill(), false, "it is another use");
+    assert.equal(meanwhile.find(place, one.memory.epoch, 0), false, "it is empty");
+    return nextInOrder();
+  };
+  one.put("b", "2");
+  assert.equal(looks, 1);
+  assert.equal(before.isStill(), false);
 });
 
 test("what is left of an older record in the last unit of a newer one is not found", () => {
