@@ -219,3 +219,25 @@ test("text that is no text names no key of bytes", LIMIT, async (t) => {
   });
   assert.throws(() => manager.near.peek("\udc00hot:bytes"), code("COMMAND_REFUSED"));
 });
+
+test("threads that miss a key at the same time keep it once", LIMIT, async (t) => {
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache, threads: { count: 2 } });
+  await manager.ready();
+  await server.admin.set("hot:gone", "x");
+  assert.equal(await manager.run("readUntilHit", "hot:gone"), "x");
+  const large = "y".repeat(60_000);
+  const used = (): number => manager.stats().near!.usedBytes;
+  const before = used();
+  const keys = Array.from({ length: 20 }, (_, i) => `hot:once ${i}`);
+  for (const key of keys) await server.admin.set(key, large);
+  for (const key of keys) {
+    await Promise.all([
+      manager.run("get", key),
+      manager.near.get(key),
+      manager.run("get", key),
+      manager.run("get", key),
+    ]);
+  }
+  const added = used() - before;
+  assert.ok(added < 1.5 * 20 * 60_000, `${added} bytes`);
+});
