@@ -86,7 +86,7 @@ const buffers = makeNearBuffers({
   prefixes: ["near:"],
   maxBytes,
   ownTableBytes: 0,
-  maxValueBytes: 2 ** 16,
+  maxValueBytes: MOST_BYTES,
   maxStaleMs: 250,
   maxAgeMs: 60_000,
 });

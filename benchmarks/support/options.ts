@@ -38,6 +38,7 @@ export const BENCHMARKS: Readonly<Record<string, { readonly canBeside: boolean }
   leases: { canBeside: false }, // it imports the scripts, and older builds have no locks
   "near-cache": { canBeside: false }, // older builds have none
   "near-memory": { canBeside: false },
+  "near-writes": { canBeside: false },
 };
 
 export const USAGE =
