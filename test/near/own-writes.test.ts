@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import { after, test, type TestContext } from "node:test";
+import { parseArgs } from "node:util";
 import { connect, type ConnectionManager, disconnect, type ManagerOptions } from "../../src/index.js";
 import type * as Tasks from "../fixtures/near-own-tasks.js";
 import { eventually } from "../support/gate.js";
 import { fixture, manage } from "../support/manage.js";
 import { type Mode, send } from "../support/near-runners.js";
+import { NearRace } from "../support/near-race.js";
 import { NearRounds } from "../support/near-watch.js";
 import { type Command, failing, LIBRARY, PATHS, RENAMED } from "../support/near-writes.js";
 import { startProxy } from "../support/proxy.js";
@@ -14,6 +16,9 @@ import { startRedis } from "../support/redis-server.js";
 // client that wrote. So a value that is not dropped stays, and is seen.
 
 const LIMIT = { timeout: 120_000 };
+/** In the race, of all clients together: `node dist/test/near/own-writes.test.js --writes 100000`. */
+const { values: args } = parseArgs({ options: { writes: { type: "string" } }, strict: false });
+const RACED = Number(args["writes"] ?? 3_000);
 const THREADS = 2;
 const MODES: readonly Mode[] = ["one by one", "pipeline", "transaction", "MULTI and EXEC"];
 const SHARED_MODES = MODES.slice(0, 3);
@@ -53,7 +58,7 @@ type World = Awaited<ReturnType<typeof watched>>;
 type Write = (commands: readonly Command[]) => Promise<unknown>;
 
 /** A manager with a watcher in each thread, until it is disposed of. */
-async function watched(t: TestContext, options: Partial<ManagerOptions> = {}) {
+async function watched(t: TestContext, options: Partial<ManagerOptions> = {}, race?: NearRace) {
   const manager: Manager = manage<typeof Tasks>(t, server, {
     tasks: fixture("near-own-tasks"),
     nearCache: { prefixes: ["near:"], maxStaleMs: 10_000 }, // a busy machine does not end the lease
@@ -63,7 +68,8 @@ async function watched(t: TestContext, options: Partial<ManagerOptions> = {}) {
   await manager.ready();
   const own = await connect({ env: {}, redis: { port: proxy.port } });
   const rounds = new NearRounds();
-  const watching = Promise.all(manager.stats().threads.map(() => manager.run("watch", rounds.buffer)));
+  const given = { rounds: rounds.buffer, race: race?.buffer };
+  const watching = Promise.all(manager.stats().threads.map(() => manager.run("watch", given)));
   const isInEach = (): boolean => manager.stats().threads.every(({ running }) => running === 1);
   await eventually(() => rounds.joined === THREADS && isInEach());
   return {
@@ -72,9 +78,13 @@ async function watched(t: TestContext, options: Partial<ManagerOptions> = {}) {
     rounds,
     async [Symbol.asyncDispose]() {
       rounds.end();
-      const problems = (await watching).flat();
+      race?.end();
+      const told = await watching;
       await disconnect(own);
-      assert.deepEqual(problems, []);
+      for (const { problems, raced } of told) {
+        assert.deepEqual(problems, []);
+        if (race) assert.ok(raced && raced.reads > 100 && raced.stale === 0, JSON.stringify(raced));
+      }
     },
   };
 }
@@ -138,6 +148,23 @@ test(
         }
   },
 );
+
+test("while a key is written and read at the same time, no read finds less than what had been written before it", async (t) => {
+  const race = new NearRace();
+  await using world = await watched(t, {}, race);
+  const { manager, own } = world;
+  const { buffer } = race;
+  const reading = race.read(manager.near);
+  const count = Math.ceil(RACED / 6);
+  await race.write(count, (value) => own.set(NearRace.key, value));
+  await race.write(count, (value) => manager.use((redis) => redis.set(NearRace.key, value)));
+  for (const client of ["thread", "dedicated", "connect", "sync"] as const)
+    await manager.run("writeRace", { client, port: proxy.port, buffer, count });
+  race.end();
+  const { reads, stale } = await reading;
+  assert.ok(reads > 100 && stale === 0, `${stale} of ${reads}`);
+  assert.equal(race.written, 6 * count);
+});
 
 test("keys with redis.keyPrefix are seen at once, too", LIMIT, async (t) => {
   const keyPrefix = "app:";
