@@ -72,6 +72,7 @@ test("without a near cache there are no numbers of it", LIMIT, async (t) => {
 test("stats() counts the reads of each thread, and adds them up", LIMIT, async (t) => {
   const manager = await serving(t);
   await server.admin.set("model:counted", "1");
+  await eventually(() => nearOf(manager).invalidated > 0, WAIT_MS, "the write was told of");
   assert.deepEqual(nearOf(manager).totals, NONE);
   for (const _ of [1, 2]) assert.equal(await manager.near.get("model:counted"), "1");
   for (const _ of [1, 2, 3]) assert.equal(await manager.run("read", "model:counted"), "1");
