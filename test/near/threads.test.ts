@@ -54,16 +54,17 @@ test(
     const answers = Promise.all(
       [...readers, ...fillers].map(async (worker) => ((await once(worker, "message")) as [Read | undefined])[0]),
     );
-    const taken = (): number =>
-      sumOf([...new NearMemory(shared.buffers).segmentWords].filter((_, word) => word % 4 === 1));
-    await eventually(() => taken() > 30_000, 100_000, "the segments were taken again 30 000 times");
+    const memory = new NearMemory(shared.buffers);
+    await eventually(() => timesTaken(memory) > takes, LIMIT_MS, `segments were taken ${takes} times`);
     Atomics.store(shared.end, 0, 1);
     const reads = (await answers).filter((answer) => answer !== undefined);
     assert.equal(reads.length, 2);
     const hits = sumOf(reads.map((one) => one.hits));
     const overtaken = sumOf(reads.map((one) => one.overtaken));
+    const all = sumOf(reads.map((one) => one.reads));
+    const writes = sumOf([...shared.told]);
     t.diagnostic(
-      `${hits} hits, ${overtaken} overtaken, segments taken ${taken()} times, ${sumOf([...shared.told])} writes`,
+      `${all} reads, ${hits} hits, ${overtaken} overtaken; ${writes} writes, ${timesTaken(memory)} segments taken`,
     );
     assert.deepEqual(
       reads.flatMap(({ wrong }) => wrong),
