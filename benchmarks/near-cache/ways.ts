@@ -23,6 +23,9 @@ export async function makeWays(): Promise<Readonly<Record<WayName, Way>>> {
   }).connect();
   const map = new Map<string, string>();
   const objects = new Map<string, unknown>();
+  const copies = new Map<string, readonly [from: number, to: number]>();
+  const memory = Buffer.from(new SharedArrayBuffer(MAX_BYTES));
+  let used = 0;
   const lru = new LRUCache<string, string>({ maxSize: MAX_BYTES, sizeCalculation: ({ length }) => length });
   return {
     near: { read: (key) => near.get(key), peek: (key) => near.peek(key) },
@@ -40,6 +43,17 @@ export async function makeWays(): Promise<Readonly<Record<WayName, Way>>> {
         return value;
       },
       peek: (key) => lru.get(key),
+    },
+    // What nobody can do without who makes a text of bytes that threads share: without a look at the lease, the version or the key.
+    copy: {
+      async read(key) {
+        const known = copies.get(key);
+        if (known) return memory.toString("latin1", ...known);
+        const value = (await redis.getBuffer(key))!;
+        memory.set(value, used);
+        copies.set(key, [used, (used += value.length)]);
+        return value.toString("latin1");
+      },
     },
     Map: {
       async read(key) {
@@ -71,6 +85,7 @@ export type WayName =
   | "node-redis"
   | "node-redis json"
   | "lru"
+  | "copy"
   | "Map"
   | "Map json";
 
