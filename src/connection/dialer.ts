@@ -297,7 +297,7 @@ export class Dialer {
     const cause = isReplyError(error) ? error : (client.lastError ?? error);
     const foreign = foreignReason(cause);
     if (foreign !== undefined) return connectFailed(client, new ForeignError(foreign, { cause }));
-    let how = "closed it without a word: has it reached its maxclients, or is it another server?";
+    let how = "closed it without a word: has it reached its maxclients, is it just ending, or is it another server?";
     if (isReplyError(cause)) {
       const code = replyCode(cause);
       if (isAuthReply(cause)) return this.#refusedLogin(code);

@@ -113,14 +113,21 @@ test("map, stats and ready work as in a manager", DEADLINE, async (t) => {
 });
 
 test("the near cache works as in a thread, and close ends its keeper", DEADLINE, async (t) => {
-  const run = await runInProcess(nearTasks, { ...options(t), nearCache: { prefixes: ["model:"] } });
+  await using run = await runInProcess(nearTasks, { ...options(t), nearCache: { prefixes: ["model:"] } });
   await eventually(() => (run.stats().near?.leaseMs ?? 0) > 0, WAIT_MS, "values may be served");
   await run.run("write", { key: "model:1", value: "first" });
-  for (const _ of [1, 2]) assert.equal(await run.run("read", "model:1"), "first");
+  // On a busy machine nothing may be served for a moment, and Redis is asked.
+  await eventually(
+    async () => {
+      assert.equal(await run.run("read", "model:1"), "first");
+      return run.stats().near!.totals.hits.own > 0;
+    },
+    WAIT_MS,
+    "a read is a hit",
+  );
   await run.run("write", { key: "model:1", value: "second" });
   assert.equal(await run.run("read", "model:1"), "second");
   const { near: numbers, threads } = run.stats();
-  assert.ok(numbers!.totals.hits.own > 0);
   assert.deepEqual(threads[0]!.near, numbers!.totals);
   await run.close();
   await assert.rejects(near.get("model:1"), code("CONFIG_INVALID"));
