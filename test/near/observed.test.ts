@@ -26,12 +26,14 @@ const server = await startRedis();
 after(() => server.stop());
 
 type Manager = ConnectionManager<typeof Tasks>;
+/** A busy machine does not end the lease, so that reads are counted as they were made. */
+const nearCache = { prefixes: ["model:"], maxStaleMs: 10_000 };
 type Options = Omit<Partial<ManagerOptions>, "tasks">;
 
 function managed(t: TestContext, options: Options = {}, at: RedisServer = server): Manager {
   return manage<typeof Tasks>(t, at, {
     tasks: fixture("near-observed-tasks"),
-    nearCache: { prefixes: ["model:"] },
+    nearCache,
     ...options,
     threads: { count: 1, ...options.threads },
   });
@@ -83,7 +85,7 @@ test("stats() counts the reads of each thread, and adds them up", LIMIT, async (
   assert.deepEqual([near!.state, near!.reason, near!.advice], ["on", null, null]);
   assert.ok(near!.usedBytes > 0 && near!.usedBytes < near!.maxBytes, `${near!.usedBytes} of ${near!.maxBytes}`);
   assert.deepEqual([near!.wraps, near!.connects], [0, 1]);
-  assert.ok(near!.proofAgeMs! >= 0 && near!.leaseMs <= 250);
+  assert.ok(near!.proofAgeMs! >= 0 && near!.leaseMs <= nearCache.maxStaleMs);
 });
 
 test("the counts of a thread that has ended stay in the totals", LIMIT, async (t) => {
@@ -97,7 +99,7 @@ test("the counts of a thread that has ended stay in the totals", LIMIT, async (t
 });
 
 test("stats() counts what the server told, and what is not kept", LIMIT, async (t) => {
-  const manager = await serving(t, { nearCache: { prefixes: ["model:"], maxValueBytes: 64 } });
+  const manager = await serving(t, { nearCache: { ...nearCache, maxValueBytes: 64 } });
   const { flushes } = nearOf(manager);
   await server.admin.mset("model:a", "1", "model:b", "2", "other", "3");
   await eventually(() => nearOf(manager).invalidated === 2, WAIT_MS, "both keys under the prefix are told");
@@ -110,7 +112,7 @@ test("stats() counts what the server told, and what is not kept", LIMIT, async (
 });
 
 test("segments that are emptied to be filled again are counted", LIMIT, async (t) => {
-  const manager = await serving(t, { nearCache: { prefixes: ["model:"], maxBytes: 2 ** 20, maxValueBytes: 2 ** 14 } });
+  const manager = await serving(t, { nearCache: { ...nearCache, maxBytes: 2 ** 20, maxValueBytes: 2 ** 14 } });
   const value = "x".repeat(2 ** 14);
   await server.admin.mset(Object.fromEntries(Array.from({ length: 80 }, (_, i) => [`model:${i}`, value])));
   await eventually(() => nearOf(manager).invalidated === 80, WAIT_MS, "the writes are told");
@@ -128,7 +130,7 @@ test("the keeper's connection counts among the open ones", LIMIT, async (t) => {
 });
 
 test("while thread and keeper are blocked stats() answers: nothing may be served", LIMIT, async (t) => {
-  const manager = await serving(t);
+  const manager = await serving(t, { nearCache: { prefixes: ["model:"] } });
   const spinning = manager.run("spin", 3_000);
   await eventually(() => manager.stats().threads[0]!.running === 1);
   await blockKeeper(t, 3_000);
