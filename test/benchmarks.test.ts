@@ -1,11 +1,15 @@
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { closedLoop } from "../benchmarks/support/loops.js";
 import { interleave, mergeRounds } from "../benchmarks/support/interleave.js";
 import { parseBenchOptions } from "../benchmarks/support/options.js";
+import { fixture } from "./support/manage.js";
 
 const TARBALL = fileURLToPath(import.meta.url); // any file: nothing is installed here
+const RUN = new URL("../benchmarks/run.js", import.meta.url);
 const EVERYTHING = { only: new Map<string, string>(), contenders: [] };
 
 test("--beside names the packed build that contenders run with as well", () => {
@@ -56,4 +60,25 @@ test("a closed loop counts from the task after the lead, at least one of each ca
     Array.from({ length: 16 }, (_, n) => n),
   );
   assert.ok(tasksPerSecond > 0);
+});
+
+/** How a program fails: it settles once the program has ended and no process has its output open any more. */
+async function failureOf(program: URL | string, ...args: string[]): Promise<{ code: number; stderr: string }> {
+  const ended = promisify(execFile)(process.execPath, [fileURLToPath(program), ...args]);
+  return ended.then(
+    () => assert.fail("it ended with 0"),
+    (error: unknown) => error as { code: number; stderr: string },
+  );
+}
+
+test("a contender that fails ends its benchmark, with its error, and the contenders that cannot close", async () => {
+  const { code, stderr } = await failureOf(fixture("failing-benchmark"));
+  assert.equal(code, 1);
+  assert.match(stderr, /this contender fails/);
+});
+
+test("a benchmark that fails ends the smoke run, and the error of the one beside it is shown as well", async () => {
+  const { code, stderr } = await failureOf(RUN, "dispatch", "latency", "values", "--smoke", "--only", "moon=full");
+  assert.equal(code, 1);
+  assert.equal(stderr.match(/Error: --only leaves none of/g)?.length, 2, stderr);
 });

@@ -1,4 +1,5 @@
 /** One contender alone in a process: its threads read all keys, and then it prints its memory. */
+import { eventually } from "../../test/support/gate.js";
 import { openManager } from "../contenders/redthread/redthread.js";
 import type * as Tasks from "./tasks.js";
 
@@ -28,6 +29,8 @@ const manager = openManager<typeof Tasks>(
   "near-memory/tasks.js",
 );
 await manager.ready();
+// What is read before the keeper has its connection is not kept.
+await eventually(() => way !== "near" || manager.stats().near!.leaseMs > 0, 60_000, "values are kept");
 
 function inThreads<T>(count: number, task: (seed: number) => Promise<T>): Promise<T[]> {
   return Promise.all(Array.from({ length: count }, (_, seed) => task(seed)));

@@ -2,7 +2,17 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 
-/** A process that answers one question at a time. It has the Node flags of this process. */
+const living = new Set<ChildProcess>();
+
+// When a benchmark fails, its server stops. Then most contenders cannot close: they would wait for Redis for ever, and
+// the smoke run, which reads their output, would wait for them.
+process.once("exit", () => {
+  for (const child of living) child.kill("SIGKILL");
+});
+
+/**
+ * A process that answers one question at a time. It has the Node flags of this process, and ends with it at the latest.
+ */
 export class OwnProcess<Question extends object, Answer> implements AsyncDisposable {
   readonly #child: ChildProcess;
   readonly #ended: Promise<unknown[]>;
@@ -13,6 +23,8 @@ export class OwnProcess<Question extends object, Answer> implements AsyncDisposa
       serialization: "advanced",
       execArgv: [...process.execArgv, ...flags],
     });
+    living.add(this.#child);
+    this.#child.once("exit", () => living.delete(this.#child));
     this.#ended = once(this.#child, "exit");
   }
 
