@@ -151,7 +151,7 @@ export function endpoint(host: Kind, port: number): Kind {
 export function someOf(kind: Kind): Kind {
   const list = listOf(kind);
   return {
-    fromText: (value) => value.split(","),
+    fromText: (value) => value.split(",").map((part) => part.trim()),
     parse(raw, complain) {
       if (Array.isArray(raw) && raw.length === 0) return complain("must name at least one");
       return list.parse(raw, complain);

@@ -174,6 +174,11 @@ test("a socket's path and a host exclude each other: the stronger source's is us
   assert.match(problemsOf({ env: { ...env, REDIS_HOST: "h" } }).join(), /conflicts with redis.host \(REDIS_HOST/);
 });
 
+test("items of a list in the environment are what is between the commas, without the spaces around it", () => {
+  const { prefixes } = load({ REDTHREAD_NEAR_CACHE_PREFIXES: " model: ,flags:, two words:" }).nearCache;
+  assert.deepEqual(prefixes, ["model:", "flags:", "two words:"]);
+});
+
 test("sentinels come as a list of addresses, in the environment as text", () => {
   const env = { REDTHREAD_REDIS_SENTINELS: "a:26380, b,[::1]:26381", REDTHREAD_REDIS_SENTINEL_NAME: "m" };
   const sentinels = [
