@@ -8,7 +8,7 @@ import { fixture, manage } from "../support/manage.js";
 import { type Mode, send } from "../support/near-runners.js";
 import { NearRace } from "../support/near-race.js";
 import { NearRounds } from "../support/near-watch.js";
-import { type Command, failing, LIBRARY, PATHS, RENAMED } from "../support/near-writes.js";
+import { type Command, failing, FLUSHES, LIBRARY, LONG_SCRIPT_MS, PATHS, RENAMED } from "../support/near-writes.js";
 import { startProxy } from "../support/proxy.js";
 import { startRedis } from "../support/redis-server.js";
 
@@ -38,9 +38,10 @@ proxy.filterReplies = (chunk, end) => {
   return Buffer.alloc(0);
 };
 await server.admin.call("FUNCTION", "LOAD", LIBRARY);
+await server.admin.script("LOAD", FLUSHES);
 
 /** Of the ways to change a key, one of each kind. */
-const SOME = pick("set", "unlink", "flushdb", "rename", "append", "fcall", "the command of a module");
+const SOME = pick("set", "unlink", "flushdb", "swapdb", "rename", "append", "fcall", "the command of a module");
 
 function pick(...names: string[]): typeof PATHS {
   return Object.fromEntries(names.map((name) => [name, PATHS[name]!]));
@@ -66,7 +67,9 @@ async function watched(t: TestContext, options: Partial<ManagerOptions> = {}, ra
     redis: { port: proxy.port, ...options.redis },
   });
   await manager.ready();
-  const own = await connect({ env: {}, redis: { port: proxy.port } });
+  const { keyPrefix, commandTimeoutMs } = options.redis ?? {};
+  const ownRedis: Tasks.OwnRedis = { port: proxy.port, keyPrefix, commandTimeoutMs };
+  const own = await connect({ env: {}, redis: ownRedis });
   const rounds = new NearRounds();
   const given = { rounds: rounds.buffer, race: race?.buffer };
   const watching = Promise.all(manager.stats().threads.map(() => manager.run("watch", given)));
@@ -75,6 +78,7 @@ async function watched(t: TestContext, options: Partial<ManagerOptions> = {}, ra
   return {
     manager,
     own,
+    ownRedis,
     rounds,
     async [Symbol.asyncDispose]() {
       rounds.end();
@@ -90,13 +94,16 @@ async function watched(t: TestContext, options: Partial<ManagerOptions> = {}, ra
 }
 
 /** The clients of a process, and in how many ways each sends commands. */
-function clientsOf({ manager, own }: World): Record<string, readonly [readonly Mode[], (mode: Mode) => Write]> {
-  const { port } = proxy;
+function clientsOf({
+  manager,
+  own,
+  ownRedis,
+}: World): Record<string, readonly [readonly Mode[], (mode: Mode) => Write]> {
   const inThread =
     (client: Parameters<typeof Tasks.write>[0]["client"]) =>
     (mode: Mode): Write =>
     (commands) =>
-      manager.run("write", { client, mode, port, commands });
+      manager.run("write", { client, mode, redis: ownRedis, commands });
   return {
     primary: [SHARED_MODES, (mode) => (commands) => manager.use((redis) => send(redis, mode, commands))],
     "connect() on the main thread": [MODES, (mode) => (commands) => send(own, mode, commands)],
@@ -152,14 +159,14 @@ test(
 test("while a key is written and read at the same time, no read finds less than what had been written before it", async (t) => {
   const race = new NearRace();
   await using world = await watched(t, {}, race);
-  const { manager, own } = world;
+  const { manager, own, ownRedis } = world;
   const { buffer } = race;
   const reading = race.read(manager.near);
   const count = Math.ceil(RACED / 6);
   await race.write(count, (value) => own.set(NearRace.key, value));
   await race.write(count, (value) => manager.use((redis) => redis.set(NearRace.key, value)));
   for (const client of ["thread", "dedicated", "connect", "sync"] as const)
-    await manager.run("writeRace", { client, port: proxy.port, buffer, count });
+    await manager.run("writeRace", { client, redis: ownRedis, buffer, count });
   race.end();
   const { reads, stale } = await reading;
   assert.ok(reads > 100 && stale === 0, `${stale} of ${reads}`);
@@ -169,11 +176,10 @@ test("while a key is written and read at the same time, no read finds less than 
 test("keys with redis.keyPrefix are seen at once, too", LIMIT, async (t) => {
   const keyPrefix = "app:";
   await using world = await watched(t, { redis: { keyPrefix } });
-  const { primary, getRedis, withDedicated, sync } = clientsOf(world);
-  for (const [, writeIn] of [primary!, getRedis!, withDedicated!, sync!])
-    for (const mode of SHARED_MODES)
+  for (const [client, [modes, writeIn]] of Object.entries(clientsOf(world)))
+    for (const mode of modes)
       for (const [name, path] of Object.entries(SOME)) {
-        const key = `near:${keyPrefix} ${mode}, ${name}`;
+        const key = `near:${client}, ${mode}, ${name}`;
         for (const n of [1, 2]) await step(world, key, () => writeIn(mode)(path(key, n)), keyPrefix);
       }
 });
@@ -196,18 +202,42 @@ function saying(what: RegExp) {
   return ({ code, message }: { code?: string; message: string }): boolean => what.test(`${code} ${message}`);
 }
 
+test("FUNCTION and SWAPDB, which name no key, drop everything", LIMIT, async (t) => {
+  await using world = await watched(t);
+  const { manager, rounds } = world;
+  const key = "near:dropped";
+  for (const [client, [modes, writeIn]] of Object.entries(clientsOf(world)))
+    for (const mode of modes)
+      for (const command of [
+        ["function", "LOAD", "REPLACE", LIBRARY],
+        ["swapdb", 0, 0],
+      ] as const) {
+        await rounds.warm(key, THREADS);
+        assert.equal(await isServed(manager, key), true);
+        await writeIn(mode)([command]);
+        assert.equal(manager.near.peek(key), undefined, `${client}, ${mode}, ${command[0]}`);
+      }
+});
+
+async function isServed({ near }: Manager, key: string): Promise<boolean> {
+  return eventually(async () => (await near.get(key), near.peek(key) !== undefined));
+}
+
 for (const [how, error] of [
   ["error", /ERR after the write/],
   ["no reply", /REDTHREAD_REPLY_LOST/],
   ["late reply", /REDTHREAD_(?:COMMAND_TIMEOUT|REPLY_LOST)/],
+  ["long script", /REDTHREAD_COMMAND_TIMEOUT/],
 ] as const)
   test(`a write that rejects has changed its key perhaps, which is then asked for: ${how}`, LIMIT, async (t) => {
-    await using world = await watched(t, { redis: { commandTimeoutMs: 500 } });
+    // Less than the script takes, and more than what is left of it then: the reads that follow must not time out.
+    const commandTimeoutMs = how === "long script" ? LONG_SCRIPT_MS / 1.5 : 500;
+    await using world = await watched(t, { redis: { commandTimeoutMs } });
     for (const [client, [, writeIn]] of Object.entries(clientsOf(world))) {
-      if (client.startsWith("connect()")) continue; // it has other deadlines
-      if (how === "late reply" && client !== "withDedicated") continue; // the readers' commands wait on the same connection
+      // The readers' commands wait on the same connection.
+      if (how === "late reply" && ["primary", "getRedis"].includes(client)) continue;
       const key = `near:rejected, ${client}`; // without a name that the proxy looks for
-      for (const n of [1, 2])
+      for (const n of how === "long script" ? [1] : [1, 2])
         await step(world, key, () =>
           assert.rejects(async () => writeIn("one by one")(failing(how)(key, n)), saying(error)),
         );
@@ -223,6 +253,6 @@ test("a synchronous client gets its login beside a near cache, too", LIMIT, asyn
   });
   await manager.ready();
   const commands = [["set", "near:sync", 1]] as const;
-  await manager.run("write", { client: "sync", mode: "one by one", port: locked.port, commands });
+  await manager.run("write", { client: "sync", mode: "one by one", redis: { port: locked.port }, commands });
   assert.equal(await manager.near.get("near:sync"), "1");
 });

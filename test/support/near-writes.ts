@@ -1,3 +1,5 @@
+import { createHash } from "node:crypto";
+
 export type Argument = string | number | Buffer;
 export type Command = readonly [name: string, ...args: Argument[]];
 
@@ -20,18 +22,26 @@ function from(make: (key: string, source: string) => Command): Path {
 }
 
 const SET = `return redis.call("set", KEYS[1], ARGV[1])`;
+/** The server does nothing else meanwhile. */
+export const LONG_SCRIPT_MS = 1_500;
 const ENDS = {
   error: `return redis.error_reply("ERR after the write")`,
   "no reply": `return "no reply"`,
   "late reply": `return "late reply"`,
+  "long script": `local from = redis.call("time") repeat local t = redis.call("time")
+    until (t[1] - from[1]) * 1000 + (t[2] - from[2]) / 1000 > ${LONG_SCRIPT_MS}`,
 };
 
 /** The function that the test loads into the server. */
 export const LIBRARY = `#!lua name=near
 redis.register_function("near_set", function(keys, args) return redis.call("set", keys[1], args[1]) end)`;
 
+/** A script that names no key; the test loads it into the server. */
+export const FLUSHES = `return redis.call("flushdb")`;
+const FLUSHES_SHA = createHash("sha1").update(FLUSHES).digest("hex");
+
 /** Commands that the server of the test has under names that no client knows, as those of modules are. */
-export const RENAMED = { psetex: "near.set", swapdb: "near.swap" };
+export const RENAMED = { psetex: "near.set", evalsha: "near.run" };
 
 /** Everything that can change what a key has. */
 export const PATHS: Readonly<Record<string, Path>> = {
@@ -48,6 +58,7 @@ export const PATHS: Readonly<Record<string, Path>> = {
   pexpireat: taking((key) => [["pexpireat", key, 1]]),
   flushdb: taking(() => [["flushdb"]]),
   flushall: taking(() => [["flushall", "SYNC"]]),
+  swapdb: taking(() => [["swapdb", 0, 1]]),
   "rename away": taking((key) => [["rename", key, other(key)]]),
   move: taking((key) => [["move", key, 1]]),
   "sort store": taking((key) => [
@@ -73,7 +84,7 @@ export const PATHS: Readonly<Record<string, Path>> = {
   eval: (key, n) => [["eval", SET, 1, key, n]],
   fcall: (key, n) => [["fcall", "near_set", 1, key, n]],
   "the command of a module": (key, n) => [["near.set", key, 100_000, n]],
-  "the command of a module that names no key": taking(() => [["near.swap", 0, 1]]),
+  "the command of a module that names no key": taking(() => [["near.run", FLUSHES_SHA, 0]]),
 };
 
 /** The key is changed, and then the command fails: by an error, or because the proxy keeps this reply. */
