@@ -91,19 +91,20 @@ export function nearProblem({ state, offReason }: NearMemory): string | undefine
   return state === STARTING ? "the near cache is not on yet: its keeper is connecting" : undefined;
 }
 
-/** With fewer reads the numbers say nothing. */
-const ENOUGH_READS = 1_000;
+/** With fewer reads, or fewer writes that were told of, the numbers say nothing. */
+const ENOUGH = 1_000;
 
 /** `isFull`: on average each segment was filled, and then emptied again. */
 export function adviceOn(totals: NearCounts, invalidated: number, isFull: boolean): string | undefined {
   const { hits, misses, unleased, fills, outdated, elsewhere, oversize } = totals;
   const hit = hits.own + hits.shared;
-  if (hit + misses < ENOUGH_READS) return undefined;
-  if (elsewhere > fills) return "most replies are of another server than the keeper's: is a balancer before Redis?";
-  if (oversize > fills) return "most values are too large to be kept: raise nearCache.maxValueBytes";
-  if (invalidated > hit || outdated > fills)
+  const isRead = hit + misses >= ENOUGH;
+  if (isRead && elsewhere > fills)
+    return "most replies are of another server than the keeper's: is a balancer before Redis?";
+  if (isRead && oversize > fills) return "most values are too large to be kept: raise nearCache.maxValueBytes";
+  if ((isRead || invalidated >= ENOUGH) && (invalidated > hit || outdated > fills))
     return "keys are written more often than read from memory: take prefixes that are seldom written";
-  if (hit > misses) return undefined;
+  if (!isRead || hit > misses) return undefined;
   if (unleased * 2 > misses)
     return "mostly nothing may be served: was the keeper away, or late? Raise nearCache.maxStaleMs";
   if (isFull) return "values are dropped before they are read again: raise nearCache.maxBytes";

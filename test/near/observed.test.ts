@@ -253,8 +253,10 @@ function reads(own: number, misses: number, rest: Partial<NearCounts> = {}): Nea
   return { ...NONE, hits: { own, shared: 0 }, misses, fills: misses, ...rest };
 }
 
-test("advice is given where many reads show that the cache is of little use", () => {
-  assert.equal(adviceOn(reads(10, 900), 100_000, true), undefined, "too few reads");
+test("advice is given where many reads, or many writes, show that the cache is of little use", () => {
+  assert.equal(adviceOn(reads(10, 900, { elsewhere: 900, fills: 0 }), 900, true), undefined, "too few of both");
+  assert.equal(adviceOn(reads(1_100, 900), 1_050, true), undefined, "about as many writes as hits");
+  assert.match(adviceOn(reads(10, 900), 100_000, true)!, /^keys are written more often/);
   assert.equal(adviceOn(reads(9_000, 1_000), 8_000, true), undefined, "all is well");
   assert.equal(adviceOn(reads(100, 4_000), 50, false), undefined, "many keys, each read once");
   assert.match(adviceOn(reads(9_000, 1_000), 9_001, false)!, /^keys are written more often/);
