@@ -11,14 +11,17 @@ export interface SuiteResult {
   readonly isGreen: boolean;
 }
 
-/** Runs every test file under this Node with this environment, and prints the tests that fail. */
-export function runSuites(node: string, env: NodeJS.ProcessEnv): SuiteResult {
-  const files = readdirSync(join(root, "dist", "test"), { recursive: true, encoding: "utf8" })
+export function testFiles(): string[] {
+  return readdirSync(join(root, "dist", "test"), { recursive: true, encoding: "utf8" })
     .filter((file) => file.endsWith(".test.js"))
     .map((file) => join(root, "dist", "test", file));
+}
+
+/** Runs every test file under this Node with this environment, and prints the tests that fail. */
+export function runSuites(node: string, env: NodeJS.ProcessEnv): SuiteResult {
   const { stdout, status } = spawnSync(
     node,
-    ["--test", "--test-reporter=tap", "--test-concurrency=2", "--test-timeout=300000", ...files],
+    ["--test", "--test-reporter=tap", "--test-concurrency=2", "--test-timeout=300000", ...testFiles()],
     { cwd: root, encoding: "utf8", maxBuffer: 2 ** 28, env, stdio: ["ignore", "pipe", "inherit"] },
   );
   const count = (name: string): number => Number(new RegExp(`^# ${name} (\\d+)$`, "m").exec(stdout)?.[1] ?? NaN);
