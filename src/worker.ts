@@ -106,7 +106,7 @@ export const near: Near = {
 
 function noNear(): ConfigInvalidError {
   return new ConfigInvalidError(
-    "this thread has no near cache: nearCache.prefixes is missing, or no manager started it",
+    "this thread has no near cache: nearCache.prefixes is missing, or no manager started the thread (on the main thread: manager.near)",
     {
       outcome: "not-sent",
     },

@@ -271,7 +271,8 @@ export class ConnectionManager<Tasks extends object = AnyTasks> implements Async
     // The threads serve. Each holder of a lock is told of the loss, if it comes to that.
     const { problem } = this.#locks;
     if (problem !== undefined) reasons.push(problem);
-    if (this.#near.problem !== undefined) reasons.push(this.#near.problem); // Redis is asked instead
+    // Redis is asked instead.
+    if (this.#phase !== "closed" && this.#near.problem !== undefined) reasons.push(this.#near.problem);
     return { live: this.#phase !== "closed", ready, reasons };
   }
 

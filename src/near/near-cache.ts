@@ -111,6 +111,7 @@ export class NearCache implements Near {
   }
 
   async mget(keys: readonly Key[], options?: NearOptions): Promise<(string | null)[]> {
+    if (!Array.isArray(keys)) throw new TypeError("near.mget() needs an array of keys");
     return Promise.all(keys.map((key) => this.get(key, options)));
   }
 
@@ -152,6 +153,7 @@ export class NearCache implements Near {
 
   #ask(key: Key, id: string, isFresh: boolean): Promise<Reply> {
     const place = this.#locate(key) ? this.#place : undefined;
+    if (!place) this.#count.nearOversize();
     const isServing = this.#memory.isServing(sharedClock()) && this.#isServed(this.#memory.epoch);
     this.#count.nearMisses();
     if (!isServing) this.#count.nearUnleased();
@@ -209,7 +211,7 @@ export class NearCache implements Near {
     const isCurrent =
       memory.isServing(now) &&
       memory.epoch === epoch &&
-      epoch === this.#servedEpoch &&
+      this.#isServed(epoch) &&
       memory.versionOf(bucket) === version &&
       isAhead(deadline, now);
     if (isCurrent) this.#count.nearOwnHits();

@@ -17,7 +17,7 @@ export interface NearCounts {
   readonly outdated: number;
   /** … because they came from another server than the keeper's. */
   readonly elsewhere: number;
-  /** … because they are larger than `nearCache.maxValueBytes`. */
+  /** … because they are larger than `nearCache.maxValueBytes`, or their key is longer than 1 024 bytes. */
   readonly oversize: number;
 }
 
@@ -107,6 +107,8 @@ export function adviceOn(totals: NearCounts, invalidated: number, isFull: boolea
   if (!isRead || hit > misses) return undefined;
   if (unleased * 2 > misses)
     return "mostly nothing may be served: was the keeper away, or late? Raise nearCache.maxStaleMs";
+  if (fills + outdated + elsewhere + oversize === 0)
+    return "no reply is kept: may the user send PTTL? Without it nobody knows when a key ends";
   if (isFull) return "values are dropped before they are read again: raise nearCache.maxBytes";
   return undefined;
 }

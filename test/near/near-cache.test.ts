@@ -91,6 +91,20 @@ test("the parsed object of a value is one for all callers of a thread, frozen in
   });
 });
 
+test("the first object that a thread parses is the one that its later callers get", LIMIT, async (t) => {
+  await server.admin.set("hot:first", "{}");
+  const maxStaleMs = 10_000; // a busy machine does not end the lease
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache: { ...nearCache, maxStaleMs } });
+  await eventually(() => (manager.stats().near?.leaseMs ?? 0) > 0, 20_000, "values may be served");
+  assert.equal(await manager.run("objectsOf", { key: "hot:first", reads: 5 }), 1);
+});
+
+test("mget wants a list of keys", LIMIT, async (t) => {
+  const manager: Manager = manage<typeof Tasks>(t, server, { tasks, nearCache });
+  await manager.ready();
+  await assert.rejects(manager.near.mget("hot:a" as never), /^TypeError: near.mget\(\) needs an array of keys/);
+});
+
 test(
   "callers that share a GET share no memory, and a key that is changed after the call is not the key that was read",
   LIMIT,

@@ -268,4 +268,5 @@ test("advice is given where many reads, or many writes, show that the cache is o
   assert.match(adviceOn(reads(2_000, 4_000, { fills: 0, elsewhere: 4_000 }), 0, false)!, /balancer/);
   assert.match(adviceOn(reads(100, 4_000, { unleased: 2_001 }), 0, false)!, /raise nearCache.maxStaleMs/i);
   assert.match(adviceOn(reads(100, 4_000), 0, true)!, /raise nearCache.maxBytes/);
+  assert.match(adviceOn(reads(0, 4_000, { fills: 0, unleased: 100 }), 0, false)!, /PTTL/);
 });
