@@ -15,8 +15,8 @@ export function monotonic(): number {
 
 /** Whole ms on the one clock that all threads share, because performance.now() starts anew in each. It wraps every 50 days. */
 export function sharedClock(): number {
-  const [seconds, nanoseconds] = process.hrtime();
-  return (seconds * 1_000 + nanoseconds / 1e6) | 0;
+  const time = process.hrtime(); // not destructured: an iterator would take a third of the time of a call
+  return (time[0] * 1_000 + time[1] / 1e6) | 0;
 }
 
 /** Delays are random so that clients which lost a server together do not return together. */
