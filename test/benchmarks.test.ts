@@ -64,7 +64,7 @@ test("a closed loop counts from the task after the lead, at least one of each ca
 
 /** How a program fails: it settles once the program has ended and no process has its output open any more. */
 async function failureOf(program: URL | string, ...args: string[]): Promise<{ code: number; stderr: string }> {
-  const ended = promisify(execFile)(process.execPath, [fileURLToPath(program), ...args]);
+  const ended = promisify(execFile)(process.execPath, [fileURLToPath(program), ...args], { timeout: 60_000 });
   return ended.then(
     () => assert.fail("it ended with 0"),
     (error: unknown) => error as { code: number; stderr: string },

@@ -44,7 +44,7 @@ export async function makeWays(): Promise<Readonly<Record<WayName, Way>>> {
       },
       peek: (key) => lru.get(key),
     },
-    // What nobody can do without who makes a text of bytes that threads share: without a look at the lease, the version or the key.
+    // The least that any cache in shared memory must do: copy bytes to a string, with no look at lease, version or key.
     copy: {
       async read(key) {
         const known = copies.get(key);

@@ -23,7 +23,7 @@ const manager = openManager<typeof Tasks>(
   {
     redis: { port },
     // Node 24 lets the young generation of each thread grow to 192 MB. How far it grows depends on how fast values are read, and it
-    // is no memory of a cache. This is Node 20's default.
+    // is not part of a cache. This is Node 20's default.
     threads: { count: threads, startTimeoutMs: 60_000, resourceLimits: { maxYoungGenerationSizeMb: 48 } },
     // Nothing is written, and 8 threads on two cores may starve the keeper: what has to be asked again would hide what is lost.
     ...(way === "near" && { nearCache: { prefixes: ["near:"], maxBytes, maxStaleMs: 10_000, maxAgeMs: 3_600_000 } }),

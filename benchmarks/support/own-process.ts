@@ -2,16 +2,14 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 
-const living = new Set<ChildProcess>();
-
-// When a benchmark fails, its server stops. Then most contenders cannot close: they would wait for Redis for ever, and
-// the smoke run, which reads their output, would wait for them.
-process.once("exit", () => {
-  for (const child of living) child.kill("SIGKILL");
-});
+/**
+ * When a benchmark fails, its server stops. Then most contenders cannot close: they would wait for Redis for ever, and the smoke
+ * run, which reads their output, would wait for them. In this time all can close that can.
+ */
+const CLOSE_MS = 10_000;
 
 /**
- * A process that answers one question at a time. It has the Node flags of this process, and ends with it at the latest.
+ * A process that answers one question at a time. It has the Node flags of this process, and ends soon after it.
  */
 export class OwnProcess<Question extends object, Answer> implements AsyncDisposable {
   readonly #child: ChildProcess;
@@ -23,8 +21,6 @@ export class OwnProcess<Question extends object, Answer> implements AsyncDisposa
       serialization: "advanced",
       execArgv: [...process.execArgv, ...flags],
     });
-    living.add(this.#child);
-    this.#child.once("exit", () => living.delete(this.#child));
     this.#ended = once(this.#child, "exit");
   }
 
@@ -54,5 +50,8 @@ export function inputOfParent(): unknown {
 /** In such a process: answers until the parent disconnects. */
 export function serveParent(answer: (question: unknown) => Promise<unknown>, close: () => Promise<unknown>): void {
   process.on("message", (question) => void answer(question).then((found) => process.send!(found)));
-  process.once("disconnect", () => void close());
+  process.once("disconnect", () => {
+    void close();
+    setTimeout(() => process.exit(1), CLOSE_MS).unref();
+  });
 }

@@ -114,10 +114,14 @@ export class Flights {
   }
 
   async #ask(flight: Flight, key: Key, place: KeyInBytes | undefined): Promise<Reply> {
-    const { memory, getRedis } = this.#options;
+    const { memory, getRedis, count } = this.#options;
     const redis = await getRedis();
     flight.hasLeft = true; // the socket may be written to in this very turn
-    if (!place || memory.state !== TRACKING) return new Reply(await redis.getBuffer(key), undefined);
+    if (!place || memory.state !== TRACKING) {
+      const bytes = await redis.getBuffer(key);
+      if (!place) count.nearOversize();
+      return new Reply(bytes, undefined);
+    }
     const ticket = (flight.ticket = { version: memory.versionOf(place.bucket), epoch: memory.epoch });
     const sentAt = sharedClock();
     const client = clientOf(redis);

@@ -153,7 +153,6 @@ export class NearCache implements Near {
 
   #ask(key: Key, id: string, isFresh: boolean): Promise<Reply> {
     const place = this.#locate(key) ? this.#place : undefined;
-    if (!place) this.#count.nearOversize();
     const isServing = this.#memory.isServing(sharedClock()) && this.#isServed(this.#memory.epoch);
     this.#count.nearMisses();
     if (!isServing) this.#count.nearUnleased();

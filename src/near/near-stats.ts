@@ -1,7 +1,7 @@
 import { sharedClock } from "../core/clock.js";
 import type { NearField } from "../link/ledger.js";
 import { usageOf } from "./near-log.js";
-import { type NearMemory, OFF_REASONS, OFF, type OffReason, STARTING } from "./near-memory.js";
+import { type NearMemory, OFF_REASONS, OFF, type OffReason, STARTING, TRACKING } from "./near-memory.js";
 
 /** What threads count of the near cache. */
 export interface NearCounts {
@@ -17,7 +17,7 @@ export interface NearCounts {
   readonly outdated: number;
   /** … because they came from another server than the keeper's. */
   readonly elsewhere: number;
-  /** … because they are larger than `nearCache.maxValueBytes`, or their key is longer than 1 024 bytes. */
+  /** … because they are larger than `nearCache.maxValueBytes`, or whose key is longer than 1 024 bytes. */
   readonly oversize: number;
 }
 
@@ -81,7 +81,7 @@ export function nearStats(memory: NearMemory, main: NearCounts, totals: NearCoun
     connects: memory.get("connects"),
     main,
     totals,
-    advice: adviceOn(totals, invalidated, wraps > segments) ?? null,
+    advice: (state === TRACKING && adviceOn(totals, invalidated, wraps > segments)) || null,
   };
 }
 
@@ -91,8 +91,10 @@ export function nearProblem({ state, offReason }: NearMemory): string | undefine
   return state === STARTING ? "the near cache is not on yet: its keeper is connecting" : undefined;
 }
 
-/** With fewer reads, or fewer writes that were told of, the numbers say nothing. */
+/** With fewer reads the numbers say nothing. */
 const ENOUGH = 1_000;
+/** Beside so few reads. Fewer writes may be those that load the keys. */
+const MANY_WRITES = 10_000;
 
 /** `isFull`: on average each segment was filled, and then emptied again. */
 export function adviceOn(totals: NearCounts, invalidated: number, isFull: boolean): string | undefined {
@@ -101,14 +103,15 @@ export function adviceOn(totals: NearCounts, invalidated: number, isFull: boolea
   const isRead = hit + misses >= ENOUGH;
   if (isRead && elsewhere > fills)
     return "most replies are of another server than the keeper's: is a balancer before Redis?";
-  if (isRead && oversize > fills) return "most values are too large to be kept: raise nearCache.maxValueBytes";
-  if ((isRead || invalidated >= ENOUGH) && (invalidated > hit || outdated > fills))
+  if (isRead && oversize * 2 > misses)
+    return "most values are too large to be kept (raise nearCache.maxValueBytes), or keys are longer than 1 024 bytes";
+  if (isRead ? invalidated > hit || outdated > fills : invalidated >= MANY_WRITES)
     return "keys are written more often than read from memory: take prefixes that are seldom written";
   if (!isRead || hit > misses) return undefined;
   if (unleased * 2 > misses)
     return "mostly nothing may be served: was the keeper away, or late? Raise nearCache.maxStaleMs";
   if (fills + outdated + elsewhere + oversize === 0)
-    return "no reply is kept: may the user send PTTL? Without it nobody knows when a key ends";
+    return "no reply is kept: do reads reject, or may the user not send PTTL? Without it nobody knows when a key ends";
   if (isFull) return "values are dropped before they are read again: raise nearCache.maxBytes";
   return undefined;
 }

@@ -108,7 +108,8 @@ test("stats() counts what the server told, and what is not kept", LIMIT, async (
   await server.admin.set("model:large", "x".repeat(65));
   await eventually(() => nearOf(manager).invalidated === 3, WAIT_MS, "the write is told");
   await manager.near.get("model:large");
-  assert.deepEqual(nearOf(manager).totals, { ...NONE, misses: 1, oversize: 1 });
+  await manager.near.get(`model:${"x".repeat(1_024)}`);
+  assert.deepEqual(nearOf(manager).totals, { ...NONE, misses: 2, oversize: 2 });
 });
 
 test("segments that are emptied to be filled again are counted", LIMIT, async (t) => {
@@ -254,7 +255,7 @@ function reads(own: number, misses: number, rest: Partial<NearCounts> = {}): Nea
 }
 
 test("advice is given where many reads, or many writes, show that the cache is of little use", () => {
-  assert.equal(adviceOn(reads(10, 900, { elsewhere: 900, fills: 0 }), 900, true), undefined, "too few of both");
+  assert.equal(adviceOn(reads(10, 900, { elsewhere: 900, fills: 0 }), 9_000, true), undefined, "too few of both");
   assert.equal(adviceOn(reads(1_100, 900), 1_050, true), undefined, "about as many writes as hits");
   assert.match(adviceOn(reads(10, 900), 100_000, true)!, /^keys are written more often/);
   assert.equal(adviceOn(reads(9_000, 1_000), 8_000, true), undefined, "all is well");
@@ -269,4 +270,8 @@ test("advice is given where many reads, or many writes, show that the cache is o
   assert.match(adviceOn(reads(100, 4_000, { unleased: 2_001 }), 0, false)!, /raise nearCache.maxStaleMs/i);
   assert.match(adviceOn(reads(100, 4_000), 0, true)!, /raise nearCache.maxBytes/);
   assert.match(adviceOn(reads(0, 4_000, { fills: 0, unleased: 100 }), 0, false)!, /PTTL/);
+  assert.match(
+    adviceOn(reads(0, 4_000, { fills: 0, oversize: 1, unleased: 3_999 }), 0, false)!,
+    /raise nearCache.maxStaleMs/i,
+  );
 });

@@ -20,7 +20,9 @@ function spread(files: readonly string[]): string[] {
   return places.toSorted((a, b) => a.place - b.place).map(({ file }) => file);
 }
 
-const events = run({ files: spread(testFiles().toSorted()), concurrency: AT_ONCE, timeout: FILE_MS });
+const files = spread(testFiles().toSorted());
+if (files.length === 0) throw new Error("there are no tests in dist/test: run npm run build:test");
+const events = run({ files, concurrency: AT_ONCE, timeout: FILE_MS });
 events.on("test:fail", ({ todo }) => {
   if (todo === undefined || todo === false) process.exitCode = 1;
 });
