@@ -10,7 +10,7 @@ const { names, isSmoke } = optionsOrExit();
 const unknown = names.filter((name) => !ALL.includes(name));
 if (unknown.length > 0) exit(`no benchmark ${unknown.join(", ")}; there is ${ALL.join(", ")}\n${USAGE}`);
 const left = names.length > 0 ? [...names] : ALL;
-// Beside another benchmark figures would mean nothing, as those of a smoke run do. That of a Cluster mostly waits.
+// Beside another benchmark figures would mean nothing, as those of a smoke run do. Three, because one of a Cluster mostly waits.
 await Promise.all(Array.from({ length: isSmoke ? 3 : 1 }, runLeft));
 
 async function runLeft(): Promise<void> {

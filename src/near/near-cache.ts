@@ -24,7 +24,7 @@ export interface Near {
    * The value of a key as text, or null if there is none. It was the server's at most `nearCache.maxStaleMs` before this call, and
    * is no older than a write of this manager or one of its threads that has resolved. Where that is not known, Redis is asked.
    * @throws REDTHREAD_COMMAND_REFUSED if the key begins with none of `nearCache.prefixes`; REDTHREAD_CONFIG_INVALID without
-   * `nearCache.prefixes`; what getRedis() and GET reject with
+   * `nearCache.prefixes`; TypeError if the key is neither text nor a Buffer; what getRedis() and GET reject with
    */
   get(key: string | Buffer, options?: NearOptions): Promise<string | null>;
   /** As `get`, in bytes: a copy for this caller. */
@@ -34,11 +34,14 @@ export interface Near {
    * @throws SyntaxError if the value is no JSON
    */
   json<T = unknown>(key: string | Buffer, options?: NearOptions): Promise<T | null>;
-  /** As `get`, for many keys: those that are not in memory are asked for together. It rejects if one of them holds no text. */
+  /**
+   * As `get`, for many keys: those that are not in memory are asked for together. It rejects if one of them holds no text.
+   * @throws as `get`; TypeError if `keys` is no array
+   */
   mget(keys: readonly (string | Buffer)[], options?: NearOptions): Promise<(string | null)[]>;
   /**
    * As `get`, but at once, also in a computation that does not return to the loop. Undefined where Redis would have to be asked.
-   * @throws REDTHREAD_COMMAND_REFUSED, REDTHREAD_CONFIG_INVALID, as `get`
+   * @throws REDTHREAD_COMMAND_REFUSED, REDTHREAD_CONFIG_INVALID, TypeError, as `get`
    */
   peek(key: string | Buffer): string | null | undefined;
 }

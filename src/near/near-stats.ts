@@ -100,14 +100,13 @@ const MANY_WRITES = 10_000;
 export function adviceOn(totals: NearCounts, invalidated: number, isFull: boolean): string | undefined {
   const { hits, misses, unleased, fills, outdated, elsewhere, oversize } = totals;
   const hit = hits.own + hits.shared;
-  const isRead = hit + misses >= ENOUGH;
-  if (isRead && elsewhere > fills)
-    return "most replies are of another server than the keeper's: is a balancer before Redis?";
-  if (isRead && oversize * 2 > misses)
+  const seldom = "keys are written more often than read from memory: take prefixes that are seldom written";
+  if (hit + misses < ENOUGH) return invalidated >= MANY_WRITES ? seldom : undefined;
+  if (elsewhere > fills) return "most replies are of another server than the keeper's: is a balancer before Redis?";
+  if (oversize * 2 > misses)
     return "most values are too large to be kept (raise nearCache.maxValueBytes), or keys are longer than 1 024 bytes";
-  if (isRead ? invalidated > hit || outdated > fills : invalidated >= MANY_WRITES)
-    return "keys are written more often than read from memory: take prefixes that are seldom written";
-  if (!isRead || hit > misses) return undefined;
+  if (invalidated > hit || outdated > fills) return seldom;
+  if (hit > misses) return undefined;
   if (unleased * 2 > misses)
     return "mostly nothing may be served: was the keeper away, or late? Raise nearCache.maxStaleMs";
   if (fills + outdated + elsewhere + oversize === 0)

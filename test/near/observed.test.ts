@@ -178,6 +178,9 @@ test("with RESP2 the cache is off", LIMIT, async (t) => {
   await manager.ready();
   await eventually(() => manager.stats().near?.reason === "RESP3", WAIT_MS, "it is off");
   assert.match(manager.health().reasons.join(), /^the near cache is off: the connection does not speak RESP3/);
+  await manager.near.mget(Array.from({ length: 1_000 }, (_, i) => `model:${i}`));
+  const { totals, advice } = nearOf(manager);
+  assert.deepEqual([totals.unleased, advice], [1_000, null], "the reason says it");
 });
 
 test("the cache is off while the server is a replica, which is told each time", LIMIT, async (t) => {

@@ -214,8 +214,10 @@ test("FUNCTION and SWAPDB, which name no key, drop everything", LIMIT, async (t)
       ] as const) {
         await rounds.warm(key, THREADS);
         assert.equal(await isServed(manager, key), true);
+        const { flushes } = manager.stats().near!;
         await writeIn(mode)([command]);
         assert.equal(manager.near.peek(key), undefined, `${client}, ${mode}, ${command[0]}`);
+        assert.ok(manager.stats().near!.flushes > flushes, "not because nothing may be served");
       }
 });
 

@@ -22,7 +22,10 @@ function spread(files: readonly string[]): string[] {
 
 const files = spread(testFiles().toSorted());
 if (files.length === 0) throw new Error("there are no tests in dist/test: run npm run build:test");
-const events = run({ files, concurrency: AT_ONCE, timeout: FILE_MS });
+// Who stops the run stops the files that it has started, with their servers.
+const stop = new AbortController();
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
+const events = run({ files, concurrency: AT_ONCE, timeout: FILE_MS, signal: stop.signal });
 events.on("test:fail", ({ todo }) => {
   if (todo === undefined || todo === false) process.exitCode = 1;
 });
