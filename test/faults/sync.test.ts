@@ -155,9 +155,7 @@ test("with whenDown fail it is refused at once instead", async (t) => {
 
 test("whatever goes wrong between a request and its answer is an error at once, and the helper goes on", async (t) => {
   const tasks = fixture("sync-fault-tasks");
-  // A slow machine takes seconds for the deep reply.
-  const redis = { commandTimeoutMs: 60_000 };
-  const manager = manage<typeof FaultTasks>(t, server, { tasks, redis, threads: { count: 1 } });
+  const manager = manage<typeof FaultTasks>(t, server, { tasks, threads: { count: 1 } });
   const given = (await manager.run("faults")).map(([name, error, goesOn]) => {
     const { code: actual, outcome } = error as { code?: string; outcome?: string };
     return [name, actual, outcome, goesOn];
