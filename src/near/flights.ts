@@ -55,6 +55,8 @@ export class Reply {
 }
 
 interface Flight {
+  /** Undefined when it has landed. */
+  reply: Promise<Reply> | undefined;
   readonly bucket: number;
   /** What the key was when the command was sent; undefined before that. */
   ticket: Ticket | undefined;
@@ -73,7 +75,7 @@ interface Received<T> {
 export class Flights {
   readonly #options: FlightsOptions;
   /** The latest one for each key. */
-  readonly #flights = new Map<string, { readonly flight: Flight; readonly reply: Promise<Reply> }>();
+  readonly #flights = new Map<string, Flight>();
 
   #identifyAt = 0;
 
@@ -84,16 +86,16 @@ export class Flights {
   /** `place`: where the key is, if it can be kept. `mayJoin`: the lease says that writes since then would be known. */
   get(id: string, key: Key, place: KeyInBytes | undefined, mayJoin: boolean): Promise<Reply> {
     const last = this.#flights.get(id);
-    if (last && this.#isShared(last.flight, mayJoin)) return last.reply;
-    const flight: Flight = { bucket: place?.bucket ?? -1, ticket: undefined, hasLeft: false };
+    if (last?.reply && this.#isShared(last, mayJoin)) return last.reply;
+    const flight: Flight = { reply: undefined, bucket: place?.bucket ?? -1, ticket: undefined, hasLeft: false };
     // Copies: the place is used for each key, and the caller may change the bytes of its key before the command leaves.
     const asked = typeof key === "string" ? key : Buffer.from(key);
     const kept = place && { ...place, bytes: Buffer.from(place.bytes.subarray(0, place.length)) };
-    const reply = this.#ask(flight, asked, kept);
-    const joined = { flight, reply };
-    this.#flights.set(id, joined);
+    const reply = (flight.reply = this.#ask(flight, asked, kept));
+    this.#flights.set(id, flight);
     const landed = (): void => {
-      if (this.#flights.get(id) === joined) this.#flights.delete(id);
+      flight.reply = undefined; // old tables of the Map hold the flight until the next full collection, see ArrayMap
+      if (this.#flights.get(id) === flight) this.#flights.delete(id);
     };
     reply.then(landed, landed);
     return reply;
