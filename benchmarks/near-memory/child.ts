@@ -11,6 +11,7 @@ export interface NearMemoryInput {
   readonly way: "GET" | "near" | "Map";
   /** So many threads read all keys. */
   readonly fillers: number;
+  readonly maxYoungGenerationSizeMb: number;
 }
 
 export interface NearMemoryFigures {
@@ -18,13 +19,12 @@ export interface NearMemoryFigures {
   readonly hitShare?: number | undefined;
 }
 
-const { port, threads, keys, maxBytes, way, fillers } = JSON.parse(process.argv[2]!) as NearMemoryInput;
+const input = JSON.parse(process.argv[2]!) as NearMemoryInput;
+const { port, threads, keys, maxBytes, way, fillers, maxYoungGenerationSizeMb } = input;
 const manager = openManager<typeof Tasks>(
   {
     redis: { port },
-    // Node 24 lets the young generation of each thread grow to 192 MB. How far it grows depends on how fast values are read, and it
-    // is not part of a cache. This is Node 20's default.
-    threads: { count: threads, startTimeoutMs: 60_000, resourceLimits: { maxYoungGenerationSizeMb: 48 } },
+    threads: { count: threads, startTimeoutMs: 60_000, resourceLimits: { maxYoungGenerationSizeMb } },
     // Nothing is written, and 8 threads on two cores may starve the keeper: what has to be asked again would hide what is lost.
     ...(way === "near" && { nearCache: { prefixes: ["near:"], maxBytes, maxStaleMs: 10_000, maxAgeMs: 3_600_000 } }),
   },
