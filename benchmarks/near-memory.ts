@@ -23,7 +23,7 @@ const FILLS: FillsInput = isSmoke
   : { fills: 24_000_000, keys: 1_000_000, maxBytes: 16 * MB };
 /**
  * Node 24 lets the young generation of each thread grow to 192 MB. How far it grows depends on how fast values are read and on
- * how long it goes on, and it is not part of a cache. It has Node 20's limit here, which is three of these.
+ * how long it goes on, and it is not part of a cache. It has Node 20's limit here, in all threads of the process.
  */
 const SEMI_SPACE_MB = 16;
 const READ = `${THREADS} threads read ${KEYS.toLocaleString("en-US").replaceAll(",", " ")} keys`;
@@ -55,7 +55,6 @@ function reading(name: string, way: NearMemoryInput["way"], fillers: number): Co
         maxBytes: MAX_BYTES,
         way,
         fillers,
-        maxYoungGenerationSizeMb: 3 * SEMI_SPACE_MB,
       };
       const { rss, hitShare } = await child<NearMemoryFigures>("child.js", input);
       return { rssMb: rss / MB, ...(hitShare !== undefined && { hits: 100 * hitShare }) };

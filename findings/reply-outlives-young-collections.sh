@@ -82,13 +82,13 @@ async function left(make) {
     console.log(`${name}: ${seen[name].young} % left after young collections, ${seen[name].full} % after a full one`);
   }
   const [literal, returned, command] = Object.values(seen);
-  const isSeen = literal.young > 50 && command.young > 50 && returned.young < 20 && literal.full < 20 && command.full < 20;
+  const isSeen = literal.young > 30 && command.young > 30 && returned.young < 10 && literal.full < 20 && command.full < 20;
   process.exitCode = isSeen ? 0 : 1;
 })();
 JS
 # The flags keep V8 from a full collection in the middle.
 node --expose-gc --initial-heap-size=3000 --no-incremental-marking main.cjs
-# Seen with Node 20.20.2 and ioredis 6.0.0 (24.22.3: 100, 1 and 100 %):
+# Seen with Node 20.20.2 and ioredis 6.0.0. Of the first and the last the share differs, from 74 to 100 % (24.22.3: 100 %):
 #   a class that assigns a literal: 83 % left after young collections, 1 % after a full one
 #   a class that assigns what a method returns: 1 % left after young collections, 1 % after a full one
 #   ioredis' Command: 91 % left after young collections, 1 % after a full one

@@ -11,7 +11,6 @@ export interface NearMemoryInput {
   readonly way: "GET" | "near" | "Map";
   /** So many threads read all keys. */
   readonly fillers: number;
-  readonly maxYoungGenerationSizeMb: number;
 }
 
 export interface NearMemoryFigures {
@@ -19,12 +18,11 @@ export interface NearMemoryFigures {
   readonly hitShare?: number | undefined;
 }
 
-const input = JSON.parse(process.argv[2]!) as NearMemoryInput;
-const { port, threads, keys, maxBytes, way, fillers, maxYoungGenerationSizeMb } = input;
+const { port, threads, keys, maxBytes, way, fillers } = JSON.parse(process.argv[2]!) as NearMemoryInput;
 const manager = openManager<typeof Tasks>(
   {
     redis: { port },
-    threads: { count: threads, startTimeoutMs: 60_000, resourceLimits: { maxYoungGenerationSizeMb } },
+    threads: { count: threads, startTimeoutMs: 60_000 },
     // Nothing is written, and 8 threads on two cores may starve the keeper: what has to be asked again would hide what is lost.
     ...(way === "near" && { nearCache: { prefixes: ["near:"], maxBytes, maxStaleMs: 10_000, maxAgeMs: 3_600_000 } }),
   },

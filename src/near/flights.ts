@@ -94,7 +94,7 @@ export class Flights {
     const reply = (flight.reply = this.#ask(flight, asked, kept));
     this.#flights.set(id, flight);
     const landed = (): void => {
-      flight.reply = undefined; // old tables of the Map hold the flight until the next full collection, see ArrayMap
+      flight.reply = undefined; // old tables of the Map may hold the flight until the next full collection, see ArrayMap
       if (this.#flights.get(id) === flight) this.#flights.delete(id);
     };
     reply.then(landed, landed);
