@@ -3,7 +3,7 @@
 #
 # V8 allocates a function literal that is assigned to a property (`this.x = () => …`) among old objects, because it takes it
 # for a method. Where such a line runs for each object, the function and what it refers to outlive all collections of young
-# objects. ioredis makes each command so (Command sets its own `resolve` and `reject`), and a command leads to its reply. One would
+# objects. ioredis makes each command so (Command assigns its own `reject`), and a command leads to its reply. One would
 # expect replies that were dropped at once to be the cheapest garbage there is. It matters to services that read much: a
 # thread keeps megabytes of dead replies, and a Buffer keeps all of the socket's chunk that it was cut from. The same
 # function, returned by a method or kept in a variable first, is young.
